@@ -1,0 +1,37 @@
+"""Errors: each says what failed, where, what was seen, and the remedy."""
+
+from __future__ import annotations
+
+
+class FxpruneError(Exception):
+    """Base of every error that fxprune raises on purpose.
+
+    Args:
+        what: one sentence, what failed.
+        where: the module, tensor, group or file concerned.
+        seen: the offending value.
+        remedy: what the caller can do about it.
+
+    >>> raise InputError("pruning ratio out of range", seen="1.5", remedy="give a number in [0, 1)")
+    Traceback (most recent call last):
+    fxprune.errors.InputError: pruning ratio out of range; seen: 1.5; remedy: give a number in [0, 1)
+    """
+
+    def __init__(self, what: str, *, where: str = "", seen: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.seen, self.remedy = what, where, seen, remedy
+        parts = [what + (f" in {where}" if where else "")]
+        parts += [f"seen: {seen}"] if seen else []
+        parts += [f"remedy: {remedy}"] if remedy else []
+        super().__init__("; ".join(parts))
+
+
+class TraceError(FxpruneError):
+    """The model could not be run and recorded."""
+
+
+class InputError(FxpruneError, ValueError):
+    """An argument is out of range, of the wrong kind, or on the wrong device."""
+
+
+class PlanError(FxpruneError):
+    """A plan does not fit the model, is damaged, or cannot be applied."""

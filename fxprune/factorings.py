@@ -1,0 +1,149 @@
+"""Resolve the factorings: decide for each grid which factor shrinks, all together, and unite the labels accordingly.
+
+The kept set of a grid must stay a rectangle, so exactly one factor shrinks and the others are fixed. Grids share
+factors (both ends of a grouped convolution share its groups) and labels (one stream under many GroupNorms), so the
+choice is made in one pass over all grids with common marks, and repeated only while something new became fixed:
+
+1. a factor along which the flat labels already vary while the others are constant;
+2. else one that another grid has chosen already;
+3. else one not fixed by something else;
+4. of several, the finer one (more indices), the last of equals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from fxprune.labels import Dim, Factoring, Fix, Labeller, Labels
+
+_NEUTRAL, _SHRINKS, _STAYS = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """Every label's component, and for each component whether and why it must stay.
+
+    Attributes:
+        of: component of each label, of shape (labels,).
+        fix: index into `fixes` of the first reason per component, -1 where it may go.
+        fixes: all reasons.
+        chosen: the factor that shrinks, for each factoring; -1 if none can.
+    """
+
+    of: Labels
+    fix: Labels
+    fixes: tuple[Fix, ...]
+    chosen: dict[Factoring, int]
+
+    def kept(self, dim: Dim, size: int, keep: npt.NDArray[np.bool_]) -> int:
+        """How many indices of a dim stay, given the kept components."""
+        return int(keep[self.of[dim]].sum()) if isinstance(dim, np.ndarray) else size
+
+
+def resolve(lab: Labeller) -> Components:
+    """The components of all labels after every factoring has been decided."""
+    edges = list(lab.edges)
+    fixes = list(lab.fixes)
+    chosen: dict[Factoring, int] = {}
+    while True:
+        of = _components(lab.count, edges)
+        pending = [f for f in lab.factorings if f not in chosen]
+        if not pending:
+            break
+        marks = _marks(of, fixes, chosen)
+        for factoring in _obvious_first(pending, of):
+            _decide(factoring, of, marks, chosen, edges, fixes)
+    fixes += _collapsed(lab.factorings, of)
+    return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
+
+
+def _components(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
+    if not edges:
+        return np.arange(count)
+    a, b = (np.concatenate([np.ravel(e[k]) for e in edges]) for k in (0, 1))
+    graph = sp.coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _first_fix(of: Labels, fixes: list[Fix]) -> Labels:
+    first = np.full(of.max(initial=-1) + 1, -1)
+    for k in range(len(fixes) - 1, -1, -1):
+        first[of[fixes[k].labels]] = k
+    return first
+
+
+def _marks(of: Labels, fixes: list[Fix], chosen: dict[Factoring, int]) -> npt.NDArray[np.int8]:
+    marks = np.zeros(of.max(initial=-1) + 1, dtype=np.int8)
+    for factoring, k in chosen.items():
+        if k >= 0:
+            marks[of[factoring.factors[k]]] = _SHRINKS  # type: ignore[index]
+    if fixes:
+        marks[of[np.concatenate([f.labels for f in fixes])]] = _STAYS
+    return marks
+
+
+def _obvious_first(pending: list[Factoring], of: Labels) -> list[Factoring]:
+    return sorted(pending, key=lambda f: _evident(f, of) is None)
+
+
+def _evident(f: Factoring, of: Labels) -> int | None:
+    """The only factor along which the flat labels vary, if there is just one."""
+    grid = of[f.flat].reshape(f.sizes)
+    varying = [k for k in range(grid.ndim) if not (grid == grid.take([0], axis=k)).all()]
+    return varying[0] if len(varying) == 1 else None
+
+
+def _decide(
+    f: Factoring,
+    of: Labels,
+    marks: npt.NDArray[np.int8],
+    chosen: dict[Factoring, int],
+    edges: list[tuple[Labels, Labels]],
+    fixes: list[Fix],
+) -> None:
+    """Choose the factor that shrinks; mark the factors so that the next grid's choice agrees."""
+    k = _choice(f, of, marks)
+    chosen[f] = k
+    for i, factor in enumerate(f.factors):
+        if not isinstance(factor, np.ndarray):
+            continue
+        if i == k:
+            edges.append(_along(f, i))
+            marks[of[factor]] = np.maximum(marks[of[factor]], _SHRINKS)
+        else:
+            fixes.append(Fix(factor, f"another factor of the grid {'×'.join(map(str, f.sizes))} shrinks", f.node))
+            marks[of[factor]] = _STAYS
+    if k < 0:
+        fixes.append(Fix(f.flat, f"no factor of the grid {'×'.join(map(str, f.sizes))} may shrink", f.node))
+
+
+def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> int:
+    able = [k for k, d in enumerate(f.factors) if isinstance(d, np.ndarray) and (marks[of[d]] != _STAYS).any()]
+    if not able:
+        return -1
+    evident = _evident(f, of)
+    if evident in able:
+        return evident  # type: ignore[return-value]
+    agreed = [k for k in able if (marks[of[f.factors[k]]] == _SHRINKS).any()]  # type: ignore[index]
+    return max(agreed or able, key=lambda k: (f.sizes[k], k))
+
+
+def _along(f: Factoring, k: int) -> tuple[Labels, Labels]:
+    """Edges that give every flat index the label of its position along factor `k`."""
+    shape = [-1 if i == k else 1 for i in range(len(f.sizes))]
+    factor = np.reshape(f.factors[k], shape)  # type: ignore[arg-type]
+    return f.flat, np.broadcast_to(factor, f.sizes).reshape(-1)
+
+
+def _collapsed(factorings: list[Factoring], of: Labels) -> list[Fix]:
+    """Grids that tie all their indices into one: nothing can be removed without removing everything."""
+    return [
+        Fix(f.flat, "reshapes tie all its channels to one another", f.node)
+        for f in factorings
+        if (of[f.flat] == of[f.flat[0]]).all()
+    ]

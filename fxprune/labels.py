@@ -1,0 +1,301 @@
+"""Label: push integer channel labels through a recorded graph, and collect what must live or die together.
+
+Every dim of every tensor carries one of
+
+* **labels**, an int array with one label per index: the index may go, together with all that shares its label;
+* `Fixed`: every index must stay (inputs, outputs, spatial dims), with the reason;
+* `None`, *free*: the dim has size 1 and constrains nothing.
+
+Ops only *move* labels or *equate* them (see `fxprune.rules`). Equalities collect as arrays of edges; nothing is
+resolved here. A reshape that splits or merges labelled dims is noted as a `Factoring` and resolved later, together with
+all others (`fxprune.factorings`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx
+
+from fxprune.trace import Graph
+
+Labels: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A dim whose every index must stay; `reason` says why, for the report."""
+
+    reason: str
+
+
+Dim: TypeAlias = "Labels | Fixed | None"
+Shape: TypeAlias = tuple[int, ...]
+
+
+class _Unset:
+    """A parameter dim that no op has touched yet; it takes over the labels of the first dim it is equated with."""
+
+
+UNSET = _Unset()
+
+
+class Axes:
+    """The dims of one tensor. Indexing returns a dim; untouched parameter dims get fresh labels at that moment."""
+
+    __slots__ = ("_dims", "_labeller", "shape")
+
+    def __init__(self, labeller: Labeller, shape: Shape, dims: Sequence[Any]) -> None:
+        self._labeller, self.shape, self._dims = labeller, shape, list(dims)
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, i: int) -> Dim:
+        dim = self._dims[i]
+        if dim is UNSET:
+            dim = self._dims[i] = self._labeller.fresh(self.shape[i])
+        return dim
+
+    def dims(self) -> list[Dim]:
+        return [self[i] for i in range(len(self.shape))]
+
+    def known(self, i: int) -> Any:
+        """The dim as it is, `UNSET` included."""
+        return self._dims[i]
+
+    def adopt(self, i: int, dim: Dim) -> None:
+        self._dims[i] = dim
+
+
+@dataclass(frozen=True, eq=False)
+class Factoring:
+    """A labelled dim seen as a grid: flat index ↔ one index per factor, row-major.
+
+    The kept set must stay a rectangle of the grid, so one factor may shrink and the others are fixed.
+
+    Attributes:
+        flat: labels of the flat dim, of shape (prod(sizes),).
+        sizes: length of each factor.
+        factors: labels of each factor, or why it is fixed.
+        node: the call that needs the grid.
+    """
+
+    flat: Labels
+    sizes: Shape
+    factors: tuple[Dim, ...]
+    node: fx.Node
+
+
+@dataclass(frozen=True, eq=False)
+class WidthUse:
+    """An int attribute of a module that holds the length of a labelled dim (`groups` of a convolution)."""
+
+    module: str
+    attribute: str
+    labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Fix:
+    """All of `labels` must stay; the node is None where a boundary of the model is the reason."""
+
+    labels: Labels
+    reason: str
+    node: fx.Node | None
+
+
+class Labeller:
+    """Collects the labels, equalities, factorings and fixed labels of one graph."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.edges: list[tuple[Labels, Labels]] = []
+        self.fixes: list[Fix] = []
+        self.factorings: list[Factoring] = []
+        self.widths: list[WidthUse] = []
+        self.suspects: list[fx.Node] = []
+        self.unknown: Counter[str] = Counter()
+        self.node: fx.Node | None = None
+
+    def fresh(self, n: int) -> Dim:
+        """New labels for a dim of length `n`."""
+        if n == 1:
+            return None
+        labels = np.arange(self.count, self.count + n)
+        self.count += n
+        return labels
+
+    def fix(self, dim: Dim, reason: str) -> None:
+        """Declare that every index of `dim` must stay."""
+        if isinstance(dim, np.ndarray):
+            self.fixes.append(Fix(dim, reason, self.node))
+
+    def fix_axes(self, axes: Axes, reason: str) -> None:
+        for i in range(len(axes)):
+            if axes.known(i) is UNSET:
+                axes.adopt(i, Fixed(reason))
+            else:
+                self.fix(axes[i], reason)
+
+    def equate(self, a: Dim, b: Dim) -> Dim:
+        """Declare that index i of `a` and index i of `b` live or die together; returns the dim of the result."""
+        if a is b or b is None:
+            return a
+        if a is None:
+            return b
+        if isinstance(a, Fixed):
+            self.fix(b, a.reason)
+            return a
+        if isinstance(b, Fixed):
+            self.fix(a, b.reason)
+            return b
+        self.edges.append((a, b))
+        return a
+
+    def unite(self, a: Axes, i: int, b: Axes, j: int) -> Dim:
+        """Equate dim `i` of `a` with dim `j` of `b`."""
+        x, y = a.known(i), b.known(j)
+        if y is UNSET and x is not UNSET and a.shape[i] == b.shape[j]:
+            b.adopt(j, x)
+            return a[i]
+        if x is UNSET and y is not UNSET and a.shape[i] == b.shape[j]:
+            a.adopt(i, y)
+            return b[j]
+        return self.equate(a[i], b[j])
+
+    def factor(self, flat: Dim, factors: Sequence[tuple[int, Dim]]) -> None:
+        """Note that `flat` is the row-major grid of `factors`, given as (length, dim)."""
+        factors = [(n, d) for n, d in factors if n > 1]
+        if isinstance(flat, np.ndarray) and len(factors) == 1:
+            self.equate(flat, factors[0][1])
+        elif isinstance(flat, np.ndarray):
+            assert self.node is not None
+            sizes, dims = zip(*factors, strict=True)
+            self.factorings.append(Factoring(flat, sizes, dims, self.node))
+        elif isinstance(flat, Fixed):
+            for _, dim in factors:
+                self.fix(dim, flat.reason)
+
+    def suspect(self) -> None:
+        """The present call has sizes from the model's own code for a labelled dim; probing will check them."""
+        if self.node is not None and (not self.suspects or self.suspects[-1] is not self.node):
+            self.suspects.append(self.node)
+
+    def width(self, attribute: str, dim: Dim) -> None:
+        """The issuing module's `attribute` is the length of `dim`."""
+        if isinstance(dim, np.ndarray) and self.node is not None:
+            self.widths.append(WidthUse(self.node.meta["module"], attribute, dim))
+
+
+Rule: TypeAlias = Callable[..., Any]
+Env: TypeAlias = "dict[fx.Node, Axes | tuple[Axes, ...]]"
+
+
+@dataclass(frozen=True, eq=False)
+class Labelling:
+    """A graph with labels on every dim: the input of all analysis."""
+
+    graph: Graph
+    labeller: Labeller
+    axes: Env
+
+    def parameter_axes(self) -> dict[str, Axes]:
+        """The dims of every parameter and buffer that the recorded run used."""
+        found = {n.target: self.axes[n] for n in self.graph.fx.nodes if n.op == "get_attr" and not n.meta.get("constant")}
+        return found  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a rule sees of one ATen call beside its arguments."""
+
+    lab: Labeller
+    node: fx.Node
+    shape: Any
+
+    def same(self, dims: Sequence[Dim]) -> list[Dim]:
+        """`dims`, checked against the shape of the result."""
+        assert len(dims) == len(self.shape), self.node.format_node()
+        return list(dims)
+
+
+def label(graph: Graph, rules: Callable[[Any], Rule | None]) -> Labelling:
+    """Run `graph` on labels instead of numbers.
+
+    Args:
+        graph: a recorded forward.
+        rules: finds the rule of an op, or None. An op without a rule fixes all labels that it touches, and is counted.
+    """
+    lab = Labeller()
+    axes: Env = {}
+    for node in graph.fx.nodes:
+        lab.node = node
+        if node.op == "call_function":
+            axes[node] = _call(lab, node, axes, rules)
+        elif node.op == "get_attr":
+            axes[node] = _source(lab, node)
+        elif node.op == "placeholder":
+            axes[node] = Axes(lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]])
+        else:
+            for out in node.args[0]:
+                lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]
+    lab.node = None
+    return Labelling(graph, lab, axes)
+
+
+def _unless_one(n: int, dim: Any) -> Any:
+    return None if n == 1 else dim
+
+
+def _source(lab: Labeller, node: fx.Node) -> Axes:
+    """Parameters and buffers can be sliced; a constant in the model's code cannot."""
+    start = Fixed("constant held by the model's code") if node.meta.get("constant") else UNSET
+    return Axes(lab, node.meta["shape"], [_unless_one(n, start) for n in node.meta["shape"]])
+
+
+def _call(lab: Labeller, node: fx.Node, axes: Env, rules: Callable[[Any], Rule | None]) -> Axes | tuple[Axes, ...]:
+    if node.target is operator.getitem:
+        return axes[node.args[0]][node.args[1]]  # type: ignore[index,return-value]
+    args = [_resolve(a, axes) for a in node.args]
+    kwargs = {k: _resolve(v, axes) for k, v in node.kwargs.items()}
+    shape = node.meta["shape"]
+    rule = rules(node.target)
+    dims = None if rule is None else rule(Call(lab, node, shape), *args, **kwargs)
+    if dims is None:
+        dims = _fix_everything(lab, node, (*args, *kwargs.values()), shape)
+    if shape and isinstance(shape[0], tuple):
+        return tuple(Axes(lab, s, d) for s, d in zip(shape, dims, strict=True))
+    return Axes(lab, shape, dims)
+
+
+def _resolve(value: Any, axes: Env) -> Any:
+    if isinstance(value, fx.Node):
+        return axes[value]
+    if isinstance(value, list | tuple):
+        return [_resolve(v, axes) for v in value]
+    return value
+
+
+def _fix_everything(lab: Labeller, node: fx.Node, args: Sequence[Any], shape: Any) -> Any:
+    """An op without a rule: never guessed, never fatal, always reported."""
+    lab.unknown[str(node.target)] += 1
+    return fixed_result(lab, args, shape, f"op {node.target} has no rule")
+
+
+def fixed_result(lab: Labeller, args: Sequence[Any], shape: Any, reason: str) -> Any:
+    """Fix every label among `args`; the dims of the result are fixed as well."""
+    for a in args:
+        if isinstance(a, Axes):
+            lab.fix_axes(a, reason)
+        elif isinstance(a, list):
+            fixed_result(lab, a, (), reason)
+    if shape and isinstance(shape[0], tuple):
+        return tuple([_unless_one(n, Fixed(reason)) for n in s] for s in shape)
+    return [_unless_one(n, Fixed(reason)) for n in shape]

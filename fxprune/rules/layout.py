@@ -1,0 +1,229 @@
+"""Ops that only rearrange: views, permutations, concatenation, slices. Labels move with the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fxprune.labels import Axes, Call, Dim, Fixed, Rule, fixed_result
+
+
+def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
+    """Dims whose lengths multiply to the same product form a block; each block is moved, merged or split."""
+    result: list[Dim] = []
+    for old, new in _blocks(x.shape, call.shape):
+        before = [(x.shape[i], x[i]) for i in old if x.shape[i] > 1]
+        sizes = [call.shape[i] for i in new if call.shape[i] > 1]
+        if len(before) == len(sizes) == 1:
+            after = [before[0][1]]
+        else:
+            after = _split(call, _merge(call, before), sizes)
+        moved = iter(after)
+        result += [next(moved) if call.shape[i] > 1 else None for i in new]
+    if any(isinstance(d, np.ndarray) for d in result):
+        call.lab.suspect()
+    return result
+
+
+def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Split both shapes into the shortest runs of equal product."""
+    i = j = 0
+    while i < len(old) or j < len(new):
+        a, b = [], []
+        p = q = 1
+        while p != q or not (a or b):
+            if (p <= q and i < len(old)) or j >= len(new):
+                p *= old[i]
+                a.append(i)
+                i += 1
+            else:
+                q *= new[j]
+                b.append(j)
+                j += 1
+        while i < len(old) and old[i] == 1:
+            a.append(i)
+            i += 1
+        while j < len(new) and new[j] == 1:
+            b.append(j)
+            j += 1
+        yield a, b
+
+
+def _merge(call: Call, dims: list[tuple[int, Dim]]) -> Dim:
+    """One dim from several: labels repeat along fixed neighbours; with two labelled dims it is a factoring."""
+    labelled = [k for k, (_, d) in enumerate(dims) if isinstance(d, np.ndarray)]
+    if not labelled:
+        return next((d for _, d in dims if d is not None), None)
+    sizes = [n for n, _ in dims]
+    if len(labelled) == 1:
+        (k,) = labelled
+        grid = np.reshape(dims[k][1], [-1 if i == k else 1 for i in range(len(sizes))])  # type: ignore[arg-type]
+        return np.broadcast_to(grid, sizes).reshape(-1)
+    flat = call.lab.fresh(math.prod(sizes))
+    call.lab.factor(flat, dims)
+    return flat
+
+
+def _split(call: Call, flat: Dim, sizes: list[int]) -> list[Dim]:
+    """Several dims from one; where the labels already repeat along all factors but one, that one takes them."""
+    if not isinstance(flat, np.ndarray):
+        return [flat] * len(sizes)
+    if len(sizes) <= 1:
+        return [flat] * len(sizes)
+    grid = flat.reshape(sizes)
+    varying = [k for k in range(len(sizes)) if not (grid == grid.take([0], axis=k)).all()]
+    if len(varying) == 1:
+        (k,) = varying
+        return [_line(grid, k) if i == k else Fixed("split off a labelled dim") for i in range(len(sizes))]
+    parts = [call.lab.fresh(n) for n in sizes]
+    call.lab.factor(flat, list(zip(sizes, parts, strict=True)))
+    return parts
+
+
+def _line(grid: Any, axis: int) -> Any:
+    return np.moveaxis(grid, axis, 0).reshape(grid.shape[axis], -1)[:, 0]
+
+
+def permute(call: Call, x: Axes, order: Sequence[int]) -> list[Dim]:
+    return [x[d] for d in order]
+
+
+def transpose(call: Call, x: Axes, a: int, b: int) -> list[Dim]:
+    dims = x.dims()
+    dims[a], dims[b] = dims[b], dims[a]
+    return dims
+
+
+def t(call: Call, x: Axes) -> list[Dim]:
+    return x.dims()[::-1]
+
+
+def unsqueeze(call: Call, x: Axes, dim: int) -> list[Dim]:
+    dims = x.dims()
+    dims.insert(dim if dim >= 0 else dim + len(x) + 1, None)
+    return dims
+
+
+def squeeze(call: Call, x: Axes, dim: Any = None) -> list[Dim]:
+    asked = range(len(x)) if dim is None else [d % len(x) for d in ([dim] if isinstance(dim, int) else dim)]
+    return [x[i] for i in range(len(x)) if not (i in asked and x.shape[i] == 1)]
+
+
+def expand(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
+    """Broadcast dims get fresh labels: their length follows what they are combined with."""
+    lead = len(call.shape) - len(x)
+    dims = [x[i - lead] if i >= lead and x.shape[i - lead] == n else call.lab.fresh(n) for i, n in enumerate(call.shape)]
+    call.lab.suspect()
+    return dims
+
+
+def repeat(call: Call, x: Axes, times: Sequence[int]) -> list[Dim]:
+    lead = len(call.shape) - len(x)
+    return [_tiled(call, x[i - lead] if i >= lead else None, n, times[i]) for i, n in enumerate(call.shape)]
+
+
+def _tiled(call: Call, dim: Dim, size: int, times: int) -> Dim:
+    if isinstance(dim, np.ndarray):
+        return np.tile(dim, times)
+    if isinstance(dim, Fixed) or size == 1:
+        return dim
+    call.lab.suspect()
+    return call.lab.fresh(size)
+
+
+def flip(call: Call, x: Axes, dims: Sequence[int]) -> list[Dim]:
+    turned = {d % len(x) for d in dims}
+    return [d[::-1] if i in turned and isinstance(d, np.ndarray) else d for i, d in enumerate(x.dims())]
+
+
+def roll(call: Call, x: Axes, shifts: Any, dims: Any = ()) -> list[Dim]:
+    for d in dims or range(len(x)):
+        call.lab.fix(x[d], "rolled by a number in the model's code")
+    return x.dims()
+
+
+def cat(call: Call, tensors: list[Axes], dim: int = 0) -> list[Dim]:
+    """Label arrays are concatenated along `dim` and equated along the others."""
+    parts = [x for x in tensors if len(x) == len(call.shape)]  # torch lets empty 1-d tensors pass
+    dim %= len(call.shape)
+    first, *rest = parts
+    for x in rest:
+        for i in range(len(x)):
+            if i != dim:
+                call.lab.unite(first, i, x, i)
+    dims = first.dims()
+    dims[dim] = _joined(call, [(x.shape[dim], x[dim]) for x in parts])
+    return dims
+
+
+def _joined(call: Call, parts: list[tuple[int, Dim]]) -> Dim:
+    if not any(isinstance(d, np.ndarray) for _, d in parts):
+        return next((d for _, d in parts if d is not None), Fixed("concatenated") if len(parts) > 1 else None)
+    return np.concatenate([d if isinstance(d, np.ndarray) else _pinned(call, n, d) for n, d in parts])
+
+
+def _pinned(call: Call, n: int, dim: Dim) -> Any:
+    """Labels for a part that must stay, so that it can stand beside labelled parts."""
+    labels = np.arange(call.lab.count, call.lab.count + n)
+    call.lab.count += n
+    call.lab.fix(labels, dim.reason if isinstance(dim, Fixed) else "concatenated single channel")
+    return labels
+
+
+def stack(call: Call, tensors: list[Axes], dim: int = 0) -> list[Dim]:
+    first, *rest = tensors
+    for x in rest:
+        for i in range(len(x)):
+            call.lab.unite(first, i, x, i)
+    dims = first.dims()
+    dims.insert(dim if dim >= 0 else dim + len(first) + 1, Fixed("stacked") if len(tensors) > 1 else None)
+    return dims
+
+
+def pad(call: Call, x: Axes, amounts: Sequence[int], *_: Any) -> list[Dim]:
+    """Channels that a pad adds are ordinary new ones; the amount is a number in the model's code."""
+    dims = x.dims()
+    for k in range(len(amounts) // 2):
+        before, after = amounts[2 * k], amounts[2 * k + 1]
+        i = len(dims) - 1 - k
+        dim = dims[i]
+        if isinstance(dim, np.ndarray) and (before or after):
+            call.lab.suspect()
+            dims[i] = _padded(call, dim, before, after)
+        elif before or after:
+            dims[i] = None if call.shape[i] == 1 else dim or Fixed("padded")
+    return dims
+
+
+def _padded(call: Call, labels: Any, before: int, after: int) -> Any:
+    labels = labels[max(-before, 0) : len(labels) - max(-after, 0)]
+    start = call.lab.count
+    call.lab.count += max(before, 0) + max(after, 0)
+    new = np.arange(start, call.lab.count)
+    return np.concatenate([new[: max(before, 0)], labels, new[max(before, 0) :]])
+
+
+def as_strided(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
+    same = x.shape == call.shape
+    return x.dims() if same else fixed_result(call.lab, [x], call.shape, "strides in the model's code")
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(["view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy"], reshape),
+    "permute": permute,
+    "transpose": transpose,
+    "t": t,
+    "unsqueeze": unsqueeze,
+    "squeeze": squeeze,
+    "expand": expand,
+    "repeat": repeat,
+    "flip": flip,
+    "roll": roll,
+    "cat": cat,
+    "stack": stack,
+    "constant_pad_nd": pad,
+    "as_strided": as_strided,
+}

@@ -1,0 +1,60 @@
+"""Normalisation: scale, shift and statistics live or die with the normalised channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.labels import Axes, Call, Dim, Rule
+
+
+def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:
+    """Weight, bias and running statistics share the channel dim; saved statistics are nobody's input."""
+    for t in rest:
+        if isinstance(t, Axes) and len(t) == 1 and t.shape[0] == x.shape[1]:
+            call.lab.unite(x, 1, t, 0)
+    return [x.dims(), *([None if n == 1 else x[1] for n in s] for s in call.shape[1:])]
+
+
+def layer_norm(call: Call, x: Axes, shape: Any, *rest: Any) -> list[list[Dim]]:
+    lead = len(x) - len(shape)
+    for t in rest:
+        if isinstance(t, Axes):
+            for i in range(len(shape)):
+                call.lab.unite(x, lead + i, t, i)
+    call.lab.suspect()
+    stat = [*x.dims()[:lead], *([None] * len(shape))]
+    return [x.dims(), *([stat] * (len(call.shape) - 1))]
+
+
+def group_norm(call: Call, x: Axes, w: Axes | None, b: Axes | None, *sizes: Any) -> list[list[Dim]]:
+    """The channel dim is a grid (group, channel in the group)."""
+    lab, groups = call.lab, sizes[3]
+    for t in (w, b):
+        if t is not None:
+            lab.unite(x, 1, t, 0)
+    if groups > 1:
+        rows = lab.fresh(groups)
+        lab.factor(x[1], [(groups, rows), (x.shape[1] // groups, lab.fresh(x.shape[1] // groups))])
+        lab.width("num_groups", rows)
+        lab.suspect()
+    return [x.dims(), *([[x[0], None if groups == 1 else rows]] * 2)]
+
+
+def rms_norm(call: Call, x: Axes, shape: Any, weight: Axes | None = None, *_: Any) -> Any:
+    dims = layer_norm(Call(call.lab, call.node, (x.shape,)), x, shape, weight)[0]
+    return [dims, [*dims[: len(x) - len(shape)], *([None] * len(shape))]] if isinstance(call.shape[0], tuple) else dims
+
+
+RULES: dict[str, Rule] = {
+    "native_batch_norm": batch_norm,
+    "_native_batch_norm_legit": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "_batch_norm_with_update": batch_norm,
+    "_batch_norm_no_update": batch_norm,
+    "cudnn_batch_norm": batch_norm,
+    "miopen_batch_norm": batch_norm,
+    "native_layer_norm": layer_norm,
+    "native_group_norm": group_norm,
+    "_fused_rms_norm": rms_norm,
+    "rms_norm": rms_norm,
+}

@@ -1,0 +1,109 @@
+"""Ops that take a part of a tensor: slices and splits move labels, an index in the model's code fixes the dim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fxprune.labels import Axes, Call, Dim, Fixed, Rule, fixed_result
+
+
+def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> list[Dim]:
+    dims = x.dims()
+    dim %= len(x)
+    labels = dims[dim]
+    if isinstance(labels, np.ndarray) and call.shape != x.shape:
+        call.lab.suspect()
+        if step != 1:
+            call.lab.fix(labels, "sliced with a step")
+        dims[dim] = labels[start:end:step] if call.shape[dim] > 1 else _dropped(call, labels)
+    elif call.shape[dim] == 1:
+        dims[dim] = None
+    return dims
+
+
+def _dropped(call: Call, labels: Any) -> None:
+    call.lab.fix(labels, "one index is taken by the model's code")
+
+
+def select(call: Call, x: Axes, dim: int, index: int) -> list[Dim]:
+    dim %= len(x)
+    call.lab.fix(x[dim], "one index is taken by the model's code")
+    return [x[i] for i in range(len(x)) if i != dim]
+
+
+def unbind(call: Call, x: Axes, dim: int = 0) -> list[list[Dim]]:
+    dims = select(call, x, dim, 0)
+    return [list(dims) for _ in call.shape]
+
+
+def split(call: Call, x: Axes, sizes: Any, dim: int = 0) -> list[list[Dim]]:
+    """Equal parts are the grid (parts, length): the same indices of every part live or die together."""
+    dim %= len(x)
+    labels = x[dim]
+    lengths = [s[dim] for s in call.shape]
+    if isinstance(labels, np.ndarray) and len(lengths) > 1:
+        call.lab.suspect()
+        return _labelled_split(call, x, dim, labels, lengths)
+    return [[None if s[dim] == 1 and i == dim else d for i, d in enumerate(x.dims())] for s in call.shape]
+
+
+def _labelled_split(call: Call, x: Axes, dim: int, labels: Any, lengths: list[int]) -> list[list[Dim]]:
+    parts = np.split(labels, np.cumsum(lengths)[:-1])
+    if min(lengths) == 1:
+        call.lab.fix(labels, "split into single channels")
+    elif len(set(lengths)) == 1:
+        for part in parts[1:]:
+            call.lab.equate(parts[0], part)
+    rest = x.dims()
+    return [[*rest[:dim], p if len(p) > 1 else None, *rest[dim + 1 :]] for p in parts]
+
+
+def index(call: Call, x: Axes, indices: Sequence[Any]) -> Any:
+    """`x[:, i, j]` with integer tensors: indexed dims are fixed, the others keep their labels."""
+    where = [d for d, i in enumerate(indices) if i is not None]
+    width = max(len(indices[d]) for d in where)
+    if len(call.shape) != len(x) - len(where) + width:  # a mask consumes several dims
+        return fixed_result(call.lab, [x, *indices], call.shape, "selected by a mask")
+    for d in where:
+        call.lab.fix(x[d], "addressed by an index tensor")
+        call.lab.fix_axes(indices[d], "index tensor")
+    rest = [x[d] for d in range(len(x)) if d not in where]
+    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
+    dims: list[Dim] = [*rest[:at], *([Fixed("addressed by an index tensor")] * width), *rest[at:]]
+    return [None if n == 1 else d for n, d in zip(call.shape, dims, strict=True)]
+
+
+def index_select(call: Call, x: Axes, dim: int, chosen: Axes) -> list[Dim]:
+    dims = x.dims()
+    call.lab.fix(dims[dim], "addressed by an index tensor")
+    call.lab.fix_axes(chosen, "index tensor")
+    dims[dim] = None if call.shape[dim] == 1 else Fixed("addressed by an index tensor")
+    return dims
+
+
+def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """The result's values or length depend on data: nothing that enters may shrink."""
+    return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, f"{call.node.target} depends on values")
+
+
+_DATA = """
+_local_scalar_dense nonzero masked_select gather scatter scatter_add index_put index_fill index_add topk _unique2 unique
+bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms torchvision::deform_conv2d cdist _cdist_forward
+""".split()
+
+RULES: dict[str, Rule] = {
+    "slice": slice_,
+    "select": select,
+    "unbind": unbind,
+    "split": split,
+    "split_with_sizes": split,
+    "unsafe_split": split,
+    "unsafe_split_with_sizes": split,
+    "unsafe_chunk": split,
+    "index": index,
+    "index_select": index_select,
+    **dict.fromkeys(_DATA, data_dependent),
+}

@@ -1,0 +1,50 @@
+"""Ops that work element by element: dims aligned by broadcasting live or die together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.labels import Axes, Call, Dim, Rule
+
+
+def pointwise(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:
+    """Equate the broadcast-aligned dims of all tensor arguments."""
+    operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Axes)]
+    if len(operands) == 1 and operands[0].shape == call.shape:
+        return operands[0].dims()
+    return [_aligned(call, operands, i) for i in range(len(call.shape))]
+
+
+def _aligned(call: Call, operands: list[Axes], i: int) -> Dim:
+    """Dim `i` of the result: the operands' dims that are not broadcast there, equated."""
+    size = call.shape[i]
+    cells = [(a, i - len(call.shape) + len(a)) for a in operands]
+    cells = [(a, j) for a, j in cells if j >= 0 and a.shape[j] == size and size > 1]
+    if not cells:
+        return None
+    (first, i0), *rest = cells
+    for a, j in rest:
+        call.lab.unite(first, i0, a, j)
+    return first[i0]
+
+
+def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
+    """The result has the dims of the first argument; others carry no labels (dropout, clone, casts)."""
+    return [x.dims() for _ in call.shape] if call.shape and isinstance(call.shape[0], tuple) else x.dims()
+
+
+_POINTWISE = """
+abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or bitwise_xor __and__ __or__ ceil celu
+clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor floor_divide fmod frac ge gelu glu_jvp
+gt hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
+log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
+nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn sigmoid sign silu sin sinh softplus
+softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill zero
+""".split()
+_FIRST = """
+alias bernoulli clone contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy
+normal ones_like rand_like randn_like _softmax _safe_softmax _log_softmax softmax log_softmax _to_copy to uniform
+zeros_like _fake_quantize_per_tensor_affine_cachemask fake_quantize_per_tensor_affine bernoulli_ as_strided_same
+""".split()
+
+RULES: dict[str, Rule] = {**dict.fromkeys(_POINTWISE, pointwise), **dict.fromkeys(_FIRST, first)}

@@ -1,0 +1,97 @@
+"""Pooling, resampling and patches: the last dims are spatial and fixed, those before keep their labels."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fxprune.labels import Axes, Call, Dim, Fixed, Rule, fixed_result
+
+_SPATIAL = Fixed("spatial")
+
+
+def spatial(n: int, call: Call, x: Axes, *_: Any, **__: Any) -> Any:
+    """`n` trailing spatial dims."""
+    lead = len(x) - n
+    for i in range(lead, len(x)):
+        call.lab.fix(x[i], f"spatial dim of {call.node.target}")
+    several = isinstance(call.shape[0], tuple)
+    dims = [_after(x, lead, s) for s in (call.shape if several else (call.shape,))]
+    return dims if several else dims[0]
+
+
+def _after(x: Axes, lead: int, shape: tuple[int, ...]) -> list[Dim]:
+    return [*(x[i] for i in range(lead)), *(None if n == 1 else _SPATIAL for n in shape[lead:])]
+
+
+def grid_sample(call: Call, x: Axes, grid: Axes, *_: Any) -> Any:
+    call.lab.fix_axes(grid, "sampling positions")
+    return spatial(len(x) - 2, call, x)
+
+
+def im2col(call: Call, x: Axes, *_: Any) -> list[Dim]:
+    """(n, c, h, w) → (n, c·kernel, positions): each channel's label once per kernel element."""
+    spatial_dims = len(x) - 2
+    for i in range(len(x) - spatial_dims, len(x)):
+        call.lab.fix(x[i], "spatial dim of unfold")
+    channel = x[len(x) - 3]
+    times = call.shape[-2] // x.shape[len(x) - 3]
+    rows: Dim = np.repeat(channel, times) if isinstance(channel, np.ndarray) else _SPATIAL
+    return [*x.dims()[:-3], rows, _SPATIAL]
+
+
+def pixel_shuffle(call: Call, x: Axes, factor: int) -> list[Dim]:
+    """(c·r², h, w) → (c, h·r, w·r): the channel dim is a grid whose r² factor is spatial."""
+    channel = call.lab.fresh(call.shape[-3])
+    call.lab.factor(x[len(x) - 3], [(call.shape[-3], channel), (factor**2, _SPATIAL)])
+    return [*x.dims()[:-3], channel, _SPATIAL, _SPATIAL]
+
+
+def pixel_unshuffle(call: Call, x: Axes, factor: int) -> list[Dim]:
+    channel = x[len(x) - 3]
+    flat: Dim = np.repeat(channel, factor**2) if isinstance(channel, np.ndarray) else _SPATIAL
+    return [*x.dims()[:-3], flat, *(None if n == 1 else _SPATIAL for n in call.shape[-2:])]
+
+
+def roi_align(call: Call, x: Axes, boxes: Axes, *_: Any) -> Any:
+    """Regions of a feature map: (boxes, channels, height, width)."""
+    fixed_result(call.lab, [boxes], (), "coordinates of regions")
+    for i in (2, 3):
+        call.lab.fix(x[i], "spatial dim of region pooling")
+    several = isinstance(call.shape[0], tuple)
+    dims = [Fixed("regions"), x[1], _SPATIAL, _SPATIAL]
+    return [dims, dims] if several else dims
+
+
+def channel_shuffle(call: Call, x: Axes, groups: int) -> list[Dim]:
+    """The grid (groups, c/groups) is transposed."""
+    lab, n = call.lab, x.shape[1]
+    rows, columns = lab.fresh(groups), lab.fresh(n // groups)
+    flat = lab.fresh(n)
+    lab.factor(x[1], [(groups, rows), (n // groups, columns)])
+    lab.factor(flat, [(n // groups, columns), (groups, rows)])
+    return [x[0], flat, *x.dims()[2:]]
+
+
+_POOLS = ("avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "max_pool", "adaptive_max_pool", "fractional_max_pool")
+_PADS = ("reflection_pad", "replication_pad")
+_UPSAMPLES = ("bilinear2d", "bicubic2d", "nearest2d", "nearest1d", "nearest3d", "linear1d", "trilinear3d")
+
+RULES: dict[str, Rule] = {
+    **{f"{name}{n}d{tail}": partial(spatial, n) for name in _POOLS for n in (1, 2, 3) for tail in ("", "_with_indices")},
+    **{f"{name}{n}d": partial(spatial, n) for name in _PADS for n in (1, 2, 3)},
+    **{f"upsample_{kind}": partial(spatial, int(kind[-2])) for kind in _UPSAMPLES},
+    **{f"_upsample_{kind}_aa": partial(spatial, 2) for kind in ("bilinear2d", "bicubic2d")},
+    **{f"_upsample_nearest_exact{n}d": partial(spatial, n) for n in (1, 2, 3)},
+    "grid_sampler_2d": grid_sample,
+    "grid_sampler_3d": grid_sample,
+    "im2col": im2col,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "torchvision::roi_align": roi_align,
+    "torchvision::roi_pool": roi_align,
+}
