@@ -96,6 +96,16 @@ class Analysis:
         counts = np.bincount(owners[owners >= 0], minlength=1)
         return int((owners < 0).sum()), {int(g): int(counts[g]) // self.groups[g].size for g in counts.nonzero()[0]}
 
+    def attributes(self, counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """New values of the attributes that hold the length of a dim, when `counts` channels of the named groups stay."""
+        found: dict[str, dict[str, int]] = {}
+        for use in self.labelling.labeller.widths:
+            new, per_group = self.length(use.labels, len(use.labels))
+            new += sum(n * counts.get(self.groups[g].name, self.groups[g].size) for g, n in per_group.items())
+            if new != len(use.labels):
+                found.setdefault(use.module, {})[use.attribute] = new
+        return found
+
 
 class Groups(Sequence[Group]):
     """The prunable groups of a model in execution order; also addressed by name.
@@ -140,7 +150,7 @@ class Groups(Sequence[Group]):
         planned = {g.name: PlannedGroup(g.name, g.size, chosen.get(g.name, np.arange(g.size)), g.slots) for g in self}
         tensors = self.graph.tensors
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
-        return Plan(planned, self._attributes({n: len(k) for n, k in chosen.items()}), shapes)
+        return Plan(planned, self.analysis.attributes({n: len(k) for n, k in chosen.items()}), shapes)
 
     def _known(self, name: str) -> Group:
         if name not in self._by_name:
@@ -148,18 +158,6 @@ class Groups(Sequence[Group]):
                 "no such prunable group", seen=name, remedy=f"groups: {', '.join(list(self._by_name)[:8])} ..."
             )
         return self._by_name[name]
-
-    def _attributes(self, counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
-        """New values of the attributes that hold the length of a dim which the plan shortens."""
-        found: dict[str, dict[str, int]] = {}
-        everything = self.analysis.groups
-        for use in self.analysis.labelling.labeller.widths:
-            constant, per_group = self.analysis.length(use.labels, len(use.labels))
-            lengths = {g: counts.get(everything[g].name, everything[g].size) for g in per_group}
-            new = constant + sum(n * lengths[g] for g, n in per_group.items())
-            if new != len(use.labels):
-                found.setdefault(use.module, {})[use.attribute] = new
-        return found
 
     @cached_property
     def feeds(self) -> nx.DiGraph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.labels import Axes, Call, Dim, Rule
+from fxprune.labels import Axes, Call, Dim, Fixed, Rule
 
 
 def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:
@@ -12,7 +12,7 @@ def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:
     for t in rest:
         if isinstance(t, Axes) and len(t) == 1 and t.shape[0] == x.shape[1]:
             call.lab.unite(x, 1, t, 0)
-    return [x.dims(), *([None if n == 1 else x[1] for n in s] for s in call.shape[1:])]
+    return [x.dims(), *([x[1] if n == x.shape[1] else Fixed("reserve") for n in s] for s in call.shape[1:])]
 
 
 def layer_norm(call: Call, x: Axes, shape: Any, *rest: Any) -> list[list[Dim]]:

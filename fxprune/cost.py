@@ -1,0 +1,189 @@
+"""Cost: multiply-accumulates and parameters of any plan, exact, without running anything.
+
+Every convolution and matrix product costs a product of dim lengths, every parameter is one, and every dim's length is a
+constant plus a sum over groups of kept channels. So the cost of a plan is arithmetic on kept counts.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from torch import fx, nn
+
+from fxprune.errors import PlanError
+from fxprune.groups import Analysis, analyse
+from fxprune.labels import Axes, Dim
+from fxprune.plan import Plan
+from fxprune.trace import Graph
+
+Length = tuple[int, Dim]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model needs, for the batch of the example inputs.
+
+    Attributes:
+        macs: multiply-accumulates of convolutions and matrix products in one forward.
+        parameters: number of parameters.
+    """
+
+    macs: int
+    parameters: int
+
+    def __str__(self) -> str:
+        return f"{self.macs / 1e6:,.1f} M MACs, {self.parameters / 1e6:,.2f} M parameters"
+
+
+class CostModel:
+    """The cost of a graph as a function of kept counts.
+
+    Each term is a product of dim lengths, and each length is affine in the counts: length = base + weights @ counts.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.groups = tuple(g.name for g in analysis.groups)
+        self.sizes = np.array([g.size for g in analysis.groups], dtype=np.float64)
+        self._index = {name: i for i, name in enumerate(self.groups)}
+        macs, self.modules = _mac_terms(analysis)
+        self._macs = _Terms(analysis, macs)
+        self._parameters = _Terms(analysis, _parameter_terms(analysis))
+
+    def counts(self, plan: Plan | None) -> Floats:
+        """Kept channels of every group, of shape (groups,)."""
+        counts = self.sizes.copy()
+        for name, kept in (plan.kept_counts() if plan else {}).items():
+            if name not in self._index or plan.groups[name].size != self.sizes[self._index[name]]:  # type: ignore[union-attr]
+                raise PlanError("the plan is for another model", seen=f"group {name}", remedy="plan on this graph's groups")
+            counts[self._index[name]] = kept
+        return counts
+
+    def __call__(self, counts: Floats) -> Cost:
+        """The cost when `counts` channels of each group stay."""
+        return Cost(round(self._macs(counts).sum()), round(self._parameters(counts).sum()))
+
+    def shares(self) -> dict[str, float]:
+        """For each group, the part of all MACs that its channels take part in; parts overlap between groups."""
+        terms = self._macs(self.sizes)
+        return dict(zip(self.groups, (self._macs.touched @ terms / max(terms.sum(), 1)).tolist(), strict=True))
+
+
+class _Terms:
+    """Products of affine lengths, evaluated together."""
+
+    def __init__(self, analysis: Analysis, terms: Sequence[Sequence[Length]]) -> None:
+        lengths = [analysis.length(dim, size) for term in terms for size, dim in term]
+        self._base = np.array([c for c, _ in lengths], dtype=np.float64)
+        cells = [(row, g, n) for row, (_, per_group) in enumerate(lengths) for g, n in per_group.items()]
+        rows, columns, values = (list(v) for v in zip(*cells, strict=True)) if cells else ([], [], [])
+        shape = (len(lengths), len(analysis.groups))
+        self._weights = sp.csr_array((values, (rows, columns)), shape=shape, dtype=np.float64)
+        self._starts = np.cumsum([0, *map(len, terms)])[:-1]
+        owner = np.repeat(np.arange(len(terms)), [len(t) for t in terms])
+        touched = sp.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(terms), len(lengths)))
+        self.touched = ((touched @ self._weights) > 0).T.astype(np.float64)
+
+    def __call__(self, counts: Floats) -> Floats:
+        if not len(self._starts):
+            return np.zeros(1)
+        return np.multiply.reduceat(self._base + self._weights @ counts, self._starts)
+
+
+_MODELS: weakref.WeakKeyDictionary[Graph, CostModel] = weakref.WeakKeyDictionary()
+
+
+def cost_model(graph: Graph) -> CostModel:
+    """The cost of `graph` as a function of kept counts; remembered as long as the graph lives."""
+    if graph not in _MODELS:
+        _MODELS[graph] = CostModel(analyse(graph))
+    return _MODELS[graph]
+
+
+def cost(graph: Graph, plan: Plan | None = None) -> Cost:
+    """MACs and parameters of the model after `plan`, or as it is.
+
+    MACs count convolutions, linear layers and matrix products, as `torch.utils.flop_counter` does (which counts two
+    operations a MAC), for the batch of the example inputs, in evaluation mode.
+
+    Raises:
+        PlanError: the plan is for another model.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> fxprune.cost(fxprune.trace(net, torch.zeros(1, 4)))
+    Cost(macs=48, parameters=58)
+    """
+    model = cost_model(graph)
+    return model(model.counts(plan))
+
+
+def _parameter_terms(analysis: Analysis) -> list[list[Length]]:
+    """One term a parameter; those that no op has met count as they are."""
+    met = analysis.labelling.parameter_axes()
+    named = analysis.labelling.graph.tensors.items()
+    return [
+        [(n, _dim(met.get(name), i)) for i, n in enumerate(tensor.shape)] or [(1, None)]
+        for name, tensor in named
+        if isinstance(tensor, nn.Parameter)
+    ]
+
+
+def _dim(axes: Axes | None, i: int) -> Dim:
+    known = None if axes is None else axes.known(i)
+    return known if isinstance(known, np.ndarray) else None
+
+
+def _mac_terms(analysis: Analysis) -> tuple[list[list[Length]], list[str]]:
+    """The dims whose lengths multiply to the MACs of each contraction, and the module that issued it."""
+    terms, modules = [], []
+    for node in analysis.labelling.graph.fx.nodes:
+        count = _MACS.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
+        if count is not None and not node.meta["extra"]:
+            terms.append(list(count(node, analysis.labelling.axes)))
+            modules.append(node.meta["module"])
+    return terms, modules
+
+
+def _lengths(axes: Any, dims: Sequence[int]) -> Iterator[Length]:
+    return ((axes.shape[i], axes[i]) for i in dims)
+
+
+def _convolution(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+    x, w, out = axes[node.args[0]], axes[node.args[1]], axes[node]  # type: ignore[index]
+    swept = x if node.args[6] else out
+    channel = len(x) - len(w) + 1
+    yield from _lengths(swept, [i for i in range(len(swept)) if i != channel])
+    yield from _lengths(w, range(len(w)))
+
+
+def _matrices(first: int) -> Callable[[fx.Node, Mapping[fx.Node, Any]], Iterator[Length]]:
+    def product(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+        a, b = axes[node.args[first]], axes[node.args[first + 1]]  # type: ignore[index]
+        yield from _lengths(a, range(len(a)))
+        yield from _lengths(b, [len(b) - 1])
+
+    return product
+
+
+def _linear(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+    x, w = axes[node.args[0]], axes[node.args[1]]  # type: ignore[index]
+    yield from _lengths(x, range(len(x)))
+    yield from _lengths(w, [0])
+
+
+_MACS: dict[str, Callable[[fx.Node, Mapping[fx.Node, Any]], Iterator[Length]]] = {
+    "convolution": _convolution,
+    "mm": _matrices(0),
+    "bmm": _matrices(0),
+    "mv": lambda node, axes: _lengths(axes[node.args[0]], (0, 1)),  # type: ignore[index]
+    "addmm": _matrices(1),
+    "baddbmm": _matrices(1),
+    "linear": _linear,
+}

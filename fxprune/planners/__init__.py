@@ -1,0 +1,5 @@
+"""Planners: from scores to a plan."""
+
+from fxprune.planners.uniform import Uniform
+
+__all__ = ["Uniform"]

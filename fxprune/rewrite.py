@@ -1,0 +1,103 @@
+"""Rewrite: cut a model's tensors as a plan says, and mend what its modules know of their widths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.attributes import mend
+from fxprune.borrow import tensors_of
+from fxprune.errors import PlanError
+from fxprune.plan import Ints, Plan
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
+    """The smaller model: same class, same `state_dict` keys, fewer channels.
+
+    Needs no tracing: a plan applies to any fresh instance of the architecture that it was made from. Parameters stay
+    `nn.Parameter` and keep `requires_grad`, dtype, device and memory format; gradients are dropped.
+
+    Args:
+        model: the full-size model.
+        plan: what stays.
+        inplace: cut `model` itself instead of a copy. Nothing is touched if the plan does not fit.
+
+    Raises:
+        PlanError: tensors that the plan names are missing or have other shapes.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
+    >>> fxprune.rewrite(net, groups.plan({"0": [0, 2, 5]}))
+    Sequential(
+      (0): Linear(in_features=4, out_features=3, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=3, out_features=2, bias=True)
+    )
+    """
+    tensors = tensors_of(model)
+    check_fit(tensors, plan)
+    replaced = {id(tensors[name]): _cut_like(tensors[name], cuts) for name, cuts in plan.cuts().items()}
+    if inplace:
+        _replace(model, replaced)
+    else:
+        # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
+        model = copy.deepcopy(model, dict(replaced))
+    mend(model, plan.attributes)
+    return model
+
+
+def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """Cut tensors that are laid out like the model's own: a `state_dict`, an average of weights, optimizer moments.
+
+    Args:
+        state: tensors by parameter name; those that the plan does not cut are passed on.
+        plan: what stays.
+    """
+    cuts = plan.cuts()
+    return {name: cut(t, cuts[name]) if name in cuts else t for name, t in state.items()}
+
+
+def check_fit(tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """Refuse a plan whose tensors the model lacks or has in another shape."""
+    for name, shape in plan.shapes.items():
+        if name not in tensors:
+            raise PlanError("the plan is for another model", seen=f"no tensor {name}", remedy=_REMEDY)
+        if tuple(tensors[name].shape) != tuple(shape):
+            seen = f"{name} is {tuple(tensors[name].shape)}, the plan expects {tuple(shape)}"
+            raise PlanError("the plan is for another model, or was applied already", seen=seen, remedy=_REMEDY)
+
+
+_REMEDY = "apply the plan to a full-size model of the architecture that it was made from"
+
+
+def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
+    """The kept part of a tensor: {dim: kept indices}. Memory format is kept."""
+    shortest_first = sorted(cuts.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]])
+    result = tensor.detach()
+    for dim, kept in shortest_first:
+        result = result.index_select(dim, torch.from_numpy(kept).to(tensor.device))
+    last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _cut_like(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
+    smaller = cut(tensor, cuts)
+    if isinstance(tensor, nn.Parameter):
+        smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+    smaller.__dict__.update(tensor.__dict__)
+    return smaller
+
+
+def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+    for module in model.modules():
+        for registry in (module._parameters, module._buffers):
+            for key, tensor in registry.items():
+                if tensor is not None and id(tensor) in replaced:
+                    registry[key] = replaced[id(tensor)]

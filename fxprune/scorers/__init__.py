@@ -1,0 +1,11 @@
+"""Scorers: one number per channel of each group; larger means more worth keeping.
+
+A scorer is a callable `(model, groups, data=None) -> {group name: float64 tensor of shape (channels,)}`. It reads the
+groups' slots and needs no knowledge of ops. A new one is a function or a small frozen dataclass, in a file of its own.
+"""
+
+from fxprune.scorers.base import Scorer, check_scores
+from fxprune.scorers.norms import L1Norm, L2Norm, Random
+from fxprune.scorers.permutation import WeightPermutation
+
+__all__ = ["L1Norm", "L2Norm", "Random", "Scorer", "WeightPermutation", "check_scores"]

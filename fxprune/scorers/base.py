@@ -1,0 +1,68 @@
+"""What every scorer shares: the contract, and the way from tensors to channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError
+from fxprune.groups import Group, Groups
+from fxprune.plan import Slot
+
+Scores = dict[str, Tensor]
+
+
+class Scorer(Protocol):
+    """Scores every channel of every group; larger means more worth keeping."""
+
+    def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        """
+        Args:
+            model: the model that the groups are of; it is left as it is.
+            groups: the groups to score.
+            data: batches of inputs, for scorers that need them.
+
+        Returns:
+            A float64 tensor of shape (channels,) for each group.
+        """
+        ...
+
+
+def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
+    """Sum values along a slot's dim into the channels that own its positions, of shape (channels,)."""
+    index = torch.from_numpy(slot.channels).to(values.device)
+    picked = values[torch.from_numpy(slot.positions).to(values.device)]
+    return torch.zeros(channels, dtype=torch.float64, device=values.device).index_add_(0, index, picked.double())
+
+
+def share(scores: Tensor) -> Tensor:
+    """Scores as parts of their sum; equal parts where the sum is zero."""
+    total = scores.sum()
+    return scores / total if total > 0 else torch.full_like(scores, 1 / len(scores))
+
+
+def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:
+    """Refuse scores that a planner cannot use: groups missing, wrong lengths, values that are not finite.
+
+    Raises:
+        InputError: names the group and what is wrong.
+    """
+    for g in groups:
+        if g.name not in scores:
+            raise InputError("a group has no scores", where=g.name, remedy="score all groups that are to be planned")
+        _check(g, scores[g.name])
+
+
+def _check(group: Group, values: Tensor) -> None:
+    if tuple(values.shape) != (group.size,):
+        raise InputError("scores of the wrong shape", where=group.name, seen=f"{tuple(values.shape)}, not ({group.size},)")
+    if not torch.isfinite(values).all():
+        raise InputError(
+            "scores that are not finite",
+            where=group.name,
+            seen=f"{int((~torch.isfinite(values)).sum())} of {group.size}",
+            remedy="look for NaN or infinite weights, or a loss that diverged",
+        )

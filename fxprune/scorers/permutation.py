@@ -1,0 +1,2 @@
+"""Weight-permutation importance in closed form."""
+class WeightPermutation: pass
