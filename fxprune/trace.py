@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -34,7 +35,8 @@ class Graph:
 
     Attributes:
         fx: ATen calls in execution order. Each node's `meta` holds `shape` and `dtype` (tuples of them for calls with
-            several results), `module` (qualified name of the issuing module) and `extra` (True where the call only
+            several results), `module` (qualified name of the issuing module), `function` (name of PyTorch's function that
+            the code called) and `extra` (True where the call only
             happens in training mode and is thus no part of the inference cost).
         model: the caller's model, untouched.
         inputs: positional and keyword arguments of the recorded call.
@@ -157,7 +159,7 @@ def meta_like(_: str, t: Tensor) -> Tensor:
 @contextmanager
 def _recording(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     watch_forwards(model, recorder.stack)
-    with plain_attention(), recorder:
+    with plain_attention(), recorder, _Functions(recorder):
         yield
 
 
@@ -169,6 +171,21 @@ def _run(model: nn.Module, inputs: Inputs, recorder: _Recorder, training: bool) 
     return output
 
 
+class _Functions(TorchFunctionMode):
+    """Tells the recorder which function of PyTorch the model's code has called.
+
+    `flatten` and `x.view(2, 512)` issue the same ATen call, but only the second can hold a width.
+    """
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._recorder.function = func.__name__
+        return func(*args, **(kwargs or {}))
+
+
 class _Recorder(TorchDispatchMode):
     """Appends a node to an `fx.Graph` for each ATen call."""
 
@@ -176,6 +193,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.graph = fx.Graph()
         self.stack: list[str] = []
+        self.function = ""
         self.answers: dict[str, Any] = {}
         self._names = names
         self._real = real
@@ -250,6 +268,7 @@ class _Recorder(TorchDispatchMode):
         node = self.graph.call_function(op, tuple(self._refer(a) for a in args), {k: self._refer(v) for k, v in kwargs.items()})
         node.meta["module"] = self.stack[-1] if self.stack else ""
         node.meta["extra"] = self._extra
+        node.meta["function"] = self.function
         if isinstance(result, Tensor):
             self._know(result, self._describe(node, result))
         elif isinstance(result, tuple | list):

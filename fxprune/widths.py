@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -50,6 +50,16 @@ def held_by_code(analysis: Analysis, excluded: frozenset[str]) -> dict[str, Reas
     return reasons
 
 
+# Functions whose views take all their sizes from their arguments.
+_RELATIVE = frozenset(["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"])
+# Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
+_MENDED = {
+    "convolution": nn.modules.conv._ConvNd,
+    "native_group_norm": nn.GroupNorm,
+    "native_layer_norm": nn.LayerNorm,
+}
+
+
 class Prediction:
     """The shapes that the labels predict when every active group keeps a count of its own."""
 
@@ -72,8 +82,15 @@ class Prediction:
 
     def can_differ(self) -> bool:
         """Whether any size in the model's code concerns an active group."""
-        axes = self.analysis.labelling.axes
-        return any(len(self.groups(axes[node])) for node in self.analysis.labelling.labeller.suspects)
+        axes, suspects = self.analysis.labelling.axes, self.analysis.labelling.labeller.suspects
+        return any(len(self.groups(axes[node])) for node in suspects if not self._follows(node))
+
+    def _follows(self, node: fx.Node) -> bool:
+        """Whether the call's sizes follow from its tensors, or from attributes that are mended."""
+        if node.meta["function"] in _RELATIVE:
+            return True
+        kinds = _MENDED.get(node.target._opname)  # type: ignore[union-attr]
+        return kinds is not None and isinstance(self.analysis.labelling.graph.model.get_submodule(node.meta["module"]), kinds)
 
     def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
         """The active groups that a tensor's dims carry, as indices."""
@@ -135,12 +152,20 @@ class _Script:
     nodes: list[fx.Node]
     at: int = 0
 
-    def next(self, op: Any) -> fx.Node:
+    def next(self, op: Any) -> fx.Node | None:
+        """The recorded call of `op`; None for a copy between devices or types that the recorded run did not need."""
+        while self.at < len(self.nodes) and self.nodes[self.at].target is not op and self.nodes[self.at].target in _COPIES:
+            self.at += 1
         node = self.nodes[self.at] if self.at < len(self.nodes) else None
-        if node is None or node.target is not op:
-            raise _Diverged(f"{op} is called where {node.target if node else 'nothing'} was")
-        self.at += 1
-        return node
+        if node is not None and node.target is op:
+            self.at += 1
+            return node
+        if op in _COPIES:
+            return None
+        raise _Diverged(f"{op} is called where {node.target if node else 'nothing'} was")
+
+
+_COPIES = frozenset([torch.ops.aten._to_copy.default, torch.ops.aten.detach.default, torch.ops.aten.lift_fresh.default])
 
 
 class _Prober(TorchDispatchMode):
@@ -174,6 +199,8 @@ class _Prober(TorchDispatchMode):
         kwargs = kwargs or {}
         node = self._script.next(op)
         args, kwargs = tree_map(_on_meta, args), tree_map(_on_meta, kwargs)
+        if node is None:
+            return shapes.answer(op, args, kwargs)
         predicted = self._predicted(node)
         try:
             result = shapes.answer(op, args, kwargs)

@@ -84,13 +84,29 @@ def index_select(call: Call, x: Axes, dim: int, chosen: Axes) -> list[Dim]:
     return dims
 
 
+def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any) -> Any:
+    """`x[i] = values`: indexed dims are fixed, the others are equated with those of the values, aligned at the end."""
+    for d, chosen in enumerate(indices):
+        if chosen is not None:
+            call.lab.fix(x[d], "addressed by an index tensor")
+            call.lab.fix_axes(chosen, "index tensor")
+    for i in range(len(values)):
+        j = len(x) - len(values) + i
+        inside = 0 <= j < len(x) and (j >= len(indices) or indices[j] is None)
+        if inside and values.shape[i] == x.shape[j]:
+            call.lab.unite(x, j, values, i)
+        else:
+            call.lab.fix(values[i], "addressed by an index tensor")
+    return x.dims()
+
+
 def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
     """The result's values or length depend on data: nothing that enters may shrink."""
     return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, f"{call.node.target} depends on values")
 
 
 _DATA = """
-_local_scalar_dense nonzero masked_select gather scatter scatter_add index_put index_fill index_add topk _unique2 unique
+_local_scalar_dense nonzero masked_select gather scatter scatter_add index_fill index_add topk _unique2 unique
 bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms torchvision::deform_conv2d cdist _cdist_forward
 """.split()
 
@@ -104,6 +120,7 @@ RULES: dict[str, Rule] = {
     "unsafe_split_with_sizes": split,
     "unsafe_chunk": split,
     "index": index,
+    "index_put": index_put,
     "index_select": index_select,
     **dict.fromkeys(_DATA, data_dependent),
 }
