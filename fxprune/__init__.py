@@ -1,7 +1,49 @@
+"""fxprune makes a PyTorch vision model smaller and faster by removing whole channels.
+
+The stages, each a pure function of the one before, and usable alone:
+
+    graph  = fxprune.trace(model, example_inputs)            # the ATen calls of one forward, as a torch.fx graph
+    groups = fxprune.find_groups(graph)                      # channels that must live or die together
+    scores = fxprune.scorers.L2Norm()(model, groups)         # one number per channel
+    plan   = fxprune.planners.Uniform(0.5)(groups, scores)   # which channels stay: a value, readable JSON
+    small  = fxprune.rewrite(model, plan)                    # same class, same state_dict keys, fewer channels
+    error  = fxprune.verify(model, plan, example_inputs)     # pruned equals masked
+
+`fxprune.prune(model, example_inputs, 0.5)` does it all.
+"""
+
 from fxprune import planners, scorers
-from fxprune.cost import cost
-from fxprune.groups import Groups, find_groups
-from fxprune.plan import Plan
-from fxprune.rewrite import rewrite
-from fxprune.trace import trace
-from fxprune.verify import verify
+from fxprune.cost import Cost, cost
+from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
+from fxprune.groups import FixedDim, Group, Groups, find_groups
+from fxprune.pipeline import Report, Result, prune
+from fxprune.plan import Plan, Slot
+from fxprune.rewrite import cut_state, rewrite
+from fxprune.trace import Graph, trace
+from fxprune.verify import mask, verify
+
+__all__ = [
+    "Cost",
+    "FixedDim",
+    "FxpruneError",
+    "Graph",
+    "Group",
+    "Groups",
+    "InputError",
+    "Plan",
+    "PlanError",
+    "Report",
+    "Result",
+    "Slot",
+    "TraceError",
+    "cost",
+    "cut_state",
+    "find_groups",
+    "mask",
+    "planners",
+    "prune",
+    "rewrite",
+    "scorers",
+    "trace",
+    "verify",
+]
