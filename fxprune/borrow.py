@@ -119,7 +119,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def set_training(model: nn.Module, training: bool) -> None:
     """Like `model.train(training)`, without the side effects that a model's own `train` may have."""
     for module in model.modules():
-        module.__dict__["training"] = training
+        # BatchNorm refuses to train on one value per channel; its mode changes no shape.
+        module.__dict__["training"] = training and not isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def watch_forwards(model: nn.Module, stack: list[str]) -> None:

@@ -32,11 +32,14 @@ class Group:
         name: the first producer's qualified name, for instance `layer1.0.conv1`; stable across runs.
         size: number of channels.
         slots: where the channels lie, in execution order.
+        mixed_by: the op that computes over the whole of the pruned dim (a norm, mean or softmax), with its module, so
+            that the pruned model differs from the masked one; empty where they are equal.
     """
 
     name: str
     size: int
     slots: tuple[Slot, ...]
+    mixed_by: str = ""
 
     @property
     def producers(self) -> tuple[Slot, ...]:
@@ -255,7 +258,8 @@ def _analyse(graph: Graph) -> Analysis:
         (name, dim, axes[dim]) for name, axes in parameters.items() for dim in range(len(axes)) if _labelled(axes, dim)
     ]
     group_of, channel_of = _partition(components, [labels for *_, labels in places])  # type: ignore[misc]
-    groups = _make_groups(graph, components, places, group_of, channel_of)
+    mixed = _mixed(labelling, components, group_of)
+    groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
     lone = {i for i, g in enumerate(groups) if g.size == 1}
     fixed = _fixed_dims(labelling, components, parameters)
     return Analysis(labelling, components, group_of, channel_of, groups, (*fixed,)) if not lone else _without(
@@ -317,7 +321,12 @@ def _partition(components: Components, places: Sequence[Labels]) -> tuple[Labels
 
 
 def _make_groups(
-    graph: Graph, components: Components, places: Sequence[Any], group_of: Labels, channel_of: Labels
+    graph: Graph,
+    components: Components,
+    places: Sequence[Any],
+    group_of: Labels,
+    channel_of: Labels,
+    mixed: Mapping[int, str],
 ) -> tuple[Group, ...]:
     roles = _roles(graph)
     slots: dict[int, list[Slot]] = {}
@@ -332,7 +341,18 @@ def _make_groups(
                     Slot(name, dim, len(labels), positions, channel_of[touched[positions]], role)
                 )
     names = _names([slots[g] for g in range(len(slots))])
-    return tuple(Group(names[g], 1 + max(int(s.channels.max()) for s in slots[g]), tuple(slots[g])) for g in range(len(slots)))
+    sizes = [1 + max(int(s.channels.max()) for s in slots[g]) for g in range(len(slots))]
+    return tuple(Group(names[g], sizes[g], tuple(slots[g]), mixed.get(g, "")) for g in range(len(slots)))
+
+
+def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
+    """For each group that a norm, mean or softmax runs over: the first such op."""
+    found: dict[int, str] = {}
+    for mix in labelling.labeller.mixes:
+        for g in np.unique(group_of[components.of[mix.labels]]).tolist():
+            if g >= 0:
+                found.setdefault(g, _place(mix.node))
+    return found
 
 
 def _names(members: Sequence[Sequence[Slot]]) -> list[str]:

@@ -119,6 +119,7 @@ class Labeller:
         self.edges: list[tuple[Labels, Labels]] = []
         self.fixes: list[Fix] = []
         self.factorings: list[Factoring] = []
+        self.mixes: list[Fix] = []
         self.widths: list[WidthUse] = []
         self.suspects: list[fx.Node] = []
         self.unknown: Counter[str] = Counter()
@@ -126,7 +127,7 @@ class Labeller:
 
     def fresh(self, n: int) -> Dim:
         """New labels for a dim of length `n`."""
-        if n == 1:
+        if n <= 1:
             return None
         labels = np.arange(self.count, self.count + n)
         self.count += n
@@ -136,6 +137,11 @@ class Labeller:
         """Declare that every index of `dim` must stay."""
         if isinstance(dim, np.ndarray):
             self.fixes.append(Fix(dim, reason, self.node))
+
+    def mix(self, dim: Dim) -> None:
+        """The present op computes over the whole of `dim` (a norm, mean or softmax): pruning it differs from masking."""
+        if isinstance(dim, np.ndarray) and self.node is not None:
+            self.mixes.append(Fix(dim, str(self.node.target), self.node))
 
     def fix_axes(self, axes: Axes, reason: str) -> None:
         for i in range(len(axes)):
@@ -251,7 +257,7 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None]) -> Labelling:
 
 
 def _unless_one(n: int, dim: Any) -> Any:
-    return None if n == 1 else dim
+    return None if n <= 1 else dim
 
 
 def _source(lab: Labeller, node: fx.Node) -> Axes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
     """
     check_fit(tensors_of(model), plan)
     inputs: Inputs = tree_map(_double, as_call(example_inputs))
-    with borrowed(model), plain_attention():
+    with borrowed(model), plain_attention(), _double_default():
         masked = _double_copy(model)
         set_training(masked, False)
         if excite:
@@ -67,6 +68,17 @@ def mask(model: nn.Module, plan: Plan) -> None:
                 gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
                 gone[torch.from_numpy(kept)] = False
                 tensors[name].index_fill_(dim, gone.nonzero().flatten().to(tensors[name].device), 0)
+
+
+@contextmanager
+def _double_default() -> Iterator[None]:
+    """Tensors that the model's own code makes are float64 as well."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _double(value: Any) -> Any:

@@ -30,6 +30,8 @@ def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
     """Split both shapes into the shortest runs of equal product."""
+    # An empty dim (no detection) stands for any length; a prime that no other dims multiply to keeps its place.
+    old, new = ([n or 2**31 - 1 for n in shape] for shape in (old, new))
     i = j = 0
     while i < len(old) or j < len(new):
         a, b = [], []

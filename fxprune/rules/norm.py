@@ -17,6 +17,8 @@ def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:
 
 def layer_norm(call: Call, x: Axes, shape: Any, *rest: Any) -> list[list[Dim]]:
     lead = len(x) - len(shape)
+    for i in range(lead, len(x)):
+        call.lab.mix(x[i])
     for t in rest:
         if isinstance(t, Axes):
             for i in range(len(shape)):
@@ -33,10 +35,13 @@ def group_norm(call: Call, x: Axes, w: Axes | None, b: Axes | None, *sizes: Any)
         if t is not None:
             lab.unite(x, 1, t, 0)
     if groups > 1:
-        rows = lab.fresh(groups)
-        lab.factor(x[1], [(groups, rows), (x.shape[1] // groups, lab.fresh(x.shape[1] // groups))])
+        rows, columns = lab.fresh(groups), lab.fresh(x.shape[1] // groups)
+        lab.factor(x[1], [(groups, rows), (x.shape[1] // groups, columns)])
+        lab.mix(columns)
         lab.width("num_groups", rows)
         lab.suspect()
+    else:
+        lab.mix(x[1])
     return [x.dims(), *([[x[0], None if groups == 1 else rows]] * 2)]
 
 

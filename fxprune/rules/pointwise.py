@@ -33,6 +33,11 @@ def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     return [x.dims() for _ in call.shape] if call.shape and isinstance(call.shape[0], tuple) else x.dims()
 
 
+def softmax(call: Call, x: Axes, dim: int, *_: Any, **__: Any) -> list[Dim]:
+    call.lab.mix(x[dim])
+    return x.dims()
+
+
 _POINTWISE = """
 abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or bitwise_xor __and__ __or__ ceil celu
 clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor floor_divide fmod frac ge gelu glu_jvp
@@ -43,8 +48,10 @@ softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill
 """.split()
 _FIRST = """
 alias bernoulli clone contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy
-normal ones_like rand_like randn_like _softmax _safe_softmax _log_softmax softmax log_softmax _to_copy to uniform
-zeros_like _fake_quantize_per_tensor_affine_cachemask fake_quantize_per_tensor_affine bernoulli_ as_strided_same
+normal ones_like rand_like randn_like _to_copy to uniform
+zeros_like _fake_quantize_per_tensor_affine_cachemask fake_quantize_per_tensor_affine
 """.split()
 
-RULES: dict[str, Rule] = {**dict.fromkeys(_POINTWISE, pointwise), **dict.fromkeys(_FIRST, first)}
+_SOFTMAX = ["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"]
+
+RULES: dict[str, Rule] = {**dict.fromkeys(_POINTWISE, pointwise), **dict.fromkeys(_FIRST, first), **dict.fromkeys(_SOFTMAX, softmax)}

@@ -14,6 +14,9 @@ def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any
         gone = set(range(len(x)))
     else:
         gone = {d % len(x) for d in ([dim] if isinstance(dim, int) else dim)}
+    if call.node.target._opname not in _EXACT:  # type: ignore[union-attr]
+        for i in gone:
+            call.lab.mix(x[i])
     if len(call.shape) == len(x):
         return [None if i in gone else x[i] for i in range(len(x))]
     return [x[i] for i in range(len(x)) if i not in gone]
@@ -47,6 +50,8 @@ def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:
     return [x[i] for i in range(len(x)) if i != gone]
 
 
+# Zeros change neither sums nor norms.
+_EXACT = frozenset(["sum", "nansum", "linalg_vector_norm", "norm", "any", "count_nonzero"])
 _REDUCE = "amax amin all any mean prod sum logsumexp count_nonzero nansum".split()
 _POSITIONAL = "argmax argmin argsort cumsum cumprod cummax cummin sort max min mode median".split()
 
