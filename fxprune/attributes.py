@@ -27,7 +27,9 @@ Widths = Iterator[tuple[str, Any]]
 
 def _convolution(m: Any) -> Widths:
     a, b = m.weight.shape[0], m.weight.shape[1] * m.groups
-    yield from zip(("in_channels", "out_channels") if m.transposed else ("out_channels", "in_channels"), (a, b), strict=True)
+    yield from zip(
+        ("in_channels", "out_channels") if m.transposed else ("out_channels", "in_channels"), (a, b), strict=True
+    )
 
 
 def _linear(m: Any) -> Widths:

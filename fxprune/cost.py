@@ -61,7 +61,9 @@ class CostModel:
         counts = self.sizes.copy()
         for name, kept in (plan.kept_counts() if plan else {}).items():
             if name not in self._index or plan.groups[name].size != self.sizes[self._index[name]]:  # type: ignore[union-attr]
-                raise PlanError("the plan is for another model", seen=f"group {name}", remedy="plan on this graph's groups")
+                raise PlanError(
+                    "the plan is for another model", seen=f"group {name}", remedy="plan on this graph's groups"
+                )
             counts[self._index[name]] = kept
         return counts
 

@@ -100,7 +100,7 @@ class Analysis:
         return int((owners < 0).sum()), {int(g): int(counts[g]) // self.groups[g].size for g in counts.nonzero()[0]}
 
     def attributes(self, counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
-        """New values of the attributes that hold the length of a dim, when `counts` channels of the named groups stay."""
+        """New values of the attributes that hold a dim's length, when `counts` channels of the named groups stay."""
         found: dict[str, dict[str, int]] = {}
         for use in self.labelling.labeller.widths:
             new, per_group = self.length(use.labels, len(use.labels))
@@ -227,8 +227,10 @@ def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str,
     for pattern in names:
         hits = [g.name for g in analysis.groups if _touches(g, pattern)]
         if not hits and not any(_matches(tensor, pattern) for tensor in analysis.labelling.graph.tensors):
-            raise InputError("nothing has the name to protect", seen=pattern, remedy="give a module, parameter or group")
-        reasons |= {name: (f"protected by the caller ('{pattern}')", "") for name in hits}
+            raise InputError(
+                "nothing has the name to protect", seen=pattern, remedy="give a module, parameter or group"
+            )
+        reasons |= dict.fromkeys(hits, (f"protected by the caller ('{pattern}')", ""))
     return reasons
 
 
@@ -262,8 +264,10 @@ def _analyse(graph: Graph) -> Analysis:
     groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
     lone = {i for i, g in enumerate(groups) if g.size == 1}
     fixed = _fixed_dims(labelling, components, parameters)
-    return Analysis(labelling, components, group_of, channel_of, groups, (*fixed,)) if not lone else _without(
-        Analysis(labelling, components, group_of, channel_of, groups, (*fixed,)), lone
+    return (
+        Analysis(labelling, components, group_of, channel_of, groups, (*fixed,))
+        if not lone
+        else _without(Analysis(labelling, components, group_of, channel_of, groups, (*fixed,)), lone)
     )
 
 
@@ -295,8 +299,8 @@ def _labelled(axes: Axes, dim: int) -> bool:
 def _partition(components: Components, places: Sequence[Labels]) -> tuple[Labels, Labels]:
     """Group components that touch the same places equally often; number the channels by first appearance.
 
-    A component's signature is the sum of one random 64-bit key per touch: equal multisets of places have equal sums, and
-    different ones differ but for a chance of about 1e-13 (10^3 groups).
+    A component's signature is the sum of one random 64-bit key per touch: equal multisets of places have equal sums,
+    and different ones differ but for a chance of about 1e-13 (10^3 groups).
     """
     count = len(components.fix)
     group_of, channel_of = np.full(count, -1), np.full(count, -1)

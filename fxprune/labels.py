@@ -139,7 +139,7 @@ class Labeller:
             self.fixes.append(Fix(dim, reason, self.node))
 
     def mix(self, dim: Dim) -> None:
-        """The present op computes over the whole of `dim` (a norm, mean or softmax): pruning it differs from masking."""
+        """The present op computes over the whole of `dim` (a norm, mean or softmax): pruning is not masking."""
         if isinstance(dim, np.ndarray) and self.node is not None:
             self.mixes.append(Fix(dim, str(self.node.target), self.node))
 
@@ -214,7 +214,9 @@ class Labelling:
 
     def parameter_axes(self) -> dict[str, Axes]:
         """The dims of every parameter and buffer that the recorded run used."""
-        found = {n.target: self.axes[n] for n in self.graph.fx.nodes if n.op == "get_attr" and not n.meta.get("constant")}
+        found = {
+            n.target: self.axes[n] for n in self.graph.fx.nodes if n.op == "get_attr" and not n.meta.get("constant")
+        }
         return found  # type: ignore[return-value]
 
 
@@ -248,7 +250,9 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None]) -> Labelling:
         elif node.op == "get_attr":
             axes[node] = _source(lab, node)
         elif node.op == "placeholder":
-            axes[node] = Axes(lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]])
+            axes[node] = Axes(
+                lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]]
+            )
         else:
             for out in node.args[0]:
                 lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]

@@ -42,18 +42,20 @@ class Report:
 
     def __str__(self) -> str:
         cut = sum(self.kept[g.name] < g.size for g in self.groups)
-        macs = 100 * self.after.macs / max(self.before.macs, 1)
-        parameters = 100 * self.after.parameters / max(self.before.parameters, 1)
         lines = [
             f"{cut} of {len(self.groups)} groups pruned",
-            f"MACs        {self.before.macs / 1e6:10,.1f} M -> {self.after.macs / 1e6:10,.1f} M  ({macs:.1f} %)",
-            f"parameters  {self.before.parameters / 1e6:10,.2f} M -> {self.after.parameters / 1e6:10,.2f} M  ({parameters:.1f} %)",
+            _change("MACs", self.before.macs, self.after.macs),
+            _change("parameters", self.before.parameters, self.after.parameters),
         ]
         if self.deviation is not None:
             lines.append(f"pruned against masked: largest relative deviation {self.deviation:.1e}")
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
         return "\n".join(lines)
+
+
+def _change(what: str, before: int, after: int) -> str:
+    return f"{what:10} {before / 1e6:10,.2f} M -> {after / 1e6:10,.2f} M  ({100 * after / max(before, 1):.1f} %)"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Plan:
     def cuts(self) -> dict[str, dict[int, Ints]]:
         """What stays of each tensor: {tensor: {dim: kept indices in their order}}; untouched dims are absent."""
         removed: dict[tuple[str, int], list[Ints]] = {}
-        order: dict[tuple[str, int], list[tuple[Ints, Ints]]] = {}
+        order: dict[tuple[str, int], list[tuple[Ints, npt.NDArray[np.bool_]]]] = {}
         for group, slot in self._slots():
             stays = np.isin(slot.channels, group.kept)
             removed.setdefault((slot.tensor, slot.dim), []).append(slot.positions[~stays])
@@ -106,7 +106,7 @@ class Plan:
         return cuts
 
     @staticmethod
-    def _kept_positions(length: int, parts: list[tuple[Ints, Ints]]) -> Ints:
+    def _kept_positions(length: int, parts: list[tuple[Ints, npt.NDArray[np.bool_]]]) -> Ints:
         """Indices that stay, in the slots' own order; indices outside every slot stay where they are."""
         source = np.arange(length)
         keep = np.ones(length, dtype=bool)
@@ -165,7 +165,9 @@ class Plan:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise PlanError("not a plan", where=str(path), seen="binary data", remedy="give a plan's JSON file") from error
+            raise PlanError(
+                "not a plan", where=str(path), seen="binary data", remedy="give a plan's JSON file"
+            ) from error
         return cls.from_json(text, str(path))
 
     def __eq__(self, other: object) -> bool:

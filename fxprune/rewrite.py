@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +97,8 @@ def _cut_like(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
 
 def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
     for module in model.modules():
-        for registry in (module._parameters, module._buffers):
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
             for key, tensor in registry.items():
                 if tensor is not None and id(tensor) in replaced:
                     registry[key] = replaced[id(tensor)]

@@ -116,7 +116,8 @@ def _mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, **kwargs:
 
 
 def _max_pool(x: Tensor, kernel: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor] | None:
-    stride, padding, dilation, ceil = (*rest, *((), (0,), (1,), False)[len(rest) :])
+    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
+    stride, padding, dilation, ceil = (*rest, *defaults[len(rest) :])
     k, s, p, d = (list(v) * 2 if len(v) == 1 else v for v in (kernel, stride or kernel, padding, dilation))
     if ceil or len(k) != 2 or x.dim() != 4:
         return None

@@ -35,9 +35,9 @@ class Graph:
 
     Attributes:
         fx: ATen calls in execution order. Each node's `meta` holds `shape` and `dtype` (tuples of them for calls with
-            several results), `module` (qualified name of the issuing module), `function` (name of PyTorch's function that
-            the code called) and `extra` (True where the call only
-            happens in training mode and is thus no part of the inference cost).
+            several results), `module` (qualified name of the issuing module), `function` (name of PyTorch's function
+            that the code called) and `extra` (True where the call only happens in training mode and is thus no part of
+            the inference cost).
         model: the caller's model, untouched.
         inputs: positional and keyword arguments of the recorded call.
         tensors: the model's parameters and buffers by name, each once, under its first name.
@@ -77,7 +77,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)
-    _check(model, inputs, tensors)
+    _check(inputs, tensors)
     try:
         return _trace_on_meta(model, inputs, tensors)
     except Exception as meta_error:
@@ -96,13 +96,15 @@ def as_call(example_inputs: Any) -> Inputs:
     return (example_inputs,), {}
 
 
-def _check(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
+def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
     given = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     if not given:
         raise InputError("the example inputs hold no tensor", seen=str(inputs)[:80], remedy="pass a tensor or a tuple")
-    lazy = [name for name, t in tensors.items() if isinstance(t, nn.parameter.UninitializedTensorMixin)]
+    lazy = [name for name, t in tensors.items() if nn.parameter.is_lazy(t)]
     if lazy:
-        raise InputError("the model has uninitialised (lazy) parameters", where=lazy[0], remedy="run the model once first")
+        raise InputError(
+            "the model has uninitialised (lazy) parameters", where=lazy[0], remedy="run the model once first"
+        )
     devices = {t.device for t in tensors.values()}
     foreign = [t.device for t in given if t.device not in devices]
     if devices and foreign and torch.device("meta") not in devices:
@@ -206,7 +208,9 @@ class _Recorder(TorchDispatchMode):
     def begin(self, inputs: Inputs) -> None:
         """Make placeholders for the tensors of `inputs`; a second run meets the first run's."""
         tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-        self._inputs = self._inputs or [self._describe(self.graph.placeholder(f"x{i}"), t) for i, t in enumerate(tensors)]
+        self._inputs = self._inputs or [
+            self._describe(self.graph.placeholder(f"x{i}"), t) for i, t in enumerate(tensors)
+        ]
         for node, tensor in zip(self._inputs, tensors, strict=True):
             self._know(tensor, node)
         self._pinned.append(tensors)
@@ -265,7 +269,9 @@ class _Recorder(TorchDispatchMode):
         return tree_map(move, args), tree_map(move, kwargs)
 
     def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
-        node = self.graph.call_function(op, tuple(self._refer(a) for a in args), {k: self._refer(v) for k, v in kwargs.items()})
+        node = self.graph.call_function(
+            op, tuple(self._refer(a) for a in args), {k: self._refer(v) for k, v in kwargs.items()}
+        )
         node.meta["module"] = self.stack[-1] if self.stack else ""
         node.meta["extra"] = self._extra
         node.meta["function"] = self.function

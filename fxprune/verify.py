@@ -39,7 +39,8 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
 
     Returns:
         max |pruned - masked| / max |masked|, the largest over all outputs, and over the results of all modules whose
-        shape the plan leaves alone (a detector's outputs may be empty). Rounding gives about 1e-12; a wrong plan above 1e-5.
+        shape the plan leaves alone (a detector's outputs may be empty). Rounding gives about 1e-12, a wrong
+        plan more than 1e-5.
 
     Raises:
         PlanError: the plan is for another model.

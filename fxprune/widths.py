@@ -12,7 +12,7 @@ from __future__ import annotations
 import linecache
 import operator
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from fxprune import shapes
 from fxprune.attributes import mend
 from fxprune.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.groups import Analysis
-from fxprune.labels import UNSET, Axes
+from fxprune.labels import Axes
 from fxprune.trace import meta_like
 
 Reason = tuple[str, str]
@@ -51,7 +51,9 @@ def held_by_code(analysis: Analysis, excluded: frozenset[str]) -> dict[str, Reas
 
 
 # Functions whose views take all their sizes from their arguments.
-_RELATIVE = frozenset(["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"])
+_RELATIVE = frozenset(
+    ["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"]
+)
 # Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
 _MENDED = {
     "convolution": nn.modules.conv._ConvNd,
@@ -90,7 +92,9 @@ class Prediction:
         if node.meta["function"] in _RELATIVE:
             return True
         kinds = _MENDED.get(node.target._opname)  # type: ignore[union-attr]
-        return kinds is not None and isinstance(self.analysis.labelling.graph.model.get_submodule(node.meta["module"]), kinds)
+        return kinds is not None and isinstance(
+            self.analysis.labelling.graph.model.get_submodule(node.meta["module"]), kinds
+        )
 
     def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
         """The active groups that a tensor's dims carry, as indices."""
@@ -137,7 +141,10 @@ def _probe(prediction: Prediction) -> dict[str, Reason]:
         prober = _Prober(prediction, names)
         watch_forwards(graph.model, prober.stack)
         with plain_attention(), prober:
-            prober.run(lambda training: (set_training(graph.model, training), call(graph.model, inputs)))
+            for training in (False, True):
+                set_training(graph.model, training)
+                if not prober.run(training, lambda: call(graph.model, inputs)):
+                    break
     return prober.found
 
 
@@ -154,7 +161,9 @@ class _Script:
 
     def next(self, op: Any) -> fx.Node | None:
         """The recorded call of `op`; None for a copy between devices or types that the recorded run did not need."""
-        while self.at < len(self.nodes) and self.nodes[self.at].target is not op and self.nodes[self.at].target in _COPIES:
+        while (
+            self.at < len(self.nodes) and self.nodes[self.at].target is not op and self.nodes[self.at].target in _COPIES
+        ):
             self.at += 1
         node = self.nodes[self.at] if self.at < len(self.nodes) else None
         if node is not None and node.target is op:
@@ -183,17 +192,16 @@ class _Prober(TorchDispatchMode):
         self._script = self._scripts[False]
         self._names = names
 
-    def run(self, forward: Any) -> None:
-        """Run the evaluation forward, and the training forward if one was recorded."""
-        for extra, script in self._scripts.items():
-            self._script = script
-            if not script.nodes:
-                continue
-            try:
-                forward(extra)
-            except Exception as error:
-                self._refused(error)
-                return
+    def run(self, training: bool, forward: Callable[[], Any]) -> bool:
+        """Run one forward, if it was recorded; False if the model's code refused to go on."""
+        self._script = self._scripts[training]
+        try:
+            if self._script.nodes:
+                forward()
+        except Exception as error:
+            self._refused(error)
+            return False
+        return True
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -205,7 +213,7 @@ class _Prober(TorchDispatchMode):
         try:
             result = shapes.answer(op, args, kwargs)
         except Exception as error:
-            self._differs(node, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+            self._differs(node, _brief(error))
             return self._as_predicted(node, predicted, args)
         seen = _shapes(result)
         if seen != predicted:
@@ -260,7 +268,7 @@ class _Prober(TorchDispatchMode):
 
     def _refused(self, error: Exception) -> None:
         """The forward raised: the innermost module that has groups left keeps them."""
-        what = f"the model's code refuses other widths: {type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}"
+        what = f"the model's code refuses other widths: {_brief(error)}"
         self._fix_module(self.stack[-1] if self.stack else "", what, self.stack[-1] if self.stack else "")
 
     def _fix_module(self, path: str, what: str, where: str) -> None:
@@ -269,8 +277,7 @@ class _Prober(TorchDispatchMode):
             inside = [
                 i
                 for i, g in enumerate(groups)
-                if self._prediction.active[i]
-                and any(not path or s.tensor.startswith(path + ".") for s in g.slots)
+                if self._prediction.active[i] and any(not path or s.tensor.startswith(path + ".") for s in g.slots)
             ]
             if inside or not path:
                 self._fix(inside, what, where)
@@ -280,6 +287,10 @@ class _Prober(TorchDispatchMode):
     def _fix(self, indices: Iterable[int], reason: str, where: str) -> None:
         for i in indices:
             self.found.setdefault(self._prediction.analysis.groups[i].name, (reason, where))
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
 def _on_meta(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Prune every torchvision model at one ratio and check what comes out.
 
-    python tools/coverage.py                         # all 121 models, table at the end
-    python tools/coverage.py 'resnet*' vit_b_16 --ratio 0.3 --json coverage.json
+python tools/coverage.py                         # all 121 models, table at the end
+python tools/coverage.py 'resnet*' vit_b_16 --ratio 0.3 --json coverage.json
 """
 
 from __future__ import annotations
@@ -152,7 +152,19 @@ def _rows(chosen: list[str], ratio: float, jobs: int) -> Iterator[Row]:
 
 def show(rows: Iterable[Row], console: Console) -> None:
     table = Table(title="fxprune on torchvision", header_style="bold")
-    for column in ("model", "family", "groups", "mixed", "params left", "MACs left", "verify", "trace ms", "groups ms", "MB", "checks"):
+    for column in (
+        "model",
+        "family",
+        "groups",
+        "mixed",
+        "params left",
+        "MACs left",
+        "verify",
+        "trace ms",
+        "groups ms",
+        "MB",
+        "checks",
+    ):
         table.add_column(column, justify="left" if column in ("model", "family", "checks") else "right")
     for r in rows:
         table.add_row(*_cells(r), style="red" if not passed(r) else "")
@@ -169,12 +181,22 @@ def _cells(r: Row) -> list[str]:
     numbers = [f"{r['parameters']:.2f}", f"{r['macs']:.2f}", f"{r['verify']:.0e}"]
     speed = [f"{r['trace_ms']:.0f}", f"{r['group_ms']:.0f}", f"{r['analysis_mb']:.0f}"]
     failed = [c for c in CHECKS if not r.get(c)]
-    return [r["model"], r["family"], str(r["groups"]), str(r["mixed"]), *numbers, *speed, "ok" if not failed else f"failed: {failed}"]
+    return [
+        r["model"],
+        r["family"],
+        str(r["groups"]),
+        str(r["mixed"]),
+        *numbers,
+        *speed,
+        "ok" if not failed else f"failed: {failed}",
+    ]
 
 
 def summary(rows: list[Row]) -> str:
     """A Markdown table by family."""
-    lines = ["| family | models | run | params left (worst) | MACs left (median) | verify (worst) | analysis ms (median) |"]
+    lines = [
+        "| family | models | run | params left (worst) | MACs left (median) | verify (worst) | analysis ms (median) |"
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for kind in sorted({r["family"] for r in rows}):
         mine = [r for r in rows if r["family"] == kind]
@@ -207,7 +229,9 @@ def main(
         raise typer.BadParameter(f"no torchvision model is called {patterns}")
     console = Console()
     rows = []
-    for row in track(_rows(chosen, ratio, jobs), total=len(chosen), description="coverage", console=Console(stderr=True)):
+    for row in track(
+        _rows(chosen, ratio, jobs), total=len(chosen), description="coverage", console=Console(stderr=True)
+    ):
         rows.append(row)
         if out:
             out.write_text(json.dumps(rows, indent=1))

@@ -58,8 +58,8 @@ class Bisection:
     """Bisect the cumulative contribution rate.
 
     The interval (0, 1] is halved until it is no longer than `precision`; each probe prunes the original at the middle,
-    tunes it, and goes on below if `evaluate(probe) + tolerance >= evaluate(original)`, else above. Rates that lead to an
-    architecture already tried are decided without trying it again.
+    tunes it, and goes on below if `evaluate(probe) + tolerance >= evaluate(original)`, else above. Rates that lead to
+    an architecture already tried are decided without trying it again.
     Source: Huang (master's thesis, USTB 2023), with the tuning inside the loop that the thesis describes in words.
 
     Attributes:
@@ -94,7 +94,8 @@ class Bisection:
         """
         baseline = evaluate(model)
         found = Search(groups.plan({}), model, baseline)
-        low, high, tried = 0.0, 1.0, {}
+        low, high = 0.0, 1.0
+        tried: dict[tuple[int, ...], Probe] = {}
         with Progress(disable=not self.progress) as bar:
             task = bar.add_task("bisection", total=self.steps())
             while high - low > self.precision:

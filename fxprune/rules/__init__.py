@@ -1,8 +1,8 @@
 """What each ATen op does to channel labels: a table from op names to short functions.
 
 A rule receives the `Call` (graph node, shape of the result, the labeller) and the op's arguments, tensors replaced by
-their `Axes`; it equates or fixes what the op couples, and returns the dims of the result. This table is the only place in
-fxprune that names ops. One entry serves all overloads of an op and its in-place form.
+their `Axes`; it equates or fixes what the op couples, and returns the dims of the result. This table is the only place
+in fxprune that names ops. One entry serves all overloads of an op and its in-place form.
 
 To support another op, add a function to the room it belongs to, or your own entry:
 
@@ -12,7 +12,7 @@ To support another op, add a function to the room it belongs to, or your own ent
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from fxprune.labels import Rule
@@ -35,7 +35,7 @@ def rule_of(op: Any) -> Rule | None:
     return RULES.get(_name(op))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _name(op: Any) -> str:
     name = op._schema.name.removeprefix("aten::")
     return name if name in RULES or not name.endswith("_") else name.rstrip("_")

@@ -17,7 +17,8 @@ def fresh(call: Call, *_: Any, **__: Any) -> list[Dim]:
 
 
 def counted(call: Call, *args: Any, **kwargs: Any) -> Any:
-    return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, f"values of {call.node.target} depend on the position")
+    reason = f"values of {call.node.target} depend on the position"
+    return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, reason)
 
 
 _FRESH = "empty empty_strided full ones rand randn zeros new_empty new_full new_ones new_zeros scalar_tensor".split()

@@ -17,10 +17,8 @@ def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
     for old, new in _blocks(x.shape, call.shape):
         before = [(x.shape[i], x[i]) for i in old if x.shape[i] > 1]
         sizes = [call.shape[i] for i in new if call.shape[i] > 1]
-        if len(before) == len(sizes) == 1:
-            after = [before[0][1]]
-        else:
-            after = _split(call, _merge(call, before), sizes)
+        single = len(before) == len(sizes) == 1
+        after = [before[0][1]] if single else _split(call, _merge(call, before), sizes)
         moved = iter(after)
         result += [next(moved) if call.shape[i] > 1 else None for i in new]
     if any(isinstance(d, np.ndarray) for d in result):
@@ -34,7 +32,8 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int],
     old, new = ([n or 2**31 - 1 for n in shape] for shape in (old, new))
     i = j = 0
     while i < len(old) or j < len(new):
-        a, b = [], []
+        a: list[int] = []
+        b: list[int] = []
         p = q = 1
         while p != q or not (a or b):
             if (p <= q and i < len(old)) or j >= len(new):
@@ -117,7 +116,9 @@ def squeeze(call: Call, x: Axes, dim: Any = None) -> list[Dim]:
 def expand(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
     """Broadcast dims get fresh labels: their length follows what they are combined with."""
     lead = len(call.shape) - len(x)
-    dims = [x[i - lead] if i >= lead and x.shape[i - lead] == n else call.lab.fresh(n) for i, n in enumerate(call.shape)]
+    dims = [
+        x[i - lead] if i >= lead and x.shape[i - lead] == n else call.lab.fresh(n) for i, n in enumerate(call.shape)
+    ]
     call.lab.suspect()
     return dims
 

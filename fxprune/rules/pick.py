@@ -18,14 +18,12 @@ def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None
         call.lab.suspect()
         if step != 1:
             call.lab.fix(labels, "sliced with a step")
-        dims[dim] = labels[start:end:step] if call.shape[dim] > 1 else _dropped(call, labels)
+        if call.shape[dim] <= 1:
+            call.lab.fix(labels, "one index is taken by the model's code")
+        dims[dim] = labels[start:end:step] if call.shape[dim] > 1 else None
     elif call.shape[dim] == 1:
         dims[dim] = None
     return dims
-
-
-def _dropped(call: Call, labels: Any) -> None:
-    call.lab.fix(labels, "one index is taken by the model's code")
 
 
 def select(call: Call, x: Axes, dim: int, index: int) -> list[Dim]:
@@ -107,7 +105,8 @@ def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 _DATA = """
 _local_scalar_dense nonzero masked_select gather scatter scatter_add index_fill index_add topk _unique2 unique
-bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms torchvision::deform_conv2d cdist _cdist_forward
+bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms torchvision::deform_conv2d cdist
+_cdist_forward
 """.split()
 
 RULES: dict[str, Rule] = {

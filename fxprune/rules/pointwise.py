@@ -43,8 +43,8 @@ abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or 
 clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor floor_divide fmod frac ge gelu glu_jvp
 gt hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
 log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
-nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn sigmoid sign silu sin sinh softplus
-softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill zero
+nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn sigmoid sign silu sin sinh
+softplus softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill zero
 """.split()
 _FIRST = """
 alias bernoulli clone contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy
@@ -54,4 +54,8 @@ zeros_like _fake_quantize_per_tensor_affine_cachemask fake_quantize_per_tensor_a
 
 _SOFTMAX = ["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"]
 
-RULES: dict[str, Rule] = {**dict.fromkeys(_POINTWISE, pointwise), **dict.fromkeys(_FIRST, first), **dict.fromkeys(_SOFTMAX, softmax)}
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_POINTWISE, pointwise),
+    **dict.fromkeys(_FIRST, first),
+    **dict.fromkeys(_SOFTMAX, softmax),
+}

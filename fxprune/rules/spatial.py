@@ -80,7 +80,9 @@ _PADS = ("reflection_pad", "replication_pad")
 _UPSAMPLES = ("bilinear2d", "bicubic2d", "nearest2d", "nearest1d", "nearest3d", "linear1d", "trilinear3d")
 
 RULES: dict[str, Rule] = {
-    **{f"{name}{n}d{tail}": partial(spatial, n) for name in _POOLS for n in (1, 2, 3) for tail in ("", "_with_indices")},
+    **{
+        f"{name}{n}d{tail}": partial(spatial, n) for name in _POOLS for n in (1, 2, 3) for tail in ("", "_with_indices")
+    },
     **{f"{name}{n}d": partial(spatial, n) for name in _PADS for n in (1, 2, 3)},
     **{f"upsample_{kind}": partial(spatial, int(kind[-2])) for kind in _UPSAMPLES},
     **{f"_upsample_{kind}_aa": partial(spatial, 2) for kind in ("bilinear2d", "bicubic2d")},

@@ -58,7 +58,9 @@ def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:
 
 def _check(group: Group, values: Tensor) -> None:
     if tuple(values.shape) != (group.size,):
-        raise InputError("scores of the wrong shape", where=group.name, seen=f"{tuple(values.shape)}, not ({group.size},)")
+        raise InputError(
+            "scores of the wrong shape", where=group.name, seen=f"{tuple(values.shape)}, not ({group.size},)"
+        )
     if not torch.isfinite(values).all():
         raise InputError(
             "scores that are not finite",

@@ -21,8 +21,8 @@ Change = Literal["permute", "reinit", "zero", "absorb"]
 class WeightPermutation:
     """How much a layer's output changes when the weights of one of its kernels are put in random order.
 
-    For kernel w with n weights and patches x_p, with w̄ = mean(w), c = w - w̄·1, S_p = Σ x_p and T = Σ_p (‖x_p‖² - S_p²/n),
-    the expectation over all permutations P is
+    For kernel w with n weights and patches x_p, with w̄ = mean(w), c = w - w̄·1, S_p = Σ x_p and
+    T = Σ_p (‖x_p‖² - S_p²/n), the expectation over all permutations P is
 
         E Σ_p (w·x_p - Pw·x_p)² = Σ_p (c·x_p)² + ‖c‖²·T/(n - 1),    c·x_p = y_p - b - w̄·S_p,
 
@@ -32,8 +32,8 @@ class WeightPermutation:
     Source: weight-permutation importance after Huang (master's thesis, USTB 2023); the closed form is fxprune's own.
 
     Attributes:
-        change: what happens to the kernel: "permute"; "reinit", drawn anew from PyTorch's default distribution (variance
-            1/(3n)); "zero"; "absorb", zeroed with its mean response absorbed by the next layer.
+        change: what happens to the kernel: "permute"; "reinit", drawn anew from PyTorch's default distribution
+            (variance 1/(3n)); "zero"; "absorb", zeroed with its mean response absorbed by the next layer.
         seed: of the standard normal inputs that are used when no data is given.
 
     Raises:
@@ -45,7 +45,9 @@ class WeightPermutation:
 
     def __post_init__(self) -> None:
         if self.change not in get_args(Change):
-            raise InputError("unknown change of a kernel", seen=self.change, remedy=f"one of {', '.join(get_args(Change))}")
+            raise InputError(
+                "unknown change of a kernel", seen=self.change, remedy=f"one of {', '.join(get_args(Change))}"
+            )
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         sums: dict[str, Tensor] = {}
@@ -60,7 +62,7 @@ class WeightPermutation:
         wanted = {s.tensor for g in groups for s in g.producers}
         samples = observe(model, groups.graph, data, wanted, add, self.seed)
         for name, parts in means.items():
-            first, count = sum(m for m, _ in parts), sum(n for _, n in parts)
+            first, count = torch.stack([m for m, _ in parts]).sum(0), sum(n for _, n in parts)
             sums[name] = sums[name] - first.square() / count
         return {g.name: self._score(g, {k: v / samples for k, v in sums.items()}) for g in groups}
 
@@ -77,7 +79,7 @@ class WeightPermutation:
 
 
 class _Response:
-    """A layer's kernels and its response without bias, grouped: kernels (g, o, n), response (batch, g, o, positions)."""
+    """A layer's kernels and its response without bias: kernels (g, o, n), response (batch, g, o, positions)."""
 
     def __init__(self, seen: Contraction) -> None:
         self.kernels = seen.kernels().double()
