@@ -13,9 +13,10 @@ The stages, each a pure function of the one before, and usable alone:
 """
 
 from fxprune import planners, scorers
+from fxprune.analysis import FixedDim, Group
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
-from fxprune.groups import FixedDim, Group, Groups, find_groups
+from fxprune.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan import Plan, Slot
 from fxprune.rewrite import cut_state, rewrite

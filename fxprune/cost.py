@@ -16,8 +16,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from torch import fx, nn
 
+from fxprune.analysis import Analysis, analyse
 from fxprune.errors import PlanError
-from fxprune.groups import Analysis, analyse
+from fxprune.factorings import Heads
 from fxprune.labels import Axes, Dim
 from fxprune.plan import Plan
 from fxprune.trace import Graph
@@ -98,14 +99,15 @@ class _Terms:
         return np.multiply.reduceat(self._base + self._weights @ counts, self._starts)
 
 
-_MODELS: weakref.WeakKeyDictionary[Graph, CostModel] = weakref.WeakKeyDictionary()
+_MODELS: weakref.WeakKeyDictionary[Analysis, CostModel] = weakref.WeakKeyDictionary()
 
 
-def cost_model(graph: Graph) -> CostModel:
+def cost_model(graph: Graph, heads: Heads = "") -> CostModel:
     """The cost of `graph` as a function of kept counts; remembered as long as the graph lives."""
-    if graph not in _MODELS:
-        _MODELS[graph] = CostModel(analyse(graph))
-    return _MODELS[graph]
+    analysis = analyse(graph, heads)
+    if analysis not in _MODELS:
+        _MODELS[analysis] = CostModel(analysis)
+    return _MODELS[analysis]
 
 
 def cost(graph: Graph, plan: Plan | None = None) -> Cost:
@@ -122,7 +124,7 @@ def cost(graph: Graph, plan: Plan | None = None) -> Cost:
     >>> fxprune.cost(fxprune.trace(net, torch.zeros(1, 4)))
     Cost(macs=48, parameters=58)
     """
-    model = cost_model(graph)
+    model = cost_model(graph, plan.heads if plan else "")
     return model(model.counts(plan))
 
 

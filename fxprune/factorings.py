@@ -7,12 +7,14 @@ choice is made in one pass over all grids with common marks, and repeated only w
 1. a factor along which the flat labels already vary while the others are constant;
 2. else one that another grid has chosen already;
 3. else one not fixed by something else;
-4. of several, the finer one (more indices), the last of equals.
+4. the one that the caller asked for, where a reshape splits a dim into heads and head width;
+5. of several, the finer one (more indices), the last of equals.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,9 @@ from scipy.sparse.csgraph import connected_components
 from fxprune.labels import Dim, Factoring, Fix, Labeller, Labels
 
 _NEUTRAL, _SHRINKS, _STAYS = 0, 1, 2
+
+# "width", "count" or "" (whichever is finer) for all modules, or (module name pattern, choice) pairs.
+Heads = str | tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,7 @@ class Components:
         return int(keep[self.of[dim]].sum()) if isinstance(dim, np.ndarray) else size
 
 
-def resolve(lab: Labeller) -> Components:
+def resolve(lab: Labeller, heads: Heads = "") -> Components:
     """The components of all labels after every factoring has been decided."""
     edges = list(lab.edges)
     fixes = list(lab.fixes)
@@ -57,7 +62,7 @@ def resolve(lab: Labeller) -> Components:
             break
         marks = _marks(of, fixes, chosen)
         for factoring in _obvious_first(pending, of):
-            _decide(factoring, of, marks, chosen, edges, fixes)
+            _decide(factoring, of, marks, chosen, edges, fixes, _asked_for(factoring, heads))
     fixes += _collapsed(lab.factorings, of)
     return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
 
@@ -105,9 +110,10 @@ def _decide(
     chosen: dict[Factoring, int],
     edges: list[tuple[Labels, Labels]],
     fixes: list[Fix],
+    heads: str,
 ) -> None:
     """Choose the factor that shrinks; mark the factors so that the next grid's choice agrees."""
-    k = _choice(f, of, marks)
+    k = _choice(f, of, marks, heads)
     chosen[f] = k
     for i, factor in enumerate(f.factors):
         if not isinstance(factor, np.ndarray):
@@ -122,7 +128,7 @@ def _decide(
         fixes.append(Fix(f.flat, f"no factor of the grid {'×'.join(map(str, f.sizes))} may shrink", f.node))
 
 
-def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> int:
+def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -> int:
     able = [k for k, d in enumerate(f.factors) if isinstance(d, np.ndarray) and (marks[of[d]] != _STAYS).any()]
     if not able:
         return -1
@@ -130,7 +136,21 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> int:
     if evident in able:
         return evident  # type: ignore[return-value]
     agreed = [k for k in able if (marks[of[f.factors[k]]] == _SHRINKS).any()]  # type: ignore[index]
+    if not agreed and heads and len(able) > 1:
+        return able[-1] if heads == "width" else able[-2]
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
+
+
+def _asked_for(f: Factoring, heads: Heads) -> str:
+    """Whether the heads of this reshape or their width shall shrink; "" leaves it open."""
+    if f.node.target._opname not in _RESHAPES:  # type: ignore[union-attr]
+        return ""
+    if isinstance(heads, str):
+        return heads
+    return next((choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern)), "")
+
+
+_RESHAPES = frozenset(["view", "_unsafe_view", "_reshape_alias"])
 
 
 def _along(f: Factoring, k: int) -> tuple[Labels, Labels]:

@@ -2,112 +2,23 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import gcd
 from typing import Any, overload
 
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
-from torch import fx
 
+from fxprune.analysis import Analysis, FixedDim, Group, analyse, mended
 from fxprune.errors import InputError
-from fxprune.factorings import Components, resolve
-from fxprune.labels import UNSET, Axes, Dim, Fixed, Labelling, Labels, label
-from fxprune.plan import Plan, PlannedGroup, Slot
-from fxprune.rules import rule_of
-from fxprune.rules.contraction import ROLES
+from fxprune.factorings import Heads
+from fxprune.plan import Plan, PlannedGroup, Scale
 from fxprune.trace import Graph
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Channels that can be removed one by one, each with all its slices.
-
-    Attributes:
-        name: the first producer's qualified name, for instance `layer1.0.conv1`; stable across runs.
-        size: number of channels.
-        slots: where the channels lie, in execution order.
-        mixed_by: the op that computes over the whole of the pruned dim (a norm, mean or softmax), with its module, so
-            that the pruned model differs from the masked one; empty where they are equal.
-    """
-
-    name: str
-    size: int
-    slots: tuple[Slot, ...]
-    mixed_by: str = ""
-
-    @property
-    def producers(self) -> tuple[Slot, ...]:
-        """The weights' dims that make these channels."""
-        return tuple(s for s in self.slots if s.role == "producer")
-
-    @property
-    def consumers(self) -> tuple[Slot, ...]:
-        """The weights' dims that read these channels."""
-        return tuple(s for s in self.slots if s.role == "consumer")
-
-
-@dataclass(frozen=True)
-class FixedDim:
-    """Indices of a tensor dim that must stay, and the op or boundary that fixes them.
-
-    Attributes:
-        tensor: qualified name of the parameter or buffer.
-        dim: the dim.
-        count: how many of its indices are fixed.
-        reason: why.
-        where: the op and the module that issued it, if an op is the reason.
-    """
-
-    tensor: str
-    dim: int
-    count: int
-    reason: str
-    where: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Analysis:
-    """All that is known of a graph: labels, components, and every candidate group, protected or not.
-
-    Attributes:
-        labelling: labels on every dim of the graph.
-        components: the resolved components.
-        group_of: index of each component's group, -1 where it belongs to none, of shape (components,).
-        channel_of: each component's channel in its group, of shape (components,).
-        groups: all candidate groups in execution order.
-        fixed: the dims that must stay.
-    """
-
-    labelling: Labelling
-    components: Components
-    group_of: Labels
-    channel_of: Labels
-    groups: tuple[Group, ...]
-    fixed: tuple[FixedDim, ...]
-
-    def length(self, dim: Dim, size: int) -> tuple[int, dict[int, int]]:
-        """A dim's length as (constant part, {group index: indices per channel}); other dims are all constant."""
-        if not isinstance(dim, np.ndarray):
-            return size, {}
-        owners = self.group_of[self.components.of[dim]]
-        counts = np.bincount(owners[owners >= 0], minlength=1)
-        return int((owners < 0).sum()), {int(g): int(counts[g]) // self.groups[g].size for g in counts.nonzero()[0]}
-
-    def attributes(self, counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
-        """New values of the attributes that hold a dim's length, when `counts` channels of the named groups stay."""
-        found: dict[str, dict[str, int]] = {}
-        for use in self.labelling.labeller.widths:
-            new, per_group = self.length(use.labels, len(use.labels))
-            new += sum(n * counts.get(self.groups[g].name, self.groups[g].size) for g, n in per_group.items())
-            if new != len(use.labels):
-                found.setdefault(use.module, {})[use.attribute] = new
-        return found
+from fxprune.widths import Held, held_by_code
 
 
 class Groups(Sequence[Group]):
@@ -117,12 +28,23 @@ class Groups(Sequence[Group]):
         graph: the recorded forward.
         fixed: every parameter dim that must stay, with the reason.
         unknown_ops: ops without a rule, counted; they fix what they touch.
+        ties: sets of groups that must keep the same part of their channels, because the model's code computes one width
+            from another.
     """
 
-    def __init__(self, analysis: Analysis, members: Sequence[Group], fixed: Sequence[FixedDim]) -> None:
+    def __init__(self, analysis: Analysis, held: Held, heads: Heads) -> None:
+        members = [g for g in analysis.groups if g.name not in held.fixed]
+        fixed = [
+            FixedDim(s.tensor, s.dim, len(s.positions), *held.fixed[g.name])
+            for g in analysis.groups
+            if g.name in held.fixed
+            for s in g.slots
+        ]
         self.analysis = analysis
+        self.ties = held.ties
+        self._held, self._heads = held, heads
         self.graph: Graph = analysis.labelling.graph
-        self.fixed: tuple[FixedDim, ...] = tuple(fixed)
+        self.fixed: tuple[FixedDim, ...] = (*analysis.fixed, *fixed)
         self.unknown_ops: Counter[str] = analysis.labelling.labeller.unknown
         self._members = tuple(members)
         self._by_name = {g.name: g for g in members}
@@ -147,13 +69,45 @@ class Groups(Sequence[Group]):
         """The plan that keeps the given channels of the named groups, and all channels of the others.
 
         Raises:
-            InputError: an unknown group, a channel out of range, or a group that would lose all channels.
+            InputError: an unknown group, a channel out of range, a group that would lose all channels, or tied groups
+                that would keep different parts.
         """
         chosen = {name: _checked(self._known(name), channels) for name, channels in kept.items()}
+        counts = {g.name: len(chosen[g.name]) if g.name in chosen else g.size for g in self}
+        self._check_ties(counts)
         planned = {g.name: PlannedGroup(g.name, g.size, chosen.get(g.name, np.arange(g.size)), g.slots) for g in self}
         tensors = self.graph.tensors
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
-        return Plan(planned, self.analysis.attributes({n: len(k) for n, k in chosen.items()}), shapes)
+        attributes = mended(self.analysis, self._held.mends, counts)
+        return Plan(planned, attributes, shapes, self._scales(counts), self._heads)
+
+    def in_step(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The counts nearest to `counts` that tied groups can have together; others are as given."""
+        result = dict(counts)
+        for tie in self.ties:
+            step = self._step(tie)
+            mean = sum(counts.get(n, self[n].size) / self[n].size for n in tie) / len(tie)
+            part = max(1, min(step, round(mean * step)))
+            result |= {n: self[n].size // step * part for n in tie}
+        return result
+
+    def _step(self, tie: Iterable[str]) -> int:
+        """Into how many equal parts all groups of a tie can be cut."""
+        return gcd(*(self[n].size for n in tie))
+
+    def _check_ties(self, counts: Mapping[str, int]) -> None:
+        for tie in self.ties:
+            parts = {counts[n] / self[n].size for n in tie}
+            if len(parts) > 1 or (counts[min(tie)] * self._step(tie)) % self[min(tie)].size:
+                seen = ", ".join(f"{n}: {counts[n]} of {self[n].size}" for n in sorted(tie))
+                remedy = "plan them together: groups.in_step(counts) gives counts that fit"
+                raise InputError(
+                    "tied groups must keep the same part of their channels", seen=seen[:200], remedy=remedy
+                )
+
+    def _scales(self, counts: Mapping[str, int]) -> tuple[Scale, ...]:
+        uses = [(u, counts[u.group] / self[u.group].size) for u in self._held.scales if u.group in counts]
+        return tuple(Scale(u.tensor, u.rows, part**u.exponent) for u, part in uses if part < 1)
 
     def _known(self, name: str) -> Group:
         if name not in self._by_name:
@@ -186,18 +140,20 @@ def _checked(group: Group, channels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return kept
 
 
-def find_groups(graph: Graph, protect: Iterable[str] = ()) -> Groups:
+def find_groups(graph: Graph, protect: Iterable[str] = (), *, heads: str | Mapping[str, str] = "") -> Groups:
     """Find all groups of channels that can be pruned.
 
     Args:
         graph: from `fxprune.trace`.
         protect: names (or shell patterns) of modules, parameters or groups that must keep all channels.
+        heads: what shrinks where attention splits its width into heads: "width" (of every head), "count" (of heads), ""
+            (whichever has more indices), or {module name pattern: one of these}.
 
     Returns:
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
 
     Raises:
-        InputError: an entry of `protect` matches nothing.
+        InputError: an entry of `protect` matches nothing, or an unknown choice of `heads`.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
@@ -207,19 +163,12 @@ def find_groups(graph: Graph, protect: Iterable[str] = ()) -> Groups:
     >>> groups.fixed[0]
     FixedDim(tensor='0.weight', dim=1, count=3, reason='model input', where='')
     """
-    from fxprune.widths import held_by_code
-
-    analysis = analyse(graph)
-    reasons = {**_protected(analysis, tuple(protect))}
-    reasons = {**held_by_code(analysis, frozenset(reasons)), **reasons}
-    members = [g for g in analysis.groups if g.name not in reasons]
-    fixed = [
-        FixedDim(s.tensor, s.dim, len(s.positions), *reasons[g.name])
-        for g in analysis.groups
-        if g.name in reasons
-        for s in g.slots
-    ]
-    return Groups(analysis, members, [*analysis.fixed, *fixed])
+    choice: Heads = heads if isinstance(heads, str) else tuple(heads.items())
+    for value in [choice] if isinstance(choice, str) else [v for _, v in choice]:
+        if value not in ("", "width", "count"):
+            raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
+    analysis = analyse(graph, choice)
+    return Groups(analysis, held_by_code(analysis, _protected(analysis, tuple(protect))), choice)
 
 
 def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -240,180 +189,3 @@ def _touches(group: Group, pattern: str) -> bool:
 
 def _matches(name: str, pattern: str) -> bool:
     return name == pattern or name.startswith(pattern + ".") or fnmatchcase(name, pattern)
-
-
-_ANALYSES: weakref.WeakKeyDictionary[Graph, Analysis] = weakref.WeakKeyDictionary()
-
-
-def analyse(graph: Graph) -> Analysis:
-    """Label the graph and find its components and candidate groups; remembered as long as the graph lives."""
-    if graph not in _ANALYSES:
-        _ANALYSES[graph] = _analyse(graph)
-    return _ANALYSES[graph]
-
-
-def _analyse(graph: Graph) -> Analysis:
-    labelling = label(graph, rule_of)
-    components = resolve(labelling.labeller)
-    parameters = labelling.parameter_axes()
-    places = [
-        (name, dim, axes[dim]) for name, axes in parameters.items() for dim in range(len(axes)) if _labelled(axes, dim)
-    ]
-    group_of, channel_of = _partition(components, [labels for *_, labels in places])  # type: ignore[misc]
-    mixed = _mixed(labelling, components, group_of)
-    groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
-    lone = {i for i, g in enumerate(groups) if g.size == 1}
-    fixed = _fixed_dims(labelling, components, parameters)
-    return (
-        Analysis(labelling, components, group_of, channel_of, groups, (*fixed,))
-        if not lone
-        else _without(Analysis(labelling, components, group_of, channel_of, groups, (*fixed,)), lone)
-    )
-
-
-def _without(analysis: Analysis, lone: set[int]) -> Analysis:
-    """Groups of one channel cannot shrink."""
-    keep = [i for i in range(len(analysis.groups)) if i not in lone]
-    renumber = np.full(len(analysis.groups) + 1, -1)
-    renumber[keep] = np.arange(len(keep))
-    fixed = [
-        FixedDim(s.tensor, s.dim, len(s.positions), "all its channels are tied into one")
-        for i in sorted(lone)
-        for s in analysis.groups[i].slots
-    ]
-    groups = tuple(analysis.groups[i] for i in keep)
-    return Analysis(
-        analysis.labelling,
-        analysis.components,
-        renumber[analysis.group_of],
-        analysis.channel_of,
-        groups,
-        (*analysis.fixed, *fixed),
-    )
-
-
-def _labelled(axes: Axes, dim: int) -> bool:
-    return isinstance(axes.known(dim), np.ndarray)
-
-
-def _partition(components: Components, places: Sequence[Labels]) -> tuple[Labels, Labels]:
-    """Group components that touch the same places equally often; number the channels by first appearance.
-
-    A component's signature is the sum of one random 64-bit key per touch: equal multisets of places have equal sums,
-    and different ones differ but for a chance of about 1e-13 (10^3 groups).
-    """
-    count = len(components.fix)
-    group_of, channel_of = np.full(count, -1), np.full(count, -1)
-    if not places:
-        return group_of, channel_of
-    touched = components.of[np.concatenate(places)]
-    keys = np.random.default_rng(0).integers(0, 2**63, len(places), dtype=np.uint64)
-    signature = np.zeros(count, dtype=np.uint64)
-    np.add.at(signature, touched, np.repeat(keys, [len(p) for p in places]))
-    first = np.full(count, len(touched))
-    first[touched[::-1]] = np.arange(len(touched))[::-1]
-    free = np.flatnonzero((first < len(touched)) & (components.fix < 0))
-    free = free[np.argsort(first[free])]
-    if not len(free):
-        return group_of, channel_of
-    _, start, inverse, counts = np.unique(signature[free], return_index=True, return_inverse=True, return_counts=True)
-    rank = np.argsort(np.argsort(start))
-    group_of[free] = rank[inverse]
-    order = np.argsort(inverse, kind="stable")
-    channel_of[free[order]] = np.arange(len(free)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return group_of, channel_of
-
-
-def _make_groups(
-    graph: Graph,
-    components: Components,
-    places: Sequence[Any],
-    group_of: Labels,
-    channel_of: Labels,
-    mixed: Mapping[int, str],
-) -> tuple[Group, ...]:
-    roles = _roles(graph)
-    slots: dict[int, list[Slot]] = {}
-    for name, dim, labels in places:
-        touched = components.of[labels]
-        owners = group_of[touched]
-        role = roles.get((name, dim), "other")
-        for g in [int(owners[0])] if (owners == owners[0]).all() else np.unique(owners).tolist():
-            if g >= 0:
-                positions = np.flatnonzero(owners == g)
-                slots.setdefault(g, []).append(
-                    Slot(name, dim, len(labels), positions, channel_of[touched[positions]], role)
-                )
-    names = _names([slots[g] for g in range(len(slots))])
-    sizes = [1 + max(int(s.channels.max()) for s in slots[g]) for g in range(len(slots))]
-    return tuple(Group(names[g], sizes[g], tuple(slots[g]), mixed.get(g, "")) for g in range(len(slots)))
-
-
-def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
-    """For each group that a norm, mean or softmax runs over: the first such op."""
-    found: dict[int, str] = {}
-    for mix in labelling.labeller.mixes:
-        for g in np.unique(group_of[components.of[mix.labels]]).tolist():
-            if g >= 0:
-                found.setdefault(g, _place(mix.node))
-    return found
-
-
-def _names(members: Sequence[Sequence[Slot]]) -> list[str]:
-    """Each group is called after its first producer's module, or the first tensor; later ones of one module get #2."""
-    seen: Counter[str] = Counter()
-    names = []
-    for slots in members:
-        lead = next((s for s in slots if s.role == "producer"), slots[0]).tensor
-        base = lead.rpartition(".")[0] if lead.endswith((".weight", ".bias")) else lead
-        seen[base] += 1
-        names.append(base if seen[base] == 1 else f"{base}#{seen[base]}")
-    return names
-
-
-def _roles(graph: Graph) -> dict[tuple[str, int], str]:
-    """What each weight dim is to the contraction that uses it."""
-    roles: dict[tuple[str, int], str] = {}
-    for node in graph.fx.nodes:
-        find = ROLES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
-        for argument, producer, consumer in find(node) if find else ():
-            source, turned = _unturned(node.args[argument])
-            if source.op == "get_attr":
-                for dim, role in ((producer, "producer"), (consumer, "consumer")):
-                    roles.setdefault((str(source.target), 1 - dim if turned else dim), role)
-    return roles
-
-
-def _unturned(node: Any) -> tuple[fx.Node, bool]:
-    """Look through the transposition that a linear layer applies to its weight."""
-    turned = node.op == "call_function" and getattr(node.target, "_opname", "") == "t"
-    return (node.args[0], True) if turned else (node, False)
-
-
-def _fixed_dims(labelling: Labelling, components: Components, parameters: Mapping[str, Axes]) -> list[FixedDim]:
-    found = [d for name, axes in parameters.items() for i in range(len(axes)) for d in _why(components, name, axes, i)]
-    unused = [name for name in labelling.graph.tensors if name not in parameters]
-    for name in unused:
-        shape = labelling.graph.tensors[name].shape
-        found += [FixedDim(name, i, n, "not used by the recorded forward") for i, n in enumerate(shape) if n > 1]
-    return found
-
-
-def _why(components: Components, name: str, axes: Axes, i: int) -> Iterator[FixedDim]:
-    dim = axes.known(i)
-    if dim is UNSET:
-        yield FixedDim(name, i, axes.shape[i], "no op reads this dim")
-    elif isinstance(dim, Fixed):
-        yield FixedDim(name, i, axes.shape[i], dim.reason)
-    elif isinstance(dim, np.ndarray):
-        causes = components.fix[components.of[dim]]
-        for k, count in zip(*np.unique(causes[causes >= 0], return_counts=True), strict=True):
-            fix = components.fixes[k]
-            yield FixedDim(name, i, int(count), fix.reason, _place(fix.node))
-
-
-def _place(node: fx.Node | None) -> str:
-    if node is None or node.op == "output":
-        return ""
-    module = node.meta.get("module")
-    return f"{node.target}" + (f" in {module}" if module else "")

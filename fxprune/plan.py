@@ -63,6 +63,24 @@ class PlannedGroup:
     slots: tuple[Slot, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Rows of a weight or bias that are multiplied by a factor.
+
+    Where the model's code computes an attention scale from a width, the shorter width would change it; the weights
+    before it take up the difference, so that the scale keeps its old effect.
+
+    Attributes:
+        tensor: qualified name.
+        rows: positions along the first dim of the full-size tensor.
+        factor: what they are multiplied by.
+    """
+
+    tensor: str
+    rows: Ints
+    factor: float
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which channels of which groups stay.
@@ -71,6 +89,8 @@ class Plan:
         groups: the planned groups by name, in execution order.
         attributes: new values of int attributes that do not follow from tensor shapes: {module: {"groups": 16}}.
         shapes: the full shape of each tensor that the plan cuts.
+        scales: weights that take up a changed attention scale.
+        heads: the choice of heads or head width that the groups were found with.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -85,6 +105,8 @@ class Plan:
     groups: Mapping[str, PlannedGroup]
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scales: tuple[Scale, ...] = ()
+    heads: str | tuple[tuple[str, str], ...] = ""
 
     def kept_counts(self) -> dict[str, int]:
         """Channels that stay, by group."""
@@ -186,6 +208,8 @@ def _to_dict(plan: Plan) -> dict[str, Any]:
         "fxprune_plan": _VERSION,
         "groups": groups,
         "attributes": {m: dict(a) for m, a in plan.attributes.items()},
+        "scales": [{"tensor": s.tensor, "rows": s.rows.tolist(), "factor": s.factor} for s in plan.scales],
+        "heads": plan.heads if isinstance(plan.heads, str) else [list(pair) for pair in plan.heads],
         "shapes": {name: list(shape) for name, shape in plan.shapes.items()},
     }
 
@@ -212,7 +236,16 @@ def _from_dict(data: Any) -> Plan:
     shapes = {str(k): tuple(_index(n) for n in v) for k, v in data["shapes"].items()}
     groups = [_group(g, shapes) for g in data["groups"]]
     attributes = {str(m): {str(k): _index(v) for k, v in a.items()} for m, a in data["attributes"].items()}
-    return Plan({g.name: g for g in groups}, attributes, shapes)
+    scales = tuple(_scale(s, shapes) for s in data["scales"])
+    heads = data["heads"] if isinstance(data["heads"], str) else tuple((str(a), str(b)) for a, b in data["heads"])
+    return Plan({g.name: g for g in groups}, attributes, shapes, scales, heads)
+
+
+def _scale(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Scale:
+    tensor, factor = str(data["tensor"]), float(data["factor"])
+    if not 0 < factor < float("inf"):
+        raise PlanError(f"a factor of {tensor} is out of range", seen=str(factor), remedy="save the plan again")
+    return Scale(tensor, _indices(data["rows"], shapes[tensor][0], f"row of {tensor}"), factor)
 
 
 def _index(value: Any) -> int:

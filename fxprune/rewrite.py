@@ -43,7 +43,9 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """
     tensors = tensors_of(model)
     check_fit(tensors, plan)
-    replaced = {id(tensors[name]): _cut_like(tensors[name], cuts) for name, cuts in plan.cuts().items()}
+    cuts = plan.cuts()
+    changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
+    replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
     if inplace:
         _replace(model, replaced)
     else:
@@ -58,10 +60,10 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
 
     Args:
         state: tensors by parameter name; those that the plan does not cut are passed on.
-        plan: what stays.
+        plan: what stays. Its scales are applied as well, as to weights.
     """
     cuts = plan.cuts()
-    return {name: cut(t, cuts[name]) if name in cuts else t for name, t in state.items()}
+    return {name: cut(_scaled(name, t, plan), cuts.get(name, {})) for name, t in state.items()}
 
 
 def check_fit(tensors: Mapping[str, Tensor], plan: Plan) -> None:
@@ -80,6 +82,8 @@ _REMEDY = "apply the plan to a full-size model of the architecture that it was m
 def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     """The kept part of a tensor: {dim: kept indices}. Memory format is kept."""
     shortest_first = sorted(cuts.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]])
+    if not cuts:
+        return tensor.detach()
     result = tensor.detach()
     for dim, kept in shortest_first:
         result = result.index_select(dim, torch.from_numpy(kept).to(tensor.device))
@@ -87,8 +91,16 @@ def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def _cut_like(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
-    smaller = cut(tensor, cuts)
+def _scaled(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+    for scale in plan.scales:
+        if scale.tensor == name:
+            tensor = tensor.detach().clone()
+            tensor[torch.from_numpy(scale.rows).to(tensor.device)] *= scale.factor
+    return tensor
+
+
+def _cut_like(name: str, tensor: Tensor, cuts: Mapping[int, Ints], plan: Plan) -> Tensor:
+    smaller = cut(_scaled(name, tensor, plan), cuts)
     if isinstance(tensor, nn.Parameter):
         smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     smaller.__dict__.update(tensor.__dict__)

@@ -152,9 +152,12 @@ def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> T
     )
 
 
-def meta_like(_: str, t: Tensor) -> Tensor:
-    """A meta tensor like `t`; parameters stay parameters."""
-    meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A meta tensor like `t`, or of another shape; parameters stay parameters."""
+    if shape is None:
+        meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+    else:
+        meta = torch.empty(shape, dtype=t.dtype, device="meta")
     return nn.Parameter(meta, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else meta
 
 

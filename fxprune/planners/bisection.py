@@ -132,5 +132,5 @@ class Bisection:
         if tune is not None:
             tune(small)
         score = evaluate(small)
-        costs = cost_model(groups.graph)
+        costs = cost_model(groups.graph, plan.heads)
         return Probe(rate, score, score + self.tolerance >= baseline, costs(costs.counts(plan)))

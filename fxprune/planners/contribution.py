@@ -11,7 +11,7 @@ from torch import Tensor
 from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.plan import Plan
-from fxprune.planners.uniform import best
+from fxprune.planners.uniform import keep_best
 from fxprune.scorers.base import check_scores, share
 
 
@@ -38,7 +38,7 @@ class CumulativeContribution:
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)
-        return groups.plan({g.name: best(scores[g.name], self._count(g.name, scores[g.name])) for g in groups})
+        return keep_best(groups, scores, {g.name: self._count(g.name, scores[g.name]) for g in groups})
 
     def _count(self, name: str, scores: Tensor) -> int:
         if (scores < 0).any():

@@ -36,12 +36,20 @@ class Uniform:
             raise InputError("round_to must be a positive integer", seen=str(self.round_to), remedy="8 or 16 are usual")
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        check_scores(scores, groups)
-        return groups.plan({g.name: self._kept(scores[g.name], g.size) for g in groups})
+        return keep_best(groups, scores, {g.name: self._count(g.size) for g in groups})
 
-    def _kept(self, scores: Tensor, size: int) -> npt.NDArray[np.int64]:
+    def _count(self, size: int) -> int:
         count = max(1, size - int(self.ratio * size))
-        return best(scores, min(size, -(-count // self.round_to) * self.round_to))
+        return min(size, -(-count // self.round_to) * self.round_to)
+
+
+def keep_best(groups: Groups, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Plan:
+    """The plan that keeps the channels of largest score, as many of each group as `counts` says.
+
+    Groups that are tied to one another keep the same part of their channels, the nearest to the mean of what was asked.
+    """
+    check_scores(scores, groups)
+    return groups.plan({name: best(scores[name], count) for name, count in groups.in_step(counts).items()})
 
 
 def check_ratio(ratio: float) -> None:

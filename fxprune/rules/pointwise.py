@@ -9,6 +9,8 @@ from fxprune.labels import Axes, Call, Dim, Rule
 
 def pointwise(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:
     """Equate the broadcast-aligned dims of all tensor arguments."""
+    if call.node.target._opname in ("mul", "div") and any(isinstance(a, float) for a in args):  # type: ignore[union-attr]
+        call.lab.suspect()
     operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Axes)]
     if len(operands) == 1 and operands[0].shape == call.shape:
         return operands[0].dims()
@@ -43,8 +45,8 @@ abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or 
 clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor floor_divide fmod frac ge gelu glu_jvp
 gt hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
 log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
-nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn sigmoid sign silu sin sinh
-softplus softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill zero
+nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn
+sigmoid sign silu sin sinh softplus softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill zero
 """.split()
 _FIRST = """
 alias bernoulli clone contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis import Group
 from fxprune.errors import InputError
-from fxprune.groups import Group, Groups
+from fxprune.groups import Groups
 from fxprune.plan import Slot
 
 Scores = dict[str, Tensor]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis import Group
 from fxprune.borrow import tensors_of
-from fxprune.groups import Group, Groups
+from fxprune.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, per_channel
 

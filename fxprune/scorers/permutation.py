@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis import Group
 from fxprune.errors import InputError
-from fxprune.groups import Group, Groups
+from fxprune.groups import Groups
 from fxprune.scorers.base import Scores, per_channel, share
 from fxprune.scorers.observe import Contraction, observe
 

@@ -1,0 +1,299 @@
+"""Analysis: labels, components and candidate groups of a graph, and why every other dim must stay."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from fxprune.factorings import Components, Heads, resolve
+from fxprune.labels import UNSET, Axes, Dim, Fixed, Labelling, Labels, WidthUse, label
+from fxprune.plan import Slot
+from fxprune.rules import rule_of
+from fxprune.rules.contraction import ROLES
+from fxprune.trace import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that can be removed one by one, each with all its slices.
+
+    Attributes:
+        name: the first producer's qualified name, for instance `layer1.0.conv1`; stable across runs.
+        size: number of channels.
+        slots: where the channels lie, in execution order.
+        mixed_by: the op that computes over the whole of the pruned dim (a norm, mean or softmax), with its module, so
+            that the pruned model differs from the masked one; empty where they are equal.
+    """
+
+    name: str
+    size: int
+    slots: tuple[Slot, ...]
+    mixed_by: str = ""
+
+    @property
+    def producers(self) -> tuple[Slot, ...]:
+        """The weights' dims that make these channels."""
+        return tuple(s for s in self.slots if s.role == "producer")
+
+    @property
+    def consumers(self) -> tuple[Slot, ...]:
+        """The weights' dims that read these channels."""
+        return tuple(s for s in self.slots if s.role == "consumer")
+
+
+@dataclass(frozen=True)
+class FixedDim:
+    """Indices of a tensor dim that must stay, and the op or boundary that fixes them.
+
+    Attributes:
+        tensor: qualified name of the parameter or buffer.
+        dim: the dim.
+        count: how many of its indices are fixed.
+        reason: why.
+        where: the op and the module that issued it, if an op is the reason.
+    """
+
+    tensor: str
+    dim: int
+    count: int
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """All that is known of a graph: labels, components, and every candidate group, protected or not.
+
+    Attributes:
+        labelling: labels on every dim of the graph.
+        components: the resolved components.
+        group_of: index of each component's group, -1 where it belongs to none, of shape (components,).
+        channel_of: each component's channel in its group, of shape (components,).
+        groups: all candidate groups in execution order.
+        fixed: the dims that must stay.
+    """
+
+    labelling: Labelling
+    components: Components
+    group_of: Labels
+    channel_of: Labels
+    groups: tuple[Group, ...]
+    fixed: tuple[FixedDim, ...]
+
+    def length(self, dim: Dim, size: int) -> tuple[int, dict[int, int]]:
+        """A dim's length as (constant part, {group index: indices per channel}); other dims are all constant."""
+        if not isinstance(dim, np.ndarray):
+            return size, {}
+        owners = self.group_of[self.components.of[dim]]
+        counts = np.bincount(owners[owners >= 0], minlength=1)
+        return int((owners < 0).sum()), {int(g): int(counts[g]) // self.groups[g].size for g in counts.nonzero()[0]}
+
+    @cached_property
+    def by_name(self) -> dict[str, Group]:
+        return {g.name: g for g in self.groups}
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Each group's place in `groups`."""
+        return {g.name: i for i, g in enumerate(self.groups)}
+
+
+def mended(analysis: Analysis, learned: Iterable[WidthUse], counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """New values of the int attributes that hold a dim's length, when `counts` channels of the named groups stay.
+
+    Args:
+        analysis: of the graph.
+        learned: attributes beside those that the rules have named.
+        counts: kept channels; groups that are absent keep all.
+    """
+    found: dict[str, dict[str, int]] = {}
+    model = analysis.labelling.graph.model
+    for use in (*analysis.labelling.labeller.widths, *learned):
+        new, per_group = analysis.length(use.labels, len(use.labels))
+        new += sum(n * counts.get(analysis.groups[g].name, analysis.groups[g].size) for g, n in per_group.items())
+        holds = getattr(model.get_submodule(use.module), use.attribute, None) == len(use.labels)
+        if new != len(use.labels) and holds:
+            found.setdefault(use.module, {})[use.attribute] = new
+    return found
+
+
+_ANALYSES: weakref.WeakKeyDictionary[Graph, dict[Heads, Analysis]] = weakref.WeakKeyDictionary()
+
+
+def analyse(graph: Graph, heads: Heads = "") -> Analysis:
+    """Label the graph and find its components and candidate groups; remembered as long as the graph lives."""
+    known = _ANALYSES.setdefault(graph, {})
+    if heads not in known:
+        known[heads] = _analyse(graph, heads)
+    return known[heads]
+
+
+def _analyse(graph: Graph, heads: Heads) -> Analysis:
+    labelling = label(graph, rule_of)
+    components = resolve(labelling.labeller, heads)
+    parameters = labelling.parameter_axes()
+    places = [
+        (name, dim, axes[dim]) for name, axes in parameters.items() for dim in range(len(axes)) if _labelled(axes, dim)
+    ]
+    group_of, channel_of = _partition(components, [labels for *_, labels in places])  # type: ignore[misc]
+    mixed = _mixed(labelling, components, group_of)
+    groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
+    fixed = tuple(_fixed_dims(labelling, components, parameters))
+    analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed)
+    lone = {i for i, g in enumerate(groups) if g.size == 1}
+    return _without(analysis, lone) if lone else analysis
+
+
+def _without(analysis: Analysis, lone: set[int]) -> Analysis:
+    """Groups of one channel cannot shrink."""
+    keep = [i for i in range(len(analysis.groups)) if i not in lone]
+    renumber = np.full(len(analysis.groups) + 1, -1)
+    renumber[keep] = np.arange(len(keep))
+    fixed = [
+        FixedDim(s.tensor, s.dim, len(s.positions), "all its channels are tied into one")
+        for i in sorted(lone)
+        for s in analysis.groups[i].slots
+    ]
+    groups = tuple(analysis.groups[i] for i in keep)
+    return Analysis(
+        analysis.labelling,
+        analysis.components,
+        renumber[analysis.group_of],
+        analysis.channel_of,
+        groups,
+        (*analysis.fixed, *fixed),
+    )
+
+
+def _labelled(axes: Axes, dim: int) -> bool:
+    return isinstance(axes.known(dim), np.ndarray)
+
+
+def _partition(components: Components, places: Sequence[Labels]) -> tuple[Labels, Labels]:
+    """Group components that touch the same places equally often; number the channels by first appearance.
+
+    A component's signature is the sum of one random 64-bit key per touch: equal multisets of places have equal sums,
+    and different ones differ but for a chance of about 1e-13 (10^3 groups).
+    """
+    count = len(components.fix)
+    group_of, channel_of = np.full(count, -1), np.full(count, -1)
+    if not places:
+        return group_of, channel_of
+    touched = components.of[np.concatenate(places)]
+    keys = np.random.default_rng(0).integers(0, 2**63, len(places), dtype=np.uint64)
+    signature = np.zeros(count, dtype=np.uint64)
+    np.add.at(signature, touched, np.repeat(keys, [len(p) for p in places]))
+    first = np.full(count, len(touched))
+    first[touched[::-1]] = np.arange(len(touched))[::-1]
+    free = np.flatnonzero((first < len(touched)) & (components.fix < 0))
+    free = free[np.argsort(first[free])]
+    if not len(free):
+        return group_of, channel_of
+    _, start, inverse, counts = np.unique(signature[free], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(start))
+    group_of[free] = rank[inverse]
+    order = np.argsort(inverse, kind="stable")
+    channel_of[free[order]] = np.arange(len(free)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return group_of, channel_of
+
+
+def _make_groups(
+    graph: Graph,
+    components: Components,
+    places: Sequence[Any],
+    group_of: Labels,
+    channel_of: Labels,
+    mixed: Mapping[int, str],
+) -> tuple[Group, ...]:
+    roles = _roles(graph)
+    slots: dict[int, list[Slot]] = {}
+    for name, dim, labels in places:
+        touched = components.of[labels]
+        owners = group_of[touched]
+        role = roles.get((name, dim), "other")
+        for g in [int(owners[0])] if (owners == owners[0]).all() else np.unique(owners).tolist():
+            if g >= 0:
+                positions = np.flatnonzero(owners == g)
+                slots.setdefault(g, []).append(
+                    Slot(name, dim, len(labels), positions, channel_of[touched[positions]], role)
+                )
+    names = _names([slots[g] for g in range(len(slots))])
+    sizes = [1 + max(int(s.channels.max()) for s in slots[g]) for g in range(len(slots))]
+    return tuple(Group(names[g], sizes[g], tuple(slots[g]), mixed.get(g, "")) for g in range(len(slots)))
+
+
+def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
+    """For each group that a norm, mean or softmax runs over: the first such op."""
+    found: dict[int, str] = {}
+    for mix in labelling.labeller.mixes:
+        for g in np.unique(group_of[components.of[mix.labels]]).tolist():
+            if g >= 0:
+                found.setdefault(g, _place(mix.node))
+    return found
+
+
+def _names(members: Sequence[Sequence[Slot]]) -> list[str]:
+    """Each group is called after its first producer's module, or the first tensor; later ones of one module get #2."""
+    seen: Counter[str] = Counter()
+    names = []
+    for slots in members:
+        lead = next((s for s in slots if s.role == "producer"), slots[0]).tensor
+        base = lead.rpartition(".")[0] if lead.endswith((".weight", ".bias")) else lead
+        seen[base] += 1
+        names.append(base if seen[base] == 1 else f"{base}#{seen[base]}")
+    return names
+
+
+def _roles(graph: Graph) -> dict[tuple[str, int], str]:
+    """What each weight dim is to the contraction that uses it."""
+    roles: dict[tuple[str, int], str] = {}
+    for node in graph.fx.nodes:
+        find = ROLES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
+        for argument, producer, consumer in find(node) if find else ():
+            source, turned = _unturned(node.args[argument])
+            if source.op == "get_attr":
+                for dim, role in ((producer, "producer"), (consumer, "consumer")):
+                    roles.setdefault((str(source.target), 1 - dim if turned else dim), role)
+    return roles
+
+
+def _unturned(node: Any) -> tuple[fx.Node, bool]:
+    """Look through the transposition that a linear layer applies to its weight."""
+    turned = node.op == "call_function" and getattr(node.target, "_opname", "") == "t"
+    return (node.args[0], True) if turned else (node, False)
+
+
+def _fixed_dims(labelling: Labelling, components: Components, parameters: Mapping[str, Axes]) -> list[FixedDim]:
+    found = [d for name, axes in parameters.items() for i in range(len(axes)) for d in _why(components, name, axes, i)]
+    unused = [name for name in labelling.graph.tensors if name not in parameters]
+    for name in unused:
+        shape = labelling.graph.tensors[name].shape
+        found += [FixedDim(name, i, n, "not used by the recorded forward") for i, n in enumerate(shape) if n > 1]
+    return found
+
+
+def _why(components: Components, name: str, axes: Axes, i: int) -> Iterator[FixedDim]:
+    dim = axes.known(i)
+    if dim is UNSET:
+        yield FixedDim(name, i, axes.shape[i], "no op reads this dim")
+    elif isinstance(dim, Fixed):
+        yield FixedDim(name, i, axes.shape[i], dim.reason)
+    elif isinstance(dim, np.ndarray):
+        causes = components.fix[components.of[dim]]
+        for k, count in zip(*np.unique(causes[causes >= 0], return_counts=True), strict=True):
+            fix = components.fixes[k]
+            yield FixedDim(name, i, int(count), fix.reason, _place(fix.node))
+
+
+def _place(node: fx.Node | None) -> str:
+    if node is None or node.op == "output":
+        return ""
+    module = node.meta.get("module")
+    return f"{node.target}" + (f" in {module}" if module else "")

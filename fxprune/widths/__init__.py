@@ -1,0 +1,17 @@
+"""Widths that the model's own Python code holds, beside its tensors: found by probing, then mended, tied or fixed.
+
+Labels tell what the data allows; the model's code can hold widths too (`x.reshape(n, self.hidden, -1)`, `C // heads`).
+A probe gives every group its own keep count, runs the model on meta tensors cut to these counts, and compares the shape
+that each ATen call delivers with the one that the labels predict. A difference is answered with the predicted shape, so
+that one run finds all of them; what it means is learned from the numbers:
+
+* the call kept its old size, and an int attribute of a module holds it: the attribute is *mended*;
+* the call follows another group's width: the two groups are *tied*, they keep the same part;
+* a scalar changed (an attention scale computed from a width): its old value is *folded* into the weights before it;
+* else the group is *fixed*, with the line of code as the reason.
+"""
+
+from fxprune.widths.held import Held, ScaleUse
+from fxprune.widths.learn import held_by_code
+
+__all__ = ["Held", "ScaleUse", "held_by_code"]

@@ -1,0 +1,67 @@
+"""What is known of the widths in a model's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from fxprune.labels import WidthUse
+from fxprune.plan import Ints
+
+Reason = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleUse:
+    """Weights to be multiplied by (kept part of `group`) ** `exponent`, so that a scalar in the code keeps its effect.
+
+    Attributes:
+        tensor: a weight or bias.
+        rows: positions along its first dim.
+        group: the group whose width the scalar follows.
+        exponent: how it follows.
+    """
+
+    tensor: str
+    rows: Ints
+    group: str
+    exponent: float
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What the model's code holds.
+
+    Attributes:
+        fixed: groups that cannot shrink: {group: (reason, where)}.
+        ties: sets of groups that must keep the same part of their channels.
+        mends: int attributes that hold the length of a labelled dim.
+        scales: weights that absorb a scalar which follows a width.
+        folded: names of the graph nodes whose scalar has been taken care of.
+    """
+
+    fixed: Mapping[str, Reason] = field(default_factory=dict)
+    ties: tuple[frozenset[str], ...] = ()
+    mends: tuple[WidthUse, ...] = ()
+    scales: tuple[ScaleUse, ...] = ()
+    folded: frozenset[str] = frozenset()
+
+    def tied_with(self, name: str) -> frozenset[str]:
+        """The group and those tied to it."""
+        return next((t for t in self.ties if name in t), frozenset([name]))
+
+    def tie(self, names: Iterable[str]) -> Held:
+        """The named groups, and all that are tied to one of them, become one tie; fixed if one of them is."""
+        joined = frozenset(names)
+        lost = next((self.fixed[n] for n in joined if n in self.fixed), None)
+        if lost is not None:
+            return self.fix(joined - self.fixed.keys(), lost)
+        apart = [t for t in self.ties if not t & joined]
+        touching = [t for t in self.ties if t & joined]
+        return replace(self, ties=(*apart, joined.union(*touching)))
+
+    def fix(self, names: Iterable[str], reason: Reason) -> Held:
+        """The named groups, and all that are tied to one of them, are fixed."""
+        everything = {n for name in names for n in self.tied_with(name)}
+        fixed = {**dict.fromkeys(everything, reason), **self.fixed}
+        return replace(self, fixed=fixed, ties=tuple(t for t in self.ties if not t & everything))

@@ -1,0 +1,262 @@
+"""Learn: what each difference that a probe found says about the model's code."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import reduce
+from math import gcd
+from typing import Any
+
+import numpy as np
+from torch import fx, nn
+
+from fxprune.analysis import Analysis, mended
+from fxprune.labels import Axes, WidthUse
+from fxprune.widths.fold import producing_rows
+from fxprune.widths.held import Held, Reason, ScaleUse
+from fxprune.widths.prediction import Prediction
+from fxprune.widths.probe import Difference, Refusal, probe
+
+# How often a call may differ in spite of what was learned from it, before its groups are fixed.
+_STRIKES = 3
+
+
+def held_by_code(analysis: Analysis, fixed: dict[str, Reason]) -> Held:
+    """Probe the model until it runs as predicted.
+
+    Args:
+        analysis: of the graph.
+        fixed: groups that are fixed anyway, with the reasons.
+    """
+    held = _known_beforehand(analysis, Held(fixed=fixed))
+    strikes: Counter[fx.Node] = Counter()
+    while (prediction := Prediction(analysis, held)).can_differ():
+        found, refusal = _probe(prediction, held)
+        if not found and refusal is None:
+            break
+        strikes.update({d.node for d in found})
+        held = _Lesson(prediction, held, strikes).learn(found, refusal)
+    return held
+
+
+def _probe(prediction: Prediction, held: Held) -> tuple[list[Difference], Refusal | None]:
+    found, refusal = probe(prediction, mended(prediction.analysis, held.mends, prediction.counts))
+    return [d for d in found if d.scalar is None or d.node.name not in held.folded], refusal
+
+
+def _known_beforehand(analysis: Analysis, held: Held) -> Held:
+    """What PyTorch's own modules are known to hold."""
+    for path, module in analysis.labelling.graph.model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            held = _attention(analysis, held, path)
+        elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module._parameters.get("weight"):
+            held = _instance_norm(analysis, held, path)
+    return held
+
+
+def _attention(analysis: Analysis, held: Held, path: str) -> Held:
+    """nn.MultiheadAttention computes the head width as `embed_dim // num_heads`: both widths keep the same part."""
+    parameters = analysis.labelling.parameter_axes()
+    weight = parameters.get(f"{path}.in_proj_weight") or parameters.get(f"{path}.q_proj_weight")
+    if weight is None:
+        return held
+    names = _names(analysis, Prediction(analysis, held).carried([weight.known(0), weight.known(1)]))
+    embedding = weight.known(1)
+    mends = [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
+    heads = [
+        WidthUse(path, attribute, f.factors[axis])
+        for f in analysis.labelling.labeller.factorings
+        if f.node.meta["module"] == path and len(f.sizes) >= 2
+        for attribute, axis in (("num_heads", -2), ("head_dim", -1))
+        if isinstance(f.factors[axis], np.ndarray)
+    ]
+    held = replace(held, mends=(*held.mends, *mends, *heads))
+    inside = _names(analysis, Prediction(analysis, held).carried([weight.known(0)]))
+    return _stepped(analysis, held.tie([*names, *inside]), names, f"widths of {path}") if len(names) > 1 else held
+
+
+def _instance_norm(analysis: Analysis, held: Held, path: str) -> Held:
+    """Without weights, only an attribute holds the width."""
+    first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
+    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
+    if not isinstance(axes, Axes) or len(axes) < 2 or not isinstance(axes.known(1), np.ndarray):
+        return held
+    return replace(held, mends=(*held.mends, WidthUse(path, "num_features", axes.known(1))))
+
+
+def _names(analysis: Analysis, groups: Iterable[int]) -> list[str]:
+    return [analysis.groups[i].name for i in groups]
+
+
+def _stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
+    """Tied groups shrink in common steps; without one they are fixed."""
+    tied = held.tied_with(names[0])
+    step = reduce(gcd, (analysis.by_name[n].size for n in tied))
+    if step > 1:
+        return held
+    return held.fix(tied, ("the code ties it to widths that share no common step", where))
+
+
+class _Lesson:
+    """One round of learning: the differences of one probe."""
+
+    def __init__(self, prediction: Prediction, held: Held, strikes: Counter[fx.Node]) -> None:
+        self._prediction, self._held, self._strikes = prediction, held, strikes
+        self._analysis = prediction.analysis
+        self._axes = prediction.analysis.labelling.axes
+        self._guesses: dict[tuple[str, str], tuple[WidthUse, Difference]] = {}
+
+    def learn(self, found: Sequence[Difference], refusal: Refusal | None) -> Held:
+        # Scalars are judged when all shapes are right: they follow widths that may not be settled yet.
+        shapes = [d for d in found if d.scalar is None]
+        for d in shapes or found:
+            self._difference(d)
+        self._test_guesses(found, refusal)
+        if refusal is not None and not found:
+            self._refused(refusal)
+        return self._held
+
+    def _difference(self, d: Difference) -> None:
+        if self._strikes[d.node] > _STRIKES:
+            self._fix(d)
+        elif d.scalar is not None:
+            self._fold(d, *d.scalar)
+        elif len(d.asked) != len(d.predicted) or not d.asked:
+            self._fix(d)
+        else:
+            self._sizes(d)
+
+    def _sizes(self, d: Difference) -> None:
+        """Dim by dim: a literal, or another group's width? Literals first: widths may be computed from them."""
+        dims = list(self._dims(d.node))
+        differing = [
+            (dims[i], a, p) for i, (a, p) in enumerate(zip(d.asked, d.predicted, strict=True)) if a not in (None, p)
+        ]
+        literal = [dim for dim, asked, _ in differing if isinstance(dim, np.ndarray) and asked == len(dim)]
+        for dim in literal:
+            self._literal(d, dim, len(dim))
+        for dim, asked, predicted in [] if literal else differing:
+            self._follows(d, dim, asked, len(dim) if isinstance(dim, np.ndarray) else predicted)
+        if not differing:
+            self._fix(d)
+
+    def _dims(self, node: fx.Node) -> Iterator[Any]:
+        axes = self._axes[node]
+        for a in [axes] if isinstance(axes, Axes) else axes:
+            yield from (a.known(i) for i in range(len(a)))
+
+    def _literal(self, d: Difference, dim: Any, length: int) -> None:
+        """The code asked for the old size: guess which attribute holds it."""
+        model, path = self._analysis.labelling.graph.model, d.node.meta["module"]
+        while True:
+            module = model.get_submodule(path)
+            names = [k for k, v in vars(module).items() if type(v) is int and v == length]
+            known = {(u.module, u.attribute) for u in self._held.mends}
+            fresh = [k for k in names if (path, k) not in known and (path, k) not in self._guesses]
+            for k in fresh:
+                self._guesses[path, k] = (WidthUse(path, k, dim), d)
+            if names or not path:
+                break
+            path = path.rpartition(".")[0]
+        if not names:
+            self._fix(d)
+
+    def _test_guesses(self, found: Sequence[Difference], refusal: Refusal | None) -> None:
+        """An attribute is mended if then fewer calls differ, and no other ones."""
+        if not self._guesses:
+            return
+        before = {d.node for d in found}
+        together = replace(self._held, mends=(*self._held.mends, *(use for use, _ in self._guesses.values())))
+        if self._improves(together, before, refusal):
+            self._held = together
+            return
+        for use, d in self._guesses.values():
+            alone = replace(self._held, mends=(*self._held.mends, use))
+            if self._improves(alone, before, refusal):
+                self._held = alone
+            else:
+                self._fix(d)
+
+    def _improves(self, held: Held, before: set[fx.Node], refused: Refusal | None) -> bool:
+        found, refusal = _probe(self._prediction, held)
+        after = {d.node for d in found}
+        return (after < before and (refusal is None or refused is not None)) or (
+            after == before and refusal is None and refused is not None
+        )
+
+    def _follows(self, d: Difference, dim: Any, asked: int, length: int) -> None:
+        """The code asked for a size of its own: which group's kept part is it, or which two groups' quotient?"""
+        mine, near = self._prediction.carried([dim]).tolist(), self._near(d.node)
+        part = self._prediction.part
+        if mine:
+            leader = next(([g] for g in near if g not in mine and _matches(length * part(g), asked)), [])
+        else:
+            pairs = ([g, h] for g in near for h in near if g != h and _matches(length * part(g) / part(h), asked))
+            leader = next(pairs, [])
+        if leader:
+            names = _names(self._analysis, [*mine, *leader])
+            self._held = _stepped(self._analysis, self._held.tie(names), names, d.where)
+        else:
+            self._fix(d)
+
+    def _near(self, node: fx.Node) -> list[int]:
+        """Active groups, those that the issuing module touches first."""
+        module = node.meta["module"]
+        inside = [n for n in self._axes if n.meta.get("module") == module]
+        near = self._prediction.groups([a for n in inside for a in _several(self._axes[n])]).tolist()
+        return [*near, *(g for g in np.flatnonzero(self._prediction.active).tolist() if g not in near)]
+
+    def _fold(self, d: Difference, recorded: float, present: float) -> None:
+        """A scalar follows a width: the layer before it takes up the difference."""
+        rows = producing_rows(d.node.args[0])  # type: ignore[arg-type]
+        divides = d.node.target._opname == "div"  # type: ignore[union-attr]
+        factor = present / recorded if divides else recorded / present
+        for g in self._near(d.node):
+            exponent = math.log(factor) / math.log(self._prediction.part(g)) if factor > 0 else math.inf
+            if abs(exponent * 4 - round(exponent * 4)) < 1e-4 and 0 < abs(exponent) <= 1:
+                if not rows:
+                    break
+                name = self._analysis.groups[g].name
+                uses = [ScaleUse(tensor, r, name, round(exponent * 4) / 4) for tensor, r in rows]
+                scales = (*self._held.scales, *uses)
+                self._held = replace(self._held, scales=scales, folded=self._held.folded | {d.node.name})
+                return
+        self._fix(d)
+
+    def _fix(self, d: Difference) -> None:
+        """Fix the groups on the call's result; else those on its arguments; else those near it."""
+        for axes in (self._axes[d.node], *(self._axes[a] for a in d.node.all_input_nodes)):
+            groups = self._prediction.groups(axes)
+            if len(groups):
+                return self._fix_groups(groups.tolist(), d)
+        return self._fix_groups(self._near(d.node)[:1], d)
+
+    def _fix_groups(self, groups: Iterable[int], d: Difference) -> None:
+        reason = (f"the model's code holds this width: {d.what}", d.where)
+        self._held = self._held.fix(_names(self._analysis, groups), reason)
+
+    def _refused(self, refusal: Refusal) -> None:
+        """The forward raised: the innermost module that has groups left keeps them."""
+        path, groups = refusal.module, self._analysis.groups
+        while True:
+            inside = [
+                g.name
+                for i, g in enumerate(groups)
+                if self._prediction.active[i] and any(not path or s.tensor.startswith(path + ".") for s in g.slots)
+            ]
+            if inside or not path:
+                reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
+                self._held = self._held.fix(inside, reason)
+                return
+            path = path.rpartition(".")[0]
+
+
+def _several(axes: Axes | tuple[Axes, ...]) -> Sequence[Axes]:
+    return [axes] if isinstance(axes, Axes) else axes
+
+
+def _matches(expected: float, asked: int) -> bool:
+    return asked in (math.floor(expected + 1e-9), round(expected), math.ceil(expected - 1e-9))

@@ -1,0 +1,123 @@
+"""The shapes that the labels predict when every group keeps a count of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import gcd
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx, nn
+
+from fxprune.analysis import Analysis
+from fxprune.labels import Axes
+from fxprune.widths.held import Held
+
+# Functions whose views take all their sizes from their arguments.
+_RELATIVE = frozenset(
+    ["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"]
+)
+# Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
+_MENDED: dict[str, type[nn.Module]] = {
+    "convolution": nn.modules.conv._ConvNd,
+    "native_group_norm": nn.GroupNorm,
+    "native_layer_norm": nn.LayerNorm,
+}
+
+
+class Prediction:
+    """One choice of keep counts, and all shapes that follow from it.
+
+    Attributes:
+        counts: kept channels of each active group, by name; odd and different where possible, in step where tied.
+        active: which groups are not fixed, of shape (groups,).
+    """
+
+    def __init__(self, analysis: Analysis, held: Held) -> None:
+        self.analysis = analysis
+        self.active = np.array([g.name not in held.fixed for g in analysis.groups], dtype=bool)
+        self.counts = self._choose_counts(held)
+        self._keep = self._kept_components()
+        self._lengths: dict[int, tuple[Any, int]] = {}
+
+    def _choose_counts(self, held: Held) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for i, g in enumerate(self.analysis.groups):
+            if self.active[i] and g.name not in counts:
+                tied = held.tied_with(g.name)
+                step = gcd(*(self.analysis.by_name[name].size for name in tied))
+                part = _own_count(i, step)
+                counts |= {name: self.analysis.by_name[name].size // step * part for name in tied}
+        return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
+
+    def _kept_components(self) -> npt.NDArray[np.bool_]:
+        analysis = self.analysis
+        keep = np.ones(len(analysis.group_of), dtype=bool)
+        order = np.argsort(analysis.group_of, kind="stable")
+        starts = np.searchsorted(analysis.group_of[order], np.arange(len(analysis.groups) + 1))
+        for i, g in enumerate(analysis.groups):
+            if self.active[i]:
+                stays = np.zeros(g.size, dtype=bool)
+                stays[np.random.default_rng(i).permutation(g.size)[: self.counts[g.name]]] = True
+                mine = order[starts[i] : starts[i + 1]]
+                keep[mine] = stays[analysis.channel_of[mine]]
+        return keep
+
+    def can_differ(self) -> bool:
+        """Whether any size in the model's code concerns an active group."""
+        axes, suspects = self.analysis.labelling.axes, self.analysis.labelling.labeller.suspects
+        return any(self._concerned(axes[node], node) for node in suspects if not self._follows(node))
+
+    def _concerned(self, axes: Any, node: fx.Node) -> bool:
+        """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
+        scales = node.target._opname in ("mul", "div")  # type: ignore[union-attr]
+        return bool(self.active.any()) if scales else len(self.groups(axes)) > 0
+
+    def _follows(self, node: fx.Node) -> bool:
+        """Whether the call's sizes follow from its tensors, or from attributes that are mended."""
+        if node.meta["function"] in _RELATIVE:
+            return True
+        kind = _MENDED.get(node.target._opname)  # type: ignore[union-attr]
+        model = self.analysis.labelling.graph.model
+        return kind is not None and isinstance(model.get_submodule(node.meta["module"]), kind)
+
+    def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
+        """The active groups that the dims of one or several tensors carry, as indices."""
+        tensors = [axes] if isinstance(axes, Axes) else list(axes)
+        return self.carried([t.known(i) for t in tensors for i in range(len(t))])
+
+    def carried(self, dims: Iterable[Any]) -> npt.NDArray[np.int64]:
+        """The active groups that some dims carry."""
+        labels = [d for d in dims if isinstance(d, np.ndarray)]
+        if not labels:
+            return np.empty(0, dtype=np.int64)
+        found = self.analysis.group_of[self.analysis.components.of[np.concatenate(labels)]]
+        found = np.unique(found[found >= 0])
+        return found[self.active[found]]
+
+    def part(self, group: int) -> float:
+        """The part of a group's channels that stays."""
+        g = self.analysis.groups[group]
+        return self.counts.get(g.name, g.size) / g.size
+
+    def length(self, labels: npt.NDArray[np.int64]) -> int:
+        """The predicted length of a labelled dim (or part of one)."""
+        known = self._lengths.get(id(labels))
+        if known is None:
+            length = int(self._keep[self.analysis.components.of[labels]].sum())
+            known = self._lengths[id(labels)] = (labels, length)
+        return known[1]
+
+    def shape(self, axes: Axes) -> tuple[int, ...]:
+        dims = (axes.known(i) for i in range(len(axes)))
+        return tuple(self.length(d) if isinstance(d, np.ndarray) else n for n, d in zip(axes.shape, dims, strict=True))
+
+    def shapes(self, axes: Axes | tuple[Axes, ...]) -> Any:
+        return self.shape(axes) if isinstance(axes, Axes) else tuple(self.shape(a) for a in axes)
+
+
+def _own_count(i: int, size: int) -> int:
+    """An odd keep count between a quarter and all of the channels that few other groups have."""
+    choices = range(max(1, size // 4) | 1, size, 2)
+    return choices[(5 * i) % len(choices)] if len(choices) else 1

@@ -1,0 +1,298 @@
+"""Probe: run the model on cut meta tensors and compare every ATen call with the prediction."""
+
+from __future__ import annotations
+
+import linecache
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from fxprune import shapes
+from fxprune.attributes import mend
+from fxprune.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
+from fxprune.labels import Axes
+from fxprune.trace import meta_like
+from fxprune.widths.prediction import Prediction
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """A call that did not deliver what the labels predict.
+
+    Attributes:
+        node: the recorded call.
+        asked: the sizes that the code asked for, dim by dim, where they are known; None stands for "whatever fits".
+        predicted: the predicted sizes.
+        scalar: (recorded, present) value of a scalar argument, where that is the difference.
+        what: the difference in words.
+        where: the line of the model's code.
+    """
+
+    node: fx.Node
+    asked: Sequence[int | None]
+    predicted: Sequence[int]
+    what: str
+    where: str
+    scalar: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The model's code raised: the module, and what it said."""
+
+    module: str
+    what: str
+
+
+def probe(
+    prediction: Prediction, attributes: Mapping[str, Mapping[str, int]]
+) -> tuple[list[Difference], Refusal | None]:
+    """Run the model once with tensors cut as predicted and attributes mended.
+
+    Returns:
+        All differences, and the refusal that ended the run early, if one did.
+    """
+    graph = prediction.analysis.labelling.graph
+    parameters = prediction.analysis.labelling.parameter_axes()
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        shape = prediction.shape(parameters[name]) if name in parameters else tensor.shape
+        return meta_like(name, tensor, None if shape == tensor.shape else shape)
+
+    with borrowed(graph.model):
+        swap_tensors(graph.model, cut)
+        mend(graph.model, attributes)
+        inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, graph.inputs)
+        prober = _Prober(prediction)
+        watch_forwards(graph.model, prober.stack)
+        with plain_attention(), prober, _Reshapes(prober):
+            for training in (False, True):
+                set_training(graph.model, training)
+                if not prober.run(training, lambda: call(graph.model, inputs)):
+                    break
+    return prober.differences, prober.refusal
+
+
+class Diverged(Exception):
+    """The model's code called another op than in the recorded run."""
+
+
+_COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default])
+_RESHAPES = frozenset([aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default])
+
+
+@dataclass
+class _Script:
+    """The recorded calls, one after another."""
+
+    nodes: list[fx.Node]
+    at: int = 0
+
+    def next(self, op: Any) -> fx.Node | None:
+        """The recorded call of `op`; None for a copy between devices or types that the recorded run did not need."""
+        while self._present() is not op and self._present() in _COPIES:
+            self.at += 1
+        if self._present() is op:
+            self.at += 1
+            return self.nodes[self.at - 1]
+        if op in _COPIES:
+            return None
+        raise Diverged(f"{op} is called where {self._present()} was")
+
+    def skip_to_reshape(self) -> fx.Node:
+        """The next recorded reshape; a copy may come before it."""
+        while self._present() in (aten.clone.default, *_COPIES):
+            self.at += 1
+        if self._present() not in _RESHAPES:
+            raise Diverged(f"a reshape is called where {self._present()} was")
+        self.at += 1
+        return self.nodes[self.at - 1]
+
+    def _present(self) -> Any:
+        return self.nodes[self.at].target if self.at < len(self.nodes) else None
+
+
+class _Prober(TorchDispatchMode):
+    """Compares each call of the running model with the recorded one, cut as predicted."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.differences: list[Difference] = []
+        self.refusal: Refusal | None = None
+        self._prediction = prediction
+        self._axes = prediction.analysis.labelling.axes
+        self._graph = prediction.analysis.labelling.graph
+        calls = [n for n in self._graph.fx.nodes if n.op == "call_function" and n.target is not operator.getitem]
+        self._scripts = {extra: _Script([n for n in calls if n.meta["extra"] is extra]) for extra in (False, True)}
+        self.script = self._scripts[False]
+        self.paused = False
+
+    def run(self, training: bool, forward: Callable[[], Any]) -> bool:
+        """Run one forward, if it was recorded; False if the model's code refused to go on."""
+        self.script = self._scripts[training]
+        try:
+            if self.script.nodes:
+                forward()
+        except Exception as error:
+            self.refusal = Refusal(self.stack[-1] if self.stack else "", _brief(error))
+            return False
+        return True
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return op(*args, **kwargs)
+        node = self.script.next(op)
+        args, kwargs = tree_map(_on_meta, args), tree_map(_on_meta, kwargs)
+        if node is None:
+            return shapes.answer(op, args, kwargs)
+        predicted = self._prediction.shapes(self._axes[node])
+        try:
+            result = shapes.answer(op, args, kwargs)
+        except Exception as error:
+            return self.differ(node, _asked(node, args), predicted, _brief(error), args)
+        seen = _shapes(result)
+        if seen != predicted:
+            return self.differ(node, _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args)
+        self._check_offset(node, args)
+        self._check_scalars(node, args)
+        return result
+
+    def reshape(self, asked: Sequence[int | None], what: str, args: Any) -> Any:
+        """A reshape that was refused before it reached the dispatcher."""
+        node = self.script.skip_to_reshape()
+        self.paused = True
+        try:
+            return self.differ(node, asked, self._prediction.shapes(self._axes[node]), what, args)
+        finally:
+            self.paused = False
+
+    def differ(self, node: fx.Node, asked: Sequence[int | None], predicted: Any, what: str, args: Any) -> Any:
+        """Note a difference; go on with what was predicted."""
+        if node.name in self._graph.answers:
+            return self._graph.answers[node.name]
+        if self._concerns_a_group(node):
+            self.differences.append(Difference(node, asked, _flat(predicted), what, self._line(node)))
+        return _made(node, predicted, args)
+
+    def _concerns_a_group(self, node: fx.Node) -> bool:
+        """Ops that need data fail on meta tensors; that matters only where a channel is concerned."""
+        involved = [self._axes[node], *(self._axes[a] for a in node.all_input_nodes)]
+        return self._graph.on_meta or any(len(self._prediction.groups(a)) for a in involved)
+
+    def _check_offset(self, node: fx.Node, args: Any) -> None:
+        """A slice of the right length may still be the wrong one."""
+        if node.target is not aten.slice.Tensor or len(args) < 3:
+            return
+        source: Axes = self._axes[node.args[0]]  # type: ignore[index,assignment]
+        labels, recorded, asked = source.known(args[1]), node.args[2], args[2]
+        if not isinstance(labels, np.ndarray) or not isinstance(recorded, int) or not isinstance(asked, int):
+            return
+        length = self._prediction.length(labels)
+        start = self._prediction.length(labels[: recorded if recorded >= 0 else recorded + len(labels)])
+        if (asked if asked >= 0 else asked + length) != start:
+            what = f"slice starts at {asked}, not {start}"
+            self.differences.append(Difference(node, (), (), what, self._line(node)))
+
+    def _check_scalars(self, node: fx.Node, args: Any) -> None:
+        for recorded, present in zip(node.args, args, strict=False):
+            if isinstance(recorded, float) and isinstance(present, float) and recorded != present:
+                what = f"scalar {present:.4g} instead of {recorded:.4g}"
+                self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
+
+    @staticmethod
+    def _line(node: fx.Node) -> str:
+        """The line of the model's code that issued the present call."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _MACHINERY):
+            frame = frame.f_back
+        file, number = frame.f_code.co_filename, frame.f_lineno
+        source = linecache.getline(file, number).strip()
+        return f"{Path(file).name}:{number} `{source[:80]}` in {node.meta['module']}"
+
+
+_MACHINERY = ("fxprune", "torch/_ops", "torch/_compile", "torch/_dynamo", "torch/utils", "torch/_tensor.py")
+
+
+class _Reshapes(TorchFunctionMode):
+    """`reshape` refuses sizes that do not fit before any ATen call is made; here such a call counts as a view."""
+
+    def __init__(self, prober: _Prober) -> None:
+        super().__init__()
+        self._prober = prober
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError as error:
+            if func not in (Tensor.reshape, torch.reshape, Tensor.unflatten) or kwargs:
+                raise
+            return self._prober.reshape(_sizes(func, args), _brief(error), args)
+
+
+def _sizes(func: Any, args: Any) -> list[int | None]:
+    """The sizes that a call of reshape or unflatten asks for."""
+    if func is Tensor.unflatten:
+        x, dim, sizes = args
+        shape = [*x.shape[: dim % x.dim()], *sizes, *x.shape[dim % x.dim() + 1 :]]
+    else:
+        shape = list(args[1] if isinstance(args[1], list | tuple) else args[1:])
+    return [None if n == -1 else int(n) for n in shape]
+
+
+# Which argument of an ATen call holds the sizes that the code asks for.
+_SIZES = {"view": 1, "_unsafe_view": 1, "_reshape_alias": 1, "expand": 1, "new_zeros": 1, "new_full": 1, "zeros": 0}
+
+
+def _asked(node: fx.Node, args: Any) -> list[int | None]:
+    at = _SIZES.get(node.target._opname)  # type: ignore[union-attr]
+    return [] if at is None else [None if n == -1 else int(n) for n in args[at]]
+
+
+def _made(node: fx.Node, predicted: Any, args: Any) -> Any:
+    """A meta tensor (or several) of the predicted shape, in the place of the call's result."""
+    returned = node.target._schema.returns  # type: ignore[union-attr]
+    if returned and returned[0].alias_info is not None and returned[0].alias_info.is_write:
+        return args[0]
+    if predicted and isinstance(predicted[0], tuple):
+        made = [torch.empty(s, dtype=d, device="meta") for s, d in zip(predicted, node.meta["dtype"], strict=True)]
+        return made if len(returned) == 1 else tuple(made)
+    return torch.empty(predicted, dtype=node.meta["dtype"], device="meta")
+
+
+def _on_meta(value: Any) -> Any:
+    return meta_like("", value) if isinstance(value, Tensor) and not value.is_meta else value
+
+
+def _shapes(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return tuple(result.shape)
+    if isinstance(result, tuple | list):
+        return tuple(tuple(t.shape) if isinstance(t, Tensor) else () for t in result)
+    return ()
+
+
+def _flat(shape: Any) -> list[int]:
+    """Sizes of one shape or of several, one after another."""
+    return [n for s in shape for n in (s if isinstance(s, tuple) else (s,))]
+
+
+def _text(shape: Any) -> str:
+    return "×".join(map(str, shape)) if not shape or isinstance(shape[0], int) else ", ".join(map(_text, shape))
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
