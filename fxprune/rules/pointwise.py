@@ -46,7 +46,8 @@ clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor
 gt hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
 log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
 nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn
-sigmoid sign silu sin sinh softplus softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy fill zero
+sigmoid sign silu sin sinh softplus softshrink sqrt square sub tan tanh threshold true_divide
+trunc where xlogy fill zero
 """.split()
 _FIRST = """
 alias bernoulli clone contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy

@@ -53,6 +53,7 @@ def _name(node: Any) -> str:
 def _layer(node: fx.Node) -> list[str]:
     """Names of the weight and bias that a linear layer or convolution uses, if nobody else does."""
     name = _name(node)
+    sources: list[Any]
     if name == "addmm":
         sources = [node.args[2], node.args[0]]
     elif name == "mm":
@@ -63,7 +64,7 @@ def _layer(node: fx.Node) -> list[str]:
         return []
     found = [s.args[0] if _name(s) == "t" else s for s in sources]
     good = all(isinstance(f, fx.Node) and f.op == "get_attr" and len(f.users) == 1 for f in found)
-    return [str(f.target) for f in found] if good else []  # type: ignore[union-attr]
+    return [str(f.target) for f in found] if good else []
 
 
 def _numbered(shape: tuple[int, ...], channel: int) -> Tensor:

@@ -67,11 +67,11 @@ def _attention(analysis: Analysis, held: Held, path: str) -> Held:
     embedding = weight.known(1)
     mends = [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
     heads = [
-        WidthUse(path, attribute, f.factors[axis])
+        WidthUse(path, attribute, labels)
         for f in analysis.labelling.labeller.factorings
         if f.node.meta["module"] == path and len(f.sizes) >= 2
         for attribute, axis in (("num_heads", -2), ("head_dim", -1))
-        if isinstance(f.factors[axis], np.ndarray)
+        if isinstance(labels := f.factors[axis], np.ndarray)
     ]
     held = replace(held, mends=(*held.mends, *mends, *heads))
     inside = _names(analysis, Prediction(analysis, held).carried([weight.known(0)]))
