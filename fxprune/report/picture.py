@@ -1,0 +1,216 @@
+"""The picture of the groups: who feeds whom, how many channels they have, and where the arithmetic is. Plain SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from xml.etree import ElementTree as ET
+
+from fxprune.cost import cost
+from fxprune.groups import Groups
+from fxprune.report import ink
+from fxprune.report.data import GroupRow, group_rows
+from fxprune.report.flow import Edge, Flow, Node, flow
+from fxprune.report.legend import Scale, draw_legend
+from fxprune.report.rows import Box, Line, Point, Size, layout
+
+_ROW = 980.0  # boxes in a row take no more than this
+_NARROWEST = 700.0  # of the drawing, for the legend's sake
+_MARGIN = 20.0
+_LETTERS = 18  # of a line in a box
+_PORT = 0.3
+_BAR = 4.0
+_JOINT = 8.0
+_FLAT = ("input", "output")
+_STYLE = """
+.edge { fill: none; stroke: #7b8794; stroke-width: 1.3 }
+.both { stroke: #2b6cb0 }
+.back { stroke: #2b6cb0; stroke-dasharray: 5 3 }
+.box rect { stroke: #59626d; stroke-width: 1 }
+.box.kept rect, .box.fixed rect { stroke: #90989f; stroke-dasharray: 3 2; fill: #eceff1 }
+.box.input rect, .box.output rect { fill: #3b4252; stroke: none }
+.box.input text, .box.output text { fill: #fff }
+.name { font-weight: bold }
+"""
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What a box shows."""
+
+    node: Node
+    lines: tuple[str, ...]
+    figures: str
+    tooltip: str
+    row: GroupRow | None
+
+
+def picture(groups: Groups, title: str = "") -> str:
+    """The graph of groups as an SVG document.
+
+    A box is a group: its colour tells the share of the model's MACs, the bar its number of channels. An arrow leads
+    from a group to those whose channels are made from it. Channels that must stay are grey.
+
+    Args:
+        groups: from `fxprune.find_groups`.
+        title: the heading; the model's class name if empty.
+    """
+    return ET.tostring(draw(groups, flow(groups), title), encoding="unicode")
+
+
+def draw(groups: Groups, drawn: Flow, title: str = "") -> ET.Element:
+    """The same as an element tree, for putting into a page; `drawn` is the groups' flow."""
+    rows = {r.group.name: r for r in group_rows(groups)}
+    cards = {k: _card(n, rows.get(n.name)) for k, n in drawn.nodes.items() if n.kind != "joint"}
+    scale = Scale(max((g.size for g in groups), default=1), max([0.1, *(r.share for r in rows.values())]))
+    lines = {_line(e): e for e in drawn.edges}
+    found = layout(_sizes(drawn, cards), list(lines), _ROW, _PORT)
+
+    svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": ink.FONT, "role": "img"})
+    ink.element(svg, "style", _STYLE)
+    _arrowheads(svg)
+    width = max(found.width, _NARROWEST)
+    paper = ink.element(svg, "rect", fill="#fff", class_="paper")
+    top = _heading(svg, groups, title or type(groups.graph.model).__name__)
+    legend = ink.element(svg, "g", transform=f"translate({_MARGIN:.0f} {top:.0f})", class_="legend")
+    top += draw_legend(legend, drawn, scale, width) + 20
+
+    shift = Point(_MARGIN + (width - found.width) / 2, top)
+    for line, points in found.ways.items():
+        _draw_edge(svg, lines[line], [Point(p.x + shift.x, p.y + shift.y) for p in points], drawn)
+    for k, box in found.boxes.items():
+        moved = Box(box.x + shift.x, box.top + shift.y, box.width, box.height)
+        _draw_box(svg, cards[k], moved, scale) if k in cards else _draw_joint(svg, k, moved)
+    height = top + found.height + _MARGIN
+    for part in (svg, paper):
+        part.set("width", f"{width + 2 * _MARGIN:.0f}")
+        part.set("height", f"{height:.0f}")
+    svg.set("viewBox", f"0 0 {width + 2 * _MARGIN:.0f} {height:.0f}")
+    return svg
+
+
+def _card(node: Node, row: GroupRow | None) -> _Card:
+    if node.kind in _FLAT:
+        return _Card(node, (node.name,), "", node.name, None)
+    if node.kind == "fixed":
+        return _Card(node, tuple(ink.folded(node.name, _LETTERS, " ")), "fixed channels", f"fixed\n{node.note}", None)
+    lines = tuple(ink.folded(node.name, _LETTERS, "."))
+    loop = " ↻" if node.loops else ""
+    facts = [node.name, f"{node.size} channels"]
+    if row is None:
+        tooltip = "\n".join([*facts, f"all must stay: {node.note}"])
+        return _Card(node, lines, f"{node.size} ch, must stay{loop}", tooltip, None)
+    facts += [f"{row.share:.1%} of the MACs", f"{row.parameters:,} parameters", row.members]
+    tooltip = "\n".join([*facts, *row.notes, *map(str, (*row.group.producers, *row.group.consumers)[:12])])
+    return _Card(node, lines, f"{node.size} ch · {row.share:.1%}{loop}", tooltip, row)
+
+
+def _sizes(drawn: Flow, cards: Mapping[str, _Card]) -> dict[str, Size]:
+    """All boxes are equally wide and, but for the boundaries, equally high."""
+    width = max((ink.longest([*c.lines, c.figures]) for c in cards.values()), default=0.0) + 18
+    high = max((len(c.lines) for c in cards.values()), default=1)
+    box, flat = Size(width, ink.LINE_HEIGHT * (high + 1) + _BAR + 10), Size(width, ink.LINE_HEIGHT + 10)
+    joint = Size(_JOINT, _JOINT, small=True)
+    return {k: joint if n.kind == "joint" else flat if n.kind in _FLAT else box for k, n in drawn.nodes.items()}
+
+
+def _line(edge: Edge) -> Line:
+    """Edges that lead back are laid out upside down, apart from the others."""
+    if edge.back:
+        return Line(edge.target, edge.source, "back")
+    return Line(edge.source, edge.target, "back" if edge.both else "")
+
+
+def _arrowheads(svg: ET.Element) -> None:
+    places = ink.element(svg, "defs")
+    for name, shape, tip, colour in (
+        ("tip", "M0 0 L8 3.5 L0 7 Z", 8, "#7b8794"),
+        ("tip-back", "M0 0 L8 3.5 L0 7 Z", 8, "#2b6cb0"),
+        ("tail", "M8 0 L0 3.5 L8 7 Z", 0, "#2b6cb0"),
+    ):
+        size = {"markerWidth": "8", "markerHeight": "7", "refX": str(tip), "refY": "3.5"}
+        marker = ET.SubElement(
+            places, "marker", {"id": name, "orient": "auto", "markerUnits": "userSpaceOnUse", **size}
+        )
+        ink.element(marker, "path", d=shape, fill=colour)
+
+
+def _heading(svg: ET.Element, groups: Groups, title: str) -> float:
+    """Title and figures; returns where they end."""
+    whole = cost(groups.graph)
+    text = f"Channel groups of {title}"
+    ink.element(svg, "title", text)
+    ink.label(svg, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")
+    figures = f"{len(groups)} groups with {sum(g.size for g in groups):,} channels; {whole}."
+    ink.label(svg, _MARGIN, 56, figures, fill="#444")
+    meaning = "A box is a group: each of its channels is kept or removed as one, in every tensor that it runs through."
+    ink.label(svg, _MARGIN, 72, meaning, fill="#444")
+    return 86.0
+
+
+def _draw_edge(svg: ET.Element, edge: Edge, points: Sequence[Point], drawn: Flow) -> None:
+    """Straight down inside rows, curves between them."""
+    points = list(reversed(points)) if edge.back else list(points)
+    path = f"M{_at(points[0])}"
+    for i, (before, here) in enumerate(pairwise(points)):
+        if _at(before) == _at(here):  # without a length it would have no direction, and the arrowhead neither
+            continue
+        middle = (before.y + here.y) / 2
+        bend = f" C{before.x:.1f} {middle:.1f} {here.x:.1f} {middle:.1f} {_at(here)}"
+        path += f" L{_at(here)}" if i % 2 == 0 else bend
+    blue = edge.back or edge.both
+    attributes = {
+        "class_": "edge" + " back" * edge.back + " both" * edge.both,
+        "data_from": edge.source,
+        "data_to": edge.target,
+    }
+    if drawn.nodes[edge.target].kind != "joint":
+        attributes["marker_end"] = "url(#tip-back)" if blue else "url(#tip)"
+    if edge.both:
+        attributes["marker_start"] = "url(#tail)"
+    ink.element(svg, "path", d=path, **attributes)
+
+
+def _at(point: Point) -> str:
+    return f"{point.x:.1f} {point.y:.1f}"
+
+
+def _draw_joint(svg: ET.Element, key: str, box: Box) -> None:
+    ink.element(
+        svg,
+        "circle",
+        cx=box.x,
+        cy=box.top + box.height / 2,
+        r=box.width / 2,
+        fill="#5b6570",
+        class_="joint",
+        data_key=key,
+    )
+
+
+def _draw_box(svg: ET.Element, card: _Card, box: Box, scale: Scale) -> None:
+    node, left = card.node, box.x - box.width / 2
+    at = ink.element(svg, "g", class_=f"box {node.kind}", data_key=node.key, data_name=node.name)
+    ink.element(at, "title", card.tooltip)
+    part = card.row.share / scale.share if card.row else 0.0
+    fill = {"fill": ink.heat(part)} if card.row else {}
+    ink.element(at, "rect", x=left, y=box.top, width=box.width, height=box.height, rx=4, **fill)
+    text = [*card.lines, *filter(None, [card.figures])]
+    bar = _BAR + 4 if card.row else 0.0
+    baseline = box.top + (box.height - bar - ink.LINE_HEIGHT * len(text)) / 2 + ink.TEXT
+    for i, line in enumerate(text):
+        kind = "name" if i < len(card.lines) else "figures"
+        down = baseline + i * ink.LINE_HEIGHT
+        element = ink.label(at, box.x, down, line, text_anchor="middle", class_=kind)
+        if card.row:
+            element.set("fill", "#fff" if part > 0.8 else "#222")
+    if card.row:
+        _draw_bar(at, node.size / scale.channels, box, dark=part <= 0.8)
+
+
+def _draw_bar(at: ET.Element, part: float, box: Box, dark: bool) -> None:
+    full, left, y = box.width - 16, box.x - box.width / 2 + 8, box.bottom - _BAR - 4
+    back, front = ("#00000022", "#3b4252") if dark else ("#ffffff44", "#ffffff")
+    for length, colour in ((full, back), (max(full * part, 1.0), front)):
+        ink.element(at, "path", d=f"M{left:.1f} {y:.1f} h{length:.1f} v{_BAR} h{-length:.1f} Z", fill=colour)

@@ -1,0 +1,63 @@
+"""Rich tables of groups and of what is fixed, for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from fxprune.analysis import Group
+from fxprune.groups import Groups
+from fxprune.report.data import fixed_rows, group_rows
+
+
+def group_table(groups: Groups, title: str = "") -> Table:
+    """One line a group: name, channels, members by role, parameters, share of the MACs."""
+    rows = group_rows(groups)
+    caption = "MACs: the part of all MACs that the group's channels take part in; the parts overlap." if rows else None
+    table = _table(title or f"{len(groups)} prunable groups", caption)
+    table.add_column("group", overflow="fold", style="bold")
+    table.add_column("channels", justify="right", no_wrap=True)
+    table.add_column("members", overflow="fold")
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("MACs", justify="right", no_wrap=True)
+    notes = any(row.notes for row in rows)
+    if notes:
+        table.add_column("note", overflow="fold", ratio=1)
+    for row in rows:
+        figures = f"{row.parameters:,}", f"{row.share:.1%}"
+        note = [Text("\n".join(row.notes))] if notes else []
+        table.add_row(Text(row.group.name), str(row.group.size), row.members, *figures, *note)
+    return table
+
+
+def members_table(group: Group) -> Table:
+    """One line a slot of `group`: tensor, dim, role, and how many indices a channel owns there."""
+    table = _table(f"{group.name}: {group.size} channels")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("dim", justify="right", no_wrap=True)
+    table.add_column("role", no_wrap=True)
+    table.add_column("indices a channel", justify="right", no_wrap=True)
+    for s in group.slots:
+        table.add_row(Text(s.tensor), str(s.dim), s.role, str(len(s.positions) // group.size))
+    return table
+
+
+def fixed_table(groups: Groups, examples: int = 3) -> Table:
+    """One line a reason and place: how many dims it fixes, and the first of them."""
+    rows = fixed_rows(groups)
+    table = _table("What must stay, and why")
+    table.add_column("reason", overflow="fold", style="bold", ratio=3)
+    places = any(row.where for row in rows)
+    if places:
+        table.add_column("where", overflow="fold", ratio=3)
+    table.add_column("dims", justify="right", no_wrap=True)
+    table.add_column("for instance, with the number of indices", overflow="fold", ratio=4)
+    for row in rows:
+        more = ["..."] if len(row.dims) > examples else []
+        where = [Text(row.where)] if places else []
+        table.add_row(Text(row.reason), *where, str(len(row.dims)), Text("\n".join(row.examples(examples) + more)))
+    return table
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    return Table(title=Text(title), caption=caption, title_justify="left", caption_justify="left", header_style="bold")
