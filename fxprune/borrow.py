@@ -7,17 +7,21 @@ afterwards, also when the run fails: attributes, parameters, buffers, training f
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves, tree_map
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
@@ -25,48 +29,56 @@ def borrowed(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
     """Whatever happens inside the block, `model` and the random states are afterwards what they were before.
 
     Args:
-        model: the module to protect; its tensors are not copied.
-        keep_buffers: also undo in-place writes to buffers (needed when the model runs on its real tensors).
+        model: the module to protect; its parameters are not copied.
+        keep_buffers: run on copies of the buffers, because the model runs for real and may write to them.
     """
-    saved = [(m, _contents(m)) for m in model.modules()]
-    buffers = [(b, b.clone()) for b in model.buffers()] if keep_buffers else []
-    with torch.no_grad(), _random_states():
+    saved = [_Saved(m) for m in model.modules()]
+    with torch.inference_mode(False), torch.no_grad(), _random_states():
         try:
+            if keep_buffers:
+                swap_tensors(model, lambda _, t: t if isinstance(t, nn.Parameter) else t.detach().clone())
             yield
         finally:
-            for module, contents in saved:
-                _restore(module, contents)
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for state in saved:
+                state.restore()
 
 
-def _contents(module: nn.Module) -> dict[str, Any]:
-    """The module's attributes; containers are copied one level deep, for code that caches into them."""
-    return {k: v.copy() if type(v) in (dict, list, set) else v for k, v in module.__dict__.items()}
+class _Saved:
+    """A module's attributes, and the contents of the containers among them, at any depth."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._contents: list[tuple[Any, Any]] = []
+        self._save(module.__dict__, set())
+
+    def _save(self, container: Any, seen: set[int]) -> None:
+        seen.add(id(container))
+        if not container:  # most are: a module has a dozen empty dicts of hooks
+            self._contents.append((container, ()))
+            return
+        self._contents.append((container, copy.copy(container)))
+        for value in container.values() if isinstance(container, dict) else container:
+            if isinstance(value, _CONTAINERS) and id(value) not in seen:
+                self._save(value, seen)
+
+    def restore(self) -> None:
+        for container, contents in self._contents:
+            if not _same(container, contents):
+                container.clear()
+                (container.extend if isinstance(container, list | deque) else container.update)(contents)
 
 
-def _restore(module: nn.Module, contents: dict[str, Any]) -> None:
-    live = module.__dict__
-    for key, value in contents.items():
-        now = live.get(key)
-        if type(value) in (dict, list, set) and type(now) is type(value) and now is not value:
-            contents[key] = _refill(now, value)
-    live.clear()
-    live.update(contents)
+_CONTAINERS = (dict, list, set, deque)
 
 
-def _refill(container: Any, value: Any) -> Any:
-    """Give `container` its old contents and keep its identity; untouched ones are left alone."""
+def _same(container: Any, contents: Any) -> bool:
+    """Whether the very same objects are in the container, in the same order."""
+    if len(container) != len(contents):
+        return False
+    if not container:
+        return True
     if isinstance(container, dict):
-        if len(container) != len(value) or any(container.get(k) is not v for k, v in value.items()):
-            container.clear()
-            container.update(value)
-    elif isinstance(container, list):
-        container[:] = value
-    else:
-        container.clear()
-        container |= value
-    return container
+        return all(k == j and v is w for (k, v), (j, w) in zip(container.items(), contents.items(), strict=True))
+    return all(v is w for v, w in zip(container, contents, strict=True))
 
 
 @contextmanager
@@ -152,6 +164,33 @@ def plain_attention() -> Iterator[None]:
         yield
 
 
-def call(model: nn.Module, inputs: tuple[tuple[Any, ...], Mapping[str, Any]]) -> Any:
+def call(model: nn.Module, inputs: Inputs) -> Any:
     args, kwargs = inputs
     return model(*args, **kwargs)
+
+
+def as_call(example_inputs: Any) -> Inputs:
+    """`example_inputs` as positional and keyword arguments."""
+    if isinstance(example_inputs, tuple):
+        return example_inputs, {}
+    if isinstance(example_inputs, dict):
+        return (), dict(example_inputs)
+    return (example_inputs,), {}
+
+
+def cloned(inputs: Inputs) -> Inputs:
+    """Inputs for one run: a forward may write into what it is given."""
+    return tree_map(lambda t: t.detach().clone() if isinstance(t, Tensor) else t, inputs)
+
+
+def output_tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of an output of any form: tensors, containers, dataclasses, objects with attributes."""
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            for f in fields(leaf):
+                yield from output_tensors(getattr(leaf, f.name))
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type | nn.Module):
+            for v in vars(leaf).values():
+                yield from output_tensors(v)

@@ -95,7 +95,7 @@ class _Terms:
 
     def __call__(self, counts: Floats) -> Floats:
         if not len(self._starts):
-            return np.zeros(1)
+            return np.zeros(0)
         return np.multiply.reduceat(self._base + self._weights @ counts, self._starts)
 
 
@@ -186,7 +186,6 @@ _MACS: dict[str, Callable[[fx.Node, Mapping[fx.Node, Any]], Iterator[Length]]] =
     "convolution": _convolution,
     "mm": _matrices(0),
     "bmm": _matrices(0),
-    "mv": lambda node, axes: _lengths(axes[node.args[0]], (0, 1)),  # type: ignore[index]
     "addmm": _matrices(1),
     "baddbmm": _matrices(1),
     "linear": _linear,

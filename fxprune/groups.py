@@ -188,4 +188,6 @@ def _touches(group: Group, pattern: str) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or name.startswith(pattern + ".") or fnmatchcase(name, pattern)
+    """Whether the name, or a module that it is in, has the name or fits the pattern."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:k]), pattern) for k in range(1, len(parts) + 1)) or name == pattern

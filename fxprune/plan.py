@@ -263,10 +263,15 @@ def _indices(values: Any, below: int, what: str) -> Ints:
 
 def _group(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> PlannedGroup:
     size = _index(data["size"])
+    if not data["slots"] or size > max(shapes[s["tensor"]][s["dim"]] for s in data["slots"]):
+        raise PlanError(f"group {data['name']} is larger than its tensors", remedy="save the plan again")
     kept = _indices(data["kept"], size, f"kept channel of group {data['name']}")
     if not len(kept) or len(np.unique(kept)) != len(kept):
         raise PlanError(f"group {data['name']} keeps no channel or one twice", remedy="save the plan again")
-    return PlannedGroup(str(data["name"]), size, kept, tuple(_slot(s, size, shapes) for s in data["slots"]))
+    slots = tuple(_slot(s, size, shapes) for s in data["slots"])
+    if not isinstance(data["name"], str) or any(len(np.unique(s.channels)) != size for s in slots):
+        raise PlanError(f"slots of group {data['name']} do not hold its channels", remedy="save the plan again")
+    return PlannedGroup(data["name"], size, kept, slots)
 
 
 def _slot(data: Mapping[str, Any], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Slot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -42,7 +43,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     )
     """
     tensors = tensors_of(model)
-    check_fit(tensors, plan)
+    check_fit(model, plan)
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
@@ -61,13 +62,27 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     Args:
         state: tensors by parameter name; those that the plan does not cut are passed on.
         plan: what stays. Its scales are applied as well, as to weights.
+
+    Raises:
+        PlanError: a tensor that the plan cuts has another shape.
     """
     cuts = plan.cuts()
+    for name in state.keys() & plan.shapes.keys():
+        _check_shapes({name: state[name]}, replace(plan, shapes={name: plan.shapes[name]}))
     return {name: cut(_scaled(name, t, plan), cuts.get(name, {})) for name, t in state.items()}
 
 
-def check_fit(tensors: Mapping[str, Tensor], plan: Plan) -> None:
-    """Refuse a plan whose tensors the model lacks or has in another shape."""
+def check_fit(model: nn.Module, plan: Plan) -> None:
+    """Refuse a plan whose tensors or attributes the model lacks, or has in another shape."""
+    _check_shapes(tensors_of(model), plan)
+    modules = dict(model.named_modules())
+    for path, values in plan.attributes.items():
+        for name in values:
+            if not isinstance(getattr(modules.get(path), name, None), int):
+                raise PlanError("the plan is for another model", seen=f"no width {name} in '{path}'", remedy=_REMEDY)
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], plan: Plan) -> None:
     for name, shape in plan.shapes.items():
         if name not in tensors:
             raise PlanError("the plan is for another model", seen=f"no tensor {name}", remedy=_REMEDY)

@@ -15,11 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxprune.borrow import borrowed, call, plain_attention, set_training, tensors_of
+from fxprune.borrow import (
+    Inputs,
+    as_call,
+    borrowed,
+    call,
+    cloned,
+    output_tensors,
+    plain_attention,
+    set_training,
+    tensors_of,
+)
 from fxprune.errors import InputError
 from fxprune.plan import Plan
 from fxprune.rewrite import check_fit, rewrite
-from fxprune.trace import Inputs, _tensors, as_call
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = True, seed: int = 0) -> float:
@@ -46,7 +55,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
         PlanError: the plan is for another model.
         InputError: there was nothing to compare.
     """
-    check_fit(tensors_of(model), plan)
+    check_fit(model, plan)
     inputs: Inputs = tree_map(_double, as_call(example_inputs))
     with borrowed(model), plain_attention(), _double_default():
         masked = _double_copy(model)
@@ -61,8 +70,13 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
 
 
 def mask(model: nn.Module, plan: Plan) -> None:
-    """Zero, in place, what the plan removes: the full-size model that behaves like the pruned one."""
+    """Zero, in place, what the plan removes: the full-size model that behaves like the pruned one.
+
+    Raises:
+        PlanError: the plan is for another model.
+    """
     tensors = tensors_of(model)
+    check_fit(model, plan)
     with torch.no_grad():
         for name, cuts in plan.cuts().items():
             for dim, kept in cuts.items():
@@ -111,7 +125,7 @@ def _calibrate(model: nn.Module, inputs: Inputs) -> None:
         m.momentum, m.training = None, True
     try:
         if norms:
-            call(model, inputs)
+            call(model, cloned(inputs))
     except ValueError:
         # One value per channel (1x1 maps, batch 1) has no variance; the statistics stay at their defaults.
         pass
@@ -124,13 +138,13 @@ def _outputs(model: nn.Module, inputs: Inputs) -> list[tuple[str, Tensor]]:
     found: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Any:
-        return lambda _m, _args, out: found.extend((name, t) for t in _tensors(out))
+        return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out))
 
     for name, module in model.named_modules():
         if module._parameters and not module._modules:
             module.register_forward_hook(keep(name))
-    output = call(model, inputs)
-    return [*found, *(("output", t) for t in _tensors(output))]
+    output = call(model, cloned(inputs))
+    return [*found, *(("output", t) for t in output_tensors(output))]
 
 
 def _deviation(masked: list[tuple[str, Tensor]], pruned: list[tuple[str, Tensor]]) -> float:

@@ -42,7 +42,7 @@ def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
 def share(scores: Tensor) -> Tensor:
     """Scores as parts of their sum; equal parts where the sum is zero."""
     total = scores.sum()
-    return scores / total if total > 0 else torch.full_like(scores, 1 / len(scores))
+    return torch.full_like(scores, 1 / len(scores)) if total == 0 else scores / total
 
 
 def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from fxprune.borrow import borrowed, call, plain_attention, set_training, tensor_names
+from fxprune.borrow import Inputs, as_call, borrowed, call, plain_attention, set_training, tensor_names
 from fxprune.errors import InputError
-from fxprune.trace import Graph, Inputs, as_call
+from fxprune.trace import Graph
 
 aten = torch.ops.aten
 
@@ -120,7 +120,7 @@ def observe(
         device = next((t.device for t in model.parameters()), torch.device("cpu"))
         observer = _Observer(tensor_names(model), wanted, add)
         for inputs in _batches(graph, data, seed):
-            moved = tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs)
+            moved = tree_map(lambda t: t.to(device, copy=True) if isinstance(t, Tensor) else t, inputs)
             with observer:
                 call(model, moved)
             samples += _batch_size(moved)

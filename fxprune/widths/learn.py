@@ -33,10 +33,13 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason]) -> Held:
     """
     held = _known_beforehand(analysis, Held(fixed=fixed))
     strikes: Counter[fx.Node] = Counter()
-    while (prediction := Prediction(analysis, held)).can_differ():
+    other = False
+    while (prediction := Prediction(analysis, held, other=other)).can_differ():
         found, refusal = _probe(prediction, held)
         if not found and refusal is None:
-            break
+            if other:
+                break
+            other = True
         strikes.update({d.node for d in found})
         held = _Lesson(prediction, held, strikes).learn(found, refusal)
     return held
@@ -52,7 +55,7 @@ def _known_beforehand(analysis: Analysis, held: Held) -> Held:
     for path, module in analysis.labelling.graph.model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             held = _attention(analysis, held, path)
-        elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module._parameters.get("weight"):
+        elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and module._parameters.get("weight") is None:
             held = _instance_norm(analysis, held, path)
     return held
 

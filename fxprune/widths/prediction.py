@@ -27,15 +27,19 @@ _MENDED: dict[str, type[nn.Module]] = {
 
 
 class Prediction:
-    """One choice of keep counts, and all shapes that follow from it.
+    """One choice of kept channels, and all shapes that follow from it.
+
+    The other choice keeps what the first one drops, so that code which takes a fixed part of the channels (the last
+    three, say) differs in one of the two at least.
 
     Attributes:
         counts: kept channels of each active group, by name; odd and different where possible, in step where tied.
         active: which groups are not fixed, of shape (groups,).
     """
 
-    def __init__(self, analysis: Analysis, held: Held) -> None:
+    def __init__(self, analysis: Analysis, held: Held, *, other: bool = False) -> None:
         self.analysis = analysis
+        self._other = other
         self.active = np.array([g.name not in held.fixed for g in analysis.groups], dtype=bool)
         self.counts = self._choose_counts(held)
         self._keep = self._kept_components()
@@ -48,6 +52,7 @@ class Prediction:
                 tied = held.tied_with(g.name)
                 step = gcd(*(self.analysis.by_name[name].size for name in tied))
                 part = _own_count(i, step)
+                part = step - part if self._other and step > 1 else part
                 counts |= {name: self.analysis.by_name[name].size // step * part for name in tied}
         return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
 
@@ -59,7 +64,9 @@ class Prediction:
         for i, g in enumerate(analysis.groups):
             if self.active[i]:
                 stays = np.zeros(g.size, dtype=bool)
-                stays[np.random.default_rng(i).permutation(g.size)[: self.counts[g.name]]] = True
+                order_of = np.random.default_rng(i).permutation(g.size)
+                n = self.counts[g.name]
+                stays[order_of[-n:] if self._other else order_of[:n]] = True
                 mine = order[starts[i] : starts[i + 1]]
                 keep[mine] = stays[analysis.channel_of[mine]]
         return keep
@@ -118,6 +125,6 @@ class Prediction:
 
 
 def _own_count(i: int, size: int) -> int:
-    """An odd keep count between a quarter and all of the channels that few other groups have."""
-    choices = range(max(1, size // 4) | 1, size, 2)
+    """An odd keep count between a quarter and three quarters of the channels that few other groups have."""
+    choices = range(max(1, size // 4) | 1, max(2, 3 * size // 4 + 1), 2)
     return choices[(5 * i) % len(choices)] if len(choices) else 1

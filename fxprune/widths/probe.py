@@ -21,7 +21,7 @@ from fxprune import shapes
 from fxprune.attributes import mend
 from fxprune.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.labels import Axes
-from fxprune.trace import meta_like
+from fxprune.recorder import meta_like
 from fxprune.widths.prediction import Prediction
 
 aten = torch.ops.aten
@@ -221,7 +221,8 @@ class _Prober(TorchDispatchMode):
             frame = frame.f_back
         file, number = frame.f_code.co_filename, frame.f_lineno
         source = linecache.getline(file, number).strip()
-        return f"{Path(file).name}:{number} `{source[:80]}` in {node.meta['module']}"
+        module = f" in {node.meta['module']}" if node.meta["module"] else ""
+        return f"{Path(file).name}:{number} `{source[:80]}`{module}"
 
 
 _MACHINERY = ("fxprune", "torch/_ops", "torch/_compile", "torch/_dynamo", "torch/utils", "torch/_tensor.py")

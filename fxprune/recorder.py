@@ -1,0 +1,194 @@
+"""The recorder: appends a node to an `fx.Graph` for each ATen call."""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fxprune import shapes
+from fxprune.borrow import Inputs, output_tensors
+from fxprune.errors import TraceError
+
+
+def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A meta tensor like `t`, or of another shape; parameters stay parameters."""
+    if shape is None:
+        meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+    else:
+        meta = torch.empty(shape, dtype=t.dtype, device="meta")
+    return nn.Parameter(meta, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else meta
+
+
+class Functions(TorchFunctionMode):
+    """Tells the recorder which function of PyTorch the model's code has called.
+
+    `flatten` and `x.view(2, 512)` issue the same ATen call, but only the second can hold a width.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._recorder.function = func.__name__
+        return func(*args, **(kwargs or {}))
+
+
+class Recorder(TorchDispatchMode):
+    """Appends a node to an `fx.Graph` for each ATen call."""
+
+    def __init__(self, names: dict[int, str], stack: list[str] | None = None, real: bool = False) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.stack: list[str] = [] if stack is None else stack
+        self.function = ""
+        self.answers: dict[str, Any] = {}
+        self._names = names
+        self._real = real
+        self._seen: dict[str, fx.Node] = {}
+        self._nodes: dict[int, tuple[Any, fx.Node, int | None]] = {}
+        self._pinned: list[Any] = []
+        self._extra = False
+        self._inputs: list[fx.Node] = []
+        self._outputs: list[fx.Node] = []
+
+    def begin(self, inputs: Inputs) -> None:
+        """Make placeholders for the tensors of `inputs`; a second run meets the first run's."""
+        tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+        self._inputs = self._inputs or [
+            self._describe(self.graph.placeholder(f"x{i}"), t) for i, t in enumerate(tensors)
+        ]
+        for node, tensor in zip(self._inputs, tensors, strict=True):
+            self._know(tensor, node)
+        self._pinned.append(tensors)
+
+    def end(self, output: Any) -> None:
+        """Note what the run returned."""
+        found = list(output_tensors(output))
+        if not found:
+            raise TraceError("the model's output holds no tensor", seen=type(output).__name__, remedy="return tensors")
+        self._outputs += [self._node(t) for t in found]
+
+    def has_seen(self, tensors: Mapping[str, Tensor]) -> bool:
+        return all(name in self._seen for name, t in tensors.items() if isinstance(t, nn.Parameter))
+
+    def attempt_extra(self, run: Callable[[], None]) -> None:
+        """Record `run` behind what there is; if it fails, forget it."""
+        last, self._extra, seen = next(iter(reversed(self.graph.nodes))), True, dict(self._seen)
+        outputs = list(self._outputs)
+        try:
+            run()
+        except Exception:  # A model that cannot train on these inputs; the evaluation run stands alone.
+            self.stack.clear()
+            self._seen, self._outputs = seen, outputs
+            for node in reversed(list(self.graph.nodes)):
+                if node is last:
+                    break
+                self.graph.erase_node(node)
+
+    def finish(self) -> fx.Graph:
+        self.graph.output(tuple(self._outputs))
+        return self.graph
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._real:
+            result = op(*args, **kwargs)
+        else:
+            if any(not t.is_meta for t in _direct(args, kwargs)):
+                args, kwargs = self._move_to_meta(args, kwargs)
+            result = shapes.answer(op, args, kwargs)
+        self._record(op, args, kwargs, result)
+        return result
+
+    def _move_to_meta(self, args: Any, kwargs: Any) -> Any:
+        """Constants made by the model's code are real tensors; calls that mix them with meta tensors need meta."""
+        if not any(t.is_meta for t in _direct(args, kwargs)):
+            return args, kwargs
+
+        def move(t: Any) -> Any:
+            if not isinstance(t, Tensor) or t.is_meta:
+                return t
+            moved = meta_like("", t)
+            self._know(moved, self._node(t))
+            self._pinned.append(moved)
+            return moved
+
+        return tree_map(move, args), tree_map(move, kwargs)
+
+    def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
+        node = self.graph.call_function(
+            op, tuple(self._refer(a) for a in args), {k: self._refer(v) for k, v in kwargs.items()}
+        )
+        node.meta["module"] = self.stack[-1] if self.stack else ""
+        node.meta["extra"] = self._extra
+        node.meta["function"] = self.function
+        if isinstance(result, Tensor):
+            self._know(result, self._describe(node, result))
+        elif isinstance(result, tuple | list):
+            node.meta["shape"] = tuple(tuple(t.shape) if isinstance(t, Tensor) else () for t in result)
+            node.meta["dtype"] = tuple(t.dtype if isinstance(t, Tensor) else None for t in result)
+            for i, t in enumerate(result):
+                if isinstance(t, Tensor):
+                    self._know(t, node, i)
+        else:
+            node.meta["shape"], node.meta["dtype"] = (), None
+            self.answers[node.name] = result
+
+    def _describe(self, node: fx.Node, tensor: Tensor) -> fx.Node:
+        node.meta["shape"], node.meta["dtype"] = tuple(tensor.shape), tensor.dtype
+        return node
+
+    def _know(self, tensor: Tensor, node: fx.Node, item: int | None = None) -> None:
+        # Weak, so that a real run keeps no activation alive; identity is checked on each look-up.
+        self._nodes[id(tensor)] = (weakref.ref(tensor), node, item)
+
+    def _refer(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._node(value)
+        if isinstance(value, list | tuple):
+            return [self._refer(v) for v in value]
+        return value
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        known = self._nodes.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            return self._source(tensor)
+        _, node, item = known
+        if item is None:
+            return node
+        part: fx.Node = self.graph.call_function(operator.getitem, (node, item))
+        part.meta["module"], part.meta["extra"] = node.meta["module"], node.meta["extra"]
+        self._know(tensor, self._describe(part, tensor))
+        return part
+
+    def _source(self, tensor: Tensor) -> fx.Node:
+        """A tensor met for the first time: a parameter, a buffer, or a constant that the model's code holds."""
+        name = self._names.get(id(tensor))
+        if name is None:
+            node = self.graph.create_node("get_attr", f"_constant_{len(self._pinned)}")
+            node.meta["constant"] = True
+            self._pinned.append(tensor)
+        elif name in self._seen:
+            node = self._seen[name]
+        else:
+            node = self._seen[name] = self.graph.create_node("get_attr", name)
+        self._know(tensor, self._describe(node, tensor))
+        return node
+
+
+def _direct(args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors among an ATen call's arguments, which nest one level at most."""
+    for a in (*args, *kwargs.values()):
+        if isinstance(a, Tensor):
+            yield a
+        elif isinstance(a, list | tuple):
+            yield from (b for b in a if isinstance(b, Tensor))
