@@ -18,6 +18,7 @@ from fxprune.plan import Slot
 from fxprune.rules import rule_of
 from fxprune.rules.contraction import ROLES
 from fxprune.trace import Graph
+from fxprune.zeros import told_apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +233,7 @@ def _make_groups(
 def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
     """For each group that a norm, mean or softmax runs over: the first such op."""
     found: dict[int, str] = {}
-    for mix in labelling.labeller.mixes:
+    for mix in (*labelling.labeller.mixes, *told_apart(labelling)):
         for g in np.unique(group_of[components.of[mix.labels]]).tolist():
             if g >= 0:
                 found.setdefault(g, _place(mix.node))

@@ -155,7 +155,7 @@ class Plan:
             return _from_dict(json.loads(text))
         except PlanError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise PlanError(
                 "not a plan",
                 where=source,
@@ -235,10 +235,26 @@ def _from_dict(data: Any) -> Plan:
         raise PlanError("not a plan of this version", seen=str(data)[:60], remedy=f"version {_VERSION} is understood")
     shapes = {str(k): tuple(_index(n) for n in v) for k, v in data["shapes"].items()}
     groups = [_group(g, shapes) for g in data["groups"]]
+    _check_disjoint(groups)
     attributes = {str(m): {str(k): _index(v) for k, v in a.items()} for m, a in data["attributes"].items()}
     scales = tuple(_scale(s, shapes) for s in data["scales"])
     heads = data["heads"] if isinstance(data["heads"], str) else tuple((str(a), str(b)) for a, b in data["heads"])
     return Plan({g.name: g for g in groups}, attributes, shapes, scales, heads)
+
+
+def _check_disjoint(groups: list[PlannedGroup]) -> None:
+    """Each group stands once, and each position of a dim belongs to one group."""
+    owned: dict[tuple[str, int], list[Ints]] = {}
+    for group in groups:
+        for slot in group.slots:
+            owned.setdefault((slot.tensor, slot.dim), []).append(slot.positions)
+    twice = [f"{tensor}[dim {dim}]" for (tensor, dim), p in owned.items() if len(np.unique(_all(p))) != len(_all(p))]
+    if twice or len({g.name for g in groups}) != len(groups):
+        raise PlanError("a group or position stands twice in a plan", seen=str(twice[:3]), remedy="save the plan again")
+
+
+def _all(parts: list[Ints]) -> Ints:
+    return np.concatenate(parts)
 
 
 def _scale(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Scale:
@@ -287,4 +303,6 @@ def _slot(data: Mapping[str, Any], size: int, shapes: Mapping[str, tuple[int, ..
         channels = _indices(data["channels"], size, f"channel of {tensor}")
     if len(positions) != len(channels) or len(np.unique(positions)) != len(positions):
         raise PlanError(f"positions and channels of {tensor} disagree", remedy="save the plan again")
-    return Slot(tensor, dim, length, positions, channels, str(data.get("role", "other")))
+    if data["role"] not in ("producer", "consumer", "other"):
+        raise PlanError(f"unknown role in {tensor}", seen=repr(data["role"])[:40], remedy="save the plan again")
+    return Slot(tensor, dim, length, positions, channels, data["role"])

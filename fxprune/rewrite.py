@@ -67,7 +67,7 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         PlanError: a tensor that the plan cuts has another shape.
     """
     cuts = plan.cuts()
-    for name in state.keys() & plan.shapes.keys():
+    for name in (n for n in plan.shapes if n in state):
         _check_shapes({name: state[name]}, replace(plan, shapes={name: plan.shapes[name]}))
     return {name: cut(_scaled(name, t, plan), cuts.get(name, {})) for name, t in state.items()}
 
@@ -78,7 +78,7 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
     modules = dict(model.named_modules())
     for path, values in plan.attributes.items():
         for name in values:
-            if not isinstance(getattr(modules.get(path), name, None), int):
+            if type(getattr(modules.get(path), name, None)) is not int:
                 raise PlanError("the plan is for another model", seen=f"no width {name} in '{path}'", remedy=_REMEDY)
 
 

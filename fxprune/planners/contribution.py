@@ -45,6 +45,6 @@ class CumulativeContribution:
             raise InputError(
                 "contributions need scores of at least zero", where=name, seen=f"{float(scores.min()):.3g}"
             )
-        falling = np.sort(share(scores.double()).cpu().numpy())[::-1]
+        falling = np.sort(share(scores.detach().double()).cpu().numpy())[::-1]
         # The tolerance absorbs the rounding of the cumulative sum; the last channel is reached at rate 1 at the latest.
         return min(len(falling), int(np.searchsorted(np.cumsum(falling), self.rate - 1e-12)) + 1)

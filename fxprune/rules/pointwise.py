@@ -32,7 +32,9 @@ def _aligned(call: Call, operands: list[Axes], i: int) -> Dim:
 
 def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     """The result has the dims of the first argument; others carry no labels (dropout, clone, casts)."""
-    return [x.dims() for _ in call.shape] if call.shape and isinstance(call.shape[0], tuple) else x.dims()
+    if call.shape and isinstance(call.shape[0], tuple):
+        return [x.dims() if s == x.shape else [None] * len(s) for s in call.shape]
+    return x.dims()
 
 
 def softmax(call: Call, x: Axes, dim: int, *_: Any, **__: Any) -> list[Dim]:
@@ -44,13 +46,13 @@ _POINTWISE = """
 abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or bitwise_xor __and__ __or__ ceil celu
 clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor floor_divide fmod frac ge gelu glu_jvp
 gt hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
-log_sigmoid_forward logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
+logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
 nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn
 sigmoid sign silu sin sinh softplus softshrink sqrt square sub tan tanh threshold true_divide
 trunc where xlogy fill zero
 """.split()
 _FIRST = """
-alias bernoulli clone contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy
+alias bernoulli clone log_sigmoid_forward contiguous detach dropout native_dropout empty_like full_like lift lift_fresh lift_fresh_copy
 normal ones_like rand_like randn_like _to_copy to uniform
 zeros_like _fake_quantize_per_tensor_affine_cachemask fake_quantize_per_tensor_affine
 """.split()

@@ -69,7 +69,12 @@ class WeightPermutation:
 
     @staticmethod
     def _score(group: Group, sums: dict[str, Tensor]) -> Tensor:
-        parts = [share(per_channel(sums[s.tensor], s, group.size)) for s in group.producers if s.tensor in sums]
+        # A grouped transposed convolution has one weight position for the same channel of every group.
+        parts = [
+            share(per_channel(sums[s.tensor].view(-1, s.length).sum(0), s, group.size))
+            for s in group.producers
+            if s.tensor in sums
+        ]
         if not parts:
             raise InputError(
                 "no convolution or linear layer makes these channels",

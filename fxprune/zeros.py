@@ -1,0 +1,103 @@
+"""Zeros: which tensors are zero in masked channels, and which ops therefore tell a masked channel from a removed one.
+
+A masked channel is zero where it is made, and stays zero through most ops; but sigmoid(0) is 0.5. A sum, a norm or a
+product of activations that runs over such channels gives another result once they are gone.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from fxprune.labels import Fix, Labelling
+
+# f(0) = 0, element by element, in the first argument.
+_UNARY = frozenset(
+    """
+abs alias as_strided asin atan celu ceil clone constant_pad_nd contiguous detach div dropout elu erf expand expm1 flip
+floor gelu hardshrink hardswish hardtanh im2col index index_select leaky_relu lift_fresh log1p mish native_dropout neg
+permute pixel_shuffle pixel_unshuffle prelu _prelu_kernel relu relu6 repeat reshape roll round rrelu_with_noise select
+sgn sign silu sin sinh slice softshrink split split_with_sizes sqrt square squeeze t tan tanh _to_copy transpose trunc
+unbind unsafe_split unsqueeze _unsafe_view _reshape_alias view mean sum amax amin linalg_vector_norm
+native_channel_shuffle fill_zero zero zeros_like zeros new_zeros
+avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d max_pool2d_with_indices
+max_pool3d_with_indices upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_linear1d
+upsample_nearest3d upsample_trilinear3d grid_sampler_2d grid_sampler_3d masked_fill
+native_batch_norm native_layer_norm native_group_norm
+""".split()
+)
+_ANY = frozenset(["mul", "logical_and", "bitwise_and"])
+_ALL = frozenset(["add", "sub", "cat", "stack", "copy", "maximum", "minimum", "lerp", "rsub"])
+_PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2), "mv": (0, 1), "dot": (0, 1)}
+_SUMS = frozenset(["sum", "nansum", "linalg_vector_norm", "norm"])
+
+
+def told_apart(labelling: Labelling) -> Iterator[Fix]:
+    """The calls that run over labelled dims whose masked channels are not zero, with the labels concerned."""
+    zero: dict[fx.Node, bool] = {}
+    for node in labelling.graph.fx.nodes:
+        zero[node] = node.op == "get_attr" or (node.op == "call_function" and _stays_zero(node, zero))
+        if node.op == "call_function" and node.target is not operator.getitem:
+            yield from _mixing(node, zero, labelling)
+
+
+def _name(node: fx.Node) -> str:
+    name: str = node.target._opname  # type: ignore[union-attr]
+    return name if name in _UNARY else name.rstrip("_")
+
+
+def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
+    if node.target is operator.getitem:
+        return zero[node.args[0]]  # type: ignore[index]
+    name, inputs = _name(node), node.all_input_nodes
+    if name in _ANY:
+        return any(zero[n] for n in inputs)
+    if name in _ALL:
+        plain = all(not isinstance(a, float | int) or a == 0 for a in node.args[:2]) or name not in (
+            "add",
+            "sub",
+            "rsub",
+        )
+        return plain and all(zero[n] for n in inputs)
+    if name == "convolution":
+        return True  # weights and bias are masked
+    if name in _PRODUCTS:
+        return all(zero[n] for n in inputs) or _by_weight(node, name)
+    return name in _UNARY and (not inputs or zero[inputs[0]])
+
+
+def _by_weight(node: fx.Node, name: str) -> bool:
+    """A linear layer: its columns are the weight's rows, which are masked."""
+    second = node.args[_PRODUCTS[name][1]]
+    while (
+        isinstance(second, fx.Node) and second.op == "call_function" and _name(second) in ("t", "transpose", "permute")
+    ):
+        second = second.args[0]
+    return isinstance(second, fx.Node) and second.op == "get_attr"
+
+
+def _mixing(node: fx.Node, zero: dict[fx.Node, bool], labelling: Labelling) -> Iterator[Fix]:
+    name = _name(node)
+    if name in _SUMS and not zero[node.args[0]]:  # type: ignore[index]
+        yield from _gone(node, labelling)
+    elif name in _PRODUCTS:
+        factors = [node.args[i] for i in _PRODUCTS[name]]
+        if not any(zero[f] for f in factors):  # type: ignore[index]
+            axes = labelling.axes[factors[0]]  # type: ignore[index]
+            yield from _fixes([axes[len(axes) - 1]], node)
+
+
+def _gone(node: fx.Node, labelling: Labelling) -> Iterator[Fix]:
+    """The dims that a reduction sums over: those whose labels the result lacks."""
+    before: Any = labelling.axes[node.args[0]]  # type: ignore[index]
+    after: Any = labelling.axes[node]
+    left = {id(after.known(i)) for i in range(len(after))}
+    yield from _fixes((d for d in before.dims() if id(d) not in left), node)
+
+
+def _fixes(dims: Iterable[Any], node: fx.Node) -> Iterator[Fix]:
+    return (Fix(d, str(node.target), node) for d in dims if isinstance(d, np.ndarray))
