@@ -66,7 +66,9 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
         if excite:
             _calibrate(masked, inputs)
         pruned = rewrite(masked, plan)
-        return _deviation(_outputs(masked, inputs), _outputs(pruned, inputs))
+        expected = _outputs(masked, inputs)
+        error = _deviation(expected, _outputs(pruned, inputs))
+        return max(error, _training_deviation(masked, pruned, inputs, expected))
 
 
 def mask(model: nn.Module, plan: Plan) -> None:
@@ -133,21 +135,57 @@ def _calibrate(model: nn.Module, inputs: Inputs) -> None:
         m.momentum, m.training = momentum, False
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[tuple[str, Tensor]]:
+Outputs = list[tuple[str, Tensor]]
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> Outputs:
     """The model's outputs and the results of its parametrised modules, in execution order."""
-    found: list[tuple[str, Tensor]] = []
+    found: Outputs = []
 
     def keep(name: str) -> Any:
         return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out))
 
-    for name, module in model.named_modules():
-        if module._parameters and not module._modules:
-            module.register_forward_hook(keep(name))
-    output = call(model, cloned(inputs))
+    hooks = [m.register_forward_hook(keep(name)) for name, m in model.named_modules() if _is_leaf(m)]
+    try:
+        output = call(model, cloned(inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return [*found, *(("output", t) for t in output_tensors(output))]
 
 
-def _deviation(masked: list[tuple[str, Tensor]], pruned: list[tuple[str, Tensor]]) -> float:
+def _is_leaf(module: nn.Module) -> bool:
+    return bool(module._parameters) and not module._modules
+
+
+def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, seen: Outputs) -> float:
+    """The deviation in training mode, if some modules ran only there; else 0.
+
+    BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that, or that needs targets
+    to train, is left out.
+    """
+    ran = {name for name, _ in seen}
+    if all(name in ran for name in _callable_leaves(masked)):
+        return 0.0
+    for model in (masked, pruned):
+        set_training(model, True)
+        for module in model.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+    try:
+        once, again, small = (_outputs(m, inputs) for m in (masked, masked, pruned))
+    except Exception:
+        return 0.0
+    return _deviation(once, small) if _deviation(once, again) == 0 else 0.0
+
+
+def _callable_leaves(model: nn.Module) -> Iterator[str]:
+    """Parametrised modules that run by being called; nn.MultiheadAttention reads its child's tensors instead."""
+    inside = {id(c) for m in model.modules() if isinstance(m, nn.MultiheadAttention) for c in m.children()}
+    return (name for name, m in model.named_modules() if _is_leaf(m) and id(m) not in inside)
+
+
+def _deviation(masked: Outputs, pruned: Outputs) -> float:
     errors = [
         float((p - m).abs().max() / m.abs().max().clamp_min(torch.finfo(m.dtype).tiny))
         for m, p in _pairs(masked, pruned)
@@ -157,7 +195,7 @@ def _deviation(masked: list[tuple[str, Tensor]], pruned: list[tuple[str, Tensor]
     return max((e if e == e else float("inf")) for e in errors)
 
 
-def _pairs(masked: list[tuple[str, Tensor]], pruned: list[tuple[str, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _pairs(masked: Outputs, pruned: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
     for (name, m), (_, p) in zip(masked, pruned, strict=False):
         if m.shape == p.shape and m.is_floating_point() and m.numel():
             yield m, p

@@ -57,12 +57,8 @@ def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
     if name in _ANY:
         return any(zero[n] for n in inputs)
     if name in _ALL:
-        plain = all(not isinstance(a, float | int) or a == 0 for a in node.args[:2]) or name not in (
-            "add",
-            "sub",
-            "rsub",
-        )
-        return plain and all(zero[n] for n in inputs)
+        shifted = name in ("add", "sub", "rsub") and any(isinstance(a, float | int) and a != 0 for a in node.args[:2])
+        return not shifted and all(zero[n] for n in inputs)
     if name == "convolution":
         return True  # weights and bias are masked
     if name in _PRODUCTS:

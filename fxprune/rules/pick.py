@@ -61,17 +61,27 @@ def _labelled_split(call: Call, x: Axes, dim: int, labels: Any, lengths: list[in
 
 def index(call: Call, x: Axes, indices: Sequence[Any]) -> Any:
     """`x[:, i, j]` with integer tensors: indexed dims are fixed, the others keep their labels."""
-    where = [d for d, i in enumerate(indices) if i is not None]
-    width = max(len(indices[d]) for d in where)
-    if len(call.shape) != len(x) - len(where) + width:  # a mask consumes several dims
+    layout = _layout(x, indices)
+    if len(call.shape) != len(layout):  # a mask consumes several dims
         return fixed_result(call.lab, [x, *indices], call.shape, "selected by a mask")
-    for d in where:
-        call.lab.fix(x[d], "addressed by an index tensor")
-        call.lab.fix_axes(indices[d], "index tensor")
-    rest = [x[d] for d in range(len(x)) if d not in where]
-    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
-    dims: list[Dim] = [*rest[:at], *([Fixed("addressed by an index tensor")] * width), *rest[at:]]
+    _fix_indexed(call, x, indices)
+    dims: list[Dim] = [Fixed("addressed by an index tensor") if d is None else x[d] for d in layout]
     return [None if n == 1 else d for n, d in zip(call.shape, dims, strict=True)]
+
+
+def _layout(x: Axes, indices: Sequence[Any]) -> list[int | None]:
+    """Which dim of `x` each dim of `x[indices]` is; None for the dims that the index tensors bring."""
+    where = [d for d, i in enumerate(indices) if i is not None]
+    rest: list[int | None] = [d for d in range(len(x)) if d not in where]
+    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
+    return [*rest[:at], *([None] * max(len(indices[d]) for d in where)), *rest[at:]]
+
+
+def _fix_indexed(call: Call, x: Axes, indices: Sequence[Any]) -> None:
+    for d, chosen in enumerate(indices):
+        if chosen is not None:
+            call.lab.fix(x[d], "addressed by an index tensor")
+            call.lab.fix_axes(chosen, "index tensor")
 
 
 def index_select(call: Call, x: Axes, dim: int, chosen: Axes) -> list[Dim]:
@@ -83,16 +93,12 @@ def index_select(call: Call, x: Axes, dim: int, chosen: Axes) -> list[Dim]:
 
 
 def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any) -> Any:
-    """`x[i] = values`: indexed dims are fixed, the others are equated with those of the values, aligned at the end."""
-    for d, chosen in enumerate(indices):
-        if chosen is not None:
-            call.lab.fix(x[d], "addressed by an index tensor")
-            call.lab.fix_axes(chosen, "index tensor")
-    for i in range(len(values)):
-        j = len(x) - len(values) + i
-        inside = 0 <= j < len(x) and (j >= len(indices) or indices[j] is None)
-        if inside and values.shape[i] == x.shape[j]:
-            call.lab.unite(x, j, values, i)
+    """`x[i] = values`: indexed dims are fixed, the others are equated with those of the values."""
+    _fix_indexed(call, x, indices)
+    layout = _layout(x, indices)[-len(values) :] if len(values) else []
+    for i, d in enumerate(layout[: len(values)], start=len(values) - len(layout)):
+        if d is not None and values.shape[i] == x.shape[d]:
+            call.lab.unite(x, d, values, i)
         else:
             call.lab.fix(values[i], "addressed by an index tensor")
     return x.dims()
@@ -104,7 +110,7 @@ def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 
 _DATA = """
-_local_scalar_dense nonzero masked_select gather scatter scatter_add index_fill index_add topk _unique2 unique
+_local_scalar_dense nonzero masked_select gather scatter scatter_add index_fill index_add topk _unique2
 bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms torchvision::deform_conv2d cdist
 _cdist_forward
 """.split()

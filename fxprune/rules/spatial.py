@@ -31,6 +31,12 @@ def grid_sample(call: Call, x: Axes, grid: Axes, *_: Any) -> Any:
     return spatial(len(x) - 2, call, x)
 
 
+def fractional(n: int, call: Call, x: Axes, kernel: Any, size: Any, samples: Axes) -> Any:
+    """Random positions, one set a channel."""
+    call.lab.unite(x, len(x) - n - 1, samples, 1)
+    return spatial(n, call, x)
+
+
 def im2col(call: Call, x: Axes, *_: Any) -> list[Dim]:
     """(n, c, h, w) → (n, c·kernel, positions): each channel's label once per kernel element."""
     spatial_dims = len(x) - 2
@@ -75,7 +81,7 @@ def channel_shuffle(call: Call, x: Axes, groups: int) -> list[Dim]:
     return [x[0], flat, *x.dims()[2:]]
 
 
-_POOLS = ("avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "max_pool", "adaptive_max_pool", "fractional_max_pool")
+_POOLS = ("avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "max_pool", "adaptive_max_pool")
 _PADS = ("reflection_pad", "replication_pad")
 _UPSAMPLES = ("bilinear2d", "bicubic2d", "nearest2d", "nearest1d", "nearest3d", "linear1d", "trilinear3d")
 
@@ -87,6 +93,7 @@ RULES: dict[str, Rule] = {
     **{f"upsample_{kind}": partial(spatial, int(kind[-2])) for kind in _UPSAMPLES},
     **{f"_upsample_{kind}_aa": partial(spatial, 2) for kind in ("bilinear2d", "bicubic2d")},
     **{f"_upsample_nearest_exact{n}d": partial(spatial, n) for n in (1, 2, 3)},
+    **{f"fractional_max_pool{n}d": partial(fractional, n) for n in (2, 3)},
     "grid_sampler_2d": grid_sample,
     "grid_sampler_3d": grid_sample,
     "im2col": im2col,

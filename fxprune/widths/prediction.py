@@ -73,13 +73,16 @@ class Prediction:
 
     def can_differ(self) -> bool:
         """Whether any size in the model's code concerns an active group."""
-        axes, suspects = self.analysis.labelling.axes, self.analysis.labelling.labeller.suspects
-        return any(self._concerned(axes[node], node) for node in suspects if not self._follows(node))
+        suspects = self.analysis.labelling.labeller.suspects
+        return any(self._concerned(node) for node in suspects if not self._follows(node))
 
-    def _concerned(self, axes: Any, node: fx.Node) -> bool:
+    def _concerned(self, node: fx.Node) -> bool:
         """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
-        scales = node.target._opname in ("mul", "div")  # type: ignore[union-attr]
-        return bool(self.active.any()) if scales else len(self.groups(axes)) > 0
+        if node.target._opname in ("mul", "div"):  # type: ignore[union-attr]
+            return bool(self.active.any())
+        axes = self.analysis.labelling.axes
+        tensors = [axes[node], *(axes[n] for n in node.all_input_nodes)]
+        return any(len(self.groups(a)) for a in tensors)
 
     def _follows(self, node: fx.Node) -> bool:
         """Whether the call's sizes follow from its tensors, or from attributes that are mended."""
@@ -125,6 +128,10 @@ class Prediction:
 
 
 def _own_count(i: int, size: int) -> int:
-    """An odd keep count between a quarter and three quarters of the channels that few other groups have."""
-    choices = range(max(1, size // 4) | 1, max(2, 3 * size // 4 + 1), 2)
+    """A keep count between a quarter and three quarters of the channels that few other groups have.
+
+    Odd where there is a choice; not 1 if it can be helped, since code may take another way for a single channel.
+    """
+    low, high = max(2, size // 4), max(size // 2, min(size - 2, 3 * size // 4))
+    choices = range(low | 1, high + 1, 2) or range(low, high + 1)
     return choices[(5 * i) % len(choices)] if len(choices) else 1
