@@ -288,6 +288,8 @@ def _why(components: Components, name: str, axes: Axes, i: int) -> Iterator[Fixe
         yield FixedDim(name, i, axes.shape[i], dim.reason)
     elif isinstance(dim, np.ndarray):
         causes = components.fix[components.of[dim]]
+        if causes.max() < 0:
+            return
         for k, count in zip(*np.unique(causes[causes >= 0], return_counts=True), strict=True):
             fix = components.fixes[k]
             yield FixedDim(name, i, int(count), fix.reason, _place(fix.node))

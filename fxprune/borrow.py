@@ -48,19 +48,24 @@ class _Saved:
 
     def __init__(self, module: nn.Module) -> None:
         self._contents: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []  # most are: a module has a dozen empty dicts of hooks
         self._save(module.__dict__, set())
 
     def _save(self, container: Any, seen: set[int]) -> None:
         seen.add(id(container))
-        if not container:  # most are: a module has a dozen empty dicts of hooks
-            self._contents.append((container, ()))
-            return
         self._contents.append((container, copy.copy(container)))
         for value in container.values() if isinstance(container, dict) else container:
-            if isinstance(value, _CONTAINERS) and id(value) not in seen:
+            if not isinstance(value, _CONTAINERS):
+                continue
+            if not value:
+                self._empty.append(value)
+            elif id(value) not in seen:
                 self._save(value, seen)
 
     def restore(self) -> None:
+        for container in self._empty:
+            if container:
+                container.clear()
         for container, contents in self._contents:
             if not _same(container, contents):
                 container.clear()
@@ -74,8 +79,6 @@ def _same(container: Any, contents: Any) -> bool:
     """Whether the very same objects are in the container, in the same order."""
     if len(container) != len(contents):
         return False
-    if not container:
-        return True
     if isinstance(container, dict):
         return all(k == j and v is w for (k, v), (j, w) in zip(container.items(), contents.items(), strict=True))
     return all(v is w for v, w in zip(container, contents, strict=True))

@@ -36,8 +36,9 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
 
     A deep net that was never trained damps its signal until a wrong channel in an early layer hides below rounding.
     Therefore the comparison runs, on copies, with every signal excited: tensors whose elements are all equal (fresh
-    scales and shifts, which look the same in any order) are drawn anew, and BatchNorm statistics are estimated on the
-    masked model from the example. That tests the plan and the rewriting, whatever the weights.
+    scales and shifts, which look the same in any order) are drawn anew, BatchNorm statistics are estimated on the
+    masked model from the example, and biases are set so that no ReLU is dead. That tests the plan and the rewriting,
+    whatever the weights.
 
     Args:
         model: the full-size model; untouched.
@@ -64,7 +65,8 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
             _draw_constants(masked, seed)
         mask(masked, plan)
         if excite:
-            _calibrate(masked, inputs)
+            _calibrate(masked, inputs, seed)
+            mask(masked, plan)
         pruned = rewrite(masked, plan)
         expected = _outputs(masked, inputs)
         error = _deviation(expected, _outputs(pruned, inputs))
@@ -118,21 +120,46 @@ def _draw_constants(model: nn.Module, seed: int) -> None:
             t.copy_(torch.rand(t.shape, generator=generator, dtype=t.dtype) + 0.5)
 
 
-def _calibrate(model: nn.Module, inputs: Inputs) -> None:
-    """Estimate the statistics of all BatchNorms from one forward."""
+def _calibrate(model: nn.Module, inputs: Inputs, seed: int) -> None:
+    """One forward that estimates the statistics of all BatchNorms, and sets biases so that no activation is dead."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
         m.momentum, m.training = None, True
+    generator = torch.Generator().manual_seed(seed)
+    biased = [m for m in model.modules() if _is_leaf(m) and _is_biased(m)]
+    hooks = [m.register_forward_hook(_liven(generator)) for m in biased]
     try:
-        if norms:
-            call(model, cloned(inputs))
+        call(model, cloned(inputs))
     except ValueError:
         # One value per channel (1x1 maps, batch 1) has no variance; the statistics stay at their defaults.
         pass
+    finally:
+        for hook in hooks:
+            hook.remove()
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum, m.training = momentum, False
+
+
+def _is_biased(module: nn.Module) -> bool:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    return isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(bias, nn.Parameter)
+
+
+def _liven(generator: torch.Generator) -> Any:
+    """A hook that shifts a layer's bias so that the mean response of every channel is between 0.5 and 1.5."""
+
+    def shift(module: Any, _: Any, out: Tensor) -> Tensor | None:
+        channel = out.dim() - 1 if isinstance(module, nn.Linear) else out.dim() - module.weight.dim() + 1
+        if out.shape[channel] != len(module.bias):
+            return None
+        wanted = torch.rand(len(module.bias), generator=generator, dtype=torch.float64).to(out)
+        delta = wanted + 0.5 - out.mean([d for d in range(out.dim()) if d != channel])
+        module.bias += delta
+        return out + delta.view([-1 if d == channel else 1 for d in range(out.dim())])
+
+    return shift
 
 
 Outputs = list[tuple[str, Tensor]]
@@ -161,8 +188,8 @@ def _is_leaf(module: nn.Module) -> bool:
 def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, seen: Outputs) -> float:
     """The deviation in training mode, if some modules ran only there; else 0.
 
-    BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that, or that needs targets
-    to train, is left out.
+    BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that, or that
+    needs targets to train, is left out.
     """
     ran = {name for name, _ in seen}
     if all(name in ran for name in _callable_leaves(masked)):

@@ -54,7 +54,7 @@ trunc where xlogy fill zero
 _FIRST = """
 alias bernoulli clone log_sigmoid_forward contiguous detach dropout native_dropout empty_like full_like lift
 lift_fresh lift_fresh_copy normal ones_like rand_like randn_like _to_copy to uniform
-zeros_like fake_quantize_per_tensor_affine_cachemask fake_quantize_per_tensor_affine
+zeros_like
 """.split()
 
 _SOFTMAX = ["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"]

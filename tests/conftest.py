@@ -1,0 +1,21 @@
+"""Settings that all tests share: one thread, a deterministic hypothesis profile."""
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "fxprune", deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.load_profile("fxprune")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """No test depends on the tests before it."""
+    torch.manual_seed(0)

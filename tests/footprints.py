@@ -1,0 +1,101 @@
+"""What a library must leave as it was: a model's whole state, and the process's switches and random states."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def footprint(model: nn.Module) -> Any:
+    """Everything about a model that its owner could notice, as a value that can be compared."""
+    return {name: _module(module) for name, module in model.named_modules()}
+
+
+def _module(module: nn.Module) -> dict[str, Any]:
+    """The module's class, the order of its attributes, and each attribute."""
+    seen = {key: _seen(value) for key, value in module.__dict__.items()}
+    return {"its class": type(module), "its order": list(seen), **seen}
+
+
+def _seen(value: Any, depth: int = 0) -> Any:
+    """A comparable image of a value: identity, and contents of containers and tensors."""
+    if isinstance(value, Tensor):
+        return _tensor(value)
+    if isinstance(value, dict) and depth < 4:
+        return id(value), [(str(k), _seen(v, depth + 1)) for k, v in value.items()]
+    if isinstance(value, list | tuple | set) and depth < 4:
+        return id(value), [_seen(v, depth + 1) for v in value]
+    if isinstance(value, int | float | str | bytes | None):
+        return value
+    return id(value)
+
+
+def _tensor(t: Tensor) -> Any:
+    """Identity, storage, bits, gradient and flags."""
+    bits = (
+        None
+        if t.is_meta
+        else t.detach().cpu().contiguous().view(-1).numpy().tobytes()
+        if t.dtype != torch.bfloat16
+        else None
+    )
+    grad = None if not t.is_leaf or t.grad is None else _tensor(t.grad)
+    return id(t), t.data_ptr(), t.dtype, tuple(t.shape), t.stride(), t.requires_grad, bits, grad
+
+
+def switches() -> dict[str, Any]:
+    """The process's states that a run of a model may change."""
+    cuda = torch.backends.cuda
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "mha fast path": torch.backends.mha.get_fastpath_enabled(),
+        "sdp": (
+            cuda.flash_sdp_enabled(),
+            cuda.math_sdp_enabled(),
+            cuda.mem_efficient_sdp_enabled(),
+            cuda.cudnn_sdp_enabled(),
+        ),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "threads": torch.get_num_threads(),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": str(np.random.get_state()),  # noqa: NPY002 (the global state is what must not change)
+        "python": hash(random.getstate()),
+        "module hooks": (
+            len(nn.modules.module._global_forward_hooks),
+            len(nn.modules.module._global_forward_pre_hooks),
+        ),
+        "dispatch modes": torch._C._len_torch_dispatch_stack(),
+        "function modes": torch._C._len_torch_function_stack(),
+    }
+
+
+@contextmanager
+def no_footprints(model: nn.Module, *others: Any) -> Iterator[None]:
+    """Fails if the block, which may raise, leaves any trace in the model, the process or `others`."""
+    before = footprint(model), switches(), _seen(others)
+    try:
+        yield
+    finally:
+        after = footprint(model), switches(), _seen(others)
+        for name in before[0]:
+            assert after[0][name] == before[0][name], (
+                f"module '{name}' has changed: {_changed(before[0][name], after[0][name])}"
+            )
+        assert after[0] == before[0]
+        assert after[1] == before[1], _changed(before[1], after[1])
+        assert after[2] == before[2]
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [k for k in {**before, **after} if before.get(k) != after.get(k)]

@@ -1,0 +1,145 @@
+"""The oracle that holds for every model: what a pruned model must have in common with the full-size one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+import fxprune
+
+ROUNDING = 1e-9
+WRONG = 1e-5
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors of an output: containers and dataclasses of them."""
+    found: list[Tensor] = []
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf):
+            found += [t for f in fields(leaf) for t in tensors(getattr(leaf, f.name))]
+    return found
+
+
+@contextmanager
+def fused_kernels_off() -> Iterator[None]:
+    """Attention and recurrent layers as their parts, so that the flop counter sees every product."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        torch._C._set_mkldnn_enabled(False)  # torch.backends.mkldnn.flags warns of its own defaults
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(True)
+
+
+def counted_macs(model: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """MACs as PyTorch's flop counter sees them."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), fused_kernels_off(), counter:
+        model(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def random_plan(model: nn.Module, groups: fxprune.Groups, ratio: float, seed: int = 0) -> fxprune.Plan:
+    scores = fxprune.scorers.Random(seed)(model, groups)
+    return fxprune.planners.Uniform(ratio)(groups, scores)
+
+
+def without_mixed(groups: fxprune.Groups, plan: fxprune.Plan) -> fxprune.Plan:
+    """The plan without the groups where pruned and masked may differ: those that a norm, mean or softmax runs over."""
+    return groups.plan({g.name: plan.groups[g.name].kept for g in groups if not g.mixed_by})
+
+
+def check(
+    build: Callable[[], nn.Module], inputs: Callable[[int], tuple[Any, ...]], ratio: float, seed: int = 0
+) -> fxprune.Plan:
+    """Prune `build()` at random and check everything that must hold; returns the plan.
+
+    Args:
+        build: makes the same model each time.
+        inputs: example inputs of a batch size; the model is traced with one sample and run with two.
+        ratio: pruning ratio.
+        seed: of the scores.
+    """
+    model, x = build(), inputs(1)
+    graph = fxprune.trace(model, x)
+    groups = fxprune.find_groups(graph)
+    plan = random_plan(model, groups, ratio, seed)
+    if not len(groups):
+        return plan
+    assert fxprune.verify(model, without_mixed(groups, plan), x) <= ROUNDING
+    small = fxprune.rewrite(model, plan).eval()
+    check_cost(model, small, graph, plan, x)
+    for batch in (1, 2):
+        check_outputs(model, small, inputs(batch))
+    check_round_trip(build, small, plan, inputs(2))
+    check_training(model, small, inputs(2))
+    return plan
+
+
+def check_outputs(model: nn.Module, small: nn.Module, x: tuple[Any, ...]) -> None:
+    with torch.no_grad():
+        full, pruned = tensors(model(*x)), tensors(small(*x))
+    assert [t.shape for t in full] == [t.shape for t in pruned]
+    assert [t.dtype for t in full] == [t.dtype for t in pruned]
+
+
+def check_cost(
+    model: nn.Module, small: nn.Module, graph: fxprune.Graph, plan: fxprune.Plan, x: tuple[Any, ...]
+) -> None:
+    """The cost model agrees exactly with the models and with PyTorch's flop counter."""
+    before, after = fxprune.cost(graph), fxprune.cost(graph, plan)
+    assert (before.parameters, after.parameters) == (parameter_count(model), parameter_count(small))
+    assert (before.macs, after.macs) == (counted_macs(model, x), counted_macs(small, x))
+
+
+def check_round_trip(build: Callable[[], nn.Module], small: nn.Module, plan: fxprune.Plan, x: tuple[Any, ...]) -> None:
+    """A fresh instance, the plan from a file and the pruned weights give the pruned model's outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan.save(Path(folder) / "plan.json")
+        loaded = fxprune.Plan.load(Path(folder) / "plan.json")
+    assert loaded == plan
+    again = fxprune.rewrite(build(), loaded).eval()
+    again.load_state_dict(small.state_dict(), strict=True)
+    with torch.no_grad():
+        for a, b in zip(tensors(small(*x)), tensors(again(*x)), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def check_training(model: nn.Module, small: nn.Module, x: tuple[Any, ...]) -> None:
+    """The pruned model trains: outputs of the full-size model's shapes, gradients for the same parameters."""
+    gradients = [_gradients(m, x) for m in (model, small)]
+    assert gradients[0] == gradients[1]
+    before = [p.detach().clone() for p in small.parameters()]
+    torch.optim.Adam(small.parameters(), lr=0.1).step()
+    assert any(not torch.equal(p, b) for p, b in zip(small.parameters(), before, strict=True))
+    assert all(bool(p.isfinite().all()) for p in small.parameters())
+
+
+def _gradients(model: nn.Module, x: tuple[Any, ...]) -> tuple[list[str], list[torch.Size]]:
+    """Names of the parameters with a gradient after a training step, and the outputs' shapes in training mode."""
+    torch.manual_seed(0)
+    model.train()
+    model.zero_grad()
+    output = tensors(model(*x))
+    sum(t.square().mean() for t in output).backward()  # type: ignore[union-attr]
+    model.eval()
+    return [n for n, p in model.named_parameters() if p.grad is not None], [t.shape for t in output]

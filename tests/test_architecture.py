@@ -1,0 +1,167 @@
+"""The shape of the code itself: layers without cycles, short files and functions, a frozen surface, no model names."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+import fxprune
+
+ROOT = Path(fxprune.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+MOST_LINES = 350
+MOST_BODY_LINES = 60
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT.parent).as_posix()
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(p): p for p in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The fxprune modules that a file imports, at any depth; imports for annotations only are left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        n
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
+        for n in ast.walk(i)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.partition(".")[0] == "fxprune")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {relative(path)}:{node.lineno}"
+            if (node.module or "").partition(".")[0] == "fxprune":
+                for a in node.names:
+                    inner = f"{node.module}.{a.name}"
+                    yield inner if inner in MODULES else str(node.module)
+
+
+def test_imports_form_no_cycle() -> None:
+    """Function-level imports count: they hide a cycle, they do not remove it."""
+    graph = nx.DiGraph((name, other) for name, path in MODULES.items() for other in imported(path) if other != name)
+    assert set(graph) <= set(MODULES), set(graph) - set(MODULES)
+    assert list(nx.simple_cycles(graph)) == []
+
+
+def test_imports_are_at_the_top() -> None:
+    inner = [
+        f"{relative(p)}:{n.lineno}"
+        for p in FILES
+        for f in ast.walk(ast.parse(p.read_text()))
+        if isinstance(f, ast.FunctionDef)
+        for n in ast.walk(f)
+        if isinstance(n, ast.Import | ast.ImportFrom) and "fxprune" in ast.unparse(n)
+    ]
+    assert inner == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < MOST_LINES
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    return (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_functions_are_short(path: Path) -> None:
+    """Lines of the body, docstring left out."""
+    for f in functions(path):
+        body = f.body[1:] if ast.get_docstring(f) and len(f.body) > 1 else f.body
+        lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
+        assert lines < MOST_BODY_LINES, f"{f.name}: {lines}"
+
+
+def test_public_surface_is_the_reviewed_one() -> None:
+    """To change it, change `public_api.txt` in the same commit."""
+    reviewed = (Path(__file__).parent / "public_api.txt").read_text().split()
+    assert sorted(fxprune.__all__) == reviewed
+    assert all(hasattr(fxprune, name) for name in reviewed)
+
+
+def test_nothing_else_is_public_at_the_top() -> None:
+    own = {
+        n
+        for n, v in vars(fxprune).items()
+        if not n.startswith("_") and getattr(v, "__module__", "").startswith("fxprune")
+    }
+    assert own <= set(fxprune.__all__), own - set(fxprune.__all__)
+
+
+@pytest.mark.parametrize("name", [n for n in fxprune.__all__ if n not in ("planners", "scorers")])
+def test_public_names_are_documented(name: str) -> None:
+    assert (getattr(fxprune, name).__doc__ or "").strip()
+
+
+# Names of architectures, their classes, and of the parameters that only they have.
+FORBIDDEN = """
+alexnet convnext densenet efficientnet googlenet inception maxvit mnasnet mobilenet mvit raft regnet resnet resnext
+shufflenet squeezenet swin vgg vit wide_resnet deeplab deeplabv3 fcn lraspp fcos retinanet rcnn ssd s3d r3d mc3
+yolo unet bert clip deit
+basicblock bottleneck invertedresidual convbnactivation conv2dnormactivation squeezeexcitation encoderblock dropblock
+frozenbatchnorm2d swintransformer visiontransformer cnblock fire firemodule inceptionaux denselayer
+qkv in_proj downsample aux_classifier rpn roi_heads relative_position_bias_table class_token cls_token
+torchvision.models torchvision.ops
+""".split()
+PATTERN = re.compile(r"(?<![a-z])(" + "|".join(re.escape(w) for w in FORBIDDEN) + r")(?![a-z])", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_architecture_is_named(path: Path) -> None:
+    """Neither in code nor in docstrings or comments; `torchvision::` ops and `layer1.0.conv1` are fine."""
+    found = [
+        f"{i}: {m.group()}" for i, line in enumerate(path.read_text().splitlines(), 1) for m in PATTERN.finditer(line)
+    ]
+    assert found == []
+
+
+def test_the_pattern_finds_names() -> None:
+    for text in (
+        "ResNet18",
+        "a vit_b_16",
+        "block.downsample.0",
+        "self.qkv",
+        "from torchvision.models import x",
+        "swin3d_t",
+    ):
+        assert PATTERN.search(text), text
+    for text in (
+        "torchvision::nms",
+        "layer1.0.conv1",
+        "invite",
+        "activity",
+        "gravity",
+        "upsample_nearest2d",
+        "firefly",
+    ):
+        assert not PATTERN.search(text), text
+
+
+def test_no_print_no_assert_on_input_no_bare_except() -> None:
+    """Errors are fxprune's own; nothing is swallowed without a kind; nothing is printed."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            at = f"{relative(path)}:{getattr(node, 'lineno', 0)}"
+            assert not (isinstance(node, ast.ExceptHandler) and node.type is None), at
+            assert not (
+                isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "eval", "exec", "pickle.load")
+            ), at
+
+
+def test_rules_are_the_only_place_that_names_ops_of_other_libraries() -> None:
+    naming = [relative(p) for p in FILES if "torchvision::" in p.read_text()]
+    assert all(name.startswith("fxprune/rules/") for name in naming)

@@ -1,0 +1,431 @@
+"""Bad input: every error says what failed, where, what was seen and the remedy, and leaves the model as it was."""
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from footprints import footprint
+from nets import CASES, Net
+from torch import nn
+
+import fxprune
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """A model that must be the same after the test."""
+    model = CASES["residual"].build()
+    before = footprint(model)
+    yield model
+    assert footprint(model) == before
+
+
+@pytest.fixture
+def plan(net: Net) -> fxprune.Plan:
+    return fxprune.prune(net, X, 0.5).plan
+
+
+X = CASES["residual"].inputs()
+
+
+def groups_of(model: nn.Module, x: Any = X) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(model, x))
+
+
+def refused(error: type[fxprune.FxpruneError], *texts: str) -> Any:
+    """`pytest.raises` for an error whose text holds all of `texts`."""
+
+    def said(raised: Exception) -> bool:
+        missing = [t for t in texts if t not in str(raised)]
+        assert not missing, f"{missing} not in: {raised}"
+        return True
+
+    return pytest.raises(error, check=said)
+
+
+# Models and inputs
+
+
+class Fails(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_a_forward_that_fails() -> None:
+    model = Fails()
+    before = footprint(model)
+    with refused(fxprune.TraceError, "forward fails", "inner.1", "Fails", "RuntimeError", "5 channels", "eval mode"):
+        fxprune.trace(model, X)
+    assert footprint(model) == before
+
+
+def test_inputs_of_the_wrong_shape(net: Net) -> None:
+    with refused(fxprune.TraceError, "forward fails", "'stem'", "3 channels", "call model(example_inputs) yourself"):
+        fxprune.trace(net, torch.zeros(1, 4, 8, 8))
+
+
+def test_inputs_on_another_device(net: Net) -> None:
+    with refused(fxprune.InputError, "different devices", "inputs on meta, model on cpu", ".to('cpu')"):
+        fxprune.trace(net, torch.zeros(1, 3, 8, 8, device="meta"))
+
+
+def test_too_few_inputs(net: Net) -> None:
+    with refused(fxprune.TraceError, "forward fails", "missing 1 required positional argument"):
+        fxprune.trace(CASES["two_inputs"].build(), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("nothing", [(), {}, None, 3, "x"])
+def test_inputs_without_a_tensor(net: Net, nothing: Any) -> None:
+    with refused(fxprune.InputError, "hold no tensor", str(nothing)):
+        fxprune.trace(net, nothing)
+
+
+def test_outputs_without_a_tensor() -> None:
+    model = Net(lambda m, x: {"loss": float(m.a(x).shape[0])}, {"a": nn.Conv2d(3, 4, 3)})
+    with refused(fxprune.TraceError, "output holds no tensor", "dict", "return tensors"):
+        fxprune.trace(model, X)
+
+
+def test_a_meta_model_can_be_analysed_but_its_failure_is_reported() -> None:
+    with torch.device("meta"):
+        good, bad = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), Fails()
+    assert [g.size for g in groups_of(good)] == [4]
+    assert [g.size for g in groups_of(good, X[0].to("meta"))] == [4]
+    with refused(fxprune.TraceError, "forward fails", "Fails"):
+        fxprune.trace(bad, X)
+
+
+def test_lazy_modules() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.LazyLinear(3))
+    with refused(fxprune.InputError, "uninitialised (lazy) parameters", "0.weight", "run the model once"):
+        fxprune.trace(model, X)
+
+
+def test_nothing_to_prune() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with refused(
+        fxprune.InputError, "no channel of the model can be pruned", "Sequential", "model output", "model input"
+    ):
+        fxprune.prune(model, X)
+
+
+def test_a_model_without_parameters_has_no_groups() -> None:
+    assert len(groups_of(nn.ReLU())) == 0
+    with refused(fxprune.InputError, "no channel of the model can be pruned", "ReLU"):
+        fxprune.prune(nn.ReLU(), X)
+
+
+@pytest.mark.parametrize("name", ["layer7", "stem.weigh", "resid*"])
+def test_protecting_a_name_that_matches_nothing(net: Net, name: str) -> None:
+    with refused(fxprune.InputError, "nothing has the name to protect", f"seen: {name}", "module, parameter or group"):
+        fxprune.find_groups(fxprune.trace(net, X), ["stem", name])
+
+
+# Numbers out of range
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
+def test_ratios_out_of_range(net: Net, ratio: float) -> None:
+    with refused(fxprune.InputError, "pruning ratio out of range", f"seen: {ratio}", "[0, 1)"):
+        fxprune.prune(net, X, ratio)
+    with refused(fxprune.InputError, "pruning ratio out of range", f"seen: {ratio}", "[0, 1)"):
+        fxprune.planners.Uniform(ratio)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, 1.01, float("nan")])
+def test_contribution_rates_out_of_range(rate: float) -> None:
+    with refused(fxprune.InputError, "contribution rate out of range", f"seen: {rate}", "(0, 1]"):
+        fxprune.planners.CumulativeContribution(rate)
+
+
+@pytest.mark.parametrize("precision", [0.0, 1.0, -0.5, float("nan")])
+def test_precisions_out_of_range(precision: float) -> None:
+    with refused(fxprune.InputError, "precision out of range", f"seen: {precision}", "(0, 1)"):
+        fxprune.planners.Bisection(precision=precision)
+
+
+@pytest.mark.parametrize("multiple", [0, -8])
+def test_round_to_out_of_range(multiple: int) -> None:
+    with refused(fxprune.InputError, "round_to must be a positive integer", f"seen: {multiple}"):
+        fxprune.planners.Uniform(0.5, round_to=multiple)
+
+
+def test_an_unknown_change_of_kernels() -> None:
+    with refused(fxprune.InputError, "unknown change", "seen: shuffle", "permute, reinit, zero, absorb"):
+        fxprune.scorers.WeightPermutation("shuffle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kept", "text"),
+    [
+        ({"stem": []}, "at least one channel"),
+        ({"stem": [8]}, "out of range"),
+        ({"stem": [-1]}, "out of range"),
+        ({"nosuch": [0]}, "no such prunable group; seen: nosuch"),
+    ],
+)
+def test_channels_that_do_not_exist(net: Net, kept: dict[str, list[int]], text: str) -> None:
+    with refused(fxprune.InputError, text):
+        groups_of(net).plan(kept)
+
+
+# Scores
+
+
+def test_weights_that_are_not_finite(net: Net) -> None:
+    bad = CASES["residual"].build()
+    bad.a.weight.data[2, 0, 0, 0] = float("nan")
+    with refused(fxprune.InputError, "not finite", "in a", "1 of 6", "NaN"):
+        fxprune.prune(bad, X)
+    with refused(fxprune.InputError, "not finite", "NaN"):
+        fxprune.prune(bad, X, scorer=fxprune.scorers.WeightPermutation())
+
+
+@pytest.mark.parametrize(
+    ("scores", "texts"),
+    [
+        ({"a": torch.ones(6)}, ("no scores", "in stem", "score all groups")),
+        ({"stem": torch.ones(7), "a": torch.ones(6)}, ("wrong shape", "in stem", "(7,), not (8,)")),
+        ({"stem": torch.ones(8, 1), "a": torch.ones(6)}, ("wrong shape", "in stem")),
+        ({"stem": torch.full((8,), float("inf")), "a": torch.ones(6)}, ("not finite", "in stem", "8 of 8")),
+    ],
+)
+def test_unusable_scores(net: Net, scores: dict[str, torch.Tensor], texts: tuple[str, ...]) -> None:
+    groups = groups_of(net)
+    for planner in (fxprune.planners.Uniform(0.5), fxprune.planners.CumulativeContribution(0.5)):
+        with refused(fxprune.InputError, *texts):
+            planner(groups, scores)
+
+
+def test_contributions_of_negative_scores(net: Net) -> None:
+    scores = {"stem": torch.arange(8.0) - 1, "a": torch.ones(6)}
+    with refused(fxprune.InputError, "at least zero", "in stem", "-1"):
+        fxprune.planners.CumulativeContribution(0.5)(groups_of(net), scores)
+
+
+@pytest.mark.parametrize("data", [[], iter(())])
+def test_an_empty_data_loader(net: Net, data: Any) -> None:
+    with refused(fxprune.InputError, "holds no batch", "used up only once"):
+        fxprune.prune(net, X, scorer=fxprune.scorers.WeightPermutation(), data=data)
+
+
+def test_a_group_without_a_contraction(net: Net) -> None:
+    model = Net(
+        lambda m, x: m.b(x * m.scale + m.shift),
+        {
+            "scale": nn.Parameter(torch.rand(6, 1, 1)),
+            "shift": nn.Parameter(torch.rand(6, 1, 1)),
+            "b": nn.Conv2d(6, 2, 1),
+        },
+    )
+    x = torch.rand(1, 1, 4, 4)
+    assert fxprune.prune(model, x).report.deviation is not None
+    with refused(fxprune.InputError, "no convolution or linear layer", "scale", "L2Norm"):
+        fxprune.prune(model, x, scorer=fxprune.scorers.WeightPermutation())
+
+
+# Plans that do not fit
+
+
+def other_net() -> nn.Module:
+    return CASES["chain"].build()
+
+
+def narrower_net() -> nn.Module:
+    model = CASES["residual"].build()
+    return fxprune.prune(model, X, 0.25).model
+
+
+Use = Callable[[nn.Module, fxprune.Plan], Any]
+USES: list[Use] = [
+    lambda model, plan: fxprune.rewrite(model, plan),
+    lambda model, plan: fxprune.rewrite(model, plan, inplace=True),
+    lambda model, plan: fxprune.verify(model, plan, X),
+]
+
+
+@pytest.mark.parametrize("use", USES, ids=["copy", "in place", "verify"])
+@pytest.mark.parametrize(
+    ("make", "seen"),
+    [
+        (other_net, "no tensor stem.weight"),
+        (narrower_net, "stem.weight is (6, 3, 3, 3), the plan expects (8, 3, 3, 3)"),
+    ],
+)
+def test_a_plan_for_another_model_changes_nothing(plan: fxprune.Plan, make: Any, seen: str, use: Use) -> None:
+    model = make()
+    before = footprint(model)
+    with refused(fxprune.PlanError, "the plan is for another model", seen, "full-size model of the architecture"):
+        use(model, plan)
+    assert footprint(model) == before
+
+
+@pytest.mark.parametrize("use", USES, ids=["copy", "in place", "verify"])
+def test_a_plan_applied_twice(plan: fxprune.Plan, use: Use) -> None:
+    small = fxprune.rewrite(CASES["residual"].build(), plan)
+    before = footprint(small)
+    with refused(fxprune.PlanError, "applied already", "stem.weight is (4, 3, 3, 3)"):
+        use(small, plan)
+    assert footprint(small) == before
+
+
+def test_masking_with_a_plan_for_another_model(plan: fxprune.Plan) -> None:
+    model = other_net()
+    before = footprint(model)
+    with refused(fxprune.PlanError, "the plan is for another model", "stem.weight"):
+        fxprune.mask(model, plan)
+    assert footprint(model) == before
+
+
+def test_cutting_a_state_of_another_model(plan: fxprune.Plan) -> None:
+    with refused(fxprune.PlanError, "the plan is for another model", "stem.weight"):
+        fxprune.cut_state(narrower_net().state_dict(), plan)
+
+
+def test_the_cost_of_a_plan_for_another_model(net: Net, plan: fxprune.Plan) -> None:
+    with refused(fxprune.PlanError, "the plan is for another model", "stem"):
+        fxprune.cost(fxprune.trace(other_net(), X), plan)
+
+
+def test_a_plan_whose_attributes_the_model_lacks(plan: fxprune.Plan) -> None:
+    """The last thing to be applied fails first: nothing is touched."""
+    for attributes in ({"nosuch": {"groups": 1}}, {"stem": {"nosuch": 1}}):
+        model = CASES["residual"].build()
+        before = footprint(model)
+        with refused(fxprune.PlanError, "the plan is for another model", "nosuch"):
+            fxprune.rewrite(model, replace(plan, attributes=attributes), inplace=True)
+        assert footprint(model) == before
+
+
+# Plan files
+
+
+def test_a_missing_plan_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        fxprune.Plan.load(tmp_path / "none.json")
+
+
+def test_every_truncation_of_a_plan_file(plan: fxprune.Plan, tmp_path: Path) -> None:
+    whole = plan.to_json()
+    path = tmp_path / "plan.json"
+    for length in [*range(0, len(whole) - 1, 37), len(whole) - 1]:
+        path.write_text(whole[:length])
+        with refused(fxprune.PlanError, "not a plan", str(path), "cut short"):
+            fxprune.Plan.load(path)
+
+
+def test_a_plan_is_saved_whole_or_not_at_all(
+    plan: fxprune.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        replace(plan, attributes={"stem": {"groups": 1}}).save(path)
+    assert fxprune.Plan.load(path) == plan
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return (Path("/tmp/fxprune-was-here").touch, ())
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Malicious()), b"\x00\xff\xfe", b"PK\x03\x04", np.arange(9).tobytes()])
+def test_binary_files_are_not_executed(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    with refused(fxprune.PlanError, "not a plan", str(path)):
+        fxprune.Plan.load(path)
+    assert not Path("/tmp/fxprune-was-here").exists()
+
+
+def damaged(plan: fxprune.Plan, where: tuple[Any, ...], value: Any) -> str:
+    """The plan's JSON with one value replaced."""
+    data = json.loads(plan.to_json())
+    *path, last = where
+    inner = data
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    return json.dumps(data)
+
+
+SLOT = ("groups", 0, "slots", 0)
+DAMAGE: list[tuple[tuple[Any, ...], Any]] = [
+    *((("fxprune_plan",), v) for v in (0, 99, "1", None)),
+    *((("groups",), v) for v in (None, 7, "x", [1], {"a": 1}, [[]])),
+    *((("groups", 0, "name"), v) for v in (["a"], None, 3, {})),
+    *((("groups", 0, "size"), v) for v in (-1, 3.5, "8", None, True, 10**12, 10**30, 0)),
+    *((("groups", 0, "kept"), v) for v in ([], [0, 0], [8], [-1], ["0"], [0.0], None, "01", [10**30], [[0]])),
+    *((("groups", 0, "slots"), v) for v in (None, 5, [None], [[]], "ab")),
+    *(((*SLOT, "tensor"), v) for v in ("nosuch", None, 3, [])),
+    *(((*SLOT, "dim"), v) for v in (-1, 4, 10**30, "0", 1.0, True)),
+    *(((*SLOT, "start"), v) for v in (-1, 1, 10**18, 10**30, "0", None)),
+    *(((*SLOT, "channels"), v) for v in (-1, 9, 10**12, 10**30, "8", None, [0])),
+    *(((*SLOT, "repeat"), v) for v in (-1, 2, 10**12, 10**30, "1", None, 0)),
+    *(((*SLOT, "role"), v) for v in (3, None, "boss")),
+    *((("shapes",), v) for v in (None, [], {"stem.weight": 3}, {}, 1)),
+    *((("shapes", "stem.weight"), v) for v in ([], [-8, 3, 3, 3], ["8", 3, 3, 3], [8.0, 3, 3, 3], None, [0, 3, 3, 3])),
+    *(
+        (("attributes",), v)
+        for v in (None, [], {"stem": 3}, {"stem": {"groups": -1}}, {"stem": {"groups": "1"}}, {"stem": {"groups": 1.5}})
+    ),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), DAMAGE, ids=lambda v: str(v).replace(" ", "")[:40])
+def test_damaged_plans_are_refused(plan: fxprune.Plan, where: tuple[Any, ...], value: Any) -> None:
+    """Wrong types, negative and huge numbers: refused at once, by reading alone, without memory for what they claim."""
+    with refused(fxprune.PlanError, "plan"):
+        fxprune.Plan.from_json(damaged(plan, where, value))
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "3", '"plan"', "{" * 100_000, "[" * 100_000, "1" * 10_000])
+def test_texts_that_are_no_plan(text: str) -> None:
+    with refused(fxprune.PlanError, "not a plan"):
+        fxprune.Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"stem": {"__class__": 1}}, {"stem": {"forward": 1}}, {"": {"training": 0}}, {"stem": {"weight": 1}}]
+)
+def test_a_plan_sets_only_widths(net: Net, plan: fxprune.Plan, attributes: dict[str, dict[str, int]]) -> None:
+    """A plan file from elsewhere can't replace methods, modes or tensors."""
+    text = damaged(plan, ("attributes",), attributes)
+    with refused(fxprune.PlanError, "plan"):
+        fxprune.rewrite(net, fxprune.Plan.from_json(text))
+
+
+def test_a_slot_listed_twice(net: Net, plan: fxprune.Plan) -> None:
+    """Two groups that claim the same indices of a tensor."""
+    data = json.loads(plan.to_json())
+    data["groups"][1]["slots"].append(data["groups"][0]["slots"][1] | {"channels": 6})
+    with refused(fxprune.PlanError, "plan"):
+        fxprune.rewrite(net, fxprune.Plan.from_json(json.dumps(data)))
+
+
+def test_a_group_listed_twice(plan: fxprune.Plan) -> None:
+    data = json.loads(plan.to_json())
+    data["groups"].append(data["groups"][0])
+    with refused(fxprune.PlanError, "plan"):
+        fxprune.Plan.from_json(json.dumps(data))
+
+
+def test_every_error_is_an_fxprune_error_with_its_parts() -> None:
+    error = fxprune.InputError("what", where="where", seen="seen", remedy="remedy")
+    assert str(error) == "what in where; seen: seen; remedy: remedy"
+    assert isinstance(error, fxprune.FxpruneError)
+    assert isinstance(error, ValueError)
+    assert (error.what, error.where, error.seen, error.remedy) == ("what", "where", "seen", "remedy")
+    assert str(fxprune.PlanError("what")) == "what"

@@ -1,0 +1,438 @@
+"""Analysis leaves no footprints: the caller's model and the process are as they were, also after failures."""
+
+import random
+import threading
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from footprints import footprint, no_footprints
+from nets import CASES, Net
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import fxprune
+
+Stage = Callable[[nn.Module, Any], Any]
+
+
+def groups_of(model: nn.Module, x: Any) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(model, x))
+
+
+def plan_of(model: nn.Module, x: Any) -> fxprune.Plan:
+    groups = groups_of(model, x)
+    return fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+
+
+def scored(scorer: fxprune.scorers.Scorer, data: Callable[[Any], Any] = lambda x: None) -> Stage:
+    return lambda model, x: scorer(model, groups_of(model, x), data(x))
+
+
+def searched(model: nn.Module, x: Any) -> Any:
+    groups = groups_of(model, x)
+    search = fxprune.planners.Bisection(precision=0.1, progress=False)
+    return search(model, groups, fxprune.scorers.L2Norm()(model, groups), lambda m: 1.0)
+
+
+STAGES: dict[str, Stage] = {
+    "trace": fxprune.trace,
+    "find_groups": groups_of,
+    "cost": lambda model, x: fxprune.cost(fxprune.trace(model, x), plan_of(model, x)),
+    "norms": scored(fxprune.scorers.L1Norm()),
+    "random": scored(fxprune.scorers.Random()),
+    "permutation": scored(fxprune.scorers.WeightPermutation()),
+    "permutation on data": scored(fxprune.scorers.WeightPermutation("absorb"), lambda x: [x, x]),
+    "plan": plan_of,
+    "rewrite": lambda model, x: fxprune.rewrite(model, plan_of(model, x)),
+    "verify": lambda model, x: fxprune.verify(model, plan_of(model, x), x),
+    "verify as it is": lambda model, x: fxprune.verify(model, plan_of(model, x), x, excite=False),
+    "bisection": searched,
+    "prune": lambda model, x: fxprune.prune(model, x, 0.5),
+}
+
+
+@pytest.fixture(params=STAGES.values(), ids=STAGES)
+def stage(request: pytest.FixtureRequest) -> Stage:
+    return request.param
+
+
+def lived_in() -> Net:
+    """A model in use: mixed modes, hooks, gradients, frozen parameters, caches, attributes of all kinds."""
+    model = CASES["residual"].build()
+    model(*CASES["residual"].inputs()).sum().backward()
+    model.train()
+    model.bn1.eval()
+    model.a.weight.requires_grad_(False)
+    model.stem.register_forward_hook(lambda m, args, out: out)
+    model.b.register_forward_pre_hook(lambda m, args: None)
+    model.fc.register_full_backward_hook(lambda m, a, b: None)
+    model.register_buffer("scratch", torch.zeros(3), persistent=False)
+    model.cache, model.seen, model.notes = {}, [], {"a": [1, 2]}
+    model.bn.forward = model.bn.forward
+    return model
+
+
+def test_a_model_in_use(stage: Stage) -> None:
+    model, x = lived_in(), CASES["residual"].inputs()
+    with no_footprints(model, x):
+        stage(model, x)
+
+
+def caching(m: Any, x: Tensor) -> Tensor:
+    """A forward that writes all over its module."""
+    m.cache[tuple(x.shape)] = x
+    m.seen.append(x)
+    m.names.add(len(m.seen))
+    m.last = x
+    m.count = getattr(m, "count", 0) + 1
+    m.steps += 1
+    m.a.note = "called"
+    return m.b(m.a(x).relu())
+
+
+def caching_net() -> Net:
+    parts = {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "cache": {}, "seen": [], "names": set()}
+    model = Net(caching, parts)
+    model.register_buffer("steps", torch.zeros(()))
+    return model.eval()
+
+
+def test_a_forward_that_caches(stage: Stage) -> None:
+    model, x = caching_net(), torch.rand(1, 3, 4, 4)
+    with no_footprints(model, x):
+        stage(model, x)
+
+
+def noisy(m: Any, x: Tensor) -> Tensor:
+    x = m.a(x) + torch.randn(()) + float(np.random.rand()) + random.random()  # noqa: NPY002
+    return m.b(torch.dropout(x, 0.5, True))
+
+
+def test_random_states(stage: Stage) -> None:
+    model, x = Net(noisy, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1)}), torch.rand(1, 3, 4, 4)
+    with no_footprints(model, x):
+        try:
+            stage(model, x)
+        except fxprune.FxpruneError:
+            pytest.fail("a random forward is no error")
+
+
+def test_keyword_arguments(stage: Stage) -> None:
+    model = Net(
+        lambda m, *, image, options: m.b(m.a(image) * options["gain"][0]),
+        {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1)},
+    )
+    kwargs = {"image": torch.rand(1, 3, 4, 4), "options": {"gain": [2.0], "unused": torch.ones(2)}}
+    with no_footprints(model, kwargs):
+        stage(model, kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_written_to_by_the_forward(stage: Stage, dtype: torch.dtype) -> None:
+    model = Net(lambda m, x: m.b(m.a(x.mul_(2))), {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1)}).to(dtype)
+    x = torch.rand(1, 3, 4, 4, dtype=dtype)
+    with no_footprints(model, x):
+        stage(model, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("excite", [False, True])
+def test_verify_gives_both_models_the_same_inputs(excite: bool, dtype: torch.dtype) -> None:
+    model = Net(lambda m, x: m.b(m.a(x.mul_(2))), {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1)}).to(dtype)
+    x = torch.rand(1, 3, 4, 4, dtype=dtype)
+    assert fxprune.verify(model, plan_of(model, x), x, excite=excite) < 1e-9
+
+
+CONTAINERS: dict[str, Callable[[], Any]] = {
+    "dict": dict,
+    "OrderedDict": OrderedDict,
+    "defaultdict": lambda: defaultdict(list),
+    "Counter": Counter,
+}
+
+
+@pytest.mark.parametrize("make", CONTAINERS.values(), ids=CONTAINERS)
+def test_caches_of_other_kinds(make: Callable[[], Any]) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.cache[x.shape[0]] = 1
+        return m.b(m.a(x))
+
+    model, x = Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "cache": make()}), torch.rand(1, 3, 4, 4)
+    with no_footprints(model, x):
+        fxprune.prune(model, x)
+
+
+def test_queues() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.last.append(1)
+        return m.b(m.a(x))
+
+    model, x = (
+        Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "last": deque(maxlen=3)}),
+        torch.rand(1, 3, 4, 4),
+    )
+    with no_footprints(model):
+        fxprune.prune(model, x)
+    assert not model.last
+
+
+def test_nested_caches() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.cache["shapes"].append(x.shape)
+        m.cache.setdefault("more", {})["x"] = x
+        return m.b(m.a(x))
+
+    model, x = (
+        Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "cache": {"shapes": []}}),
+        torch.rand(1, 3, 4, 4),
+    )
+    with no_footprints(model, x):
+        fxprune.prune(model, x)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_switches(stage: Stage, grad: bool) -> None:
+    model, x = CASES["single_head_attention"].build(), CASES["single_head_attention"].inputs()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.set_grad_enabled(grad), sdpa_kernel(SDPBackend.FLASH_ATTENTION), no_footprints(model, x):
+            stage(model, x)
+    finally:
+        torch.set_default_dtype(before)
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_inference_mode(stage: Stage) -> None:
+    model, x = CASES["residual"].build(), CASES["residual"].inputs()
+    with torch.inference_mode(), no_footprints(model, x):
+        stage(model, x)
+
+
+def test_a_backward_pass_in_waiting(stage: Stage) -> None:
+    """The caller's autograd graph still holds the model's buffers: in-place writes to them would break it."""
+    model, x = CASES["residual"].build(), CASES["residual"].inputs()
+    loss = model(*x).sum()
+    stage(model, x)
+    loss.backward()
+    assert model.stem.weight.grad is not None
+
+
+# Failures
+
+
+def fails_halfway(m: Any, x: Tensor) -> Tensor:
+    caching(m, x)
+    np.random.rand()  # noqa: NPY002
+    torch.rand(3)
+    raise RuntimeError("half-way")
+
+
+def fails_on_meta(m: Any, x: Tensor) -> Tensor:
+    caching(m, x)
+    if x.is_meta:
+        raise RuntimeError("no meta tensors here")
+    return m.b(m.a(x).relu())
+
+
+def fails_in_training(m: Any, x: Tensor) -> Tensor:
+    caching(m, x)
+    if m.training:
+        m.cache["training"] = True
+        raise RuntimeError("not in training mode")
+    return m.b(m.a(x).relu())
+
+
+def fails_when_narrow(m: Any, x: Tensor) -> Tensor:
+    caching(m, x)
+    x = m.a(x)
+    if x.shape[1] != 6:
+        raise RuntimeError(f"6 channels, not {x.shape[1]}")
+    return m.b(x.view(x.shape[0], -1, 2, 2, 4).flatten(2, 3))
+
+
+def fails_in_double(m: Any, x: Tensor) -> Tensor:
+    caching(m, x)
+    if x.dtype == torch.float64:
+        raise RuntimeError("not in float64")
+    return m.b(m.a(x).relu())
+
+
+def failing(run: Callable[..., Tensor], spare: bool = False) -> Net:
+    model = caching_net()
+    model.run = run
+    if spare:
+        model.aux = nn.Linear(2, 2)  # unused: a training forward is tried as well
+    return model
+
+
+@pytest.mark.parametrize("spare", [False, True])
+@pytest.mark.parametrize(
+    "run",
+    [fails_halfway, fails_on_meta, fails_in_training, fails_when_narrow, fails_in_double],
+    ids=lambda f: f.__name__,
+)
+def test_failures(stage: Stage, run: Callable[..., Tensor], spare: bool) -> None:
+    model, x = failing(run, spare), torch.rand(1, 3, 4, 4)
+    model.a.train()
+    with no_footprints(model, x):
+        if run in (fails_halfway, fails_in_double, fails_when_narrow):
+            with suppress(fxprune.FxpruneError, RuntimeError):
+                stage(model, x)
+        else:
+            stage(model, x)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_interrupts(stage: Stage, interrupt: type[BaseException]) -> None:
+    def stop(m: Any, x: Tensor) -> Tensor:
+        caching(m, x)
+        raise interrupt
+
+    model, x = failing(stop), torch.rand(1, 3, 4, 4)
+    with pytest.raises(interrupt), no_footprints(model, x):
+        stage(model, x)
+
+
+def test_a_scorer_whose_data_fails() -> None:
+    model, x = lived_in(), CASES["residual"].inputs()
+
+    def data() -> Iterator[Any]:
+        yield x
+        raise RuntimeError("disk gone")
+
+    with pytest.raises(RuntimeError, match="disk gone"), no_footprints(model, x):
+        fxprune.prune(model, x, scorer=fxprune.scorers.WeightPermutation(), data=data())
+
+
+def test_a_search_whose_evaluation_fails() -> None:
+    model, x = lived_in(), CASES["residual"].inputs()
+    groups = groups_of(model, x)
+    scores = fxprune.scorers.L2Norm()(model, groups)
+
+    def evaluate(m: nn.Module) -> float:
+        if m is not model:
+            raise RuntimeError("no GPU")
+        return 1.0
+
+    with pytest.raises(RuntimeError, match="no GPU"), no_footprints(model, x):
+        fxprune.planners.Bisection(progress=False)(model, groups, scores, evaluate)
+
+
+def test_rewriting_a_copy_shares_nothing() -> None:
+    """The smaller model's tensors, modules and gradients are its own, also those that the plan leaves alone."""
+    model, x = lived_in(), CASES["residual"].inputs()
+    plan = plan_of(model, x)
+    small = fxprune.rewrite(model, plan)
+    mine = {t.data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    assert not mine & {t.data_ptr() for t in [*small.parameters(), *small.buffers()]}
+    assert not {id(m) for m in model.modules()} & {id(m) for m in small.modules()}
+    with no_footprints(model):
+        torch.nn.init.zeros_(small.fc.bias)
+        small.notes["a"].append(3)
+    assert all(p.grad is None for p in small.parameters())
+
+
+def test_rewriting_keeps_modes_and_hooks() -> None:
+    model, x = lived_in(), CASES["residual"].inputs()
+    for small in (fxprune.rewrite(model, plan_of(model, x)), fxprune.rewrite(model, plan_of(model, x), inplace=True)):
+        assert [m.training for m in small.modules()] == [m.training for m in lived_in().modules()]
+        assert len(small.stem._forward_hooks) == len(small.b._forward_pre_hooks) == 1
+        assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in lived_in().parameters()]
+
+
+# Memory
+
+
+class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the bytes of real memory that ATen calls allocate."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {t.untyped_storage().data_ptr() for t in torch.utils._pytree.tree_leaves((args, kwargs)) if _real(t)}
+        out = op(*args, **(kwargs or {}))
+        fresh = [
+            t for t in torch.utils._pytree.tree_leaves(out) if _real(t) and t.untyped_storage().data_ptr() not in before
+        ]
+        self.bytes += sum(t.untyped_storage().nbytes() for t in fresh)
+        return out
+
+
+def _real(t: Any) -> bool:
+    return isinstance(t, Tensor) and not t.is_meta
+
+
+@pytest.mark.parametrize("stage", [fxprune.trace, groups_of], ids=["trace", "find_groups"])
+def test_no_weights_are_copied(stage: Stage) -> None:
+    """A megabyte of weights is traced and grouped without as much as a few kilobytes of tensors."""
+    model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
+    x = torch.zeros(4, 512)
+    with Watch() as watch:
+        stage(model, x)
+    assert watch.bytes < 4096
+    graph = fxprune.trace(model, torch.zeros(4, 512))
+    assert graph.on_meta
+    assert all(t is p for t, p in zip(graph.tensors.values(), model.parameters(), strict=True))
+
+
+def test_the_forward_sees_only_meta_tensors() -> None:
+    seen: list[Tensor] = []
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        seen.extend([x, m.a.weight])
+        return m.b(m.a(x))
+
+    model = Net(run, {"a": nn.Linear(3, 4), "b": nn.Linear(4, 2)})
+    groups_of(model, torch.rand(1, 3))
+    assert seen
+    assert all(t.is_meta for t in seen)
+    assert isinstance(seen[1], nn.Parameter)
+
+
+def test_two_threads_can_analyse_two_models() -> None:
+    found: list[list[str]] = []
+
+    def work(name: str) -> None:
+        case = CASES[name]
+        for _ in range(5):
+            found.append([g.name for g in groups_of(case.build(), case.inputs())])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("residual", "dense")]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert sorted(found) == sorted([["stem", "a"]] * 5 + [["a", "b", "c"]] * 5)
+
+
+def test_footprint_sees_what_it_must() -> None:
+    """The test's own eyes: each of these changes is noticed."""
+    changes: list[Callable[[Any], Any]] = [
+        lambda m: m.bn1.train(),
+        lambda m: m.stem.weight.data.add_(1),
+        lambda m: m.bn.running_mean.zero_(),
+        lambda m: m.a.weight.requires_grad_(True),
+        lambda m: m.stem.weight.grad.zero_(),
+        lambda m: m.zero_grad(),
+        lambda m: m.stem.register_forward_hook(lambda *a: None),
+        lambda m: setattr(m, "stem", CASES["residual"].build().stem),
+        lambda m: m.notes["a"].append(3),
+        lambda m: m.cache.update(a=1),
+        lambda m: setattr(m, "new", 1),
+        lambda m: delattr(m, "seen"),
+        lambda m: m._buffers.update(scratch=torch.zeros(3)),
+        lambda m: m._non_persistent_buffers_set.clear(),
+    ]
+    for change in changes:
+        model = lived_in()
+        before = footprint(model)
+        assert footprint(model) == before
+        change(model)
+        assert footprint(model) != before

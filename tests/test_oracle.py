@@ -1,0 +1,142 @@
+"""Pruned equals masked, costs, training and round trips, on every toy network and several ratios."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from nets import CASES, Case
+from oracle import ROUNDING, check, random_plan
+
+import fxprune
+
+
+def named(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("case", CASES.values(), ids=named)
+def test_oracle(case: Case, ratio: float) -> None:
+    plan = check(case.build, case.inputs, ratio, seed=int(100 * ratio))
+    if case.groups:
+        assert sum(len(g.kept) for g in plan.groups.values()) < sum(size for size, _ in case.groups) or ratio == 0.25
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=named)
+def test_each_group_alone(case: Case) -> None:
+    """One group at a time, cut to a single channel."""
+    model, x = case.build(), case.inputs(2)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    for g in groups:
+        plan = groups.plan({g.name: [g.size // 2]})
+        small = fxprune.rewrite(model, plan)
+        assert sum(p.numel() for p in small.parameters()) == fxprune.cost(groups.graph, plan).parameters
+        small(*x)
+        assert g.mixed_by or fxprune.verify(model, plan, x) <= ROUNDING, g.name
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=named)
+def test_pruning_twice(case: Case) -> None:
+    """A pruned model is an ordinary model: it can be analysed and pruned again."""
+    model, x = case.build(), case.inputs(2)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    small = fxprune.rewrite(model, random_plan(model, groups, 0.4))
+    again = fxprune.find_groups(fxprune.trace(small, x))
+    plan = groups_without_mixed(again, small)
+    assert fxprune.verify(small, plan, x) <= ROUNDING
+    fxprune.rewrite(small, plan)(*x)
+
+
+def groups_without_mixed(groups: fxprune.Groups, model: torch.nn.Module) -> fxprune.Plan:
+    plan = random_plan(model, groups, 0.4, seed=1)
+    return groups.plan({g.name: plan.groups[g.name].kept for g in groups if not g.mixed_by})
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=named)
+def test_a_ratio_of_zero_changes_nothing(case: Case) -> None:
+    model, x = case.build(), case.inputs(2)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    small = fxprune.rewrite(model, random_plan(model, groups, 0.0))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), small.state_dict().values(), strict=True))
+    assert repr(small) == repr(model)
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped_by_groups", "shared_module", "tied_parameter", "own_einsum"])
+def test_in_place_and_copy_agree(name: str) -> None:
+    case = CASES[name]
+    model, x = case.build(), case.inputs(2)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    small = fxprune.rewrite(model, plan)
+    assert small is not model
+    cut = fxprune.rewrite(model, plan, inplace=True)
+    assert cut is model
+    assert repr(cut) == repr(small)
+    torch.testing.assert_close(cut(*x), small(*x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "transposed_grouped", "prelu", "layer_norm", "embedding"])
+def test_modules_know_their_new_widths(name: str) -> None:
+    """A fresh module made from the printed widths has the tensors' shapes."""
+    case = CASES[name]
+    model = case.build()
+    small = fxprune.rewrite(model, random_plan(model, fxprune.find_groups(fxprune.trace(model, case.inputs())), 0.5))
+    for child in small.children():
+        fresh = eval(repr(child), vars(torch.nn))  # for instance Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+        assert {n: t.shape for n, t in fresh.state_dict().items()} == {
+            n: t.shape for n, t in child.state_dict().items()
+        }
+
+
+def test_tied_parameters_stay_tied() -> None:
+    case = CASES["tied_parameter"]
+    small = fxprune.prune(case.build(), case.inputs(), 0.5).model
+    assert small.a.weight is small.b.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_parameters_keep_what_they_are(dtype: torch.dtype) -> None:
+    case = CASES["residual"]
+    model = case.build().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.a.weight.requires_grad_(False)
+    x = tuple(t.to(dtype) for t in case.inputs())
+    result = fxprune.prune(model, x, 0.5)
+    assert result.report.deviation is not None
+    assert result.report.deviation <= ROUNDING
+    for name, p in result.model.named_parameters():
+        assert isinstance(p, torch.nn.Parameter)
+        assert p.dtype == dtype
+        assert p.requires_grad is (name != "a.weight")
+    assert result.model.b.weight.is_contiguous(memory_format=torch.channels_last)
+    assert result.model.bn.num_batches_tracked.dtype == torch.int64
+
+
+def test_cut_state_follows_the_plan() -> None:
+    """Averages of weights and optimizer moments are cut like the model."""
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(2)
+    average = copy.deepcopy(model)
+    plan = fxprune.prune(model, x, 0.5).plan
+    small = fxprune.rewrite(model, plan)
+    cut = fxprune.cut_state(average.state_dict(), plan)
+    small.load_state_dict(cut)
+    torch.testing.assert_close(small(*x), fxprune.rewrite(average, plan)(*x), rtol=0, atol=0)
+
+
+def outputs_after_masking(model: torch.nn.Module, plan: fxprune.Plan, x: Any) -> Any:
+    masked = copy.deepcopy(model)
+    fxprune.mask(masked, plan)
+    return masked(*x)
+
+
+@pytest.mark.parametrize(
+    "name", ["residual", "dense", "grouped_by_groups", "flatten_7x7", "prelu", "single_head_attention"]
+)
+def test_mask_by_hand(name: str) -> None:
+    """The oracle without `verify`: the caller's own weights and statistics, in float64."""
+    case = CASES[name]
+    model, x = case.build().double(), tuple(t.double() for t in case.inputs(2))
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    torch.testing.assert_close(
+        fxprune.rewrite(model, plan)(*x), outputs_after_masking(model, plan, x), rtol=1e-11, atol=1e-12
+    )
