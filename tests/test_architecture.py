@@ -114,7 +114,7 @@ shufflenet squeezenet swin vgg vit wide_resnet deeplab deeplabv3 fcn lraspp fcos
 yolo unet bert clip deit
 basicblock bottleneck invertedresidual convbnactivation conv2dnormactivation squeezeexcitation encoderblock dropblock
 frozenbatchnorm2d swintransformer visiontransformer cnblock fire firemodule inceptionaux denselayer
-qkv in_proj downsample aux_classifier rpn roi_heads relative_position_bias_table class_token cls_token
+qkv downsample aux_classifier rpn roi_heads relative_position_bias_table class_token cls_token
 torchvision.models torchvision.ops
 """.split()
 PATTERN = re.compile(r"(?<![a-z])(" + "|".join(re.escape(w) for w in FORBIDDEN) + r")(?![a-z])", re.IGNORECASE)

@@ -127,9 +127,6 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "zeros_like": constant(lambda x: torch.zeros_like(x) + 1),
     "_to_copy": lambda m, x: x.to(torch.float16).to(x.dtype),
     "lift_fresh": lambda m, x: x * torch.tensor(2.0, dtype=x.dtype),
-    "fake_quantize_per_tensor_affine_cachemask": lambda m, x: torch.fake_quantize_per_tensor_affine(
-        x.float(), 0.1, 0, 0, 255
-    ).to(x.dtype),
     # Softmax over positions, not channels
     "_softmax": lambda m, x: one(x).softmax(2),
     "_log_softmax": lambda m, x: one(x).log_softmax(2),
@@ -302,8 +299,8 @@ UNTRAINABLE = {"copy", "floor_divide", "heaviside"}
 WITHOUT_CASE = {
     # Composite ops: PyTorch takes them apart before they are recorded. The entries serve other versions and backends.
     *"__and__ __or__ square true_divide contiguous dropout lift lift_fresh_copy to reshape linear".split(),
-    *"rms_norm softmax log_softmax relu6 prelu isfinite fake_quantize_per_tensor_affine argsort".split(),
-    *"unsafe_chunk unique item is_nonzero cdist one_hot meshgrid avg_pool1d max_pool1d max_pool2d max_pool3d".split(),
+    *"rms_norm softmax log_softmax relu6 prelu isfinite argsort".split(),
+    *"unsafe_chunk item is_nonzero cdist one_hot meshgrid avg_pool1d max_pool1d max_pool2d max_pool3d".split(),
     *"max_pool1d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d".split(),
     # BatchNorm as other backends and newer exports call it; native_batch_norm is the same rule.
     *"_native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_with_update".split(),

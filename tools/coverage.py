@@ -54,13 +54,13 @@ def _analyse(name: str, model: nn.Module, ratio: float) -> Row:
     scores = fxprune.scorers.L2Norm()(model, groups)
     plan = fxprune.planners.Uniform(ratio)(groups, scores)
     before, after = fxprune.cost(graph), fxprune.cost(graph, plan)
-    exact = groups.plan({g.name: plan.groups[g.name].kept for g in groups if not g.mixed_by})
+    exact = groups.plan({name: plan.groups[name].kept for name in _exact(groups)})
     error = fxprune.verify(model, exact, inputs)
     small = fxprune.rewrite(model, plan, inplace=True).eval()
     assert after.parameters == sum(p.numel() for p in small.parameters()), "cost model and model disagree"
     return {
         "groups": len(groups),
-        "mixed": sum(bool(g.mixed_by) for g in groups),
+        "compared": len(_exact(groups)),
         "parameters": after.parameters / before.parameters,
         "macs": after.macs / max(before.macs, 1),
         "verify": error,
@@ -71,6 +71,13 @@ def _analyse(name: str, model: nn.Module, ratio: float) -> Row:
         "fixed": _why(groups),
         **_run(name, small, inputs, original),
     }
+
+
+def _exact(groups: fxprune.Groups) -> set[str]:
+    """Groups that no norm, mean or softmax runs over, nor over one that they are tied to."""
+    mixed = {g.name for g in groups if g.mixed_by}
+    mixed |= {name for tie in groups.ties if tie & mixed for name in tie}
+    return {g.name for g in groups} - mixed
 
 
 def _run(name: str, small: nn.Module, inputs: Any, original: tuple[Any, Any]) -> Row:
@@ -143,10 +150,10 @@ def _child(job: tuple[str, float, int]) -> Row:
     return examine(name, ratio) | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
-def _rows(chosen: list[str], ratio: float, jobs: int) -> Iterator[Row]:
+def _rows(chosen: list[str], ratio: float, jobs: int, threads: int) -> Iterator[Row]:
     """A fresh process for each model, so that memory is its own and a crash costs one row."""
     with get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        work = [(name, ratio, max(1, (os.cpu_count() or 1) // jobs)) for name in chosen]
+        work = [(name, ratio, threads) for name in chosen]
         yield from pool.imap_unordered(_child, work, chunksize=1)
 
 
@@ -156,7 +163,7 @@ def show(rows: Iterable[Row], console: Console) -> None:
         "model",
         "family",
         "groups",
-        "mixed",
+        "compared",
         "params left",
         "MACs left",
         "verify",
@@ -185,7 +192,7 @@ def _cells(r: Row) -> list[str]:
         r["model"],
         r["family"],
         str(r["groups"]),
-        str(r["mixed"]),
+        str(r["compared"]),
         *numbers,
         *speed,
         "ok" if not failed else f"failed: {failed}",
@@ -221,6 +228,7 @@ def main(
     patterns: Annotated[list[str] | None, typer.Argument(help="Model names or shell patterns; all if none.")] = None,
     ratio: Annotated[float, typer.Option(help="Pruning ratio of every group.")] = 0.5,
     jobs: Annotated[int, typer.Option(help="Models at a time.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
 ) -> None:
     """Prune every torchvision model and check forward, batch of 3, training, shapes, and pruned against masked."""
@@ -230,7 +238,7 @@ def main(
     console = Console()
     rows = []
     for row in track(
-        _rows(chosen, ratio, jobs), total=len(chosen), description="coverage", console=Console(stderr=True)
+        _rows(chosen, ratio, jobs, threads), total=len(chosen), description="coverage", console=Console(stderr=True)
     ):
         rows.append(row)
         if out:
