@@ -265,8 +265,12 @@ def _unless_one(n: int, dim: Any) -> Any:
 
 
 def _source(lab: Labeller, node: fx.Node) -> Axes:
-    """Parameters and buffers can be sliced; a constant in the model's code cannot."""
-    start = Fixed("constant held by the model's code") if node.meta.get("constant") else UNSET
+    """Parameters and buffers can be sliced; constants in the model's code, and tensors of indices, cannot."""
+    start: Any = UNSET
+    if node.meta.get("constant"):
+        start = Fixed("constant held by the model's code")
+    elif not node.meta["dtype"].is_floating_point and not node.meta["dtype"].is_complex:
+        start = Fixed("index tensor")
     return Axes(lab, node.meta["shape"], [_unless_one(n, start) for n in node.meta["shape"]])
 
 
