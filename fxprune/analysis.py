@@ -215,19 +215,25 @@ def _make_groups(
 ) -> tuple[Group, ...]:
     roles = _roles(graph)
     slots: dict[int, list[Slot]] = {}
+    shares: dict[int, list[tuple[int, Labels, Labels]]] = {}  # equated dims have the very same label array
     for name, dim, labels in places:
-        touched = components.of[labels]
-        owners = group_of[touched]
+        if id(labels) not in shares:
+            shares[id(labels)] = list(_shares(components.of[labels], group_of, channel_of))
         role = roles.get((name, dim), "other")
-        for g in [int(owners[0])] if (owners == owners[0]).all() else np.unique(owners).tolist():
-            if g >= 0:
-                positions = np.flatnonzero(owners == g)
-                slots.setdefault(g, []).append(
-                    Slot(name, dim, len(labels), positions, channel_of[touched[positions]], role)
-                )
+        for g, positions, channels in shares[id(labels)]:
+            slots.setdefault(g, []).append(Slot(name, dim, len(labels), positions, channels, role))
     names = _names([slots[g] for g in range(len(slots))])
     sizes = [1 + max(int(s.channels.max()) for s in slots[g]) for g in range(len(slots))]
     return tuple(Group(names[g], sizes[g], tuple(slots[g]), mixed.get(g, "")) for g in range(len(slots)))
+
+
+def _shares(touched: Labels, group_of: Labels, channel_of: Labels) -> Iterator[tuple[int, Labels, Labels]]:
+    """The groups that a dim carries, each with its positions and their channels."""
+    owners = group_of[touched]
+    for g in [int(owners[0])] if (owners == owners[0]).all() else np.unique(owners).tolist():
+        if g >= 0:
+            positions = np.flatnonzero(owners == g)
+            yield g, positions, channel_of[touched[positions]]
 
 
 def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
@@ -272,7 +278,13 @@ def _unturned(node: Any) -> tuple[fx.Node, bool]:
 
 
 def _fixed_dims(labelling: Labelling, components: Components, parameters: Mapping[str, Axes]) -> list[FixedDim]:
-    found = [d for name, axes in parameters.items() for i in range(len(axes)) for d in _why(components, name, axes, i)]
+    causes: dict[int, list[tuple[int, int]]] = {}
+    found = [
+        d
+        for name, axes in parameters.items()
+        for i in range(len(axes))
+        for d in _why(components, causes, name, axes, i)
+    ]
     unused = [name for name in labelling.graph.tensors if name not in parameters]
     for name in unused:
         shape = labelling.graph.tensors[name].shape
@@ -280,19 +292,26 @@ def _fixed_dims(labelling: Labelling, components: Components, parameters: Mappin
     return found
 
 
-def _why(components: Components, name: str, axes: Axes, i: int) -> Iterator[FixedDim]:
+_NONE = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+def _why(
+    components: Components, causes: dict[int, list[tuple[int, int]]], name: str, axes: Axes, i: int
+) -> Iterator[FixedDim]:
+    """Why indices of a dim must stay; `causes` remembers what was found for a label array."""
     dim = axes.known(i)
     if dim is UNSET:
         yield FixedDim(name, i, axes.shape[i], "no op reads this dim")
     elif isinstance(dim, Fixed):
         yield FixedDim(name, i, axes.shape[i], dim.reason)
     elif isinstance(dim, np.ndarray):
-        causes = components.fix[components.of[dim]]
-        if causes.max() < 0:
-            return
-        for k, count in zip(*np.unique(causes[causes >= 0], return_counts=True), strict=True):
+        if id(dim) not in causes:
+            first = components.fix[components.of[dim]]
+            kinds, counts = np.unique(first[first >= 0], return_counts=True) if first.max() >= 0 else _NONE
+            causes[id(dim)] = list(zip(kinds.tolist(), counts.tolist(), strict=True))
+        for k, count in causes[id(dim)]:
             fix = components.fixes[k]
-            yield FixedDim(name, i, int(count), fix.reason, _place(fix.node))
+            yield FixedDim(name, i, count, fix.reason, _place(fix.node))
 
 
 def _place(node: fx.Node | None) -> str:

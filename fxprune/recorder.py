@@ -125,9 +125,11 @@ class Recorder(TorchDispatchMode):
         return tree_map(move, args), tree_map(move, kwargs)
 
     def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
-        node = self.graph.call_function(
-            op, tuple(self._refer(a) for a in args), {k: self._refer(v) for k, v in kwargs.items()}
-        )
+        references = tuple(self._refer(a) for a in args)  # first: they may add nodes of their own
+        named = {k: self._refer(v) for k, v in kwargs.items()}
+        node = self.graph.create_node("call_function", op, name=op._opname)
+        # Set afterwards, arguments are not searched again for what they may not hold.
+        node.args, node.kwargs = references, named
         node.meta["module"] = self.stack[-1] if self.stack else ""
         node.meta["extra"] = self._extra
         node.meta["function"] = self.function
@@ -180,7 +182,7 @@ class Recorder(TorchDispatchMode):
         elif name in self._seen:
             node = self._seen[name]
         else:
-            node = self._seen[name] = self.graph.create_node("get_attr", name)
+            node = self._seen[name] = self.graph.create_node("get_attr", name, name=name.replace(".", "_"))
         self._know(tensor, self._describe(node, tensor))
         return node
 

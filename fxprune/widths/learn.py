@@ -17,7 +17,7 @@ from fxprune.analysis import Analysis, mended
 from fxprune.labels import Axes, WidthUse
 from fxprune.widths.fold import producing_rows
 from fxprune.widths.held import Held, Reason, ScaleUse
-from fxprune.widths.prediction import Prediction
+from fxprune.widths.prediction import Prediction, doubtful
 from fxprune.widths.probe import Difference, Refusal, probe
 
 # How often a call may differ in spite of what was learned from it, before its groups are fixed.
@@ -32,6 +32,8 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason]) -> Held:
         fixed: groups that are fixed anyway, with the reasons.
     """
     held = _known_beforehand(analysis, Held(fixed=fixed))
+    if not doubtful(analysis):
+        return held
     strikes: Counter[fx.Node] = Counter()
     other = False
     while (prediction := Prediction(analysis, held, other=other)).can_differ():

@@ -26,6 +26,18 @@ _MENDED: dict[str, type[nn.Module]] = {
 }
 
 
+def doubtful(analysis: Analysis) -> list[fx.Node]:
+    """Calls with sizes that may be the model's own: they neither follow from tensors nor from mended attributes."""
+    return [n for n in analysis.labelling.labeller.suspects if not _follows(analysis.labelling.graph.model, n)]
+
+
+def _follows(model: nn.Module, node: fx.Node) -> bool:
+    if node.meta["function"] in _RELATIVE:
+        return True
+    kind = _MENDED.get(node.target._opname)  # type: ignore[union-attr]
+    return kind is not None and isinstance(model.get_submodule(node.meta["module"]), kind)
+
+
 class Prediction:
     """One choice of kept channels, and all shapes that follow from it.
 
@@ -73,8 +85,7 @@ class Prediction:
 
     def can_differ(self) -> bool:
         """Whether any size in the model's code concerns an active group."""
-        suspects = self.analysis.labelling.labeller.suspects
-        return any(self._concerned(node) for node in suspects if not self._follows(node))
+        return any(self._concerned(node) for node in doubtful(self.analysis))
 
     def _concerned(self, node: fx.Node) -> bool:
         """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
