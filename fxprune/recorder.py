@@ -178,6 +178,8 @@ class Recorder(TorchDispatchMode):
         if name is None:
             node = self.graph.create_node("get_attr", f"_constant_{len(self._pinned)}")
             node.meta["constant"] = True
+            if tensor.dim() == 0 and not tensor.is_meta:
+                node.meta["value"] = float(tensor)  # it may follow a width; a probe compares
             self._pinned.append(tensor)
         elif name in self._seen:
             node = self._seen[name]

@@ -32,7 +32,9 @@ from fxprune.rewrite import check_fit, rewrite
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = True, seed: int = 0) -> float:
-    """The largest relative deviation between the pruned model and the masked one, in float64.
+    """The largest relative deviation between the pruned model and the masked one.
+
+    Computed in float64, or, where the model's code insists on another type, in the model's own.
 
     A deep net that was never trained damps its signal until a wrong channel in an early layer hides below rounding.
     Therefore the comparison runs, on copies, with every signal excited: tensors whose elements are all equal (fresh
@@ -57,20 +59,29 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
         InputError: there was nothing to compare.
     """
     check_fit(model, plan)
-    inputs: Inputs = tree_map(_double, as_call(example_inputs))
-    with borrowed(model), plain_attention(), _double_default():
-        masked = _double_copy(model)
-        set_training(masked, False)
-        if excite:
-            _draw_constants(masked, seed)
+    inputs = as_call(example_inputs)
+    with borrowed(model), plain_attention():
+        try:
+            with _default_dtype(torch.float64):
+                return _compare(_double_copy(model), plan, tree_map(_double, inputs), excite, seed)
+        except RuntimeError:
+            # The model's code insists on a type of its own (`.float()`); its own precision must do.
+            return _compare(copy.deepcopy(model), plan, inputs, excite, seed)
+
+
+def _compare(masked: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
+    """The deviation after `masked`, a copy of the model, was masked."""
+    set_training(masked, False)
+    if excite:
+        _draw_constants(masked, seed)
+    mask(masked, plan)
+    if excite:
+        _calibrate(masked, inputs, seed)
         mask(masked, plan)
-        if excite:
-            _calibrate(masked, inputs, seed)
-            mask(masked, plan)
-        pruned = rewrite(masked, plan)
-        expected = _outputs(masked, inputs)
-        error = _deviation(expected, _outputs(pruned, inputs))
-        return max(error, _training_deviation(masked, pruned, inputs, expected))
+    pruned = rewrite(masked, plan)
+    expected = _outputs(masked, inputs)
+    error = _deviation(expected, _outputs(pruned, inputs))
+    return max(error, _training_deviation(masked, pruned, inputs, expected))
 
 
 def mask(model: nn.Module, plan: Plan) -> None:
@@ -90,10 +101,10 @@ def mask(model: nn.Module, plan: Plan) -> None:
 
 
 @contextmanager
-def _double_default() -> Iterator[None]:
-    """Tensors that the model's own code makes are float64 as well."""
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors that the model's own code makes are of this type as well."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:

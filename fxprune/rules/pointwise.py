@@ -32,6 +32,8 @@ def _aligned(call: Call, operands: list[Axes], i: int) -> Dim:
 
 def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     """The result has the dims of the first argument; others carry no labels (dropout, clone, casts)."""
+    if call.node.target._opname == "lift_fresh" and not call.shape:  # type: ignore[union-attr]
+        call.lab.suspect()  # a number in the model's code
     if call.shape and isinstance(call.shape[0], tuple):
         return [x.dims() if s == x.shape else [None] * len(s) for s in call.shape]
     return x.dims()

@@ -223,7 +223,8 @@ class _Lesson:
             exponent = math.log(factor) / math.log(self._prediction.part(g)) if factor > 0 else math.inf
             if abs(exponent * 4 - round(exponent * 4)) < 1e-4 and 0 < abs(exponent) <= 1:
                 if not rows:
-                    break
+                    self._fix_groups([g], d)
+                    return
                 name = self._analysis.groups[g].name
                 uses = [ScaleUse(tensor, r, name, round(exponent * 4) / 4) for tensor, r in rows]
                 scales = (*self._held.scales, *uses)
@@ -244,7 +245,13 @@ class _Lesson:
         self._held = self._held.fix(_names(self._analysis, groups), reason)
 
     def _refused(self, refusal: Refusal) -> None:
-        """The forward raised: the innermost module that has groups left keeps them."""
+        """The forward raised: what the last call made keeps its width; else the innermost module with groups left."""
+        reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
+        last = refusal.after
+        made = [] if last is None else self._prediction.groups(self._axes[last]).tolist()
+        if len(made):
+            self._held = self._held.fix(_names(self._analysis, made), reason)
+            return
         path, groups = refusal.module, self._analysis.groups
         while True:
             inside = [
@@ -253,7 +260,6 @@ class _Lesson:
                 if self._prediction.active[i] and any(not path or s.tensor.startswith(path + ".") for s in g.slots)
             ]
             if inside or not path:
-                reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
                 self._held = self._held.fix(inside, reason)
                 return
             path = path.rpartition(".")[0]

@@ -89,7 +89,7 @@ class Prediction:
 
     def _concerned(self, node: fx.Node) -> bool:
         """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
-        if node.target._opname in ("mul", "div"):  # type: ignore[union-attr]
+        if node.target._opname in ("mul", "div", "lift_fresh"):  # type: ignore[union-attr]
             return bool(self.active.any())
         axes = self.analysis.labelling.axes
         tensors = [axes[node], *(axes[n] for n in node.all_input_nodes)]

@@ -50,10 +50,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The model's code raised: the module, and what it said."""
+    """The model's code raised: the module, what it said, and the last call before it."""
 
     module: str
     what: str
+    after: fx.Node | None = None
 
 
 def probe(
@@ -147,7 +148,8 @@ class _Prober(TorchDispatchMode):
             if self.script.nodes:
                 forward()
         except Exception as error:
-            self.refusal = Refusal(self.stack[-1] if self.stack else "", _brief(error))
+            last = self.script.nodes[self.script.at - 1] if self.script.at else None
+            self.refusal = Refusal(self.stack[-1] if self.stack else "", _brief(error), last)
             return False
         return True
 
@@ -156,6 +158,7 @@ class _Prober(TorchDispatchMode):
         if self.paused:
             return op(*args, **kwargs)
         node = self.script.next(op)
+        self._check_constant(node, args)
         args, kwargs = tree_map(_on_meta, args), tree_map(_on_meta, kwargs)
         if node is None:
             return shapes.answer(op, args, kwargs)
@@ -206,6 +209,15 @@ class _Prober(TorchDispatchMode):
         if (asked if asked >= 0 else asked + length) != start:
             what = f"slice starts at {asked}, not {start}"
             self.differences.append(Difference(node, (), (), what, self._line(node)))
+
+    def _check_constant(self, node: fx.Node | None, args: Any) -> None:
+        """A number that the code has put into a tensor may be computed from a width."""
+        if node is None or node.target is not aten.lift_fresh.default or args[0].dim() or args[0].is_meta:
+            return
+        recorded, present = node.args[0].meta.get("value"), float(args[0])  # type: ignore[union-attr]
+        if recorded is not None and recorded != present:
+            what = f"constant {present:.4g} instead of {recorded:.4g}"
+            self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
 
     def _check_scalars(self, node: fx.Node, args: Any) -> None:
         for recorded, present in zip(node.args, args, strict=False):
