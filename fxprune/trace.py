@@ -127,9 +127,9 @@ def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tens
     stack: list[str] = []
     try:
         with borrowed(model, keep_buffers=True):
-            recorder = Recorder(tensor_names(model), stack, real=True)
+            recorder, given = Recorder(tensor_names(model), stack, real=True), cloned(inputs)
             with _recording(model, recorder):
-                _run(model, cloned(inputs), recorder, training=False)
+                _run(model, given, recorder, training=False)
     except Exception as error:
         raise _failure(model, error, stack) from error
     return Graph(recorder.finish(), model, inputs, tensors, on_meta=False, answers=recorder.answers)
