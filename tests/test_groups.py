@@ -3,7 +3,9 @@
 from collections import Counter
 
 import pytest
+import torch
 from nets import CASES, Case
+from torch import Tensor, nn
 
 import fxprune
 
@@ -111,3 +113,40 @@ def test_protect_keeps_the_whole_group(protected: str) -> None:
     expected = [] if protected in ("b", "bn?") else ["a"]
     assert [g.name for g in groups] == expected
     assert any("protected by the caller" in f.reason and protected in f.reason for f in groups.fixed)
+
+
+class _Values(nn.Module):
+    """Control flow that needs data, and a view whose sizes a probe has to check."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        y = y * 2 if (x > 0).sum().item() > 0 else y
+        return self.b(y.view(y.shape[0], -1))
+
+
+def test_models_that_need_data_are_probed_as_well() -> None:
+    graph = fxprune.trace(_Values(), torch.rand(1, 3, 4, 4))
+    assert not graph.on_meta
+    assert [(g.name, g.size) for g in fxprune.find_groups(graph)] == [("a", 8)]
+
+
+class _Correlation(nn.Module):
+    """A scale computed from a width that stands in a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b((y @ y.transpose(1, 2)) / torch.sqrt(torch.tensor(y.shape[-1])))
+
+
+def test_a_number_computed_from_a_width_fixes_it() -> None:
+    groups = fxprune.find_groups(fxprune.trace(_Correlation(), torch.rand(1, 6, 4)))
+    assert not len(groups)
+    assert any("constant" in f.reason for f in groups.fixed)
