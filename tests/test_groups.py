@@ -134,6 +134,39 @@ def test_models_that_need_data_are_probed_as_well() -> None:
     assert [(g.name, g.size) for g in fxprune.find_groups(graph)] == [("a", 8)]
 
 
+class _OtherWay(nn.Module):
+    """Calls another op on meta tensors; what comes behind it, a probe cannot see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Linear(6 * 16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x).view(-1, 8, 4, 4)).relu() if (x > 0).sum().item() > 0 else None
+        y = y.tanh() if y.is_meta else y.sigmoid()
+        return self.c(y.view(y.shape[0], 96))
+
+
+def test_what_a_probe_cannot_see_is_fixed_and_nothing_else() -> None:
+    groups = fxprune.find_groups(fxprune.trace(_OtherWay(), torch.rand(1, 3, 4, 4)))
+    assert not len(groups)
+    reasons = {f.tensor: f.reason for f in groups.fixed}
+    assert "holds this width" in reasons["a.bias"] and "could not be seen" in reasons["b.bias"]
+
+
+def test_another_way_on_meta_tensors_alone_fixes_nothing() -> None:
+    model = _OtherWay()
+    model.c = nn.Conv2d(6, 2, 1)
+    model.forward = lambda x: _without_view(model, x)  # type: ignore[method-assign]
+    groups = fxprune.find_groups(fxprune.trace(model, torch.rand(1, 3, 4, 4)))
+    assert [(g.name, g.size) for g in groups] == [("a", 8), ("b", 6)]
+
+
+def _without_view(m: _OtherWay, x: Tensor) -> Tensor:
+    y = m.b(m.a(x)) * (1 if (x > 0).sum().item() > 0 else 2)
+    return m.c(y.tanh() if y.is_meta else y.sigmoid())
+
+
 class _Correlation(nn.Module):
     """A scale computed from a width that stands in a tensor."""
 

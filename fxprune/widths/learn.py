@@ -49,6 +49,8 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason]) -> Held:
 
 def _probe(prediction: Prediction, held: Held) -> tuple[list[Difference], Refusal | None]:
     found, refusal = probe(prediction, mended(prediction.analysis, held.mends, prediction.counts))
+    if refusal is not None and refusal.unseen and not prediction.carried_by_doubtful(refusal.unseen):
+        refusal = None
     return [d for d in found if d.scalar is None or d.node.name not in held.folded], refusal
 
 
@@ -247,6 +249,11 @@ class _Lesson:
     def _refused(self, refusal: Refusal) -> None:
         """The forward raised: what the last call made keeps its width; else the innermost module with groups left."""
         reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
+        if refusal.unseen:
+            groups = self._prediction.carried_by_doubtful(refusal.unseen)
+            reason = ("whether the model's code holds this width could not be seen", refusal.what)
+            self._held = self._held.fix(_names(self._analysis, groups), reason)
+            return
         last = refusal.after
         made = [] if last is None else self._prediction.groups(self._axes[last]).tolist()
         if len(made):

@@ -91,17 +91,19 @@ class Prediction:
         """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
         if node.target._opname in ("mul", "div", "lift_fresh"):  # type: ignore[union-attr]
             return bool(self.active.any())
-        axes = self.analysis.labelling.axes
-        tensors = [axes[node], *(axes[n] for n in node.all_input_nodes)]
-        return any(len(self.groups(a)) for a in tensors)
+        return len(self._touched(node)) > 0
 
-    def _follows(self, node: fx.Node) -> bool:
-        """Whether the call's sizes follow from its tensors, or from attributes that are mended."""
-        if node.meta["function"] in _RELATIVE:
-            return True
-        kind = _MENDED.get(node.target._opname)  # type: ignore[union-attr]
-        model = self.analysis.labelling.graph.model
-        return kind is not None and isinstance(model.get_submodule(node.meta["module"]), kind)
+    def _touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
+        """The active groups on a call's result and arguments."""
+        axes = self.analysis.labelling.axes
+        several = [axes[node], *(axes[n] for n in node.all_input_nodes)]
+        return self.groups([a for s in several for a in ([s] if isinstance(s, Axes) else s)])
+
+    def carried_by_doubtful(self, nodes: Iterable[fx.Node]) -> list[int]:
+        """The active groups that calls with sizes of the model's own concern, among the given ones."""
+        wanted = set(nodes)
+        touched = [self._touched(n) for n in doubtful(self.analysis) if n in wanted]
+        return np.unique(np.concatenate(touched)).tolist() if touched else []
 
     def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
         """The active groups that the dims of one or several tensors carry, as indices."""

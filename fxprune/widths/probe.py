@@ -50,11 +50,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The model's code raised: the module, what it said, and the last call before it."""
+    """The model's code raised, or took another way than in the recorded run.
+
+    Attributes:
+        module: where.
+        what: what it said.
+        after: the last call before it.
+        unseen: the recorded calls behind it, if the model follows its data: it may take another way on meta tensors.
+    """
 
     module: str
     what: str
     after: fx.Node | None = None
+    unseen: Sequence[fx.Node] = ()
 
 
 def probe(
@@ -148,8 +156,10 @@ class _Prober(TorchDispatchMode):
             if self.script.nodes:
                 forward()
         except Exception as error:
-            last = self.script.nodes[self.script.at - 1] if self.script.at else None
-            self.refusal = Refusal(self.stack[-1] if self.stack else "", _brief(error), last)
+            done, nodes = self.script.at, self.script.nodes
+            unseen = nodes[done:] if isinstance(error, Diverged) and not self._graph.on_meta else []
+            last = nodes[done - 1] if done else None
+            self.refusal = Refusal(self.stack[-1] if self.stack else "", _brief(error), last, unseen)
             return False
         return True
 
