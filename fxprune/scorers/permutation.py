@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fxprune.analysis import Group
 from fxprune.errors import InputError
 from fxprune.groups import Groups
+from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, per_channel, share
-from fxprune.scorers.observe import Contraction, observe
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
 
