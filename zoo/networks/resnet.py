@@ -5,6 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.networks.parts import initialise, require_positive
+
 Option = Literal["A", "B"]
 
 
@@ -51,7 +53,7 @@ class ResNet(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, blocks, 2, option)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) -> logits (n, classes)."""
@@ -82,8 +84,7 @@ def resnet(depth: int, classes: int = 10, channels: int = 3, width: int = 16, op
         raise ValueError(f"resnet: depth must be 6n + 2 with n >= 1 (8, 14, 20, ...), got {depth}")
     if option not in ("A", "B"):
         raise ValueError(f'resnet: option must be "A" or "B", got {option!r}')
-    if min(classes, channels, width) < 1:
-        raise ValueError(f"resnet: sizes must be >= 1, got {classes=}, {channels=}, {width=}")
+    require_positive("resnet", classes=classes, channels=channels, width=width)
     if option == "A" and width % 2:
         raise ValueError(f'resnet: option "A" pads by width / 2, so width must be even, got {width}')
     return ResNet((depth - 2) // 6, classes, channels, width, option)
@@ -104,8 +105,3 @@ def _shortcut(inputs: int, planes: int, stride: int, option: Option) -> nn.Modul
 def _stage(inputs: int, planes: int, blocks: int, stride: int, option: Option) -> nn.Sequential:
     first = BasicBlock(inputs, planes, stride, option)
     return nn.Sequential(first, *(BasicBlock(planes, planes, 1, option) for _ in range(blocks - 1)))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight)

@@ -1,0 +1,164 @@
+"""Training: what it learns, that it can be repeated and resumed, that it leaves no footprints."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, nn
+from zoo_toys import Tiny, bright_or_dark, weights
+
+from zoo.augment import shift
+from zoo.data import Split
+from zoo.errors import ZooError
+from zoo.settings import Settings
+from zoo.train import accuracy, fit
+
+
+def train(model: nn.Module, split: Split | None = None, **changes: object) -> list:
+    settings = {"epochs": 3, "batch_size": 16, "progress": False, "augment": shift(1, flip=True)}
+    return fit(model, split or bright_or_dark(), **{**settings, **changes})
+
+
+def test_fit_learns_and_logs_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = Tiny(), bright_or_dark()
+    logs = train(model, data, val=data, progress=True)
+    assert [log.epoch for log in logs] == [1, 2, 3]
+    assert logs[-1].loss < logs[0].loss
+    assert logs[-1].val_accuracy == accuracy(model, data) > 0.95
+    assert "epoch 3/3  loss 0." in capsys.readouterr().err
+
+
+def test_fit_is_seeded_and_leaves_no_footprints() -> None:
+    first, second, third = Tiny(), Tiny(), Tiny()
+    for model in (first, second, third):
+        model.eval()
+        model.body[1].train()
+    torch.manual_seed(12)  # not a state that an earlier run could have left behind
+    before = torch.get_rng_state()
+    train(first)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    train(second)
+    train(third, seed=1)
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(third))
+    assert [module.training for module in first.modules()] == [False, False, False, True, False, False]
+    assert all(parameter.grad is None for parameter in first.parameters())
+
+
+def test_accuracy_counts_and_leaves_the_mode() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9))
+    images = torch.eye(4).reshape(4, 1, 2, 2)
+    assert accuracy(model, Split(images, torch.tensor([0, 1, 2, 0])), batch_size=3) == 0.75
+    assert model.training
+    assert model[1].training
+
+
+def test_a_frozen_parameter_stays() -> None:
+    model = Tiny()
+    model.body[3].weight.requires_grad_(False)
+    before = model.body[3].weight.clone()
+    train(model)
+    assert torch.equal(model.body[3].weight, before)
+    with pytest.raises(ZooError, match="no parameter to train"):
+        train(model.requires_grad_(False))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZooError])
+def test_a_cut_off_run_leaves_the_last_finished_epoch(error: type[BaseException]) -> None:
+    reference, model = Tiny(), Tiny()
+    calls = 0
+
+    def augment(images: torch.Tensor, _: Generator) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 11:  # 4 batches an epoch: in the third
+            raise error
+        return images
+
+    train(reference, augment=None, epochs=2, schedule="constant", warmup=0)
+    with pytest.raises(error):
+        train(model.eval(), augment=augment, epochs=3, schedule="constant", warmup=0)
+    assert torch.equal(weights(model), weights(reference))
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_run_goes_on_from_its_state_as_if_never_stopped(tmp_path: Path) -> None:
+    whole, cut, state = Tiny(), Tiny(), tmp_path / "run.state"
+    reference = train(whole)
+
+    def stops_at(_: torch.Tensor, generator: Generator) -> torch.Tensor:
+        if generator.initial_seed() == 3:  # seed 0 in epoch 3
+            raise KeyboardInterrupt
+        return shift(1, flip=True)(_, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, state=state, augment=stops_at)
+    logs = train(cut := Tiny(), state=state)
+    assert [log.loss for log in logs] == [log.loss for log in reference]
+    assert torch.equal(weights(cut), weights(whole))
+
+
+def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "run.state"
+    train(Tiny(), state=state)
+    with pytest.raises(ZooError, match=r"is of a run with .*delete it to start over"):
+        train(Tiny(), state=state, lr=0.2)
+    other = Tiny()
+    other.body[3] = nn.Linear(16, 3)
+    before = weights(other)
+    with pytest.raises(ZooError, match="another network"):
+        train(other, state=state)
+    assert torch.equal(weights(other), before)
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ZooError, match="not a whole training state"):
+        train(Tiny(), state=state)
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    model, data = Tiny(), bright_or_dark()
+    data.images[5] = torch.nan
+    before = weights(model)
+    with pytest.raises(ZooError, match=r"the loss became nan at learning rate .*; lower lr \(it was 0.1\)"):
+        train(model, data)
+    assert torch.equal(weights(model), before)
+
+
+def test_an_empty_split_is_an_error() -> None:
+    empty = bright_or_dark(0)
+    with pytest.raises(ZooError, match="the training split is empty"):
+        fit(Tiny(), empty, epochs=1)
+    with pytest.raises(ZooError, match="the validation split is empty"):
+        train(Tiny(), val=empty)
+    with pytest.raises(ZooError, match="the evaluation split is empty"):
+        accuracy(Tiny(), empty)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"lr": float("nan")},
+        {"momentum": 1.0},
+        {"warmup": -0.1},
+        {"schedule": "step"},
+        {"batch_size": 0},
+    ],
+)
+def test_a_setting_out_of_range_is_refused(wrong: dict) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name} must be")) as caught:
+        Settings(**{"epochs": 1, **wrong})
+    assert repr(value) in str(caught.value)
+
+
+def test_the_rate_rises_then_falls() -> None:
+    rates = [Settings(epochs=1, lr=1.0, warmup=0.2).rate(step, 10) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx(0.5)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] < 0.05
+    constant = Settings(epochs=1, lr=1.0, warmup=0.2, schedule="constant")
+    assert [constant.rate(step, 10) for step in (0, 2, 9)] == [0.5, 1.0, 1.0]
