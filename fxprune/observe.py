@@ -1,21 +1,22 @@
 """Observe a model's convolutions and linear layers while it runs on data: inputs, kernels and outputs.
 
-What is watched are ATen calls, not modules: functional convolutions and custom parameters are seen like any other.
+What is watched are ATen calls, not modules: functional convolutions and custom parameters are seen like any other. This
+file and `rules/` are where ops have names; who observes sees contractions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
-from fxprune.borrow import Inputs, as_call, borrowed, call, plain_attention, set_training, tensor_names
-from fxprune.errors import InputError
+from fxprune.batches import Batch, batches, noise
+from fxprune.borrow import borrowed, plain_attention, set_training, tensor_names
 from fxprune.trace import Graph
 
 aten = torch.ops.aten
@@ -28,10 +29,11 @@ class Contraction:
     Attributes:
         name: qualified name of the weight.
         x: input, of shape (batch, channels, *positions); (rows, features) for linear layers.
-        weight: as the model stores it.
-        bias: or None.
+        weight: a convolution's as the model stores it; a linear layer's of shape (features out, features in).
+        bias: of shape (channels out,), or None.
         output: of shape (batch, channels, *positions); (rows, features) for linear layers.
         options: stride, padding, dilation, transposed, output padding and groups; None for linear layers.
+        dim: the dim of the stored weight that makes the output channels.
     """
 
     name: str
@@ -40,17 +42,20 @@ class Contraction:
     bias: Tensor | None
     output: Tensor
     options: tuple[Any, ...] | None
+    dim: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Number of convolution groups; 1 for linear layers."""
+        return 1 if self.options is None else int(self.options[5])
 
     def kernels(self) -> Tensor:
         """The weights that make each output channel, of shape (groups, channels per group, n)."""
-        if self.options is None:
-            return self.weight.detach()[None]
-        groups = self.options[5]
         w = self.weight.detach()
-        if self.options[3]:
-            w = w.unflatten(0, (groups, -1)).transpose(1, 2)
-            return w.flatten(2)
-        return w.unflatten(0, (groups, -1)).flatten(2)
+        if self.options is None:
+            return w[None]
+        w = w.unflatten(0, (self.groups, -1))
+        return w.transpose(1, 2).flatten(2) if self.options[3] else w.flatten(2)
 
     def box(self, power: int) -> Tensor:
         """Σ xᵖ over the patch under each kernel position, of shape (batch, groups, *positions)."""
@@ -63,30 +68,72 @@ class Contraction:
         result: Tensor = aten.convolution.default(per_group, ones, None, *self.options)
         return result
 
+    def respond(self, kernels: Tensor) -> Tensor:
+        """The output, without bias, of other kernels, of the shape that `kernels()` gives."""
+        if self.options is None:
+            return self.x @ kernels[0].T
+        if self.options[3]:
+            inner = self.weight.shape[0] // self.groups
+            kernels = kernels.unflatten(2, (inner, -1)).transpose(1, 2)
+        result: Tensor = aten.convolution.default(self.x, kernels.reshape(self.weight.shape), None, *self.options)
+        return result
+
+    def along_weight(self, values: Tensor) -> Tensor:
+        """Values of the output channels, summed to the indices of the weight's dim that makes them.
+
+        One index of a grouped transposed convolution's weight makes the same channel of every group, or, depthwise, all
+        channels of a group.
+        """
+        if self.options is None or not self.options[3]:
+            return values
+        return values.unflatten(0, (self.groups, -1)).sum(1 - self.dim)
+
 
 class _Observer(TorchDispatchMode):
     def __init__(self, names: dict[int, str], wanted: set[str], add: Callable[[Contraction], None]) -> None:
         super().__init__()
         self._names, self._wanted, self._add = names, wanted, add
-        self._turned: dict[int, tuple[Tensor, str, Tensor]] = {}
+        self._turned: dict[int, tuple[Tensor, str]] = {}
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
-        if op is aten.t.default:
-            name = self._names.get(id(args[0]))
-            if name in self._wanted:
-                self._turned[id(result)] = (result, name, args[0])  # type: ignore[assignment]
+        if op is aten.t.default and self._names.get(id(args[0])) in self._wanted:
+            self._turned[id(result)] = (result, self._names[id(args[0])])
         elif op is aten.convolution.default:
-            name = self._names.get(id(args[1]))
-            if name in self._wanted:
-                x, w, bias, *options = args
-                self._add(Contraction(name, x, w, bias, result, tuple(options)))  # type: ignore[arg-type]
-        elif op in (aten.addmm.default, aten.mm.default):
-            bias, x, w = args if op is aten.addmm.default else (None, *args)
-            known = self._turned.get(id(w))
-            if known is not None and known[0] is w:
-                self._add(Contraction(known[1], x, known[2], bias, result, None))
+            self._convolution(result, *args)
+        elif op is aten.addmm.default and not kwargs:
+            self._product(result, *args)
+        elif op is aten.mm.default:
+            self._product(result, None, *args)
         return result
+
+    def _convolution(self, y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, *options: Any) -> None:
+        name = self._names.get(id(w))
+        if name in self._wanted:
+            depthwise = options[5] == w.shape[0]
+            self._add(Contraction(name, x, w, bias, y, options, int(options[3] and not depthwise)))  # type: ignore[arg-type]
+
+    def _product(self, y: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:
+        """y = a b + bias: the weight is b, turned as linear layers have it or not, or a."""
+        for x, w, left in ((a, b, False), (b, a, True)):
+            name, turned = self._weight(w)
+            if name not in self._wanted:
+                continue
+            if left:
+                plain = y if bias is None else y - bias
+                self._add(Contraction(name, x.t(), w, None, plain.t(), None, int(turned)))  # type: ignore[arg-type]
+            else:
+                vector = bias is None or bias.shape == y.shape[1:]
+                plain = y if vector else y - bias  # type: ignore[operator]
+                known = bias if vector else None
+                self._add(Contraction(name, x, w.t(), known, plain, None, int(not turned)))  # type: ignore[arg-type]
+
+    def _weight(self, tensor: Tensor) -> tuple[str | None, bool]:
+        """The name of the weight that `tensor` is, and whether it is the weight's transpose."""
+        known = self._turned.get(id(tensor))
+        if known is not None and known[0] is tensor:
+            return known[1], True
+        return self._names.get(id(tensor)), False
 
 
 def observe(
@@ -112,36 +159,27 @@ def observe(
         The number of samples seen.
 
     Raises:
-        InputError: `data` held no batch.
+        InputError: `data` holds no batch, or the model fails on one.
     """
     samples = 0
-    with borrowed(model, keep_buffers=True), plain_attention():
-        set_training(model, False)
-        device = next((t.device for t in model.parameters()), torch.device("cpu"))
-        observer = _Observer(tensor_names(model), wanted, add)
-        for inputs in _batches(graph, data, seed):
-            moved = tree_map(lambda t: t.to(device, copy=True) if isinstance(t, Tensor) else t, inputs)
-            with observer:
-                call(model, moved)
-            samples += _batch_size(moved)
-    if not samples:
-        raise InputError("the data holds no batch", remedy="check the loader; iterators can be used up only once")
+    with observing(model, wanted, add) as run:
+        for batch in batches(model, noise(graph, seed) if data is None else data):
+            run(batch)
+            samples += batch.size
     return samples
 
 
-def _batches(graph: Graph, data: Iterable[Any] | None, seed: int) -> Iterator[Inputs]:
-    if data is not None:
-        yield from (as_call(b[0] if isinstance(b, list | tuple) else b) for b in data)
-        return
-    generator = torch.Generator().manual_seed(seed)
+@contextmanager
+def observing(
+    model: nn.Module, wanted: set[str], add: Callable[[Contraction], None]
+) -> Iterator[Callable[[Batch], Any]]:
+    """Inside the block, what is given runs `model` in evaluation mode on a batch and hands the calls to `add`."""
+    with borrowed(model, keep_buffers=True), plain_attention():
+        set_training(model, False)
+        observer = _Observer(tensor_names(model), wanted, add)
 
-    def noise(t: Any) -> Any:
-        floating = isinstance(t, Tensor) and t.is_floating_point()
-        return torch.randn(t.shape, generator=generator, dtype=t.dtype) if floating else t
+        def run(batch: Batch) -> Any:
+            with observer:
+                return batch.run(model)
 
-    yield tree_map(noise, graph.inputs)
-
-
-def _batch_size(inputs: Inputs) -> int:
-    first = next(t for t in torch.utils._pytree.tree_leaves(inputs) if isinstance(t, Tensor))
-    return int(first.shape[0]) if first.dim() else 1
+        yield run

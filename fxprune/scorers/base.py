@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ class Scorer(Protocol):
         Args:
             model: the model that the groups are of; it is left as it is.
             groups: the groups to score.
-            data: batches of inputs, for scorers that need them.
+            data: batches of inputs, or (inputs, targets) as data loaders give them, for scorers that need them.
 
         Returns:
             A float64 tensor of shape (channels,) for each group.
@@ -32,11 +32,41 @@ class Scorer(Protocol):
         ...
 
 
+class UnscorableError(InputError):
+    """A scorer finds nothing to go by in some groups; `scorers.Fallback` leaves those to another scorer.
+
+    Attributes:
+        groups: their names.
+    """
+
+    def __init__(self, what: str, groups: Sequence[str], remedy: str = "") -> None:
+        self.groups = tuple(groups)
+        shown = ", ".join(self.groups[:8]) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
+        way_out = "protect the group or score it by its weights: scorers.Fallback(this scorer, scorers.L2Norm())"
+        super().__init__(what, where=f"group {shown}", remedy=remedy or way_out)
+
+
 def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
     """Sum values along a slot's dim into the channels that own its positions, of shape (channels,)."""
     index = torch.from_numpy(slot.channels).to(values.device)
     picked = values[torch.from_numpy(slot.positions).to(values.device)]
     return torch.zeros(channels, dtype=torch.float64, device=values.device).index_add_(0, index, picked.double())
+
+
+def makers(group: Group) -> tuple[Slot, ...]:
+    """The slots that stand for a channel: what makes it; where no layer makes it, all that it has."""
+    return group.producers or group.slots
+
+
+def require_producers(groups: Groups) -> None:
+    """Refuse groups whose channels no convolution or linear layer makes.
+
+    Raises:
+        UnscorableError: names them.
+    """
+    without = [g.name for g in groups if not g.producers]
+    if without:
+        raise UnscorableError("no convolution or linear layer makes these channels", without)
 
 
 def share(scores: Tensor) -> Tensor:
