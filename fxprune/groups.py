@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -80,6 +81,18 @@ class Groups(Sequence[Group]):
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
         attributes = mended(self.analysis, self._held.mends, counts)
         return Plan(planned, attributes, shapes, self._scales(counts), self._heads)
+
+    def among(self, groups: Iterable[Group]) -> Groups:
+        """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
+
+        What scorers are given that shall look at a part. The groups that were found, ties and reasons stay with `self`.
+        """
+        view = copy.copy(self)
+        view.__dict__.pop("feeds", None)
+        view._members = tuple(groups)
+        view._by_name = {g.name: g for g in view._members}
+        view.ties = tuple(t for t in self.ties if t <= set(view._by_name))
+        return view
 
     def in_step(self, counts: Mapping[str, int]) -> dict[str, int]:
         """The counts nearest to `counts` that tied groups can have together; others are as given."""
