@@ -57,17 +57,6 @@ class Contraction:
         w = w.unflatten(0, (self.groups, -1))
         return w.transpose(1, 2).flatten(2) if self.options[3] else w.flatten(2)
 
-    def box(self, power: int) -> Tensor:
-        """Σ xᵖ over the patch under each kernel position, of shape (batch, groups, *positions)."""
-        x = self.x if power == 1 else self.x**power
-        if self.options is None:
-            return x.sum(-1, keepdim=True)
-        groups = self.options[5]
-        per_group = x.unflatten(1, (groups, -1)).sum(2)
-        ones = torch.ones(groups, 1, *self.weight.shape[2:], dtype=x.dtype, device=x.device)
-        result: Tensor = aten.convolution.default(per_group, ones, None, *self.options)
-        return result
-
     def respond(self, kernels: Tensor) -> Tensor:
         """The output, without bias, of other kernels, of the shape that `kernels()` gives."""
         if self.options is None:
@@ -77,16 +66,6 @@ class Contraction:
             kernels = kernels.unflatten(2, (inner, -1)).transpose(1, 2)
         result: Tensor = aten.convolution.default(self.x, kernels.reshape(self.weight.shape), None, *self.options)
         return result
-
-    def along_weight(self, values: Tensor) -> Tensor:
-        """Values of the output channels, summed to the indices of the weight's dim that makes them.
-
-        One index of a grouped transposed convolution's weight makes the same channel of every group, or, depthwise, all
-        channels of a group.
-        """
-        if self.options is None or not self.options[3]:
-            return values
-        return values.unflatten(0, (self.groups, -1)).sum(1 - self.dim)
 
 
 class _Observer(TorchDispatchMode):

@@ -63,3 +63,13 @@ RULES: dict[str, Rule] = {
     "_fused_rms_norm": rms_norm,
     "rms_norm": rms_norm,
 }
+
+# Where the norms that multiply each channel by scale/√(variance + ε) take these three, by argument.
+SCALES: dict[str, tuple[int, int, int]] = {
+    "native_batch_norm": (1, 4, 7),
+    "_native_batch_norm_legit": (1, 4, 7),
+    "_native_batch_norm_legit_no_training": (1, 4, 6),
+    "_batch_norm_with_update": (1, 4, 6),
+    "cudnn_batch_norm": (1, 4, 7),
+    "miopen_batch_norm": (1, 4, 7),
+}

@@ -47,7 +47,18 @@ class UnscorableError(InputError):
 
 
 def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
-    """Sum values along a slot's dim into the channels that own its positions, of shape (channels,)."""
+    """Sum values along a slot's dim into the channels that own its positions, of shape (channels,).
+
+    Args:
+        values: one of each index of the dim. Where a grouped convolution uses one index several times (the same column
+            of every group; all channels that a depthwise transposed kernel makes), one of each use.
+        slot: the slot.
+        channels: size of its group.
+    """
+    if len(values) != slot.length:
+        values = (
+            values.unflatten(0, (-1, slot.length)).sum(0) if slot.dim else values.unflatten(0, (slot.length, -1)).sum(1)
+        )
     index = torch.from_numpy(slot.channels).to(values.device)
     picked = values[torch.from_numpy(slot.positions).to(values.device)]
     return torch.zeros(channels, dtype=torch.float64, device=values.device).index_add_(0, index, picked.double())

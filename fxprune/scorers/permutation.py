@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
-from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
-from fxprune.scorers.base import Scores, per_channel, share
+from fxprune.scorers.base import Scores, require_producers
+from fxprune.scorers.changes import Scale, Sums, check_option, shares_of_producers
+from fxprune.scorers.patches import patch_energy, patch_sums, residual_squares, response_sums
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
+Distance = Literal["squared", "relative"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class WeightPermutation:
     For kernel w with n weights and patches x_p, with w̄ = mean(w), c = w - w̄·1, S_p = Σ x_p and
     T = Σ_p (‖x_p‖² - S_p²/n), the expectation over all permutations P is
 
-        E Σ_p (w·x_p - Pw·x_p)² = Σ_p (c·x_p)² + ‖c‖²·T/(n - 1),    c·x_p = y_p - b - w̄·S_p,
+        D = E Σ_p (w·x_p - Pw·x_p)² = Σ_p (c·x_p)² + ‖c‖²·T/(n - 1),    c·x_p = y_p - b - w̄·S_p,
 
-    per sample. S_p and ‖x_p‖² are one-channel box filters of the layer's input, so that all channels of all layers cost
-    one forward pass. Where a group has several producers, a channel's score is the mean of its shares of each.
+    per sample. S_p and T need sums over the layer's input only, one for all kernels, so that all channels of all layers
+    cost one forward pass and a few sums. Where a group has several producers, a channel's score is the mean of its
+    shares of each, mean_m D_i^m / Σ_j D_j^m; producers that do not run on the data do not count.
 
     Source: weight-permutation importance after Huang (master's thesis, USTB 2023); the closed form is fxprune's own.
 
@@ -36,112 +38,83 @@ class WeightPermutation:
         change: what happens to the kernel: "permute"; "reinit", drawn anew from PyTorch's default distribution
             (variance 1/(3n)); "zero"; "absorb", zeroed with its mean response absorbed by the next layer.
         seed: of the standard normal inputs that are used when no data is given.
+        scale: "bn" multiplies D by γ²/(σ² + ε) of the batch norm that directly follows the layer, where there is one:
+            the change after the norm, which no longer depends on the scale of the weights before it.
+        distance: "squared", D itself; "relative", D/Σ(y - b)², the part of the response's energy that changes.
 
     Raises:
-        InputError: an unknown change, no batch in `data`, or a group that no convolution or linear layer makes.
+        InputError: an unknown option, no batch in `data`, or a group that no convolution or linear layer makes.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 1))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1., 1.], [0., 1.], [3., 0.]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 2)))
+    >>> fxprune.scorers.WeightPermutation()(net, groups, [torch.tensor([[2., 1.], [1., 0.]])])
+    {'0': tensor([0.0000, 0.1000, 0.9000], dtype=torch.float64)}
     """
 
     change: Change = "permute"
     seed: int = 0
+    scale: Scale = None
+    distance: Distance = "squared"
 
     def __post_init__(self) -> None:
-        if self.change not in get_args(Change):
-            raise InputError(
-                "unknown change of a kernel", seen=self.change, remedy=f"one of {', '.join(get_args(Change))}"
-            )
+        check_option("change of a kernel", self.change, get_args(Change))
+        check_option("scale", self.scale, ("bn", None))
+        check_option("distance", self.distance, get_args(Distance))
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        sums: dict[str, Tensor] = {}
-        means: dict[str, list[tuple[Tensor, float]]] = {}
+        require_producers(groups)
+        sums = Sums()
 
         def add(seen: Contraction) -> None:
-            total, mean = _CHANGES[self.change](_Response(seen))
-            sums[seen.name] = sums.get(seen.name, 0) + total
-            if mean is not None:
-                means.setdefault(seen.name, []).append(mean)
+            sums.add(seen, _CHANGES[self.change](seen))
+            if self.distance == "relative":
+                sums.add(seen, {"energy": residual_squares(seen)})
 
-        wanted = {s.tensor for g in groups for s in g.producers}
-        samples = observe(model, groups.graph, data, wanted, add, self.seed)
-        for name, parts in means.items():
-            first, count = torch.stack([m for m, _ in parts]).sum(0), sum(n for _, n in parts)
-            sums[name] = sums[name] - first.square() / count
-        return {g.name: self._score(g, {k: v / samples for k, v in sums.items()}) for g in groups}
+        samples = observe(model, groups.graph, data, {s.tensor for g in groups for s in g.producers}, add, self.seed)
+        changes = {layer: self._finish(found, samples) for layer, found in sums.items()}
+        return shares_of_producers(groups, changes, self.scale)
 
-    @staticmethod
-    def _score(group: Group, sums: dict[str, Tensor]) -> Tensor:
-        # A grouped transposed convolution has one weight position for the same channel of every group.
-        parts = [
-            share(per_channel(sums[s.tensor].view(-1, s.length).sum(0), s, group.size))
-            for s in group.producers
-            if s.tensor in sums
-        ]
-        if not parts:
-            raise InputError(
-                "no convolution or linear layer makes these channels",
-                where=f"group {group.name}",
-                remedy="protect the group or score it by its weights (L2Norm)",
-            )
-        return torch.stack(parts).mean(0)
+    def _finish(self, found: Mapping[str, Tensor], samples: int) -> Tensor:
+        """D of each output channel from sums over all calls, of shape (channels,)."""
+        change = found["change"]
+        if "first" in found:
+            change = (change - found["first"].square() / found["terms"]).clamp(min=0)
+        if self.distance == "relative":
+            return torch.where(found["energy"] > 0, change / found["energy"], torch.zeros_like(change))
+        return change / samples
 
 
-class _Response:
-    """A layer's kernels and its response without bias: kernels (g, o, n), response (batch, g, o, positions)."""
-
-    def __init__(self, seen: Contraction) -> None:
-        self.kernels = seen.kernels().double()
-        self.n = self.kernels.shape[-1]
-        groups, per_group = self.kernels.shape[:2]
-        y = seen.output if seen.bias is None else seen.output - _beside(seen.bias, seen.output.dim())
-        self.y = y.reshape(y.shape[0], groups, per_group, -1)
-        self.seen = seen
-
-    def box(self, power: int) -> Tensor:
-        """Sum over each patch of the input's elements to a power, of shape (batch, g, 1, positions)."""
-        s = self.seen.box(power)
-        return s.reshape(s.shape[0], s.shape[1], 1, -1)
-
-    def squares(self) -> Tensor:
-        return _squares(self.y)
+def _permute(seen: Contraction) -> dict[str, Tensor]:
+    kernels = seen.kernels().double()
+    n = kernels.shape[2]
+    if n == 1:
+        return {"change": torch.zeros(kernels.shape[:2], dtype=torch.float64, device=kernels.device).flatten()}
+    mean = kernels.mean(2)
+    sums = patch_sums(seen)
+    spread = patch_energy(seen) - sums.double().square().sum((0, 2)) / n
+    centred = (kernels - mean[:, :, None]).square().sum(2)
+    return {"change": residual_squares(seen, mean, sums) + (centred * spread[:, None] / (n - 1)).flatten()}
 
 
-def _beside(bias: Tensor, dims: int) -> Tensor:
-    return bias.reshape(1, -1, *[1] * (dims - 2))
+def _reinit(seen: Contraction) -> dict[str, Tensor]:
+    groups, per_group, n = seen.kernels().shape
+    fresh = patch_energy(seen)[:, None].expand(groups, per_group) / (3 * n)
+    return {"change": residual_squares(seen) + fresh.flatten()}
 
 
-def _squares(y: Tensor) -> Tensor:
-    """Σ y² over batch and positions, of shape (channels,)."""
-    return y.square().sum((0, 3), dtype=torch.float64).flatten()
+def _zero(seen: Contraction) -> dict[str, Tensor]:
+    return {"change": residual_squares(seen)}
 
 
-Total = tuple[Tensor, "tuple[Tensor, float] | None"]
-
-
-def _permute(r: _Response) -> Total:
-    if r.n == 1:
-        return torch.zeros_like(r.squares()), None
-    mean = r.kernels.mean(-1)
-    centred = (r.kernels - mean[..., None]).square().sum(-1)
-    s, q = r.box(1), r.box(2)
-    spread = (q.double() - s.double().square() / r.n).sum((0, 2, 3))
-    response = _squares(r.y - mean[None, :, :, None].to(r.y.dtype) * s)
-    return response + (centred * spread[:, None] / (r.n - 1)).flatten(), None
-
-
-def _reinit(r: _Response) -> Total:
-    energy = r.box(2).sum((0, 2, 3), dtype=torch.float64)
-    return r.squares() + (energy[:, None] / (3 * r.n)).expand(r.kernels.shape[:2]).flatten(), None
-
-
-def _zero(r: _Response) -> Total:
-    return r.squares(), None
-
-
-def _absorb(r: _Response) -> Total:
+def _absorb(seen: Contraction) -> dict[str, Tensor]:
     """The sum of squares and the sum; the variance follows when all batches are in."""
-    return r.squares(), (r.y.sum((0, 3), dtype=torch.float64).flatten(), float(r.y.shape[0] * r.y.shape[3]))
+    first, terms = response_sums(seen)
+    return {"change": residual_squares(seen), "first": first, "terms": torch.tensor(terms, dtype=torch.float64)}
 
 
-_CHANGES: dict[str, Callable[[_Response], Total]] = {
+_CHANGES: dict[str, Callable[[Contraction], dict[str, Tensor]]] = {
     "permute": _permute,
     "reinit": _reinit,
     "zero": _zero,

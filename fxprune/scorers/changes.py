@@ -1,0 +1,69 @@
+"""Changes of layers' outputs, summed over all calls and brought to the channels of groups."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fxprune.analysis import Group
+from fxprune.errors import InputError
+from fxprune.groups import Groups
+from fxprune.observe import Contraction
+from fxprune.plan import Slot
+from fxprune.scorers.base import Scores, UnscorableError, per_channel, share
+from fxprune.scorers.wiring import gains_behind
+
+Layer: TypeAlias = tuple[str, int]  # name of a weight, the dim that makes channels
+Scale: TypeAlias = Literal["bn"] | None
+
+
+class Sums:
+    """Sums over all calls of each layer: named values of shape (channels out,) or ()."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Layer, dict[str, Tensor]] = {}
+
+    def add(self, seen: Contraction, values: Mapping[str, Tensor]) -> None:
+        known = self._sums.setdefault((seen.name, seen.dim), {})
+        for name, value in values.items():
+            known[name] = known[name] + value if name in known else value
+
+    def items(self) -> ItemsView[Layer, dict[str, Tensor]]:
+        return self._sums.items()
+
+
+def shares_of_producers(groups: Groups, changes: Mapping[Layer, Tensor], scale: Scale = None) -> Scores:
+    """Each channel's mean share over its group's producers.
+
+    Args:
+        groups: the groups.
+        changes: importance of each layer's output channels; layers that did not run are absent.
+        scale: "bn" multiplies them by γ²/(σ² + ε) of the batch norm that directly follows.
+
+    Raises:
+        UnscorableError: groups none of whose producers ran.
+    """
+    gains = gains_behind(groups.graph) if scale == "bn" else {}
+    idle = [g.name for g in groups if not any((s.tensor, s.dim) in changes for s in g.producers)]
+    if idle:
+        raise UnscorableError("no layer that makes these channels runs on the data in evaluation mode", idle)
+
+    def part(group: Group, slot: Slot) -> Tensor:
+        change = changes[slot.tensor, slot.dim]
+        gain = gains.get(slot.tensor)
+        scaled = change if gain is None else change * gain.to(change.device)
+        return share(per_channel(scaled, slot, group.size))
+
+    return {
+        g.name: torch.stack([part(g, s) for s in g.producers if (s.tensor, s.dim) in changes]).mean(0) for g in groups
+    }
+
+
+def check_option(what: str, value: object, known: Sequence[object]) -> None:
+    """Refuse an option that is none of the known ones."""
+    if value not in known:
+        names = ", ".join(str(k) for k in known)
+        raise InputError(f"unknown {what}", seen=str(value), remedy=f"one of {names}")
