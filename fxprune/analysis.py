@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import fx
 
 from fxprune.factorings import Components, Heads, resolve
 from fxprune.labels import UNSET, Axes, Dim, Fixed, Labelling, Labels, WidthUse, label
+from fxprune.literals import is_literal
 from fxprune.plan import Slot
 from fxprune.rules import rule_of
 from fxprune.rules.contraction import ROLES
@@ -96,6 +98,20 @@ class Analysis:
         counts = np.bincount(owners[owners >= 0], minlength=1)
         return int((owners < 0).sum()), {int(g): int(counts[g]) // self.groups[g].size for g in counts.nonzero()[0]}
 
+    def keep(self, kept: Mapping[str, npt.ArrayLike]) -> npt.NDArray[np.bool_]:
+        """Which components stay, given the kept channels of some groups, of shape (components,)."""
+        keep = np.ones(len(self.group_of), dtype=bool)
+        for name, channels in kept.items():
+            mine = self._members[self.index[name]]
+            keep[mine] = np.isin(self.channel_of[mine], channels)
+        return keep
+
+    @cached_property
+    def _members(self) -> list[Labels]:
+        """The components of each group."""
+        order = np.argsort(self.group_of, kind="stable")
+        return np.split(order, np.searchsorted(self.group_of[order], np.arange(len(self.groups) + 1)))[1:-1]
+
     @cached_property
     def by_name(self) -> dict[str, Group]:
         return {g.name: g for g in self.groups}
@@ -106,20 +122,21 @@ class Analysis:
         return {g.name: i for i, g in enumerate(self.groups)}
 
 
-def mended(analysis: Analysis, learned: Iterable[WidthUse], counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """New values of the int attributes that hold a dim's length, when `counts` channels of the named groups stay.
+def mended(analysis: Analysis, learned: Iterable[WidthUse], keep: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
+    """New values of the int attributes and literals that hold a dim's length.
 
     Args:
         analysis: of the graph.
-        learned: attributes beside those that the rules have named.
-        counts: kept channels; groups that are absent keep all.
+        learned: attributes and literals beside those that the rules have named.
+        keep: which components stay, from `Analysis.keep`.
     """
     found: dict[str, dict[str, int]] = {}
     model = analysis.labelling.graph.model
     for use in (*analysis.labelling.labeller.widths, *learned):
-        new, per_group = analysis.length(use.labels, len(use.labels))
-        new += sum(n * counts.get(analysis.groups[g].name, analysis.groups[g].size) for g, n in per_group.items())
-        holds = getattr(model.get_submodule(use.module), use.attribute, None) == len(use.labels)
+        new = int(keep[analysis.components.of[use.labels]].sum())
+        holds = is_literal(use.attribute) or (
+            getattr(model.get_submodule(use.module), use.attribute, None) == len(use.labels)
+        )
         if new != len(use.labels) and holds:
             found.setdefault(use.module, {})[use.attribute] = new
     return found

@@ -1,19 +1,60 @@
-"""Attributes: what PyTorch's own modules know of their widths, beside their tensors."""
+"""Attributes: what modules know of their widths, beside their tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
+from fxprune.literals import NoGraphError, is_literal, literals, with_literals
 
-def mend(model: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the modules' width attributes: those that the plan gives, and those that follow from tensor shapes."""
+M = TypeVar("M", bound=nn.Module)
+
+
+def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
+    """Set the modules' widths: those that are given, and those that follow from tensor shapes.
+
+    Returns:
+        The model; a `torch.fx.GraphModule` in its place if its own forward held a literal to mend.
+    """
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for name, value in values.items():
-            setattr(module, name, value)
+            if not is_literal(name):
+                setattr(module, name, value)
+    _follow_tensors(model)
+    # Inner modules first: a module's graph refers to them by name.
+    for path in sorted(attributes, key=lambda p: -p.count(".") - bool(p)):
+        new = {name: value for name, value in attributes[path].items() if is_literal(name)}
+        if new:
+            model = _exchanged(model, path, with_literals(model.get_submodule(path), new))
+    return model
+
+
+def holds_int(module: nn.Module, name: str) -> bool:
+    """Whether a module has an int attribute, or a literal in its code, of this name."""
+    if not is_literal(name):
+        return type(getattr(module, name, None)) is int
+    try:
+        return name in literals(module)
+    except NoGraphError:
+        return False
+
+
+def _exchanged(model: M, path: str, new: nn.Module) -> M:
+    """`new` in all places of the module at `path`."""
+    old = model.get_submodule(path)
+    if old is model:
+        return new  # type: ignore[return-value]
+    for module in model.modules():
+        for name, child in module._modules.items():
+            if child is old:
+                module._modules[name] = new
+    return model
+
+
+def _follow_tensors(model: nn.Module) -> None:
     for module in model.modules():
         for kind, widths in _WIDTHS.items():
             if isinstance(module, kind):

@@ -79,7 +79,7 @@ class Groups(Sequence[Group]):
         planned = {g.name: PlannedGroup(g.name, g.size, chosen.get(g.name, np.arange(g.size)), g.slots) for g in self}
         tensors = self.graph.tensors
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
-        attributes = mended(self.analysis, self._held.mends, counts)
+        attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
         return Plan(planned, attributes, shapes, self._scales(counts), self._heads)
 
     def among(self, groups: Iterable[Group]) -> Groups:
@@ -153,7 +153,13 @@ def _checked(group: Group, channels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return kept
 
 
-def find_groups(graph: Graph, protect: Iterable[str] = (), *, heads: str | Mapping[str, str] = "") -> Groups:
+def find_groups(
+    graph: Graph,
+    protect: Iterable[str] = (),
+    *,
+    heads: str | Mapping[str, str] = "",
+    rewrite_code: bool = True,
+) -> Groups:
     """Find all groups of channels that can be pruned.
 
     Args:
@@ -161,6 +167,8 @@ def find_groups(graph: Graph, protect: Iterable[str] = (), *, heads: str | Mappi
         protect: names (or shell patterns) of modules, parameters or groups that must keep all channels.
         heads: what shrinks where attention splits its width into heads: "width" (of every head), "count" (of heads), ""
             (whichever has more indices), or {module name pattern: one of these}.
+        rewrite_code: where a literal in a module's `forward` is a width (`view(-1, 400)`): the plan makes the module a
+            `torch.fx.GraphModule` with another literal. False: such widths are fixed.
 
     Returns:
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
@@ -181,14 +189,14 @@ def find_groups(graph: Graph, protect: Iterable[str] = (), *, heads: str | Mappi
         if value not in ("", "width", "count"):
             raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
     analysis = analyse(graph, choice)
-    return Groups(analysis, held_by_code(analysis, _protected(analysis, tuple(protect))), choice)
+    return Groups(analysis, held_by_code(analysis, _protected(analysis, tuple(protect)), rewrite_code), choice)
 
 
 def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     reasons: dict[str, tuple[str, str]] = {}
     for pattern in names:
-        hits = [g.name for g in analysis.groups if _touches(g, pattern)]
-        if not hits and not any(_matches(tensor, pattern) for tensor in analysis.labelling.graph.tensors):
+        hits = [g.name for g in analysis.groups if touches(g, pattern)]
+        if not hits and not any(matches(tensor, pattern) for tensor in analysis.labelling.graph.tensors):
             raise InputError(
                 "nothing has the name to protect", seen=pattern, remedy="give a module, parameter or group"
             )
@@ -196,11 +204,12 @@ def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str,
     return reasons
 
 
-def _touches(group: Group, pattern: str) -> bool:
-    return _matches(group.name, pattern) or any(_matches(s.tensor, pattern) for s in group.slots)
+def touches(group: Group, pattern: str) -> bool:
+    """Whether a name or shell pattern stands for the group: its own name, its module, or a parameter that it cuts."""
+    return matches(group.name, pattern) or any(matches(s.tensor, pattern) for s in group.slots)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """Whether the name, or a module that it is in, has the name or fits the pattern."""
     parts = name.split(".")
     return any(fnmatchcase(".".join(parts[:k]), pattern) for k in range(1, len(parts) + 1)) or name == pattern

@@ -95,7 +95,9 @@ class Factoring:
 
 @dataclass(frozen=True, eq=False)
 class WidthUse:
-    """An int attribute of a module that holds the length of a labelled dim (`groups` of a convolution)."""
+    """An int that holds the length of a labelled dim: an attribute of a module (`groups` of a convolution), or a
+    literal in its code (see `fxprune.literals`).
+    """
 
     module: str
     attribute: str
@@ -122,6 +124,7 @@ class Labeller:
         self.mixes: list[Fix] = []
         self.widths: list[WidthUse] = []
         self.suspects: list[fx.Node] = []
+        self.counted: dict[fx.Node, list[Labels]] = {}
         self.unknown: Counter[str] = Counter()
         self.node: fx.Node | None = None
 
@@ -189,10 +192,16 @@ class Labeller:
             for _, dim in factors:
                 self.fix(dim, flat.reason)
 
-    def suspect(self) -> None:
-        """The present call has sizes from the model's own code for a labelled dim; probing will check them."""
+    def suspect(self, *counted: Labels) -> None:
+        """The present call has sizes from the model's own code for a labelled dim; probing will check them.
+
+        Args:
+            counted: labels whose numbers are the sizes, if these are not the lengths of the result's dims.
+        """
         if self.node is not None and (not self.suspects or self.suspects[-1] is not self.node):
             self.suspects.append(self.node)
+        if self.node is not None and counted:
+            self.counted.setdefault(self.node, []).extend(counted)
 
     def width(self, attribute: str, dim: Dim) -> None:
         """The issuing module's `attribute` is the length of `dim`."""

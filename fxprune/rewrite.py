@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.attributes import mend
+from fxprune.attributes import holds_int, mend
 from fxprune.borrow import tensors_of
 from fxprune.errors import PlanError
+from fxprune.literals import is_literal
 from fxprune.plan import Ints, Plan
 
 M = TypeVar("M", bound=nn.Module)
@@ -20,6 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """The smaller model: same class, same `state_dict` keys, fewer channels.
+
+    A module whose `forward` holds a width as a literal becomes a `torch.fx.GraphModule` (see `find_groups`).
 
     Needs no tracing: a plan applies to any fresh instance of the architecture that it was made from. Parameters stay
     `nn.Parameter` and keep `requires_grad`, dtype, device and memory format; gradients are dropped.
@@ -30,7 +33,8 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
         inplace: cut `model` itself instead of a copy. Nothing is touched if the plan does not fit.
 
     Raises:
-        PlanError: tensors that the plan names are missing or have other shapes.
+        PlanError: tensors that the plan names are missing or have other shapes, or the root module would have to become
+            a GraphModule in place.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -44,6 +48,8 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """
     tensors = tensors_of(model)
     check_fit(model, plan)
+    if inplace:
+        _check_in_place(plan)
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
@@ -52,8 +58,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     else:
         # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
         model = copy.deepcopy(model, dict(replaced))
-    mend(model, plan.attributes)
-    return model
+    return mend(model, plan.attributes)
 
 
 def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -78,8 +83,18 @@ def check_fit(model: nn.Module, plan: Plan) -> None:
     modules = dict(model.named_modules())
     for path, values in plan.attributes.items():
         for name in values:
-            if type(getattr(modules.get(path), name, None)) is not int:
+            if path not in modules or not holds_int(modules[path], name):
                 raise PlanError("the plan is for another model", seen=f"no width {name} in '{path}'", remedy=_REMEDY)
+
+
+def _check_in_place(plan: Plan) -> None:
+    literals = list(filter(is_literal, plan.attributes.get("", ())))
+    if literals:
+        raise PlanError(
+            "the model's own forward holds a width; it cannot be changed in place",
+            seen=", ".join(literals),
+            remedy="take the model that rewrite returns, or find the groups with rewrite_code=False",
+        )
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], plan: Plan) -> None:

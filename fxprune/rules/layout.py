@@ -194,7 +194,6 @@ def pad(call: Call, x: Axes, amounts: Sequence[int], *_: Any) -> list[Dim]:
         i = len(dims) - 1 - k
         dim = dims[i]
         if isinstance(dim, np.ndarray) and (before or after):
-            call.lab.suspect()
             dims[i] = _padded(call, dim, before, after)
         elif before or after:
             dims[i] = None if call.shape[i] == 1 else dim or Fixed("padded")
@@ -206,6 +205,7 @@ def _padded(call: Call, labels: Any, before: int, after: int) -> Any:
     start = call.lab.count
     call.lab.count += max(before, 0) + max(after, 0)
     new = np.arange(start, call.lab.count)
+    call.lab.suspect(*(part for part in (new[: max(before, 0)], new[max(before, 0) :]) if len(part)))
     return np.concatenate([new[: max(before, 0)], labels, new[max(before, 0) :]])
 
 

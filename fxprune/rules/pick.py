@@ -15,7 +15,7 @@ def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None
     dim %= len(x)
     labels = dims[dim]
     if isinstance(labels, np.ndarray) and call.shape != x.shape:
-        call.lab.suspect()
+        call.lab.suspect(*_bounds(labels, start, end))
         if step != 1:
             call.lab.fix(labels, "sliced with a step")
         if call.shape[dim] <= 1:
@@ -24,6 +24,11 @@ def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None
     elif call.shape[dim] == 1:
         dims[dim] = None
     return dims
+
+
+def _bounds(labels: Any, start: Any, end: Any) -> list[Any]:
+    """The labels that the bounds of a slice count."""
+    return [labels[:b] for b in (start, end) if isinstance(b, int) and 0 < b < len(labels)]
 
 
 def select(call: Call, x: Axes, dim: int, index: int) -> list[Dim]:

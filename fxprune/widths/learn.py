@@ -14,22 +14,27 @@ import numpy as np
 from torch import fx, nn
 
 from fxprune.analysis import Analysis, mended
-from fxprune.labels import Axes, WidthUse
+from fxprune.labels import Axes, Labels, WidthUse
+from fxprune.widths import guess
 from fxprune.widths.fold import producing_rows
 from fxprune.widths.held import Held, Reason, ScaleUse
 from fxprune.widths.prediction import Prediction, doubtful
 from fxprune.widths.probe import Difference, Refusal, probe
 
+# A difference, and label arrays of one length that the code asked for.
+Wanted = tuple[Difference, Sequence[Labels]]
+
 # How often a call may differ in spite of what was learned from it, before its groups are fixed.
 _STRIKES = 3
 
 
-def held_by_code(analysis: Analysis, fixed: dict[str, Reason]) -> Held:
+def held_by_code(analysis: Analysis, fixed: dict[str, Reason], rewrite_code: bool = True) -> Held:
     """Probe the model until it runs as predicted.
 
     Args:
         analysis: of the graph.
         fixed: groups that are fixed anyway, with the reasons.
+        rewrite_code: whether literals in the code of a module may be mended.
     """
     held = _known_beforehand(analysis, Held(fixed=fixed))
     if not doubtful(analysis):
@@ -43,13 +48,13 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason]) -> Held:
                 break
             other = True
         strikes.update({d.node for d in found})
-        held = _Lesson(prediction, held, strikes).learn(found, refusal)
+        held = _Lesson(prediction, held, strikes, rewrite_code).learn(found, refusal)
     return held
 
 
 def _probe(prediction: Prediction, held: Held) -> tuple[list[Difference], Refusal | None]:
-    found, refusal = probe(prediction, mended(prediction.analysis, held.mends, prediction.counts))
-    if refusal is not None and refusal.unseen and not prediction.carried_by_doubtful(refusal.unseen):
+    found, refusal = probe(prediction, mended(prediction.analysis, held.mends, prediction.keep))
+    if refusal is not None and refusal.diverged and not prediction.carried_by_doubtful(refusal.unseen):
         refusal = None
     return [d for d in found if d.scalar is None or d.node.name not in held.folded], refusal
 
@@ -110,11 +115,13 @@ def _stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -
 class _Lesson:
     """One round of learning: the differences of one probe."""
 
-    def __init__(self, prediction: Prediction, held: Held, strikes: Counter[fx.Node]) -> None:
+    def __init__(self, prediction: Prediction, held: Held, strikes: Counter[fx.Node], rewrite_code: bool) -> None:
         self._prediction, self._held, self._strikes = prediction, held, strikes
         self._analysis = prediction.analysis
         self._axes = prediction.analysis.labelling.axes
-        self._guesses: dict[tuple[str, str], tuple[WidthUse, Difference]] = {}
+        self._model = prediction.analysis.labelling.graph.model
+        self._rewrite_code = rewrite_code
+        self._wanted: list[Wanted] = []
 
     def learn(self, found: Sequence[Difference], refusal: Refusal | None) -> Held:
         # Scalars are judged when all shapes are right: they follow widths that may not be settled yet.
@@ -122,7 +129,7 @@ class _Lesson:
         for d in shapes or found:
             self._difference(d)
         self._test_guesses(found, refusal)
-        if refusal is not None and not found:
+        if refusal is not None and not found and not self._foreseen(refusal):
             self._refused(refusal)
         return self._held
 
@@ -131,6 +138,8 @@ class _Lesson:
             self._fix(d)
         elif d.scalar is not None:
             self._fold(d, *d.scalar)
+        elif counted := self._counted(d.node):
+            self._wanted += [(d, labels) for labels in counted]
         elif len(d.asked) != len(d.predicted) or not d.asked:
             self._fix(d)
         else:
@@ -143,56 +152,55 @@ class _Lesson:
             (dims[i], a, p) for i, (a, p) in enumerate(zip(d.asked, d.predicted, strict=True)) if a not in (None, p)
         ]
         literal = [dim for dim, asked, _ in differing if isinstance(dim, np.ndarray) and asked == len(dim)]
-        for dim in literal:
-            self._literal(d, dim, len(dim))
+        for length in {len(dim): None for dim in literal}:
+            self._wanted.append((d, [dim for dim in literal if len(dim) == length]))
         for dim, asked, predicted in [] if literal else differing:
             self._follows(d, dim, asked, len(dim) if isinstance(dim, np.ndarray) else predicted)
         if not differing:
             self._fix(d)
+
+    def _counted(self, node: fx.Node) -> list[list[Labels]]:
+        """Labels that the call's own numbers count, those of one number together."""
+        counted = self._analysis.labelling.labeller.counted.get(node, [])
+        return [[c for c in counted if len(c) == n] for n in {len(c): None for c in counted}]
 
     def _dims(self, node: fx.Node) -> Iterator[Any]:
         axes = self._axes[node]
         for a in [axes] if isinstance(axes, Axes) else axes:
             yield from (a.known(i) for i in range(len(a)))
 
-    def _literal(self, d: Difference, dim: Any, length: int) -> None:
-        """The code asked for the old size: guess which attribute holds it."""
-        model, path = self._analysis.labelling.graph.model, d.node.meta["module"]
-        while True:
-            module = model.get_submodule(path)
-            names = [k for k, v in vars(module).items() if type(v) is int and v == length]
-            known = {(u.module, u.attribute) for u in self._held.mends}
-            fresh = [k for k in names if (path, k) not in known and (path, k) not in self._guesses]
-            for k in fresh:
-                self._guesses[path, k] = (WidthUse(path, k, dim), d)
-            if names or not path:
-                break
-            path = path.rpartition(".")[0]
-        if not names:
-            self._fix(d)
-
     def _test_guesses(self, found: Sequence[Difference], refusal: Refusal | None) -> None:
-        """An attribute is mended if then fewer calls differ, and no other ones."""
-        if not self._guesses:
-            return
-        before = {d.node for d in found}
-        together = replace(self._held, mends=(*self._held.mends, *(use for use, _ in self._guesses.values())))
-        if self._improves(together, before, refusal):
-            self._held = together
-            return
-        for use, d in self._guesses.values():
-            alone = replace(self._held, mends=(*self._held.mends, use))
-            if self._improves(alone, before, refusal):
-                self._held = alone
-            else:
-                self._fix(d)
+        """An int is mended if then fewer calls differ, and no other ones: attributes first, then literals."""
+        for guesser in (guess.attributes, guess.code) if self._rewrite_code else (guess.attributes,):
+            self._wanted = list(self._unresolved(guesser, {d.node for d in found}, refusal))
+        for d, _ in self._wanted:
+            why = guess.obstacle(self._model, d.node) if self._rewrite_code else "code is left as it is"
+            self._fix(replace(d, what=f"{d.what}; {why}" if why else d.what))
 
-    def _improves(self, held: Held, before: set[fx.Node], refused: Refusal | None) -> bool:
+    def _unresolved(self, guesser: guess.Guesser, before: set[fx.Node], refusal: Refusal | None) -> Iterator[Wanted]:
+        """What no guess explains; the guesses that do are taken up."""
+        known = {(u.module, u.attribute) for u in self._held.mends}
+        guesses = [(w, g) for w in self._wanted for g in guesser(self._model, w[0].node, w[1])]
+        fresh = [(w, g) for w, g in guesses if not any((u.module, u.attribute) in known for u in g)]
+        # What known attributes hold may differ for another reason: wait.
+        done = {id(w) for w, g in guesses if not any(w is other for other, _ in fresh)}
+        if fresh and self._takes([u for _, g in fresh for u in g], before, refusal):
+            done |= {id(w) for w, _ in fresh}
+        else:
+            done |= {id(w) for w, g in fresh if self._takes(g, before, refusal)}
+        return (w for w in self._wanted if id(w) not in done)
+
+    def _takes(self, uses: Sequence[WidthUse], before: set[fx.Node], refused: Refusal | None) -> bool:
+        """Take up the guesses if the model then runs further, or with fewer differences, and with no other ones."""
+        held = replace(self._held, mends=(*self._held.mends, *uses))
         found, refusal = _probe(self._prediction, held)
-        after = {d.node for d in found}
-        return (after < before and (refusal is None or refused is not None)) or (
-            after == before and refusal is None and refused is not None
-        )
+        later = set(refused.unseen) if refused is not None else set()
+        after = {d.node for d in found} - later
+        further = refused is not None and (refusal is None or len(refusal.unseen) < len(refused.unseen))
+        better = after <= before and (further or (after < before and (refusal is None or refused is not None)))
+        if better:
+            self._held = held
+        return better
 
     def _follows(self, d: Difference, dim: Any, asked: int, length: int) -> None:
         """The code asked for a size of its own: which group's kept part is it, or which two groups' quotient?"""
@@ -246,13 +254,25 @@ class _Lesson:
         reason = (f"the model's code holds this width: {d.what}", d.where)
         self._held = self._held.fix(_names(self._analysis, groups), reason)
 
+    def _foreseen(self, refusal: Refusal) -> bool:
+        """Whether an int that the next doubtful call of the refusing module holds explains the refusal."""
+        doubted = set(doubtful(self._analysis))
+        ahead = (n for n in refusal.unseen if n in doubted and n.meta["module"] == refusal.module)
+        node = next(ahead, None)
+        if node is None or refusal.diverged:
+            return False
+        dims = [dim for dim in self._dims(node) if isinstance(dim, np.ndarray) and len(self._prediction.carried([dim]))]
+        self._wanted = [(Difference(node, (), (), refusal.what, refusal.module), [dim]) for dim in dims]
+        left = list(self._unresolved(guess.attributes, set(), refusal))
+        return len(left) < len(dims)
+
     def _refused(self, refusal: Refusal) -> None:
         """The forward raised: what the last call made keeps its width; else the innermost module with groups left."""
         reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
-        if refusal.unseen:
-            groups = self._prediction.carried_by_doubtful(refusal.unseen)
+        if refusal.diverged:
+            unseen = self._prediction.carried_by_doubtful(refusal.unseen)
             reason = ("whether the model's code holds this width could not be seen", refusal.what)
-            self._held = self._held.fix(_names(self._analysis, groups), reason)
+            self._held = self._held.fix(_names(self._analysis, unseen), reason)
             return
         last = refusal.after
         made = [] if last is None else self._prediction.groups(self._axes[last]).tolist()

@@ -47,6 +47,7 @@ class Prediction:
     Attributes:
         counts: kept channels of each active group, by name; odd and different where possible, in step where tied.
         active: which groups are not fixed, of shape (groups,).
+        keep: which components stay, of shape (components,).
     """
 
     def __init__(self, analysis: Analysis, held: Held, *, other: bool = False) -> None:
@@ -54,7 +55,7 @@ class Prediction:
         self._other = other
         self.active = np.array([g.name not in held.fixed for g in analysis.groups], dtype=bool)
         self.counts = self._choose_counts(held)
-        self._keep = self._kept_components()
+        self.keep = analysis.keep({name: self._kept(name, count) for name, count in self.counts.items()})
         self._lengths: dict[int, tuple[Any, int]] = {}
 
     def _choose_counts(self, held: Held) -> dict[str, int]:
@@ -68,20 +69,9 @@ class Prediction:
                 counts |= {name: self.analysis.by_name[name].size // step * part for name in tied}
         return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
 
-    def _kept_components(self) -> npt.NDArray[np.bool_]:
-        analysis = self.analysis
-        keep = np.ones(len(analysis.group_of), dtype=bool)
-        order = np.argsort(analysis.group_of, kind="stable")
-        starts = np.searchsorted(analysis.group_of[order], np.arange(len(analysis.groups) + 1))
-        for i, g in enumerate(analysis.groups):
-            if self.active[i]:
-                stays = np.zeros(g.size, dtype=bool)
-                order_of = np.random.default_rng(i).permutation(g.size)
-                n = self.counts[g.name]
-                stays[order_of[-n:] if self._other else order_of[:n]] = True
-                mine = order[starts[i] : starts[i + 1]]
-                keep[mine] = stays[analysis.channel_of[mine]]
-        return keep
+    def _kept(self, name: str, count: int) -> npt.NDArray[np.int64]:
+        order = np.random.default_rng(self.analysis.index[name]).permutation(self.analysis.by_name[name].size)
+        return order[-count:] if self._other else order[:count]
 
     def can_differ(self) -> bool:
         """Whether any size in the model's code concerns an active group."""
@@ -128,7 +118,7 @@ class Prediction:
         """The predicted length of a labelled dim (or part of one)."""
         known = self._lengths.get(id(labels))
         if known is None:
-            length = int(self._keep[self.analysis.components.of[labels]].sum())
+            length = int(self.keep[self.analysis.components.of[labels]].sum())
             known = self._lengths[id(labels)] = (labels, length)
         return known[1]
 

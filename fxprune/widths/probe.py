@@ -56,13 +56,15 @@ class Refusal:
         module: where.
         what: what it said.
         after: the last call before it.
-        unseen: the recorded calls behind it, if the model follows its data: it may take another way on meta tensors.
+        unseen: the recorded calls behind it.
+        diverged: the model follows its data, and has taken another way on meta tensors.
     """
 
     module: str
     what: str
     after: fx.Node | None = None
     unseen: Sequence[fx.Node] = ()
+    diverged: bool = False
 
 
 def probe(
@@ -82,14 +84,14 @@ def probe(
 
     with borrowed(graph.model):
         swap_tensors(graph.model, cut)
-        mend(graph.model, attributes)
+        model = mend(graph.model, attributes)
         inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, graph.inputs)
         prober = _Prober(prediction)
-        watch_forwards(graph.model, prober.stack)
+        watch_forwards(model, prober.stack)
         with plain_attention(), prober, _Reshapes(prober):
             for training in (False, True):
-                set_training(graph.model, training)
-                if not prober.run(training, lambda: call(graph.model, inputs)):
+                set_training(model, training)
+                if not prober.run(training, lambda: call(model, inputs)):
                     break
     return prober.differences, prober.refusal
 
@@ -157,9 +159,10 @@ class _Prober(TorchDispatchMode):
                 forward()
         except Exception as error:
             done, nodes = self.script.at, self.script.nodes
-            unseen = nodes[done:] if isinstance(error, Diverged) and not self._graph.on_meta else []
             last = nodes[done - 1] if done else None
-            self.refusal = Refusal(self.stack[-1] if self.stack else "", _brief(error), last, unseen)
+            diverged = isinstance(error, Diverged) and not self._graph.on_meta
+            module = self.stack[-1] if self.stack else ""
+            self.refusal = Refusal(module, _brief(error), last, nodes[done:], diverged)
             return False
         return True
 
@@ -247,7 +250,15 @@ class _Prober(TorchDispatchMode):
         return f"{Path(file).name}:{number} `{source[:80]}`{module}"
 
 
-_MACHINERY = ("fxprune", "torch/_ops", "torch/_compile", "torch/_dynamo", "torch/utils", "torch/_tensor.py")
+_MACHINERY = (
+    "fxprune",
+    "torch/_ops",
+    "torch/_compile",
+    "torch/_dynamo",
+    "torch/utils",
+    "torch/_tensor.py",
+    "functional.py",
+)
 
 
 class _Reshapes(TorchFunctionMode):
