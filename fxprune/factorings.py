@@ -4,8 +4,8 @@ The kept set of a grid must stay a rectangle, so exactly one factor shrinks and 
 factors (both ends of a grouped convolution share its groups) and labels (one stream under many GroupNorms), so the
 choice is made in one pass over all grids with common marks, and repeated only while something new became fixed:
 
-1. a factor along which the flat labels already vary while the others are constant;
-2. else one that another grid has chosen already;
+1. a factor along which the flat labels already vary while the others are constant, or of several such factors
+2. one that another grid has chosen already;
 3. else one not fixed by something else;
 4. the one that the caller asked for, where a reshape splits a dim into heads and head width;
 5. of several, the finer one (more indices), the last of equals.
@@ -13,6 +13,7 @@ choice is made in one pass over all grids with common marks, and repeated only w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -52,7 +53,7 @@ class Components:
 
 def resolve(lab: Labeller, heads: Heads = "") -> Components:
     """The components of all labels after every factoring has been decided."""
-    edges = list(lab.edges)
+    edges = [*lab.edges, *_tied_along_fixed(lab.factorings)]
     fixes = list(lab.fixes)
     chosen: dict[Factoring, int] = {}
     while True:
@@ -65,6 +66,15 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             _decide(factoring, of, marks, chosen, edges, fixes, _asked_for(factoring, heads))
     fixes += _collapsed(lab.factorings, of)
     return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
+
+
+def _tied_along_fixed(factorings: list[Factoring]) -> Iterator[tuple[Labels, Labels]]:
+    """A factor that must stay ties the flat indices along it: they go together or not at all."""
+    for f in factorings:
+        grid = f.flat.reshape(f.sizes)
+        for k, factor in enumerate(f.factors):
+            if not isinstance(factor, np.ndarray):
+                yield f.flat, np.broadcast_to(grid.take([0], axis=k), f.sizes).reshape(-1)
 
 
 def _components(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
@@ -98,9 +108,14 @@ def _obvious_first(pending: list[Factoring], of: Labels) -> list[Factoring]:
 
 def _evident(f: Factoring, of: Labels) -> int | None:
     """The only factor along which the flat labels vary, if there is just one."""
-    grid = of[f.flat].reshape(f.sizes)
-    varying = [k for k in range(grid.ndim) if not (grid == grid.take([0], axis=k)).all()]
+    varying = _varying(f, of)
     return varying[0] if len(varying) == 1 else None
+
+
+def _varying(f: Factoring, of: Labels) -> list[int]:
+    """The factors along which the flat labels vary; along the others they are tied to one another."""
+    grid = of[f.flat].reshape(f.sizes)
+    return [k for k in range(grid.ndim) if not (grid == grid.take([0], axis=k)).all()]
 
 
 def _decide(
@@ -132,9 +147,10 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     able = [k for k, d in enumerate(f.factors) if isinstance(d, np.ndarray) and (marks[of[d]] != _STAYS).any()]
     if not able:
         return -1
-    evident = _evident(f, of)
-    if evident in able:
-        return evident  # type: ignore[return-value]
+    varying = [k for k in _varying(f, of) if k in able]
+    if len(varying) == 1:
+        return varying[0]
+    able = varying or able
     agreed = [k for k in able if (marks[of[f.factors[k]]] == _SHRINKS).any()]  # type: ignore[index]
     if not agreed and heads and len(able) > 1:
         return able[-1] if heads == "width" else able[-2]

@@ -18,11 +18,11 @@ from fxprune.labels import Fix, Labelling
 # f(0) = 0, element by element, in the first argument.
 _UNARY = frozenset(
     """
-abs alias as_strided asin atan celu ceil clone constant_pad_nd contiguous detach div dropout elu erf expand expm1 flip
-floor gelu hardshrink hardswish hardtanh im2col index index_select leaky_relu lift_fresh log1p mish native_dropout neg
-permute pixel_shuffle pixel_unshuffle prelu _prelu_kernel relu relu6 repeat reshape roll round rrelu_with_noise select
-sgn sign silu sin sinh slice softshrink split split_with_sizes sqrt square squeeze t tan tanh _to_copy transpose trunc
-unbind unsafe_split unsqueeze _unsafe_view _reshape_alias view mean sum amax amin linalg_vector_norm
+abs alias as_strided asin atan celu ceil clone col2im constant_pad_nd contiguous detach div dropout elu erf expand expm1
+flip floor gelu hardshrink hardswish hardtanh im2col index index_select leaky_relu lift_fresh log1p mish native_dropout
+neg permute pixel_shuffle pixel_unshuffle prelu _prelu_kernel relu relu6 repeat reshape roll round rrelu_with_noise
+select sgn sign silu sin sinh slice softshrink split split_with_sizes sqrt square squeeze t tan tanh _to_copy transpose
+trunc unbind unfold unsafe_split unsqueeze _unsafe_view _reshape_alias view mean sum amax amin linalg_vector_norm
 native_channel_shuffle fill_zero zero zeros_like zeros new_zeros
 avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d max_pool2d_with_indices
 max_pool3d_with_indices upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_linear1d

@@ -205,6 +205,8 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "grid_sampler_2d": lambda m, x: F.grid_sample(x, grid(x, 2), align_corners=False),
     "grid_sampler_3d": lambda m, x: F.grid_sample(three(x), grid(x, 3), align_corners=False),
     "im2col": lambda m, x: F.unfold(x, 3, stride=2),
+    "col2im": lambda m, x: F.fold(F.unfold(x, 3, stride=2) * F.unfold(x, 3, stride=2).sigmoid(), 6, 3, stride=2),
+    "unfold": lambda m, x: x.unfold(2, 4, 2).unfold(3, 2, 2),
     "pixel_shuffle": lambda m, x: F.pixel_shuffle(x, 2),
     "pixel_unshuffle": lambda m, x: F.pixel_unshuffle(x, 2),
     "channel_shuffle": lambda m, x: F.channel_shuffle(x, 2),

@@ -48,6 +48,23 @@ def im2col(call: Call, x: Axes, *_: Any) -> list[Dim]:
     return [*x.dims()[:-3], rows, _SPATIAL]
 
 
+def col2im(call: Call, x: Axes, *_: Any) -> list[Dim]:
+    """(n, c·kernel, positions) → (n, c, h, w): the rows are a grid whose kernel factor is spatial."""
+    call.lab.fix(x[len(x) - 1], "spatial dim of fold")
+    channels, rows = call.shape[-3], x.shape[len(x) - 2]
+    channel = call.lab.fresh(channels)
+    call.lab.factor(x[len(x) - 2], [(channels, channel), (rows // channels, _SPATIAL)])
+    return [*x.dims()[:-2], channel, *(None if n == 1 else _SPATIAL for n in call.shape[-2:])]
+
+
+def unfold(call: Call, x: Axes, dim: int, *_: Any) -> list[Dim]:
+    """Windows along one dim, which becomes (windows), and a last dim (places in the window)."""
+    dims = x.dims()
+    call.lab.fix(dims[dim], "cut into windows")
+    dims[dim] = _SPATIAL
+    return [None if n == 1 else d for n, d in zip(call.shape, [*dims, _SPATIAL], strict=True)]
+
+
 def pixel_shuffle(call: Call, x: Axes, factor: int) -> list[Dim]:
     """(c·r², h, w) → (c, h·r, w·r): the channel dim is a grid whose r² factor is spatial."""
     channel = call.lab.fresh(call.shape[-3])
@@ -97,6 +114,8 @@ RULES: dict[str, Rule] = {
     "grid_sampler_2d": grid_sample,
     "grid_sampler_3d": grid_sample,
     "im2col": im2col,
+    "col2im": col2im,
+    "unfold": unfold,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "channel_shuffle": channel_shuffle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,35 +14,137 @@ from fxprune.plan import Ints
 
 _MOVES = frozenset(
     "view _unsafe_view _reshape_alias permute transpose select slice clone expand unsqueeze squeeze alias contiguous t "
-    "unbind split split_with_sizes detach".split()
+    "unbind split split_with_sizes detach getitem".split()
 )
 _RESHAPES = frozenset(["view", "_unsafe_view", "_reshape_alias"])
+# Where the scale and shift stand among the arguments of a norm.
+_NORMS = {
+    "native_layer_norm": (2, 3),
+    "native_group_norm": (1, 2),
+    "native_batch_norm": (1, 2),
+    "_native_batch_norm_legit_no_training": (1, 2),
+    "_fused_rms_norm": (2,),
+}
+
+Numbers = Any  # a tensor of row numbers, or the tuple of tensors that a split makes
+Term = tuple[fx.Node, Tensor, list[fx.Node]]  # a parameter, its rows on the result of a call, and the way from there
+
+
+class _Unfoldable(Exception):
+    """No weights make the tensor, or they make something else as well."""
 
 
 def producing_rows(node: fx.Node) -> list[tuple[str, Ints]]:
-    """The weight (and bias) rows whose scaling scales the tensor that `node` makes, and nothing else of the layer.
+    """The parameter rows whose scaling scales the tensor that `node` makes, and nothing else.
 
-    Walks back through moves, and through the first factor of matrix products, to the linear layer or convolution.
+    Walks back through moves, sums, and the first factor of matrix products, to linear layers, convolutions, and the
+    scales and shifts of norms.
 
     Returns:
-        (tensor name, positions along its first dim); empty if there is no such layer.
+        (tensor name, positions along its first dim); empty if there are none.
     """
-    moves: list[fx.Node] = []
-    while (name := _name(node)) in _MOVES or name in ("getitem", "bmm", "mul", "div"):
-        if name == "bmm":
-            moves.clear()  # scaling the whole first factor scales the product
-        elif name in ("mul", "div"):
-            if not isinstance(node.args[1], int | float):
-                return []
-        else:
-            moves.append(node)
-        node = node.args[0]  # type: ignore[assignment]
-    layer = _layer(node)
-    if not layer:
+    try:
+        if len(node.users) > 1:
+            return []
+        return [_rows(*term) for term in _terms(node, [])]
+    except _Unfoldable:
         return []
-    channel = 1 if name == "convolution" else len(node.meta["shape"]) - 1
-    rows = np.unique(_replay(_numbered(node.meta["shape"], channel), moves).numpy())
-    return [(tensor, rows.astype(np.int64)) for tensor in layer]
+
+
+def _rows(parameter: fx.Node, numbers: Tensor, way: list[fx.Node]) -> tuple[str, Ints]:
+    start = way[0] if way else None
+    rows = torch.unique(_along(way[1:], numbers))
+    if start is not None and not _alone(start, numbers, way[1:], rows):
+        raise _Unfoldable
+    return str(parameter.target), rows.numpy().astype(np.int64)
+
+
+def _terms(node: Any, way: list[fx.Node]) -> Iterator[Term]:
+    """What is added up to make `node`; `way` leads from it to the tensor in question."""
+    name = _name(node)
+    if name == "getitem" and _name(node.args[0]) in _NORMS and node.args[1] == 0:
+        norm = node.args[0]
+        yield from _weights(norm, [norm.args[i] for i in _NORMS[_name(norm)]], node, way)
+    elif name in _MOVES or (name in ("mul", "div") and not isinstance(node.args[1], fx.Node)):
+        yield from _terms(node.args[0], [node, *way])
+    elif name == "mul":
+        yield from _weights(node, [next((a for a in node.args if _is_vector(a)), None)], node, way)
+    elif name == "bmm":  # scaling the whole first factor scales the product
+        if not _alone(node, torch.zeros(node.meta["shape"]), way, torch.zeros(1)):
+            raise _Unfoldable
+        yield from _terms(node.args[0], [])
+    elif name == "add" and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs:
+        for a in node.args:
+            yield from _weights(node, [a], node, way) if _is_vector(a) else _terms(a, [node, *way])
+    else:
+        yield from _weights(node, _layer(node), node, way)
+
+
+def _weights(call: fx.Node, parameters: list[Any], result: fx.Node, way: list[fx.Node]) -> Iterator[Term]:
+    """One term for each parameter of a call, with the rows that make its result."""
+    if not parameters or parameters[0] is None:
+        raise _Unfoldable
+    shape = result.meta["shape"]
+    channel = 1 if _name(call) in ("convolution", "native_batch_norm", "native_group_norm") else len(shape) - 1
+    for p in parameters:
+        if p is not None:
+            source, numbers = _row_numbers(call, p)
+            if len(numbers) != shape[channel]:
+                raise _Unfoldable
+            on_result = numbers.view([-1 if i == channel else 1 for i in range(len(shape))]).expand(shape)
+            yield source, on_result, [result, *way]
+
+
+def _layer(node: Any) -> list[Any]:
+    """The weight and bias that a linear layer or convolution uses."""
+    name = _name(node)
+    if name == "addmm":
+        return [node.args[2], node.args[0]]
+    if name == "mm":
+        return [node.args[1]]
+    if name == "convolution" and not node.args[6]:
+        return [node.args[1], node.args[2]]
+    return []
+
+
+def _row_numbers(call: fx.Node, argument: Any) -> tuple[fx.Node, Tensor]:
+    """The parameter that a call's argument is taken from, and its row for each channel of the call's result."""
+    way: list[fx.Node] = []
+    while _name(argument) in _MOVES:
+        way.insert(0, argument)
+        argument = argument.args[0]
+    if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+        raise _Unfoldable
+    start = _numbered(argument.meta["shape"])
+    numbers = _along(way, start)
+    lines = numbers if _name(call) == "convolution" or numbers.dim() < 2 else numbers.t()  # one a channel
+    first = lines.flatten(1)[:, 0] if lines.dim() > 1 else lines
+    if not bool((lines.flatten(1) == first[:, None]).all() if lines.dim() > 1 else True):
+        raise _Unfoldable
+    if not _alone(argument, start, [*way, call], first):
+        raise _Unfoldable
+    return argument, first
+
+
+def _alone(node: fx.Node, numbers: Numbers, way: list[fx.Node], rows: Tensor) -> bool:
+    """Whether the given rows, on their way from `node`, are used by nobody else."""
+    for step in way:
+        if not all(u is step or _misses(u, numbers, rows) for u in node.users):
+            return False
+        if step is not way[-1]:
+            numbers = _step(step, numbers)
+        node = step
+    return True
+
+
+def _misses(node: fx.Node, numbers: Numbers, rows: Tensor) -> bool:
+    """Whether none of the rows gets through to anything but moves that drop them."""
+    if _name(node) not in _MOVES:
+        return False
+    left = _step(node, numbers)
+    if isinstance(left, Tensor) and not bool(torch.isin(left, rows).any()):
+        return True
+    return all(_misses(u, left, rows) for u in node.users)
 
 
 def _name(node: Any) -> str:
@@ -50,41 +153,30 @@ def _name(node: Any) -> str:
     return "getitem" if node.target is operator.getitem else node.target._opname  # type: ignore[union-attr]
 
 
-def _layer(node: fx.Node) -> list[str]:
-    """Names of the weight and bias that a linear layer or convolution uses, if nobody else does."""
+def _is_vector(node: Any) -> bool:
+    """Whether it is a parameter with one number a channel."""
+    return isinstance(node, fx.Node) and node.op == "get_attr" and len(node.meta["shape"]) == 1
+
+
+def _numbered(shape: tuple[int, ...]) -> Tensor:
+    """A tensor whose every element is its row."""
+    return torch.arange(shape[0], dtype=torch.int32).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+
+
+def _along(way: list[fx.Node], numbers: Numbers) -> Tensor:
+    """The numbers at the end of a way."""
+    for node in way:
+        numbers = _step(node, numbers)
+    return numbers  # type: ignore[no-any-return]
+
+
+def _step(node: fx.Node, numbers: Numbers) -> Numbers:
+    """What a move, or an op that works element by element, does to the numbers."""
     name = _name(node)
-    sources: list[Any]
-    if name == "addmm":
-        sources = [node.args[2], node.args[0]]
-    elif name == "mm":
-        sources = [node.args[1]]
-    elif name == "convolution" and not node.args[6]:
-        sources = [node.args[1], *([node.args[2]] if node.args[2] is not None else [])]
-    else:
-        return []
-    found = [s.args[0] if _name(s) == "t" else s for s in sources]
-    good = all(isinstance(f, fx.Node) and f.op == "get_attr" and len(f.users) == 1 for f in found)
-    return [str(f.target) for f in found] if good else []
-
-
-def _numbered(shape: tuple[int, ...], channel: int) -> Tensor:
-    """A tensor whose every element is its index along `channel`."""
-    return (
-        torch.arange(shape[channel], dtype=torch.int32)
-        .view([-1 if i == channel else 1 for i in range(len(shape))])
-        .expand(shape)
-    )
-
-
-def _replay(start: Tensor, moves: list[fx.Node]) -> Tensor:
-    """Run the recorded moves, from the last found to the first, on numbers."""
-    values: Any = start
-    for node in reversed(moves):
-        name = _name(node)
-        if name == "getitem":
-            values = values[node.args[1]]
-        elif name in _RESHAPES:
-            values = values.reshape(node.meta["shape"])
-        else:
-            values = node.target(values, *node.args[1:], **node.kwargs)  # type: ignore[operator]
-    return values
+    if name == "getitem":
+        return numbers[node.args[1]]
+    if name in _RESHAPES:
+        return numbers.reshape(node.meta["shape"])
+    if name in _MOVES:
+        return node.target(numbers, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    return numbers.broadcast_to(node.meta["shape"])
