@@ -23,10 +23,10 @@ from zoo.augment import shift
 from zoo.checkpoints import Metadata
 from zoo.checkpoints import load as load_checkpoint
 from zoo.cook import WEIGHTS
-from zoo.data import Split, Splits
 from zoo.data import load as load_data
 from zoo.errors import ZooError
 from zoo.networks import build
+from zoo.splits import Samples, Splits
 from zoo.train import accuracy, fit
 
 CHECKPOINTS = {"digits": "digits-resnet20", "fashion-mnist": "fashion-resnet20"}
@@ -115,7 +115,7 @@ def before_and_after(model: nn.Module, found: Found, graph: fxprune.Graph, split
     return table
 
 
-def latencies(before: nn.Module, after: nn.Module, split: Split, repeats: int = 15) -> tuple[float, float]:
+def latencies(before: nn.Module, after: nn.Module, split: Samples, repeats: int = 15) -> tuple[float, float]:
     """Median milliseconds a forward, both models in turn, so that a busy machine slows both."""
     images, threads = split.images[:64], torch.get_num_threads()
     torch.set_num_threads(1)

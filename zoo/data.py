@@ -1,105 +1,91 @@
-"""Data sets held in memory, split into train, validation and test, normalised by the training images."""
+"""Data sets by name: found on disk, split by class with a seed, normalised by the training images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scikit-learn ships no type information
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 from torch import Tensor
 
-from zoo import idx
+from zoo.sources.batches import cifar10, cifar100, stl10
+from zoo.sources.blend import blended
+from zoo.sources.digits import digits
+from zoo.sources.folders import imagenet, office31
+from zoo.sources.idx import fashion_mnist
+from zoo.sources.places import Request
+from zoo.sources.raw import Raw, Sources
+from zoo.splits import Split, Splits, divide, require_classes
+
+__all__ = ["FOLDERS", "SOURCES", "Split", "Splits", "load"]
+
+SOURCES: Sources = {
+    "digits": digits,
+    "digits-m": blended(digits),
+    "fashion-mnist": fashion_mnist,
+    "fashion-mnist-m": blended(fashion_mnist),
+    "cifar-10": cifar10,
+    "cifar-100": cifar100,
+    "stl-10": stl10,
+}
+"""Data sets that are held in memory."""
+
+FOLDERS: Mapping[str, Callable[[Request, int], Splits]] = {
+    "imagenet": imagenet,
+    **{f"office31-{domain}": partial(office31, domain) for domain in ("amazon", "dslr", "webcam")},
+}
+"""Data sets of image files, normalised as torchvision's pretrained weights expect."""
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled images: ``images`` float32 (n, 1, h, w), ``labels`` int64 (n,)."""
+def load(name: str, root: Path | None = None, seed: int = 0, download: bool = False) -> Splits:
+    """Load the data set ``name``: one of `SOURCES`, as tensors, or one of `FOLDERS`, as image files.
 
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, rows: Tensor | slice) -> "Split":
-        """The samples at ``rows``, as a split."""
-        return Split(self.images[rows], self.labels[rows])
-
-    def to(self, device: torch.device) -> "Split":
-        """The same samples on ``device``."""
-        return Split(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """Three disjoint splits of one data set whose labels lie in [0, ``classes``)."""
-
-    train: Split
-    val: Split
-    test: Split
-    classes: int
-
-
-def load(name: str, root: Path | None = None, seed: int = 0) -> Splits:
-    """Load the data set ``name``, normalised by the mean and deviation of all training pixels.
-
-    "digits": scikit-learn's 1,797 images of 8 x 8, split 60 / 20 / 20 %. "fashion-mnist": 28 x 28; its 60,000
-    training images split into 55,000 for training and 5,000 for validation, its own 10,000 test images for
-    testing. Splits are stratified by class and depend on ``seed`` only.
+    Tensors are normalised by the mean and deviation of each channel over all training images. Splits are stratified
+    by class and depend on ``seed`` only; where a data set has test images of its own, those are the test split.
 
     Args:
-        name: "digits" or "fashion-mnist".
-        root: folder of the files of "fashion-mnist"; ``zoo.idx.find`` says where it is looked for by default.
+        name: such as "fashion-mnist".
+        root: folder of the files; ``zoo.sources.places.find`` says where they are looked for by default.
         seed: which images go to which split.
+        download: fetch what is missing into ``root`` or its default.
 
     Raises:
         ValueError: no data set of that name.
-        ZooError: its files are missing or damaged.
+        ZooError: its files are missing or damaged, or a split has one class only.
 
     >>> splits = load("digits")
     >>> splits.train.images.shape, len(splits.val), len(splits.test), splits.classes
     (torch.Size([1077, 1, 8, 8]), 360, 360, 10)
     """
-    if name not in SOURCES:
-        raise ValueError(f"load: no data set {name!r}; there are {', '.join(SOURCES)}")
-    splits = SOURCES[name](root, seed)
-    deviation, mean = torch.std_mean(splits.train.images, correction=0)
-    parts = (splits.train, splits.val, splits.test)
-    train, val, test = (Split((part.images - mean) / deviation, part.labels) for part in parts)
-    return Splits(train, val, test, splits.classes)
+    request = Request(root, download)
+    if name in SOURCES:
+        splits = _normalised(SOURCES[name](request, seed), seed, name)
+    elif name in FOLDERS:
+        splits = FOLDERS[name](request, seed)
+    else:
+        raise ValueError(f"load: no data set {name!r}; there are {', '.join((*SOURCES, *FOLDERS))}")
+    for samples, purpose in ((splits.train, "training"), (splits.val, "validation"), (splits.test, "test")):
+        require_classes(samples, f"{name} {purpose}")
+    return splits
 
 
-def _digits(_root: Path | None, seed: int) -> Splits:
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).float().unsqueeze(1)
-    rest, test = _divide(Split(images, torch.from_numpy(bunch.target).long()), 1 / 5, seed)
-    train, val = _divide(rest, 1 / 4, seed)
-    return Splits(train, val, test, classes=10)
+def _normalised(raw: Raw, seed: int, name: str) -> Splits:
+    images, labels = raw.train
+    train, val = divide(labels, raw.val, seed, name)
+    mean, deviation = _moments(images[train])
 
+    def split(images: Tensor, labels: Tensor) -> Split:
+        return Split((images.float() - mean) / deviation, labels)
 
-def _fashion_mnist(root: Path | None, seed: int) -> Splits:
-    folder = idx.find("fashion-mnist", root)
-    train, test = (_read(folder, part, classes=10) for part in ("train", "t10k"))
-    train, val = _divide(train, 1 / 12, seed)
-    return Splits(train, val, test, classes=10)
-
-
-SOURCES: Mapping[str, Callable[[Path | None, int], Splits]] = {
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-}
-"""Name of a data set -> function of (root, seed) that returns its splits before normalisation."""
-
-
-def _read(folder: Path, part: str, classes: int) -> Split:
-    images, labels = idx.read(folder, part, classes)
-    return Split(images.float(), labels)
-
-
-def _divide(split: Split, part: float, seed: int) -> tuple[Split, Split]:
-    """Split off ``part`` of the samples of every class: (the larger rest, the part)."""
-    rest, chosen = train_test_split(
-        torch.arange(len(split)).numpy(), test_size=part, stratify=split.labels.numpy(), random_state=seed
+    return Splits(
+        split(images[train], labels[train]), split(images[val], labels[val]), split(*raw.test), names=raw.names
     )
-    return split[torch.from_numpy(rest).sort().values], split[torch.from_numpy(chosen).sort().values]
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of uint8 images, from a histogram: exact, and no copy in another type."""
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
+    shares, grey = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64)
+    mean = shares @ grey
+    variance = shares @ grey.square() - mean.square()
+    deviation = variance.sqrt().clamp_min(1)  # a channel of one grey stays finite
+    return mean.float()[:, None, None], deviation.float()[:, None, None]

@@ -1,11 +1,13 @@
 """What a training run shows of itself on standard error: a bar within an epoch, a line after each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,12 @@ class Display:
         self.console = Console(stderr=True, quiet=not shown, highlight=False, soft_wrap=True)
         self.epochs = epochs
 
-    def steps(self, batches: list[Tensor], epoch: int) -> Iterator[Tensor]:
-        """The batches, with a bar that follows them."""
+    def steps(self, batches: Iterable[B], count: int, epoch: int) -> Iterator[B]:
+        """The batches, ``count`` of them, with a bar that follows."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         hidden = self.console.quiet or not self.console.is_terminal
         with Progress(*columns, console=self.console, transient=True, disable=hidden) as bar:
-            yield from bar.track(batches, description=f"epoch {epoch}/{self.epochs}")
+            yield from bar.track(batches, total=count, description=f"epoch {epoch}/{self.epochs}")
 
     def line(self, log: EpochLog) -> None:
         """Print a finished epoch."""
