@@ -70,7 +70,15 @@ class CostModel:
 
     def __call__(self, counts: Floats) -> Cost:
         """The cost when `counts` channels of each group stay."""
-        return Cost(round(self._macs(counts).sum()), round(self._parameters(counts).sum()))
+        return Cost(round(self.macs(counts)), round(self.parameters(counts)))
+
+    def macs(self, counts: Floats) -> Any:
+        """MACs when `counts` channels stay; one number, or (n,) for n sets of counts as columns of (groups, n)."""
+        return self._macs(counts).sum(0)
+
+    def parameters(self, counts: Floats) -> Any:
+        """Parameters when `counts` channels stay; one number, or (n,) for counts of shape (groups, n)."""
+        return self._parameters(counts).sum(0)
 
     def shares(self) -> dict[str, float]:
         """For each group, the part of all MACs that its channels take part in; parts overlap between groups."""
@@ -94,9 +102,11 @@ class _Terms:
         self.touched = ((touched @ self._weights) > 0).T.astype(np.float64)
 
     def __call__(self, counts: Floats) -> Floats:
+        """The terms, of shape (terms,), or (terms, n) for counts of shape (groups, n)."""
         if not len(self._starts):
-            return np.zeros(0)
-        return np.multiply.reduceat(self._base + self._weights @ counts, self._starts)
+            return np.zeros((0, *counts.shape[1:]))
+        base = self._base.reshape(-1, *[1] * (counts.ndim - 1))
+        return np.multiply.reduceat(base + self._weights @ counts, self._starts, axis=0)
 
 
 _MODELS: weakref.WeakKeyDictionary[Analysis, CostModel] = weakref.WeakKeyDictionary()

@@ -157,7 +157,7 @@ def test_precisions_out_of_range(precision: float) -> None:
 @pytest.mark.parametrize("multiple", [0, -8])
 def test_round_to_out_of_range(multiple: int) -> None:
     with refused(fxprune.InputError, "round_to must be a positive integer", f"seen: {multiple}"):
-        fxprune.planners.Uniform(0.5, round_to=multiple)
+        fxprune.planners.Constraints(round_to=multiple)
 
 
 def test_an_unknown_change_of_kernels() -> None:

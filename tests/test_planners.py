@@ -13,7 +13,7 @@ from nets import CASES
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import Bisection, CumulativeContribution, Uniform
+from fxprune.planners import Bisection, Constraints, CumulativeContribution, Uniform
 
 
 def groups_of(widths: list[int]) -> tuple[nn.Module, fxprune.Groups]:
@@ -62,13 +62,13 @@ def test_uniform_keeps_the_largest_scores_and_of_equals_the_first() -> None:
 )
 def test_round_to_raises_to_a_multiple(size: int, ratio: float, multiple: int, count: int) -> None:
     _, groups = groups_of([size])
-    assert Uniform(ratio, round_to=multiple)(groups, {"0": torch.rand(size)}).kept_counts() == {"0": count}
+    assert Uniform(ratio, Constraints(round_to=multiple))(groups, {"0": torch.rand(size)}).kept_counts() == {"0": count}
 
 
 @given(st.integers(2, 40), st.floats(0, 0.999), st.integers(1, 16))
 def test_uniform_keeps_at_least_what_the_ratio_says(size: int, ratio: float, multiple: int) -> None:
     _, groups = groups_of([size])
-    (count,) = Uniform(ratio, round_to=multiple)(groups, {"0": torch.rand(size)}).kept_counts().values()
+    (count,) = Uniform(ratio, Constraints(round_to=multiple))(groups, {"0": torch.rand(size)}).kept_counts().values()
     assert max(1, size - int(ratio * size)) <= count <= size
     assert count % multiple == 0 or count == size
 

@@ -4,8 +4,30 @@ A plain planner is a callable `(groups, scores) -> Plan`. A search also runs mod
 scores and `evaluate`, and returns a `Search` with the plan, the model and the history.
 """
 
+from fxprune.allocate.choose import keep_best
+from fxprune.allocate.compete import as_they_are, everyone, relative, same_pattern, same_shape
+from fxprune.allocate.constraints import Constraints
 from fxprune.planners.bisection import Bisection, Probe, Search
+from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.planners.uniform import Uniform
+from fxprune.planners.threshold import GlobalThreshold
+from fxprune.planners.uniform import PerGroup, Uniform
 
-__all__ = ["Bisection", "CumulativeContribution", "Probe", "Search", "Uniform"]
+__all__ = [
+    "AtBudget",
+    "Bisection",
+    "Budget",
+    "Constraints",
+    "CumulativeContribution",
+    "GlobalThreshold",
+    "PerGroup",
+    "Probe",
+    "Search",
+    "Uniform",
+    "as_they_are",
+    "everyone",
+    "keep_best",
+    "relative",
+    "same_pattern",
+    "same_shape",
+]

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
+from fxprune.allocate.choose import as_array, keep_best
+from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.plan import Plan
-from fxprune.planners.uniform import keep_best
 from fxprune.scorers.base import check_scores, share
 
 
@@ -25,12 +27,14 @@ class CumulativeContribution:
 
     Attributes:
         rate: the cumulative contribution rate in (0, 1].
+        constraints: which widths are allowed.
 
     Raises:
         InputError: rate out of range, or unusable or negative scores.
     """
 
     rate: float = 0.9
+    constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -38,13 +42,25 @@ class CumulativeContribution:
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)
-        return keep_best(groups, scores, {g.name: self._count(g.name, scores[g.name]) for g in groups})
+        return keep_best(groups, scores, widths(groups, scores, self.rate), self.constraints)
 
-    def _count(self, name: str, scores: Tensor) -> int:
-        if (scores < 0).any():
-            raise InputError(
-                "contributions need scores of at least zero", where=name, seen=f"{float(scores.min()):.3g}"
-            )
-        falling = np.sort(share(scores.detach().double()).cpu().numpy())[::-1]
-        # The tolerance absorbs the rounding of the cumulative sum; the last channel is reached at rate 1 at the latest.
-        return min(len(falling), int(np.searchsorted(np.cumsum(falling), self.rate - 1e-12)) + 1)
+
+def widths(groups: Groups, scores: Mapping[str, Tensor], rate: float) -> dict[str, int]:
+    """Channels of each group whose contributions reach the rate."""
+    return {g.name: _reached(contributions(g.name, scores[g.name]), rate) for g in groups}
+
+
+def contributions(name: str, scores: Tensor) -> npt.NDArray[np.float64]:
+    """Cumulative contribution of the first 1, 2, ... channels of largest score, of shape (channels,).
+
+    Raises:
+        InputError: a negative score; `name` says of which group.
+    """
+    if (scores < 0).any():
+        raise InputError("contributions need scores of at least zero", where=name, seen=f"{float(scores.min()):.3g}")
+    return np.cumsum(np.sort(as_array(share(scores.detach().double())))[::-1])
+
+
+def _reached(cumulative: npt.NDArray[np.float64], rate: float) -> int:
+    # The tolerance absorbs the rounding of the cumulative sum; the last channel is reached at rate 1 at the latest.
+    return min(len(cumulative), int(np.searchsorted(cumulative, rate - 1e-12)) + 1)

@@ -1,18 +1,17 @@
-"""One pruning ratio for all groups."""
+"""One pruning ratio for all groups, or one for each name pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from fxprune.allocate.choose import keep_best
+from fxprune.allocate.constraints import UNCONSTRAINED, Constraints, check_patterns, first_fit
 from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.plan import Plan
-from fxprune.scorers.base import check_scores
 
 
 @dataclass(frozen=True)
@@ -21,44 +20,74 @@ class Uniform:
 
     Attributes:
         ratio: pruning ratio in [0, 1).
-        round_to: kept counts are raised to a multiple of this, where the group is large enough.
+        constraints: which widths are allowed.
 
     Raises:
-        InputError: ratio or round_to out of range, or unusable scores.
+        InputError: ratio out of range, or unusable scores.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(*[torch.nn.Linear(20, 20) for _ in range(3)])
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 20)))
+    >>> scores = fxprune.scorers.L2Norm()(net, groups)
+    >>> fxprune.planners.Uniform(0.5)(groups, scores).kept_counts()
+    {'0': 10, '1': 10}
+    >>> eights = fxprune.planners.Constraints(round_to=8)
+    >>> fxprune.planners.Uniform(0.5, eights)(groups, scores).kept_counts()
+    {'0': 16, '1': 16}
     """
 
     ratio: float = 0.5
-    round_to: int = 1
+    constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
-        if self.round_to < 1:
-            raise InputError("round_to must be a positive integer", seen=str(self.round_to), remedy="8 or 16 are usual")
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        return keep_best(groups, scores, {g.name: self._count(g.size) for g in groups})
-
-    def _count(self, size: int) -> int:
-        count = max(1, size - int(self.ratio * size))
-        return min(size, -(-count // self.round_to) * self.round_to)
+        counts = {g.name: remaining(g.size, self.ratio) for g in groups}
+        return keep_best(groups, scores, counts, self.constraints)
 
 
-def keep_best(groups: Groups, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Plan:
-    """The plan that keeps the channels of largest score, as many of each group as `counts` says.
+@dataclass(frozen=True)
+class PerGroup:
+    """Remove a given part of the groups that a name or pattern stands for.
 
-    Groups that are tied to one another keep the same part of their channels, the nearest to the mean of what was asked.
+    Attributes:
+        ratios: {name or shell pattern of groups or of modules that make their channels: pruning ratio in [0, 1)}; of
+            several that fit a group the first one counts.
+        default: ratio of all other groups.
+        constraints: which widths are allowed.
+
+    Raises:
+        InputError: a ratio out of range, a pattern that fits no group, or unusable scores.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(*[torch.nn.Linear(20, 20) for _ in range(4)])
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 20)))
+    >>> planner = fxprune.planners.PerGroup({"0": 0.75, "[01]": 0.5})
+    >>> planner(groups, fxprune.scorers.L2Norm()(net, groups)).kept_counts()
+    {'0': 5, '1': 10, '2': 20}
     """
-    check_scores(scores, groups)
-    return groups.plan({name: best(scores[name], count) for name, count in groups.in_step(counts).items()})
+
+    ratios: Mapping[str, float]
+    default: float = 0.0
+    constraints: Constraints = UNCONSTRAINED
+
+    def __post_init__(self) -> None:
+        for ratio in (*self.ratios.values(), self.default):
+            check_ratio(ratio)
+
+    def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        check_patterns(self.ratios, groups)
+        counts = {g.name: remaining(g.size, first_fit(self.ratios, g, self.default)) for g in groups}
+        return keep_best(groups, scores, counts, self.constraints)
+
+
+def remaining(size: int, ratio: float) -> int:
+    """Channels that stay of `size` when ⌊ratio · size⌋ go, at least one."""
+    return max(1, size - int(ratio * size))
 
 
 def check_ratio(ratio: float) -> None:
     """Refuse a pruning ratio outside [0, 1)."""
     if not 0 <= ratio < 1:
         raise InputError("pruning ratio out of range", seen=str(ratio), remedy="give a number in [0, 1)")
-
-
-def best(scores: Tensor, count: int) -> npt.NDArray[np.int64]:
-    """The `count` channels of largest score, ascending; of equals the first ones."""
-    order = np.argsort(-scores.detach().cpu().double().numpy(), kind="stable")
-    return np.sort(order[:count])

@@ -1,0 +1,127 @@
+"""Constraints: which widths a group may have, whatever the allocation asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import TypeVar
+
+from fxprune.allocate.units import Unit
+from fxprune.analysis import Group
+from fxprune.errors import InputError
+from fxprune.groups import Groups, matches, touches
+
+V = TypeVar("V", int, float)
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Which widths are allowed; every planner takes one, so that they compose with any way to allocate.
+
+    A wish is raised to the next allowed width. The full width is always allowed, so that a group can stay whole.
+    Groups that are tied to one another (`groups.ties`) keep the same part of their channels, allowed for each of them.
+
+    Attributes:
+        round_to: kept counts are multiples of this; 8 or 16 suit most hardware. A group smaller than it stays whole.
+        minimum: channels that stay at least; or {name or shell pattern of groups or of modules that make their
+            channels: channels}, of which the first that fits counts.
+        maximum_ratio: part of a group that may be removed, in [0, 1]; or {pattern: part}.
+        protect: names or shell patterns of groups, or of modules and parameters that keep all channels.
+
+    Raises:
+        InputError: a value out of range or, when used, a pattern that fits no group.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(*[torch.nn.Linear(20, 20) for _ in range(4)])
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 20)))
+    >>> rules = fxprune.planners.Constraints(round_to=4, minimum={"1": 14}, protect=("2.bias",))
+    >>> rules.fit(groups, {"0": 5, "1": 5, "2": 5})
+    {'0': 8, '1': 16, '2': 20}
+    """
+
+    round_to: int = 1
+    minimum: int | Mapping[str, int] = 1
+    maximum_ratio: float | Mapping[str, float] = 1.0
+    protect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1:
+            raise InputError("round_to must be a positive integer", seen=str(self.round_to), remedy="8 or 16 are usual")
+        for value in _values(self.minimum):
+            if value < 1:
+                raise InputError("a minimum width must be a positive integer", seen=str(value), remedy="give 1 or more")
+        for part in _values(self.maximum_ratio):
+            if not 0 <= part <= 1:
+                raise InputError("maximum_ratio out of range", seen=str(part), remedy="give a number in [0, 1]")
+
+    def units(self, groups: Groups) -> tuple[Unit, ...]:
+        """What can be decided by itself: each group, or each set of tied groups, with its allowed widths."""
+        self._check_patterns(groups)
+        tied = {name: tie for tie in groups.ties for name in tie}
+        sets = dict.fromkeys(tied.get(g.name, frozenset([g.name])) for g in groups)
+        members = [[g for g in groups if g.name in names] for names in sets]
+        return tuple(Unit.of(m, [self._least(g) for g in m], self.round_to) for m in members)
+
+    def fit(self, groups: Groups, wished: Mapping[str, int]) -> dict[str, int]:
+        """The allowed widths nearest above the wished ones, {group: channels}; a group without a wish stays whole.
+
+        Tied groups take the mean of the parts that they wish to keep.
+        """
+        kept: dict[str, int] = {}
+        for unit in self.units(groups):
+            kept |= unit.counts(unit.raised(wished))
+        return {g.name: kept[g.name] for g in groups}
+
+    def _least(self, group: Group) -> int:
+        """Channels that must stay, before rounding."""
+        if any(touches(group, pattern) for pattern in self.protect):
+            return group.size
+        ratio = _chosen(self.maximum_ratio, group, 1.0)
+        # The tolerance absorbs the rounding of the product: 0.9 of 10 channels are 9, not 9.000000000000002.
+        return min(group.size, max(_chosen(self.minimum, group, 1), ceil((1 - ratio) * group.size - 1e-9)))
+
+    def _check_patterns(self, groups: Groups) -> None:
+        for pattern in self.protect:
+            if not any(touches(g, pattern) for g in groups):
+                raise unknown(pattern, groups)
+        for table in (self.minimum, self.maximum_ratio):
+            if isinstance(table, Mapping):
+                check_patterns(table, groups)
+
+
+def check_patterns(patterns: Iterable[str], groups: Groups) -> None:
+    """Refuse a name or pattern that stands for no group.
+
+    Raises:
+        InputError: names the pattern.
+    """
+    for pattern in patterns:
+        if not any(stands_for(pattern, g) for g in groups):
+            raise unknown(pattern, groups)
+
+
+def unknown(pattern: str, groups: Groups) -> InputError:
+    names = ", ".join(g.name for g in list(groups)[:8])
+    return InputError("no prunable group has the name or pattern", seen=pattern, remedy=f"groups: {names} ...")
+
+
+def stands_for(pattern: str, group: Group) -> bool:
+    """Whether a name or shell pattern is that of the group or of a module that makes its channels."""
+    return any(matches(name, pattern) for name in (group.name, *(s.tensor for s in group.producers)))
+
+
+def first_fit(table: Mapping[str, V], group: Group, default: V) -> V:
+    """The value of the first name or pattern that stands for the group."""
+    return next((v for pattern, v in table.items() if stands_for(pattern, group)), default)
+
+
+def _values(value: V | Mapping[str, V]) -> list[V]:
+    return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
+def _chosen(value: V | Mapping[str, V], group: Group, default: V) -> V:
+    return first_fit(value, group, default) if isinstance(value, Mapping) else value
+
+
+UNCONSTRAINED = Constraints()

@@ -1,0 +1,182 @@
+"""Knapsack: the most importance that a budget can hold, on the exact cost model.
+
+The cost is a sum of products of widths, so this is no linear knapsack: what a channel costs depends on the widths
+beside it. The greedy way is taken in rounds. In each, every unit has a price per part: its exact saving from the
+present width down to its smallest one, over the parts between them. The steps of smallest importance per saving go
+first, until a small part of the cost is saved; then the prices are taken anew. What is left of the budget at the end is
+spent on steps that still fit, and where that leaves more than the tolerance, neighbouring widths are tried together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.allocate.units import Unit
+from fxprune.plan import Ints
+
+Floats = npt.NDArray[np.float64]
+Cost = Callable[[Ints], Floats]
+_ROUND = 0.02  # part of the full cost that is saved between two looks at the prices
+_COMBINATIONS = 20_000  # neighbouring widths that are tried together
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """The allowed widths of all units and what each is worth; a state is one level of each unit, of shape (units,).
+
+    Attributes:
+        widths: allowed widths of each unit in parts, ascending.
+        values: importance of the channels that a unit keeps at each of them.
+    """
+
+    widths: tuple[Ints, ...]
+    values: tuple[Floats, ...]
+
+    @classmethod
+    def of(cls, units: Sequence[Unit], scores: Sequence[Sequence[Floats]]) -> Ladder:
+        """From the scores of each unit's groups, each of shape (channels,)."""
+        values = []
+        for unit, members in zip(units, scores, strict=True):
+            totals = [np.cumsum(np.sort(s)[::-1]) for s in members]
+            values.append(sum(t[unit.allowed * c - 1] for t, c in zip(totals, unit.channels, strict=True)))
+        return cls(tuple(u.allowed for u in units), tuple(np.asarray(v) for v in values))
+
+    @property
+    def top(self) -> Ints:
+        """The state in which everything stays."""
+        return np.array([len(w) - 1 for w in self.widths], dtype=np.int64)
+
+    def parts(self, state: Ints) -> Ints:
+        """Widths of a state, of shape (units,), or of n states of shape (units, n)."""
+        return np.stack([w[level] for w, level in zip(self.widths, state, strict=True)]) if self.widths else state
+
+    def value(self, state: Ints) -> Floats:
+        """Importance that a state keeps; one number, or (n,) for n states of shape (units, n)."""
+        return np.asarray(sum(v[level] for v, level in zip(self.values, state, strict=True)))
+
+
+def fill(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints | None = None) -> Ints:
+    """Widths that cost at most `limit`, and within `tolerance` of it where the widths allow.
+
+    Args:
+        ladder: the allowed widths and their worth.
+        cost: of widths in parts, of shape (units,) or (units, n).
+        limit: at least the cost of the smallest widths.
+        tolerance: part of the limit that may stay unused before combinations of neighbouring widths are tried.
+        state: where to start from, if it fits; default is to remove greedily from the full widths.
+
+    Returns:
+        A level of each unit, of shape (units,).
+    """
+    state = _removed(ladder, cost, limit) if state is None else state
+    state = _added(ladder, cost, limit, state)
+    if float(cost(ladder.parts(state))) < (1 - tolerance) * limit:
+        state = _polished(ladder, cost, limit, tolerance, state)
+    return state
+
+
+def _removed(ladder: Ladder, cost: Cost, limit: float) -> Ints:
+    """Greedy removal from the full widths until the cost is at most the limit."""
+    steps = _Steps(ladder)
+    state = ladder.top
+    full = now = float(cost(ladder.parts(state)))
+    while now > limit and state.any():
+        order = steps.cheapest_first(state, _savings(ladder, cost, state, now))
+        goal = max(limit, now - _ROUND * full)
+        fewest, most = 0, len(order)  # steps removed: too few, enough
+        while most - fewest > 1:
+            middle = (fewest + most) // 2
+            enough = float(cost(ladder.parts(steps.without(state, order[:middle])))) <= goal
+            fewest, most = (fewest, middle) if enough else (middle, most)
+        state = steps.without(state, order[:most])
+        now = float(cost(ladder.parts(state)))
+    return state
+
+
+def _savings(ladder: Ladder, cost: Cost, state: Ints, now: float) -> Floats:
+    """Cost saved per part of each unit, on the way from its width down to its smallest, of shape (units,)."""
+    parts = ladder.parts(state)
+    smallest = np.array([w[0] for w in ladder.widths])
+    alone = np.where(np.eye(len(state), dtype=bool), smallest[:, None], parts[:, None])
+    return (now - cost(alone)) / np.maximum(parts - smallest, 1)
+
+
+class _Steps:
+    """All steps down of all units in flat arrays: from level j to j - 1 of a unit."""
+
+    def __init__(self, ladder: Ladder) -> None:
+        falling = [np.arange(len(w) - 1, 0, -1) for w in ladder.widths]
+        self._unit = np.repeat(np.arange(len(falling)), [len(f) for f in falling])
+        self._level = np.concatenate(falling) if falling else np.zeros(0, dtype=np.int64)
+        pairs = zip(ladder.values, ladder.widths, falling, strict=True)
+        density = [(v[f] - v[f - 1]) / (w[f] - w[f - 1]) for v, w, f in pairs]
+        self._density = np.concatenate(density) if density else np.zeros(0)
+
+    def cheapest_first(self, state: Ints, savings: Floats) -> Ints:
+        """Indices of the steps that a state still has, those of smallest importance per saving first.
+
+        Within a unit importance rises from the top level down, so that its steps come in their order.
+        """
+        left = np.flatnonzero(self._level <= state[self._unit])
+        saved = savings[self._unit[left]]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # What saves nothing stays as long as anything else can go.
+            ratio = np.where(saved > 0, self._density[left] / saved, np.inf)
+        return left[np.argsort(ratio, kind="stable")]
+
+    def without(self, state: Ints, removed: Ints) -> Ints:
+        return state - np.bincount(self._unit[removed], minlength=len(state))
+
+
+def _added(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
+    """Take back, one after another, the step of most importance per cost of those that still fit."""
+    while True:
+        up = np.flatnonzero(state < ladder.top)
+        higher = state[:, None] + (np.arange(len(state))[:, None] == up)
+        costs = cost(ladder.parts(higher)) if len(up) else np.zeros(0)
+        fits = np.flatnonzero(costs <= limit)
+        if not len(fits):
+            return state
+        gain = ladder.value(higher[:, fits]) - ladder.value(state)
+        extra = costs[fits] - float(cost(ladder.parts(state)))
+        state = higher[:, fits[np.argmax(gain / np.maximum(extra, 1e-12))]]
+
+
+def _polished(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints) -> Ints:
+    """The best of the combinations of neighbouring widths: within the tolerance if one is, else the nearest below."""
+    states = _neighbours(ladder, cost, limit, state)
+    costs = cost(ladder.parts(states))
+    near = np.flatnonzero((costs <= limit) & (costs >= (1 - tolerance) * limit))
+    if len(near):
+        return states[:, near[np.argmax(ladder.value(states[:, near]))]]
+    below = np.flatnonzero(costs <= limit)
+    return states[:, below[np.argmax(costs[below])]]
+
+
+def _neighbours(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
+    """Combinations of levels around a state, of shape (units, n); all there are, where there are few."""
+    low, high = state.copy(), state.copy()
+    order = _finest_first(ladder, cost, limit, state)
+    grows = True
+    while grows:
+        grows = False
+        for unit in order:
+            for bound, new in ((high, min(high[unit] + 1, ladder.top[unit])), (low, max(low[unit] - 1, 0))):
+                before, bound[unit] = bound[unit], new
+                if np.prod(high - low + 1.0) > _COMBINATIONS:
+                    bound[unit] = before
+                grows |= bool(bound[unit] != before)
+    grid = np.meshgrid(*[np.arange(a, b + 1) for a, b in zip(low, high, strict=True)], indexing="ij")
+    return np.stack([axis.ravel() for axis in grid])
+
+
+def _finest_first(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
+    """Units by what one step of them costs: those that can close the gap come before those that are too coarse."""
+    now = float(cost(ladder.parts(state)))
+    steps = np.where(state < ladder.top, 1, -1)
+    moved = state[:, None] + np.diag(np.where(ladder.top > 0, steps, 0))
+    return np.argsort(np.abs(np.abs(cost(ladder.parts(moved)) - now) - (limit - now)), kind="stable")

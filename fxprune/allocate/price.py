@@ -1,0 +1,65 @@
+"""Price: what widths cost, exactly, for many widths at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.allocate.units import Unit
+from fxprune.cost import CostModel, cost_model
+from fxprune.errors import InputError
+from fxprune.groups import Groups
+from fxprune.plan import Ints
+
+Floats = npt.NDArray[np.float64]
+Measure = Literal["macs", "parameters"] | Callable[[Mapping[str, int]], float]
+"""What is counted: MACs, parameters, or any function of {group: kept channels} that does not fall when counts rise."""
+
+
+class Price:
+    """The cost of widths of the units.
+
+    Args:
+        groups: the groups of a model.
+        units: what is decided; their widths are numbers of parts.
+        of: what is counted.
+
+    Raises:
+        InputError: an unknown name of a measure.
+    """
+
+    def __init__(self, groups: Groups, units: Sequence[Unit], of: Measure) -> None:
+        self._units = units
+        self._evaluate = self._own(of) if callable(of) else self._model(groups, of)
+
+    def __call__(self, parts: Ints) -> Any:
+        """The cost at `parts` of each unit, of shape (units,); or (n,) costs of shape (units, n)."""
+        return self._evaluate(parts)
+
+    def _model(self, groups: Groups, of: str) -> Callable[[Ints], Any]:
+        model: CostModel = cost_model(groups.graph, groups.plan({}).heads)
+        if of not in ("macs", "parameters"):
+            raise InputError("unknown measure of cost", seen=repr(of), remedy="'macs', 'parameters' or a function")
+        cost = model.macs if of == "macs" else model.parameters
+        index = {name: i for i, name in enumerate(model.groups)}
+        rows = [index[name] for unit in self._units for name in unit.names]
+        owner = [k for k, unit in enumerate(self._units) for _ in unit.names]
+        channels = np.array([each for unit in self._units for each in unit.channels], dtype=np.float64)
+
+        def evaluate(parts: Ints) -> Any:
+            beside = tuple([1] * (parts.ndim - 1))
+            counts = np.broadcast_to(model.sizes.reshape(-1, *beside), (len(model.sizes), *parts.shape[1:])).copy()
+            counts[rows] = parts[owner] * channels.reshape(-1, *beside)
+            return cost(counts)
+
+        return evaluate
+
+    def _own(self, of: Callable[[Mapping[str, int]], float]) -> Callable[[Ints], Any]:
+        def one(parts: Ints) -> float:
+            counts = {n: c for unit, p in zip(self._units, parts, strict=True) for n, c in unit.counts(p).items()}
+            return float(of(counts))
+
+        return lambda parts: one(parts) if parts.ndim == 1 else np.array([one(column) for column in parts.T])

@@ -1,0 +1,193 @@
+"""Budgets: the widths that a given part of the MACs, the parameters or the latency can pay for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from fxprune.allocate.choose import as_array, keep_best
+from fxprune.allocate.compete import Normalise, relative
+from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
+from fxprune.allocate.knapsack import Ladder, fill
+from fxprune.allocate.price import Measure, Price
+from fxprune.errors import InputError
+from fxprune.groups import Groups
+from fxprune.plan import Ints, Plan
+from fxprune.scorers.base import check_scores
+
+Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Keep the channels that are worth most for what they cost, until a part of the original's cost is spent.
+
+    All channels compete: those of smallest score per cost go first, at prices from the exact cost model that are taken
+    anew as the widths shrink. The result costs at most the budget, and within `tolerance` of it where the allowed
+    widths reach it; where they do not, it is the nearest below that was found, with a warning.
+
+    Attributes:
+        part: of the original's cost that may stay, in (0, 1].
+        of: what is counted: "macs", "parameters", or a function of {group: kept channels} that never falls when a count
+            rises, such as a latency. If that is a staircase, give its step as `round_to`.
+        constraints: which widths are allowed.
+        normalise: scores of one group to scores on a common scale; default s_i / mean_j |s_j|.
+        tolerance: part of the budget that may stay unused.
+
+    Raises:
+        InputError: a value out of range, unusable scores, or a budget below the smallest allowed widths.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(*[torch.nn.Linear(100, 100) for _ in range(3)])
+    >>> graph = fxprune.trace(net, torch.zeros(1, 100))
+    >>> groups = fxprune.find_groups(graph)
+    >>> plan = fxprune.planners.Budget(0.5)(groups, fxprune.scorers.L2Norm()(net, groups))
+    >>> fxprune.cost(graph).macs, 14_850 <= fxprune.cost(graph, plan).macs <= 15_000
+    (30000, True)
+    """
+
+    part: float = 0.5
+    of: Measure = "macs"
+    constraints: Constraints = UNCONSTRAINED
+    normalise: Normalise = relative
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_budget(self.part, self.tolerance)
+
+    def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        purse = _Purse(groups, scores, self.of, self.part, self.constraints, self.normalise)
+        return purse.plan(purse.filled(self.tolerance), self.tolerance)
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """The member of a family of planners that spends a given part of the original's cost.
+
+    The family's number is bisected to the largest cost within the budget. Where its steps are too coarse to come within
+    `tolerance`, what is left is spent on the channels that are worth most for their cost.
+
+    Attributes:
+        family: a number in (0, 1) to a planner, such as `Uniform`, `GlobalThreshold` or `CumulativeContribution`; its
+            plans' cost must rise or fall with the number.
+        part: of the original's cost that may stay, in (0, 1].
+        of: as in `Budget`.
+        constraints: which widths are allowed; the family's plans are raised to them.
+        tolerance: part of the budget that may stay unused.
+
+    Raises:
+        InputError: as in `Budget`, or a budget below the smallest plan of the family.
+
+    >>> import torch, fxprune
+    >>> from fxprune.planners import AtBudget, Uniform
+    >>> net = torch.nn.Sequential(*[torch.nn.Linear(100, 100) for _ in range(3)])
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 100)))
+    >>> AtBudget(Uniform, 0.5)(groups, fxprune.scorers.L2Norm()(net, groups)).kept_counts()
+    {'0': 58, '1': 58}
+    """
+
+    family: Callable[[float], Planner]
+    part: float = 0.5
+    of: Measure = "macs"
+    constraints: Constraints = UNCONSTRAINED
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_budget(self.part, self.tolerance)
+
+    def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        purse = _Purse(groups, scores, self.of, self.part, self.constraints, relative)
+
+        def parts(number: float) -> Ints:
+            return purse.raised(self.family(number)(groups, scores).kept_counts())
+
+        ends = [parts(_EDGE), parts(1 - _EDGE)]
+        cheap, dear = (_EDGE, 1 - _EDGE) if purse.cost(ends[0]) <= purse.cost(ends[1]) else (1 - _EDGE, _EDGE)
+        if not purse.pays(parts(cheap)):
+            raise purse.unreachable(float(purse.cost(parts(cheap))))
+        if purse.pays(parts(dear)):
+            return purse.plan(purse.topped_up(parts(dear), self.tolerance), self.tolerance)
+        for _ in range(_HALVINGS):
+            middle = (cheap + dear) / 2
+            cheap, dear = (middle, dear) if purse.pays(parts(middle)) else (cheap, middle)
+        return purse.plan(purse.topped_up(parts(cheap), self.tolerance), self.tolerance)
+
+
+_EDGE = 1e-9
+_HALVINGS = 40
+
+
+def check_budget(part: float, tolerance: float) -> None:
+    """Refuse a part outside (0, 1] and a tolerance outside [0, 1)."""
+    if not 0 < part <= 1:
+        raise InputError("a budget is a part of the original's cost", seen=str(part), remedy="give a number in (0, 1]")
+    if not 0 <= tolerance < 1:
+        raise InputError("tolerance out of range", seen=str(tolerance), remedy="give a number in [0, 1)")
+
+
+class _Purse:
+    """What may be spent, and on what: the units of a model, their prices, their worth and the limit."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        scores: Mapping[str, Tensor],
+        of: Measure,
+        part: float,
+        constraints: Constraints,
+        normalise: Normalise,
+    ) -> None:
+        check_scores(scores, groups)
+        self._groups, self._scores = groups, scores
+        self.units = constraints.units(groups)
+        values = [[as_array(normalise(scores[name])) for name in unit.names] for unit in self.units]
+        self._ladder = Ladder.of(self.units, values)
+        self.cost = Price(groups, self.units, of)
+        self._full = float(self.cost(self._ladder.parts(self._ladder.top)))
+        self._limit = part * self._full * (1 + 1e-12)  # absorbs the rounding of the product
+        least = float(self.cost(np.array([u.allowed[0] for u in self.units], dtype=np.int64)))
+        if least > self._limit:
+            raise self.unreachable(least)
+
+    def pays(self, parts: Ints) -> bool:
+        return float(self.cost(parts)) <= self._limit
+
+    def raised(self, counts: Mapping[str, int]) -> Ints:
+        """The allowed widths of the units above the counts of their groups."""
+        return np.array([u.raised(counts) for u in self.units], dtype=np.int64)
+
+    def filled(self, tolerance: float) -> Ints:
+        """The widths that hold most importance within the budget."""
+        return self._ladder.parts(fill(self._ladder, self.cost, self._limit, tolerance))
+
+    def topped_up(self, parts: Ints, tolerance: float) -> Ints:
+        """The given widths, or, if they leave more than the tolerance, what comes nearer from there."""
+        if float(self.cost(parts)) >= (1 - tolerance) * self._limit:
+            return parts
+        state = np.array([np.searchsorted(u.allowed, p) for u, p in zip(self.units, parts, strict=True)])
+        return self._ladder.parts(fill(self._ladder, self.cost, self._limit, tolerance, state))
+
+    def plan(self, parts: Ints, tolerance: float) -> Plan:
+        """The plan of the widths, after a last look at their cost."""
+        spent = float(self.cost(parts))
+        if spent > self._limit:
+            seen = f"{spent:.6g} where {self._limit:.6g} was the limit"
+            raise InputError("the measure of cost is no function of the widths", seen=seen, remedy=_STEADY)
+        if spent < (1 - tolerance) * self._limit:
+            unused = f"{1 - spent / self._limit:.1%}"
+            warnings.warn(f"the allowed widths leave {unused} of the budget unused; looser ones reach it", stacklevel=3)
+        counts = {n: c for u, p in zip(self.units, parts, strict=True) for n, c in u.counts(p).items()}
+        return keep_best(self._groups, self._scores, counts)
+
+    def unreachable(self, least: float) -> InputError:
+        least, limit = least / self._full, self._limit / self._full
+        seen = f"the smallest widths cost {least:.2%} of the original, the budget is {limit:.2%}"
+        return InputError("the budget cannot be reached", seen=seen, remedy=_LOOSER)
+
+
+_LOOSER = "a larger part, looser constraints, or fewer protected groups"
+_STEADY = "give a function that answers the same each time it is asked, such as a table of measured latencies"
