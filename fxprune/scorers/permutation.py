@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Scale, Sums, check_option, shares_of_producers
-from fxprune.scorers.patches import patch_energy, patch_sums, residual_squares, response_sums
+from fxprune.scorers.changes import Layer, Scale, Sums, check_option, shares_of_producers
+from fxprune.scorers.patches import mean_and_spread, patch_energy, patch_sums, residual_squares, response_sums
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
 Distance = Literal["squared", "relative"]
+Kernels: TypeAlias = dict[Layer, tuple[Tensor, Tensor]]  # what is known of weights that were seen before
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class WeightPermutation:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         require_producers(groups)
-        sums = Sums()
+        sums, known = Sums(), Kernels()
 
         def add(seen: Contraction) -> None:
-            sums.add(seen, _CHANGES[self.change](seen))
+            sums.add(seen, _CHANGES[self.change](seen, known))
             if self.distance == "relative":
                 sums.add(seen, {"energy": residual_squares(seen)})
 
@@ -86,35 +87,35 @@ class WeightPermutation:
         return change / samples
 
 
-def _permute(seen: Contraction) -> dict[str, Tensor]:
-    kernels = seen.kernels().double()
-    n = kernels.shape[2]
+def _permute(seen: Contraction, known: Kernels) -> dict[str, Tensor]:
+    n = seen.kernels().shape[2]
     if n == 1:
-        return {"change": torch.zeros(kernels.shape[:2], dtype=torch.float64, device=kernels.device).flatten()}
-    mean = kernels.mean(2)
+        return {"change": torch.zeros(seen.output.shape[1], dtype=torch.float64, device=seen.output.device)}
+    if (seen.name, seen.dim) not in known:
+        known[seen.name, seen.dim] = mean_and_spread(seen.kernels())
+    mean, centred = known[seen.name, seen.dim]
     sums = patch_sums(seen)
     spread = patch_energy(seen) - sums.double().square().sum((0, 2)) / n
-    centred = (kernels - mean[:, :, None]).square().sum(2)
     return {"change": residual_squares(seen, mean, sums) + (centred * spread[:, None] / (n - 1)).flatten()}
 
 
-def _reinit(seen: Contraction) -> dict[str, Tensor]:
+def _reinit(seen: Contraction, _: Kernels) -> dict[str, Tensor]:
     groups, per_group, n = seen.kernels().shape
     fresh = patch_energy(seen)[:, None].expand(groups, per_group) / (3 * n)
     return {"change": residual_squares(seen) + fresh.flatten()}
 
 
-def _zero(seen: Contraction) -> dict[str, Tensor]:
+def _zero(seen: Contraction, _: Kernels) -> dict[str, Tensor]:
     return {"change": residual_squares(seen)}
 
 
-def _absorb(seen: Contraction) -> dict[str, Tensor]:
+def _absorb(seen: Contraction, _: Kernels) -> dict[str, Tensor]:
     """The sum of squares and the sum; the variance follows when all batches are in."""
     first, terms = response_sums(seen)
     return {"change": residual_squares(seen), "first": first, "terms": torch.tensor(terms, dtype=torch.float64)}
 
 
-_CHANGES: dict[str, Callable[[Contraction], dict[str, Tensor]]] = {
+_CHANGES: dict[str, Callable[[Contraction, Kernels], dict[str, Tensor]]] = {
     "permute": _permute,
     "reinit": _reinit,
     "zero": _zero,
