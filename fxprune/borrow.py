@@ -33,7 +33,7 @@ def borrowed(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
         keep_buffers: run on copies of the buffers, because the model runs for real and may write to them.
     """
     saved = [_Saved(m) for m in model.modules()]
-    with torch.inference_mode(False), torch.no_grad(), _random_states():
+    with torch.inference_mode(False), torch.no_grad(), random_states():
         try:
             if keep_buffers:
                 swap_tensors(model, lambda _, t: t if isinstance(t, nn.Parameter) else t.detach().clone())
@@ -85,7 +85,8 @@ def _same(container: Any, contents: Any) -> bool:
 
 
 @contextmanager
-def _random_states() -> Iterator[None]:
+def random_states() -> Iterator[None]:
+    """Whatever the block draws or seeds, the global generators of Python, NumPy and torch are as before it."""
     python, cpu = random.getstate(), torch.get_rng_state()
     numpy = np.random.get_state()  # noqa: NPY002, the user's global state is what must be kept
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
