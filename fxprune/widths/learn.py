@@ -24,6 +24,9 @@ from fxprune.widths.probe import Difference, Refusal, probe
 # A difference, and label arrays of one length that the code asked for.
 Wanted = tuple[Difference, Sequence[Labels]]
 
+# How many sizes of each call are not the predicted ones.
+Wrong = dict[fx.Node, int]
+
 # How often a call may differ in spite of what was learned from it, before its groups are fixed.
 _STRIKES = 3
 
@@ -172,12 +175,12 @@ class _Lesson:
     def _test_guesses(self, found: Sequence[Difference], refusal: Refusal | None) -> None:
         """An int is mended if then fewer calls differ, and no other ones: attributes first, then literals."""
         for guesser in (guess.attributes, guess.code) if self._rewrite_code else (guess.attributes,):
-            self._wanted = list(self._unresolved(guesser, {d.node for d in found}, refusal))
+            self._wanted = list(self._unresolved(guesser, _wrong(found), refusal))
         for d, _ in self._wanted:
             why = guess.obstacle(self._model, d.node) if self._rewrite_code else "code is left as it is"
             self._fix(replace(d, what=f"{d.what}; {why}" if why else d.what))
 
-    def _unresolved(self, guesser: guess.Guesser, before: set[fx.Node], refusal: Refusal | None) -> Iterator[Wanted]:
+    def _unresolved(self, guesser: guess.Guesser, before: Wrong, refusal: Refusal | None) -> Iterator[Wanted]:
         """What no guess explains; the guesses that do are taken up."""
         known = {(u.module, u.attribute) for u in self._held.mends}
         guesses = [(w, g) for w in self._wanted for g in guesser(self._model, w[0].node, w[1])]
@@ -190,14 +193,15 @@ class _Lesson:
             done |= {id(w) for w, g in fresh if self._takes(g, before, refusal)}
         return (w for w in self._wanted if id(w) not in done)
 
-    def _takes(self, uses: Sequence[WidthUse], before: set[fx.Node], refused: Refusal | None) -> bool:
-        """Take up the guesses if the model then runs further, or with fewer differences, and with no other ones."""
+    def _takes(self, uses: Sequence[WidthUse], before: Wrong, refused: Refusal | None) -> bool:
+        """Take up the guesses if the model then runs further, or with fewer differences, and in no other calls."""
         held = replace(self._held, mends=(*self._held.mends, *uses))
         found, refusal = _probe(self._prediction, held)
         later = set(refused.unseen) if refused is not None else set()
-        after = {d.node for d in found} - later
+        after = {node: n for node, n in _wrong(found).items() if node not in later}
         further = refused is not None and (refusal is None or len(refusal.unseen) < len(refused.unseen))
-        better = after <= before and (further or (after < before and (refusal is None or refused is not None)))
+        fewer = sum(after.values()) < sum(before.values()) and (refusal is None or refused is not None)
+        better = after.keys() <= before.keys() and (further or fewer)
         if better:
             self._held = held
         return better
@@ -263,7 +267,7 @@ class _Lesson:
             return False
         dims = [dim for dim in self._dims(node) if isinstance(dim, np.ndarray) and len(self._prediction.carried([dim]))]
         self._wanted = [(Difference(node, (), (), refusal.what, refusal.module), [dim]) for dim in dims]
-        left = list(self._unresolved(guess.attributes, set(), refusal))
+        left = list(self._unresolved(guess.attributes, {}, refusal))
         return len(left) < len(dims)
 
     def _refused(self, refusal: Refusal) -> None:
@@ -290,6 +294,15 @@ class _Lesson:
                 self._held = self._held.fix(inside, reason)
                 return
             path = path.rpartition(".")[0]
+
+
+def _wrong(found: Sequence[Difference]) -> Wrong:
+    """Scalars do not count: they follow widths, and change where these do."""
+    return {
+        d.node: max(1, sum(a not in (None, p) for a, p in zip(d.asked, d.predicted, strict=False)))
+        for d in found
+        if d.scalar is None
+    }
 
 
 def _several(axes: Axes | tuple[Axes, ...]) -> Sequence[Axes]:

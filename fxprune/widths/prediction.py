@@ -41,8 +41,9 @@ def _follows(model: nn.Module, node: fx.Node) -> bool:
 class Prediction:
     """One choice of kept channels, and all shapes that follow from it.
 
-    The other choice keeps what the first one drops, so that code which takes a fixed part of the channels (the last
-    three, say) differs in one of the two at least.
+    The other choice keeps what the first one drops, or nearly so, so that code which takes a fixed part of the channels
+    (the last three, say) differs in one of the two at least; and groups that keep equal counts in one choice keep
+    different ones in the other, so that no width is taken for another's.
 
     Attributes:
         counts: kept channels of each active group, by name; odd and different where possible, in step where tied.
@@ -64,8 +65,7 @@ class Prediction:
             if self.active[i] and g.name not in counts:
                 tied = held.tied_with(g.name)
                 step = gcd(*(self.analysis.by_name[name].size for name in tied))
-                part = _own_count(i, step)
-                part = step - part if self._other and step > 1 else part
+                part = _own_counts(i, step)[self._other]
                 counts |= {name: self.analysis.by_name[name].size // step * part for name in tied}
         return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
 
@@ -130,11 +130,15 @@ class Prediction:
         return self.shape(axes) if isinstance(axes, Axes) else tuple(self.shape(a) for a in axes)
 
 
-def _own_count(i: int, size: int) -> int:
-    """A keep count between a quarter and three quarters of the channels that few other groups have.
+def _own_counts(i: int, size: int) -> tuple[int, int]:
+    """Keep counts for the two choices that few other groups have both.
 
-    Odd where there is a choice; not 1 if it can be helped, since code may take another way for a single channel.
+    The first is between a quarter and three quarters of the channels, odd where possible; the second is near what the
+    first drops. Neither is 1 if it can be helped, since code may take another way for a single channel.
     """
     low, high = max(2, size // 4), max(size // 2, min(size - 2, 3 * size // 4))
-    choices = range(low | 1, high + 1, 2) or range(low, high + 1)
-    return choices[(5 * i) % len(choices)] if len(choices) else 1
+    firsts = range(low | 1, high + 1, 2) or range(low, high + 1) or range(size - 1, size)
+    first = max(1, firsts[(5 * i) % len(firsts)])
+    least, most = (2, size - 1) if size > 3 else (1, size)
+    seconds = [n for k in (0, -1, 1, -2) if least <= (n := size - first + k) <= most]
+    return first, seconds[(i // len(firsts)) % len(seconds)]

@@ -112,15 +112,20 @@ class _Script:
     at: int = 0
 
     def next(self, op: Any) -> fx.Node | None:
-        """The recorded call of `op`; None for a copy between devices or types that the recorded run did not need."""
-        while self._present() is not op and self._present() in _COPIES:
+        """The recorded call of `op`; None for a copy that the recorded run did not need."""
+        while self._present() is not op and (self._present() in _COPIES or self._copies_for(op)):
             self.at += 1
-        if self._present() is op:
+        if self._present() is op or (op in _RESHAPES and self._present() in _RESHAPES):
             self.at += 1
             return self.nodes[self.at - 1]
-        if op in _COPIES:
+        if op in _COPIES or (op is aten.clone.default and self._present() in _RESHAPES):
             return None
         raise Diverged(f"{op} is called where {self._present()} was")
+
+    def _copies_for(self, op: Any) -> bool:
+        """Whether the recorded run copies here to reshape, which a view can do for other sizes."""
+        following = self.nodes[self.at + 1].target if self.at + 1 < len(self.nodes) else None
+        return op in _RESHAPES and self._present() is aten.clone.default and following in _RESHAPES
 
     def skip_to_reshape(self) -> fx.Node:
         """The next recorded reshape; a copy may come before it."""
@@ -182,7 +187,9 @@ class _Prober(TorchDispatchMode):
             return self.differ(node, _asked(node, args), predicted, _brief(error), args)
         seen = _shapes(result)
         if seen != predicted:
-            return self.differ(node, _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args)
+            return self.differ(
+                node, _asked(node, args) or _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args
+            )
         self._check_offset(node, args)
         self._check_scalars(node, args)
         return result
@@ -292,6 +299,9 @@ _SIZES = {"view": 1, "_unsafe_view": 1, "_reshape_alias": 1, "expand": 1, "new_z
 
 
 def _asked(node: fx.Node, args: Any) -> list[int | None]:
+    if node.target is aten.split_with_sizes.default:
+        dim = (args[2] if len(args) > 2 else 0) % args[0].dim()
+        return [size if i == dim else n for size in args[1] for i, n in enumerate(args[0].shape)]
     at = _SIZES.get(node.target._opname)  # type: ignore[union-attr]
     return [] if at is None else [None if n == -1 else int(n) for n in args[at]]
 
