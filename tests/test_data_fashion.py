@@ -1,36 +1,24 @@
 """Digits and Fashion-MNIST: read, split, normalised; damaged files are named."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data_files import idx_bytes, write_fashion
 
-from zoo import idx
 from zoo.data import Split, Splits
 from zoo.data import load as load_data
 from zoo.errors import ZooError
+from zoo.sources import idx, places
 
 CLASSES = 10
-PER_CLASS = 24
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    """The idx format: two zero bytes, type 8 (uint8), rank, sizes as big-endian uint32, values."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with a tiny Fashion-MNIST: 24 training and 2 test images a class, every image another."""
-    draw = np.random.default_rng(0)
-    for part, count in (("train", PER_CLASS), ("t10k", 2)):
-        labels = draw.permutation(np.repeat(np.arange(CLASSES, dtype=np.uint8), count))
-        images = draw.integers(0, 256, (len(labels), 5, 4), dtype=np.uint8)
-        for name, array in ((idx.IMAGES, images), (idx.LABELS, labels)):
-            (tmp_path / name.format(part=part)).write_bytes(gzip.compress(idx_bytes(array)))
+    write_fashion(tmp_path)
     return tmp_path
 
 
@@ -82,18 +70,19 @@ def test_the_environment_names_the_folder_above(files: Path, monkeypatch: pytest
     below.mkdir()
     for name in idx.FILES:
         (files / name).rename(below / name)
-    monkeypatch.setenv(idx.ENVIRONMENT, str(files))
-    assert idx.find("fashion-mnist") == below
+    monkeypatch.setenv(places.ENVIRONMENT, str(files))
+    assert places.find(idx.FASHION, places.Request()) == below
 
 
 def test_without_a_setting_the_prefixes_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(idx.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(places.ENVIRONMENT, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.prefix", str(tmp_path))
     folder = tmp_path / "share" / "datasets" / "fashion-mnist"
     folder.mkdir(parents=True)
     for name in idx.FILES:
         (folder / name).touch()
-    assert idx.find("fashion-mnist") == folder
+    assert places.find(idx.FASHION, places.Request()) == folder
 
 
 def test_missing_files_are_named_with_the_places_and_the_remedy(files: Path) -> None:
@@ -140,8 +129,3 @@ def test_labels_must_fit_the_images_and_the_classes(files: Path, labels: list[in
     (files / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(content))
     with pytest.raises(ZooError, match=message):
         load_data("fashion-mnist", files)
-
-
-def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="no data set 'mnist'; there are digits, fashion-mnist"):
-        load_data("mnist")

@@ -1,18 +1,22 @@
 """Training: what it learns, that it can be repeated and resumed, that it leaves no footprints."""
 
 import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from torch import Generator, nn
 from zoo_toys import Tiny, bright_or_dark, weights
 
+import fxprune
 from zoo.augment import shift
 from zoo.data import Split
 from zoo.errors import ZooError
 from zoo.settings import Settings
-from zoo.train import accuracy, fit
+from zoo.train import accuracy, distillation, fit
 
 
 def train(model: nn.Module, split: Split | None = None, **changes: object) -> list:
@@ -126,6 +130,12 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     assert torch.equal(weights(model), before)
 
 
+def test_a_split_of_one_class_is_an_error() -> None:
+    data = bright_or_dark()
+    with pytest.raises(ZooError, match="the training split has images of one class only"):
+        train(Tiny(), data[data.labels == 1])
+
+
 def test_an_empty_split_is_an_error() -> None:
     empty = bright_or_dark(0)
     with pytest.raises(ZooError, match="the training split is empty"):
@@ -143,8 +153,13 @@ def test_an_empty_split_is_an_error() -> None:
         {"lr": float("nan")},
         {"momentum": 1.0},
         {"warmup": -0.1},
-        {"schedule": "step"},
+        {"schedule": "stairs"},
         {"batch_size": 0},
+        {"milestones": (0.7, 0.3)},
+        {"milestones": (0.5, 1.0)},
+        {"gamma": 0.0},
+        {"distil": 1.5},
+        {"temperature": 0.0},
     ],
 )
 def test_a_setting_out_of_range_is_refused(wrong: dict) -> None:
@@ -162,3 +177,73 @@ def test_the_rate_rises_then_falls() -> None:
     assert rates[-1] < 0.05
     constant = Settings(epochs=1, lr=1.0, warmup=0.2, schedule="constant")
     assert [constant.rate(step, 10) for step in (0, 2, 9)] == [0.5, 1.0, 1.0]
+
+
+def test_the_rate_steps_down_at_the_milestones() -> None:
+    stairs = Settings(epochs=1, lr=1.0, warmup=0.2, schedule="step", milestones=(0.4, 0.7), gamma=0.5)
+    assert [stairs.rate(step, 10) for step in range(10)] == [0.5, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
+
+
+def test_the_rate_is_annealed_as_for_adversarial_training() -> None:
+    settings = Settings(epochs=1, lr=0.01, warmup=0, schedule="annealed")
+    # 0.01 / (1 + 10 p)^0.75 at p = 0, 1/2 and 9/10, by hand: 6^0.75 = 3.8337, 10^0.75 = 5.6234.
+    assert [settings.rate(step, 10) for step in (0, 5, 9)] == pytest.approx([0.01, 0.0026084, 0.0017783], rel=1e-4)
+
+
+def test_distillation_is_the_scaled_divergence() -> None:
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    p, q = ((t.double() / 2).softmax(1).numpy() for t in (teacher, student))
+    expected = 4 * np.mean([entropy(a, b) for a, b in zip(p, q, strict=True)])
+    assert distillation(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_learns_from_its_teacher_alone() -> None:
+    """Labels say nothing here; only the teacher's outputs do."""
+    teacher, student, data = Tiny(), Tiny(), bright_or_dark()
+    train(teacher, data)
+    teacher.train()
+    noise = Split(data.images, torch.randint(0, 2, (len(data),)))
+    before = weights(teacher)
+    train(student, noise, teacher=teacher, distil=1.0, epochs=5)
+    assert accuracy(student, data) > 0.95
+    assert torch.equal(weights(teacher), before)
+    assert teacher.training
+    alone = Tiny()
+    train(alone, noise, epochs=5)
+    assert accuracy(alone, data) < 0.9
+
+
+def test_a_pruned_model_is_fine_tuned_by_the_same_call() -> None:
+    data = bright_or_dark()
+    original = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    train(original, data, epochs=6)
+    small = fxprune.prune(original, data.images[:2], 0.75).model
+    train(small, data, epochs=3, teacher=original)
+    assert accuracy(small, data) > 0.95
+    assert small[0].out_channels == 2
+
+
+def test_settings_can_be_passed_whole_or_in_part() -> None:
+    settings = Settings(epochs=2, batch_size=16)
+    first, second = Tiny(), Tiny()
+    fit(first, bright_or_dark(), settings, seed=5, progress=False)
+    fit(second, bright_or_dark(), epochs=2, batch_size=16, seed=5, progress=False)
+    assert torch.equal(weights(first), weights(second))
+    with pytest.raises(TypeError, match="speed"):
+        fit(first, bright_or_dark(), settings, speed=1)
+
+
+def test_a_log_for_tensorboard(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logs = train(Tiny(), val=bright_or_dark(), log=tmp_path)
+    read = events.EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert set(read.Tags()["scalars"]) == {"loss/train", "accuracy/val", "learning rate"}
+    assert [e.value for e in read.Scalars("loss/train")] == pytest.approx([log.loss for log in logs])
+    assert [e.step for e in read.Scalars("accuracy/val")] == [1, 2, 3]
+
+
+def test_a_log_without_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ZooError, match="'pip install tensorboard', or do without"):
+        train(Tiny(), log=tmp_path)
