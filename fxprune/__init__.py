@@ -19,6 +19,7 @@ from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan import Plan, Slot
+from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct
 from fxprune.rewrite import cut_state, rewrite
 from fxprune.trace import Graph, trace
 from fxprune.verify import mask, verify
@@ -33,6 +34,7 @@ __all__ = [
     "InputError",
     "Plan",
     "PlanError",
+    "Reconstruction",
     "Report",
     "Result",
     "Slot",
@@ -43,6 +45,8 @@ __all__ = [
     "mask",
     "planners",
     "prune",
+    "recalibrate",
+    "reconstruct",
     "rewrite",
     "scorers",
     "trace",
