@@ -9,6 +9,7 @@ from fxprune.allocate.compete import as_they_are, everyone, relative, same_patte
 from fxprune.allocate.constraints import Constraints
 from fxprune.planners.bisection import Bisection, Probe, fastest
 from fxprune.planners.budget import AtBudget, Budget
+from fxprune.planners.colony import BeeColony
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
@@ -20,6 +21,7 @@ __all__ = [
     "PLAIN",
     "ROBUST",
     "AtBudget",
+    "BeeColony",
     "Bisection",
     "Budget",
     "Constraints",

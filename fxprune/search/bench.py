@@ -59,7 +59,7 @@ class Bench(Generic[M]):
         self._runner = workers or in_process
         self._costs = cost_model(groups.graph, self.original.plan.heads)
         self._folder = None if folder is None else Folder(folder, self._settings(search))
-        self._known: dict[str, Outcome] = self._folder.outcomes() if self._folder else {}
+        self._known: dict[str, Outcome] = dict(self._folder.outcomes) if self._folder else {}
         self._models: dict[str, M] = {}
         self._asked: set[str] = set()
         self._best = self.original

@@ -40,6 +40,9 @@ class Folder:
         path: of the directory.
         settings: what tells this search from another, as plain JSON data.
 
+    Attributes:
+        outcomes: what the journal knew when it was opened, by key.
+
     Raises:
         InputError: the directory is of another search, in use, or damaged.
     """
@@ -54,6 +57,7 @@ class Folder:
                 remove_leftovers(self.path / part)
             self._check(json.loads(json.dumps(settings)))
             self._journal = Journal(self.path / "journal.jsonl")
+            self.outcomes = self._outcomes()
         except BaseException:
             self.close()
             raise
@@ -62,8 +66,7 @@ class Folder:
         """Let others use the directory."""
         self._lock.close()
 
-    def outcomes(self) -> dict[str, Outcome]:
-        """What the journal knows, by key."""
+    def _outcomes(self) -> dict[str, Outcome]:
         try:
             return {r["key"]: self._outcome(r) for r in self._journal.records}
         except (KeyError, TypeError, ValueError, OSError) as error:

@@ -116,7 +116,8 @@ def measured(value: Any) -> tuple[float, Floats | None]:
     array = np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value)
     if array.dtype.kind not in "biuf" or array.ndim > 1 or not array.size:
         remedy = "return a number, or a tensor of one number per sample, higher is better"
-        raise InputError("evaluate gave no number", seen=f"{type(value).__name__} {value!r}"[:80], remedy=remedy)
+        seen = " ".join(f"{type(value).__name__} {value!r}".split())[:80]
+        raise InputError("evaluate gave no number", seen=seen, remedy=remedy)
     if array.ndim == 0:
         return float(array), None
     samples = array.astype(np.float32)
