@@ -12,7 +12,7 @@ The stages, each a pure function of the one before, and usable alone:
 `fxprune.prune(model, example_inputs, 0.5)` does it all.
 """
 
-from fxprune import planners, scorers
+from fxprune import planners, scorers, testing
 from fxprune.analysis import FixedDim, Group
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
@@ -49,6 +49,7 @@ __all__ = [
     "reconstruct",
     "rewrite",
     "scorers",
+    "testing",
     "trace",
     "verify",
 ]
