@@ -1,25 +1,54 @@
 """Scorers: one number per channel of each group; larger means more worth keeping.
 
 A scorer is a callable `(model, groups, data=None) -> {group name: float64 tensor of shape (channels,)}`. It reads the
-groups' slots and needs no knowledge of ops. A new one is a function or a small frozen dataclass, in a file of its own.
+groups' slots and needs no knowledge of ops. A new one is a function or a small frozen dataclass, in a file of its own;
+`fxprune.testing.check_scorer` tells whether it keeps the contract.
 """
 
-from fxprune.scorers.base import Scorer, check_scores
+from fxprune.scorers.activations import ActivationEntropy, ActivationMean, APoZ, HRank
+from fxprune.scorers.base import Scorer, UnscorableError, check_scores
+from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAverage, WeightedSum
+from fxprune.scorers.gradients import GroupTaylor, HessianDiagonal, Taylor
 from fxprune.scorers.lasso import Lasso, Path, lasso_path
-from fxprune.scorers.norms import L1Norm, L2Norm, Random
+from fxprune.scorers.norms import LAMP, L1Norm, L2Norm
+from fxprune.scorers.peer import TorchPruning
 from fxprune.scorers.permutation import WeightPermutation
+from fxprune.scorers.propagation import NISP
+from fxprune.scorers.random import Random
+from fxprune.scorers.redundancy import GeometricMedian
+from fxprune.scorers.sampled import SampledPermutation
+from fxprune.scorers.slimming import BatchNormScale
 from fxprune.scorers.thinet import RefitLoss, ThiNet
 
 __all__ = [
+    "LAMP",
+    "NISP",
+    "APoZ",
+    "ActivationEntropy",
+    "ActivationMean",
+    "BatchNormScale",
+    "Fallback",
+    "GeometricMedian",
+    "GroupTaylor",
+    "HRank",
+    "HessianDiagonal",
     "L1Norm",
     "L2Norm",
     "Lasso",
+    "Normalised",
+    "OverMembers",
     "Path",
     "Random",
     "RefitLoss",
+    "SampledPermutation",
     "Scorer",
+    "SeedAverage",
+    "Taylor",
     "ThiNet",
+    "TorchPruning",
+    "UnscorableError",
     "WeightPermutation",
+    "WeightedSum",
     "check_scores",
     "lasso_path",
 ]

@@ -64,6 +64,12 @@ def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
     return torch.zeros(channels, dtype=torch.float64, device=values.device).index_add_(0, index, picked.double())
 
 
+def along(tensor: Tensor, slot: Slot) -> Tensor:
+    """What a tensor holds at each index of a slot's dim, of shape (length, elements), at least float32."""
+    rows = tensor.detach().movedim(slot.dim, 0).flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+
 def makers(group: Group) -> tuple[Slot, ...]:
     """The slots that stand for a channel: what makes it; where no layer makes it, all that it has."""
     return group.producers or group.slots

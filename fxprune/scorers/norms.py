@@ -1,8 +1,8 @@
-"""Scores from weights alone."""
+"""Scores from the size of weights alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,34 +12,14 @@ from torch import Tensor, nn
 from fxprune.analysis import Group
 from fxprune.borrow import tensors_of
 from fxprune.groups import Groups
-from fxprune.plan import Slot
-from fxprune.scorers.base import Scores, per_channel
+from fxprune.scorers.base import Scores, along, makers, per_channel
 
 
 @dataclass(frozen=True)
-class _Norm:
-    """A p-norm of the weights that make a channel, over all producers of the group."""
+class L1Norm:
+    """Σ|w| over the weights that make the channel (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017).
 
-    def _power(self) -> int:
-        raise NotImplementedError
-
-    def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        tensors = tensors_of(model)
-        return {g.name: self._score(g, tensors) for g in groups}
-
-    def _score(self, group: Group, tensors: dict[str, Tensor]) -> Tensor:
-        sums = [self._sum(tensors[s.tensor], s, group.size) for s in group.producers or group.slots]
-        return torch.stack(sums).sum(0) ** (1 / self._power())
-
-    def _sum(self, tensor: Tensor, slot: Slot, size: int) -> Tensor:
-        others = [d for d in range(tensor.dim()) if d != slot.dim]
-        powers = tensor.detach().abs() if self._power() == 1 else tensor.detach().square()
-        return per_channel(powers.sum(others) if others else powers, slot, size)
-
-
-@dataclass(frozen=True)
-class L1Norm(_Norm):
-    """Σ|w| over the weights that make the channel (Li et al., Pruning Filters for Efficient ConvNets, 2017).
+    Several producers' weights count together; where no layer makes the channel, all its parameters do.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 1))
@@ -49,28 +29,61 @@ class L1Norm(_Norm):
     {'0': tensor([3., 1., 3.], dtype=torch.float64)}
     """
 
-    def _power(self) -> int:
-        return 1
+    def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        tensors = tensors_of(model)
+        return {g.name: _power_sums(g, tensors, 1) for g in groups}
 
 
 @dataclass(frozen=True)
-class L2Norm(_Norm):
-    """√Σw² over the weights that make the channel (He et al., Soft Filter Pruning, 2018)."""
+class L2Norm:
+    """√Σw² over the weights that make the channel (He et al., Soft Filter Pruning, IJCAI 2018).
 
-    def _power(self) -> int:
-        return 2
+    Several producers' weights count together; where no layer makes the channel, all its parameters do.
 
-
-@dataclass(frozen=True)
-class Random:
-    """Uniform random scores: the baseline that every criterion must beat.
-
-    Attributes:
-        seed: of the scores; the global random state is not used.
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 1))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[3., -4.], [0., 1.]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 2)))
+    >>> fxprune.scorers.L2Norm()(net, groups)
+    {'0': tensor([5., 1.], dtype=torch.float64)}
     """
 
-    seed: int = 0
+    def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        tensors = tensors_of(model)
+        return {g.name: _power_sums(g, tensors, 2).sqrt() for g in groups}
+
+
+@dataclass(frozen=True)
+class LAMP:
+    """Layer-adaptive magnitude (Lee et al., ICLR 2021): ‖w_i‖² / Σ_{j: ‖w_j‖ ≥ ‖w_i‖} ‖w_j‖² over a group's channels.
+
+    The channel's part of what is left when all smaller ones are gone: comparable between groups, so that one global
+    threshold gives every group its own width. The largest channel of each group scores 1; channels of equal norm score
+    the same; a group of zeros scores 0 throughout.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 4, bias=False), torch.nn.Linear(4, 1))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.], [2.], [1.], [0.]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> fxprune.scorers.LAMP()(net, groups)
+    {'0': tensor([0.1667, 1.0000, 0.1667, 0.0000], dtype=torch.float64)}
+    """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        generator = torch.Generator().manual_seed(self.seed)
-        return {g.name: torch.rand(g.size, generator=generator, dtype=torch.float64) for g in groups}
+        tensors = tensors_of(model)
+        return {g.name: _part_of_larger(_power_sums(g, tensors, 2)) for g in groups}
+
+
+def _part_of_larger(squares: Tensor) -> Tensor:
+    """Each value over the sum of all that are no smaller; 0 for zeros."""
+    rising, _ = squares.sort()
+    sums = rising.flip(0).cumsum(0).flip(0)
+    at_least = sums[torch.searchsorted(rising, squares)]
+    return torch.where(squares > 0, squares / at_least, torch.zeros_like(squares))
+
+
+def _power_sums(group: Group, tensors: Mapping[str, Tensor], power: int) -> Tensor:
+    """Σ|w|ᵖ over the weights that make each channel, of shape (channels,)."""
+    # Norms are many times as fast as sums of powers.
+    parts = [(s, torch.linalg.vector_norm(along(tensors[s.tensor], s), power, dim=1).double()) for s in makers(group)]
+    return torch.stack([per_channel(norms**power, s, group.size) for s, norms in parts]).sum(0)

@@ -1,0 +1,153 @@
+"""Losses and their gradients with respect to a model's parameters, batch by batch, without touching the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.batches import Batch, batches
+from fxprune.borrow import borrowed, set_training, swap_tensors
+from fxprune.errors import FxpruneError, InputError
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a scalar, the mean over samples
+Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a scalar to differentiate
+
+
+def cross_entropy(outputs: Any, targets: Any) -> Tensor:
+    """Mean cross-entropy of outputs of shape (batch, classes, ...) and targets: classes or probabilities."""
+    return F.cross_entropy(logits_of(outputs), targets)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The model's output as scores of classes.
+
+    Raises:
+        InputError: it is not one tensor of shape (batch, classes, ...).
+    """
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2:
+        seen = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(
+            "cross-entropy needs one output of shape (batch, classes, ...)", seen=seen, remedy="give loss=, your own"
+        )
+    return outputs
+
+
+def each_loss(loss: Loss | None, outputs: Any, targets: Any, size: int) -> Tensor:
+    """The loss of each sample, of shape (batch,); None is cross-entropy, the mean over positions."""
+    if loss is None:
+        losses = F.cross_entropy(logits_of(outputs), targets, reduction="none")
+        return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+    def sample(tree: Any, i: int) -> Any:
+        return tree_map(lambda t: t[i : i + 1] if isinstance(t, Tensor) and t.dim() and len(t) == size else t, tree)
+
+    return torch.stack([loss(sample(outputs, i), sample(targets, i)) for i in range(size)])
+
+
+def require_targets(batch: Batch) -> Any:
+    """The targets of a batch.
+
+    Raises:
+        InputError: it has none.
+    """
+    if batch.targets is None:
+        raise InputError("a batch without targets", where=batch.place, remedy="give batches of (inputs, targets)")
+    return batch.targets
+
+
+Add: TypeAlias = Callable[[Mapping[str, Tensor], int], None]
+
+
+def differentiate(
+    model: nn.Module, data: Iterable[Any] | None, wanted: set[str], objective: Objective, add: Add, times: int = 1
+) -> int:
+    """Run `model` in evaluation mode, forward and backward, and hand every batch's gradients to `add`.
+
+    Args:
+        model: left as it is, gradients and `requires_grad` included.
+        data: batches of (inputs, targets).
+        wanted: names of parameters; frozen ones get a gradient as well.
+        objective: what is differentiated.
+        add: receives the gradients by name, zeros where the objective does not depend on a parameter, and the number of
+            samples in the batch.
+        times: how often the objective is taken of each batch's outputs; random ones differ.
+
+    Returns:
+        The number of samples seen.
+
+    Raises:
+        InputError: no data, no batch in it, the model or the loss fails on one, or a loss that is not finite or depends
+            on no parameter.
+    """
+    if data is None:
+        raise InputError("this scorer needs data", remedy="give batches of (inputs, targets): data=loader")
+    samples = 0
+    with _differentiable(model, wanted) as leaves:
+        for batch in batches(model, data):
+            outputs = batch.run(model)
+            for left in reversed(range(times)):
+                value = _value(objective, outputs, batch)
+                found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, retain_graph=left > 0)
+                with torch.no_grad():
+                    add(_filled(leaves, found), batch.size)
+            samples += batch.size
+    return samples
+
+
+@contextmanager
+def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[dict[str, Tensor]]:
+    """Inside the block the wanted parameters are leaves of their own that share the model's memory."""
+    leaves: dict[str, Tensor] = {}
+
+    def leaf(name: str, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            return tensor
+        values = tensor.clone() if tensor.is_inference() else tensor.detach()
+        new = nn.Parameter(values, requires_grad=name in wanted and values.is_floating_point())
+        if new.requires_grad:
+            leaves[name] = new
+        return new
+
+    with borrowed(model, keep_buffers=True), torch.enable_grad():
+        set_training(model, False)
+        swap_tensors(model, leaf)
+        yield leaves
+
+
+def _value(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
+    try:
+        value = objective(outputs, batch)
+    except FxpruneError:
+        raise
+    except Exception as error:
+        seen = f"{type(error).__name__}: {str(error).strip()[:200]}"
+        raise InputError(
+            "the loss fails on the data",
+            where=batch.place,
+            seen=seen,
+            remedy="give loss=, a callable (outputs, targets)",
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise InputError("the loss is no scalar tensor", where=batch.place, seen=shape, remedy="return the mean")
+    if not value.requires_grad:
+        raise InputError("the loss depends on no parameter", where=batch.place, remedy="look for detach or no_grad")
+    if not value.isfinite():
+        raise InputError(
+            "the loss is not finite",
+            where=batch.place,
+            seen=str(float(value)),
+            remedy="look for NaN in data and weights",
+        )
+    return value.reshape(())
+
+
+def _filled(leaves: Mapping[str, Tensor], found: Iterable[Tensor | None]) -> dict[str, Tensor]:
+    pairs = zip(leaves.items(), found, strict=True)
+    return {name: torch.zeros_like(leaf) if g is None else g for (name, leaf), g in pairs}

@@ -1,0 +1,96 @@
+"""Scores propagated from the model's outputs back to its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxprune.borrow import tensors_of
+from fxprune.groups import Groups
+from fxprune.plan import Slot
+from fxprune.scorers.base import Scores, per_channel, share
+from fxprune.scorers.wiring import execution_order, gains_behind, grouped
+
+Member = tuple[str, Slot]  # name of a group, one of its slots
+
+
+@dataclass(frozen=True)
+class NISP:
+    """Neuron importance score propagation, s_k = |W_{k+1}|ᵀ s_{k+1} (Yu et al., NISP, CVPR 2018).
+
+    Layers are gone through in the reverse order of execution. Each hands the importance of what it makes on to what it
+    reads: a channel gets Σ |w| s over the weights w that read it, and all readers of a channel add up, so that a
+    residual stream gathers the importance of every branch behind. Scores are parts of their group's sum.
+
+    Choices of fxprune: outputs, and channels that no layer reads or that are kept for other reasons, start with equal
+    importance (the paper ranks the last responses by a feature selection on data); a batch norm that directly follows
+    a layer multiplies its kernels by |γ|/√(σ² + ε); a depthwise layer, whose input and output are one group, multiplies
+    that group's importance by its kernels' Σ|w| over their mean. Layers that run several times count once.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+    >>> _ = net[2].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 1.0]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> fxprune.scorers.NISP()(net, groups)
+    {'0': tensor([0.2500, 0.7500], dtype=torch.float64)}
+    """
+
+    def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        graph, tensors = groups.graph, tensors_of(model)
+        gains, one_group = gains_behind(graph), grouped(graph)
+        made, read = _by_tensor(groups, "producer"), _by_tensor(groups, "consumer")
+        state = {g.name: torch.full((g.size,), 0.0 if g.consumers else 1.0, dtype=torch.float64) for g in groups}
+        for name in reversed(execution_order(graph)):
+            if name not in made and name not in read:
+                continue
+            out = made[name][0][1].dim if name in made else 1 - read[name][0][1].dim
+            weights = _magnitudes(tensors[name], out, gains.get(name))
+            importance = _importance(made.get(name, ()), state, weights)
+            if name in read:
+                for group, slot in read[name]:
+                    state[group] = state[group] + per_channel(importance @ weights, slot, len(state[group])).cpu()
+            elif name in one_group:
+                for group, slot in made[name]:
+                    factor = per_channel(weights.sum(1), slot, len(state[group])).cpu()
+                    state[group] = state[group] * factor / factor.mean().clamp(min=torch.finfo(factor.dtype).tiny)
+            _rescale(state)
+        return {name: share(values) for name, values in state.items()}
+
+
+def _by_tensor(groups: Groups, role: str) -> dict[str, list[Member]]:
+    found: dict[str, list[Member]] = {}
+    for g in groups:
+        for slot in g.slots:
+            if slot.role == role:
+                found.setdefault(slot.tensor, []).append((g.name, slot))
+    return found
+
+
+def _magnitudes(weight: Tensor, out: int, gain: Tensor | None) -> Tensor:
+    """Σ|w| over the positions of kernels, of shape (outputs, inputs), behind the norm that follows."""
+    summed = weight.detach().abs().flatten(2).sum(2) if weight.dim() > 2 else weight.detach().abs()
+    rows = (summed.T if out else summed).double()
+    fits = gain is not None and len(gain) == len(rows)  # one index of a grouped transposed kernel makes many channels
+    return rows * gain.sqrt().to(rows.device)[:, None] if fits else rows  # type: ignore[union-attr]
+
+
+def _importance(made: Iterable[Member], state: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+    """The importance of each of a layer's outputs: its channel's, in equal parts; 1 where it belongs to no group."""
+    values = torch.ones(len(weights), dtype=torch.float64)
+    for group, slot in made:
+        owned = len(slot.positions) / len(state[group])
+        values[torch.from_numpy(slot.positions)] = state[group][torch.from_numpy(slot.channels)] / owned
+    return values.to(weights.device)
+
+
+def _rescale(state: dict[str, Tensor]) -> None:
+    """Keep a deep model's importances from overflowing; what counts are ratios."""
+    largest = max(float(v.max()) for v in state.values())
+    if np.isfinite(largest) and largest > 1e100:
+        for name in state:
+            state[name] = state[name] / largest

@@ -1,0 +1,117 @@
+"""Weight-permutation importance by sampling: for distances that have no closed form, and for comparison."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError
+from fxprune.groups import Groups
+from fxprune.observe import Contraction, observe
+from fxprune.scorers.base import Scores, require_producers
+from fxprune.scorers.changes import Layer, Scale, Sums, check_option, shares_of_producers
+from fxprune.scorers.distances import cosine, squared, ssim
+
+Draw = Literal["permute", "reinit"]
+MapDistance = Literal["squared", "relative", "cosine", "ssim"]
+
+
+@dataclass(frozen=True)
+class SampledPermutation:
+    """How far a layer's feature maps move when the weights of their kernels are put in random order, by sampling.
+
+    All kernels of a layer are changed at once, which is as good as one by one, since an output channel depends on its
+    own kernel alone: each draw costs one more run of the layer. With the squared and relative distances this
+    converges to `WeightPermutation`, which is exact and cheaper.
+
+    Source: Huang (master's thesis, USTB 2023); cosine and SSIM distances are named there as future work.
+
+    Attributes:
+        change: "permute", or "reinit" from PyTorch's default distribution, uniform in ±1/√n.
+        distance: "squared", Σ (y - y')² per sample; "relative", the same over Σ (y - b)²; "cosine", 1 - cos of the
+            angle between the maps y - b and y' - b; "ssim", 1 - structural similarity of these maps. The last two are
+            averaged over samples; the rows of a linear layer's call are the positions of one map.
+        samples: draws for each batch of data.
+        seed: of the draws, and of the standard normal inputs that are used when no data is given. A layer's draws do
+            not depend on which other layers are scored.
+        scale: as for `WeightPermutation`; for the squared distance only, as the others do not depend on scale.
+
+    Raises:
+        InputError: an option out of range, no batch in `data`, or a group that no convolution or linear layer makes.
+    """
+
+    change: Draw = "permute"
+    distance: MapDistance = "squared"
+    samples: int = 4
+    seed: int = 0
+    scale: Scale = None
+
+    def __post_init__(self) -> None:
+        check_option("change of a kernel", self.change, get_args(Draw))
+        check_option("distance", self.distance, get_args(MapDistance))
+        check_option("scale", self.scale, ("bn", None))
+        if self.samples < 1:
+            raise InputError("too few samples", seen=str(self.samples), remedy="give at least 1")
+        if self.scale and self.distance != "squared":
+            raise InputError(
+                "a scale for a distance that does not depend on it", seen=self.distance, remedy="leave out scale"
+            )
+
+    def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        require_producers(groups)
+        sums, generators = Sums(), dict[Layer, torch.Generator]()
+
+        def add(seen: Contraction) -> None:
+            layer = (seen.name, seen.dim)
+            if layer not in generators:
+                generators[layer] = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {layer}".encode()))
+            sums.add(seen, self._measure(seen, generators[layer]))
+
+        samples = observe(model, groups.graph, data, {s.tensor for g in groups for s in g.producers}, add, self.seed)
+        changes = {layer: self._finish(found, samples) for layer, found in sums.items()}
+        return shares_of_producers(groups, changes, self.scale)
+
+    def _measure(self, seen: Contraction, generator: torch.Generator) -> dict[str, Tensor]:
+        before = _maps(seen, seen.output if seen.bias is None else seen.output - _beside(seen.bias, seen.output))
+        measure = {"cosine": cosine, "ssim": ssim}.get(self.distance, squared)
+        changed = torch.zeros(before.shape[1], dtype=torch.float64, device=before.device)
+        for _ in range(self.samples):
+            after = _maps(seen, seen.respond(_DRAWS[self.change](seen.kernels(), generator)))
+            changed += measure(before, after).sum(0, dtype=torch.float64) / self.samples
+        found = {"change": changed, "maps": torch.tensor(float(len(before)), dtype=torch.float64)}
+        if self.distance == "relative":
+            found["energy"] = squared(before, torch.zeros_like(before)).sum(0, dtype=torch.float64)
+        return found
+
+    def _finish(self, found: Mapping[str, Tensor], samples: int) -> Tensor:
+        change = found["change"]
+        if self.distance == "relative":
+            return torch.where(found["energy"] > 0, change / found["energy"], torch.zeros_like(change))
+        return change / (samples if self.distance == "squared" else found["maps"])
+
+
+def _maps(seen: Contraction, y: Tensor) -> Tensor:
+    """A layer's output as maps (batch, channels, *positions), at least float32."""
+    y = y if seen.options is not None else y.t()[None]
+    return y.float() if y.dtype in (torch.float16, torch.bfloat16) else y
+
+
+def _beside(bias: Tensor, y: Tensor) -> Tensor:
+    return bias.view(-1, *[1] * (y.dim() - 2))
+
+
+def _permuted(kernels: Tensor, generator: torch.Generator) -> Tensor:
+    return kernels.gather(2, torch.rand(kernels.shape, generator=generator).argsort(2).to(kernels.device))
+
+
+def _redrawn(kernels: Tensor, generator: torch.Generator) -> Tensor:
+    bound = kernels.shape[2] ** -0.5
+    return ((2 * torch.rand(kernels.shape, generator=generator) - 1) * bound).to(kernels)
+
+
+_DRAWS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"permute": _permuted, "reinit": _redrawn}

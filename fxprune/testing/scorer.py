@@ -1,0 +1,278 @@
+"""The contract of a scorer, as promises that are checked on small networks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import FxpruneError, InputError
+from fxprune.groups import Groups
+from fxprune.scorers.base import Scorer
+from fxprune.testing.footprint import changes, footprint
+from fxprune.testing.subjects import SUBJECTS, Subject
+
+
+class BrokenPromiseError(FxpruneError, AssertionError):
+    """A scorer breaks its contract.
+
+    Attributes:
+        promise: the name of the promise, a key of `PROMISES`.
+    """
+
+    def __init__(self, promise: str, what: str, *, where: str = "", seen: str = "", remedy: str = "") -> None:
+        self.promise = promise
+        super().__init__(f"the scorer breaks the promise '{promise}': {what}", where=where, seen=seen, remedy=remedy)
+
+
+def check_scorer(scorer: Scorer, *, promises: Iterable[str] = (), devices: Iterable[str] = ()) -> None:
+    """Run a scorer on small networks, and raise at the first promise that it breaks.
+
+    The networks hold chains, channels that several layers make, a layer that runs twice, grouped, depthwise and
+    transposed convolutions, concatenations, flattened maps and linear layers, in float32 and float64. All end in three
+    classes, and data comes as batches of (inputs, classes). On the one network without batch norms a scorer may refuse,
+    with an `InputError`; all others it must score.
+
+    Args:
+        scorer: any scorer; one with options is checked as it is configured.
+        promises: names of those to check; default all of `PROMISES`.
+        devices: where to run; default "cpu", and "cuda" where there is one.
+
+    Raises:
+        BrokenPromiseError: which promise is broken, on which network, what was seen, and what to do about it.
+        InputError: an unknown promise.
+
+    >>> import fxprune
+    >>> from fxprune.testing import check_scorer
+    >>> check_scorer(fxprune.scorers.L2Norm())
+    >>> def forgetful(model, groups, data=None):
+    ...     return {}
+    >>> check_scorer(forgetful)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fxprune.testing.scorer.BrokenPromiseError: the scorer breaks the promise 'complete': a group has no scores in ...
+    """
+    chosen = list(promises) or list(PROMISES)
+    unknown = [name for name in chosen if name not in PROMISES]
+    if unknown:
+        raise InputError("no such promise", seen=", ".join(unknown), remedy=f"one of {', '.join(PROMISES)}")
+    where = list(devices) or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    with _same_random_states():
+        for subject in (s.on(device) for device in where for s in SUBJECTS):
+            for name in chosen:
+                PROMISES[name](scorer, subject)
+
+
+def _place(subject: Subject) -> str:
+    return f"the network '{subject.name}' on {subject.device}"
+
+
+Scores = dict[str, Tensor]
+
+
+def _score(scorer: Scorer, subject: Subject, groups: Groups | None = None) -> Scores | None:
+    """Scores of a network; None where the scorer may refuse and does."""
+    try:
+        return scorer(subject.model, groups or subject.groups, subject.batches())
+    except InputError as error:
+        if not subject.normed:
+            return None
+        raise _failed(subject, error) from error
+    except Exception as error:
+        raise _failed(subject, error) from error
+
+
+def _failed(subject: Subject, error: Exception) -> BrokenPromiseError:
+    return BrokenPromiseError(
+        "works",
+        "it fails on a network that it should score",
+        where=_place(subject),
+        seen=f"{type(error).__name__}: {error}",
+        remedy="read the groups' slots, and refuse with fxprune.InputError only what gives nothing to go by",
+    )
+
+
+def _works(scorer: Scorer, subject: Subject) -> None:
+    scores = _score(scorer, subject)
+    if scores is not None and not isinstance(scores, dict):
+        raise BrokenPromiseError(
+            "works", "it returns no dict", where=_place(subject), seen=type(scores).__name__, remedy="{name: tensor}"
+        )
+
+
+def _complete(scorer: Scorer, subject: Subject) -> None:
+    scores = _score(scorer, subject)
+    names = [g.name for g in subject.groups]
+    if scores is None or set(scores) == set(names):
+        return
+    missing = [n for n in names if n not in scores]
+    raise BrokenPromiseError(
+        "complete",
+        "a group has no scores" if missing else "scores of what is no group",
+        where=f"group {missing[0]} of {_place(subject)}" if missing else _place(subject),
+        seen="" if missing else str(next(n for n in scores if n not in names)),
+        remedy="return one tensor for each group of `groups`, by name",
+    )
+
+
+def _shaped(scorer: Scorer, subject: Subject) -> None:
+    for name, values in (_score(scorer, subject) or {}).items():
+        size = subject.groups[name].size
+        if not isinstance(values, Tensor):
+            what, seen, remedy = "scores are no tensor", type(values).__name__, "return torch tensors"
+        elif tuple(values.shape) != (size,):
+            what, seen, remedy = "scores of the wrong shape", f"{tuple(values.shape)}, not ({size},)", "one a channel"
+        elif values.dtype != torch.float64:
+            what, seen, remedy = "scores of the wrong type", str(values.dtype), "call .double()"
+        elif values.requires_grad:
+            what, seen, remedy = "scores carry a gradient", "requires_grad=True", "call .detach()"
+        else:
+            continue
+        raise BrokenPromiseError("shaped", what, where=f"group {name} of {_place(subject)}", seen=seen, remedy=remedy)
+
+
+def _finite(scorer: Scorer, subject: Subject) -> None:
+    for name, values in (_score(scorer, subject) or {}).items():
+        if not values.isfinite().all():
+            seen = f"{int((~values.isfinite()).sum())} of {len(values)}"
+            raise BrokenPromiseError(
+                "finite",
+                "scores that are not finite",
+                where=f"group {name} of {_place(subject)}",
+                seen=seen,
+                remedy="mind divisions by zero: equal channels, dead channels, a single sample",
+            )
+
+
+def _deterministic(scorer: Scorer, subject: Subject) -> None:
+    first = _score(scorer, subject)
+    torch.manual_seed(12345)
+    np.random.seed(12345)  # noqa: NPY002, scorers may be drawing from the global state
+    random.seed(12345)
+    _compare("deterministic", "the same call gives other scores", subject, first, _score(scorer, subject), _SEED)
+
+
+_SEED = "draw from a generator of your own: torch.Generator().manual_seed(self.seed)"
+
+
+def _order_independent(scorer: Scorer, subject: Subject) -> None:
+    turned = subject.groups.among(reversed(list(subject.groups)))
+    remedy = "let no group's scores depend on what was scored before: seed by group name"
+    first, second = _score(scorer, subject), _score(scorer, subject, turned)
+    _compare("order-independent", "groups in another order have other scores", subject, first, second, remedy)
+
+
+def _compare(promise: str, what: str, subject: Subject, a: Scores | None, b: Scores | None, remedy: str) -> None:
+    for name in a or {}:
+        x, y = a[name].cpu(), (b or {}).get(name, torch.zeros(0)).cpu()  # type: ignore[index]
+        same = x.shape == y.shape and torch.allclose(x, y, rtol=1e-9 if subject.device == "cpu" else 1e-3, atol=0)
+        if not same:
+            seen = f"{_shown(x)} and then {_shown(y)}"
+            raise BrokenPromiseError(
+                promise, what, where=f"group {name} of {_place(subject)}", seen=seen, remedy=remedy
+            )
+
+
+def _shown(values: Tensor) -> str:
+    return str([round(v, 6) for v in values[:3].tolist()]).replace("]", ", ...]" if len(values) > 3 else "]")
+
+
+def _untouched(scorer: Scorer, subject: Subject) -> None:
+    data = subject.batches()
+    with _in_use(subject.model):
+        before = footprint(subject.model, data)
+        try:
+            scorer(subject.model, subject.groups, data)
+        except InputError as error:
+            if subject.normed:
+                raise _failed(subject, error) from error
+        _same(before, subject, "untouched", data)
+
+
+def _untouched_on_failure(scorer: Scorer, subject: Subject) -> None:
+    data = subject.batches()
+
+    def broken() -> Iterator[Any]:
+        yield data[0]
+        raise OSError("the data ends in an error, on purpose")
+
+    with _in_use(subject.model):
+        before = footprint(subject.model, data)
+        with suppress(OSError, InputError):
+            scorer(subject.model, subject.groups, broken())
+        _same(before, subject, "untouched on failure", data)
+
+
+def _same(before: Any, subject: Subject, promise: str, data: Any) -> None:
+    for kind, place in changes(before, footprint(subject.model, data)):
+        raise BrokenPromiseError(
+            promise,
+            f"it changes the {kind}",
+            where=f"{place or 'the model'} of {_place(subject)}",
+            remedy="work inside `with fxprune.borrow.borrowed(model, keep_buffers=True):`",
+        )
+
+
+@contextmanager
+def _in_use(model: nn.Module) -> Iterator[None]:
+    """The model as its owner may have left it: modes mixed, gradients, a frozen parameter, hooks."""
+    modules, parameters = list(model.modules()), list(model.parameters())
+    hooks = [m.register_forward_hook(lambda *_: None) for m in modules]
+    hooks += [m.register_forward_pre_hook(lambda *_: None) for m in modules]
+    model.train()
+    modules[-1].eval()
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    parameters[0].requires_grad_(False)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for p in parameters:
+            p.grad = None
+            p.requires_grad_(True)
+        model.eval()
+
+
+def _refuses_clearly(scorer: Scorer, subject: Subject) -> None:
+    try:
+        scorer(subject.model, subject.groups, [])
+    except InputError:
+        pass
+    except Exception as error:
+        raise BrokenPromiseError(
+            "refuses clearly",
+            "data without a batch is no InputError",
+            where=_place(subject),
+            seen=f"{type(error).__name__}: {error}",
+            remedy="raise fxprune.InputError, or leave data alone; fxprune.observe.observe does it for you",
+        ) from error
+
+
+PROMISES: dict[str, Callable[[Scorer, Subject], None]] = {
+    "works": _works,
+    "complete": _complete,
+    "shaped": _shaped,
+    "finite": _finite,
+    "deterministic": _deterministic,
+    "order-independent": _order_independent,
+    "untouched": _untouched,
+    "untouched on failure": _untouched_on_failure,
+    "refuses clearly": _refuses_clearly,
+}
+
+
+@contextmanager
+def _same_random_states() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
