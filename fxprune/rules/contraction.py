@@ -126,7 +126,7 @@ RULES: dict[str, Rule] = {
 
 
 def _convolution_roles(node: fx.Node) -> list[tuple[int, int, int]]:
-    depthwise = node.args[8] == node.args[1].meta["shape"][0]  # type: ignore[union-attr]
+    depthwise = node.args[8] == node.args[1].meta["shape"][0] > 1  # type: ignore[union-attr]
     return [(1, 1, 0)] if node.args[6] and not depthwise else [(1, 0, 1)]
 
 
