@@ -89,7 +89,7 @@ class _Observer(TorchDispatchMode):
     def _convolution(self, y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, *options: Any) -> None:
         name = self._names.get(id(w))
         if name in self._wanted:
-            depthwise = options[5] == w.shape[0]
+            depthwise = options[5] == w.shape[0] > 1
             self._add(Contraction(name, x, w, bias, y, options, int(options[3] and not depthwise)))  # type: ignore[arg-type]
 
     def _product(self, y: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:

@@ -25,7 +25,10 @@ def kernels_of(layer: Any, x: Tensor) -> list[tuple[Tensor, Responses]]:
     run = getattr(
         F, f"conv_transpose{layer.weight.dim() - 2}d" if layer.transposed else f"conv{layer.weight.dim() - 2}d"
     )
-    options: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    zeros = getattr(layer, "padding_mode", "zeros") == "zeros"
+    padding = layer.padding if zeros else 0
+    x = x if zeros else F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+    options: dict[str, Any] = {"stride": layer.stride, "padding": padding, "dilation": layer.dilation}
     if layer.transposed:
         options["output_padding"] = layer.output_padding
     found: list[tuple[Tensor, Responses]] = []
@@ -86,8 +89,10 @@ def _share(
 
 
 def _row(values: Tensor, slot: fxprune.Slot, position: int) -> Tensor:
-    """A grouped transposed kernel's second dim holds one position for all groups."""
-    return values.reshape(-1, slot.length)[:, position].sum()
+    """A grouped transposed kernel's second dim holds one position for all groups, its first one for a whole group."""
+    return (
+        values.reshape(-1, slot.length)[:, position] if slot.dim else values.reshape(slot.length, -1)[position]
+    ).sum()
 
 
 LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
@@ -95,6 +100,10 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "kernel": ((1, 6, 6), lambda: nn.Conv2d(1, 4, (2, 3))),
     "stride": ((2, 7, 7), lambda: nn.Conv2d(2, 4, (1, 3), stride=2)),
     "padding": ((3, 5, 5), lambda: nn.Conv2d(3, 4, (2, 1), padding=(1, 2))),
+    "reflect": ((2, 5, 5), lambda: nn.Conv2d(2, 4, (1, 3), padding=(0, 2), padding_mode="reflect")),
+    "replicate": ((2, 5), lambda: nn.Conv1d(2, 4, 3, padding=1, padding_mode="replicate")),
+    "circular": ((1, 4, 4, 5), lambda: nn.Conv3d(1, 4, (3, 1, 2), padding=1, padding_mode="circular")),
+    "same": ((2, 6, 6), lambda: nn.Conv2d(2, 4, (1, 3), padding="same")),
     "dilation": ((2, 8, 8), lambda: nn.Conv2d(2, 4, (3, 1), dilation=2, padding=1)),
     "no bias": ((3, 5, 5), lambda: nn.Conv2d(3, 4, (1, 2), bias=False)),
     "seven weights": ((7, 3, 3), lambda: nn.Conv2d(7, 3, 1)),
@@ -106,6 +115,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "transposed, padding": ((2, 4, 4), lambda: nn.ConvTranspose2d(2, 4, (1, 3), stride=2, padding=1, output_padding=1)),
     "transposed, dilation": ((2, 5), lambda: nn.ConvTranspose1d(2, 4, 3, dilation=2)),
     "transposed, groups": ((4, 4, 4), lambda: nn.ConvTranspose2d(4, 6, (1, 3), stride=2, groups=2)),
+    "transposed, 3-d": ((1, 2, 3, 3), lambda: nn.ConvTranspose3d(1, 4, (1, 3, 2), stride=2, padding=(0, 1, 0))),
     "linear": ((6,), lambda: nn.Linear(6, 5)),
     "linear on tokens": ((4, 5), lambda: nn.Linear(5, 4)),
 }
@@ -144,6 +154,40 @@ def test_depthwise(transposed: bool) -> None:
     assert [len(g.producers) for g in groups] == [2]
     expected = expected_scores(model, groups, x, lambda layer, x: by_trial(layer, x, all_orders))
     torch.testing.assert_close(scores["0"], expected["0"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("orientation", ["x @ w", "(w @ x.t()).t()", "x @ w.t() + b", "b + x @ w"])
+def test_products_written_out(orientation: str) -> None:
+    """A weight on either side of a product, turned or not, is a linear layer."""
+    w, b = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    turned = orientation in ("x @ w", "b + x @ w")
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.b = nn.Parameter(w.T.clone() if turned else w.clone()), nn.Parameter(b.clone())
+            self.out = nn.Linear(5, 2, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Any:
+            if orientation == "b + x @ w":
+                return self.out(torch.addmm(self.b, x, self.w).tanh())
+            return self.out(eval(orientation, {"x": x, "w": self.w, "b": self.b}).tanh())
+
+    x = torch.randn(6, 4, dtype=torch.float64)
+    _, scores = scores_of(Product(), x)
+    layer = nn.Linear(4, 5, dtype=torch.float64)
+    layer.weight.data.copy_(w)
+    expected = by_trial(layer, x, all_orders)
+    torch.testing.assert_close(scores["w"], expected / expected.sum(), rtol=1e-9, atol=0)
+
+
+def test_a_depthwise_transposed_kernel_with_several_channels_each() -> None:
+    """All channels that one slice of the weight makes are one channel of the group."""
+    model, x = net_of(lambda: nn.ConvTranspose2d(3, 6, (2, 3), groups=3), (3, 4, 4), stem=True)
+    groups, scores = scores_of(model, x)
+    expected = expected_scores(model, groups, x, lambda layer, x: by_trial(layer, x, all_orders))
+    for g in groups:
+        torch.testing.assert_close(scores[g.name], expected[g.name], rtol=1e-9, atol=1e-12)
 
 
 def sampled(count: int) -> Callable[[int], Tensor]:
