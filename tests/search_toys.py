@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -69,8 +70,13 @@ SEARCHES: dict[str, Any] = {
 }
 
 
+@cache
+def _net() -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
+    return perceptron(64, 40)
+
+
 def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -> fxprune.planners.Search[Any, Any]:
-    model, groups, scores = perceptron(64, 40)
+    model, groups, scores = _net()
     parallel = Workers(workers) if workers else None
     return SEARCHES[name](model, groups, scores, Judged(seconds=seconds), jitter, folder=folder, workers=parallel)
 
