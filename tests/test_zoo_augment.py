@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator
 
-from zoo.augment import shift
+from zoo.augment import resized_crop, shift
 
 
 def test_shift_moves_each_image_by_whole_pixels() -> None:
@@ -28,3 +28,24 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 def test_a_negative_shift_is_refused() -> None:
     with pytest.raises(ValueError, match="padding must be >= 0 pixels, got -1"):
         shift(-1)
+
+
+def test_a_resized_crop_shows_a_part_of_each_image() -> None:
+    """On a ramp from 0 to 1 across, a crop is a ramp again, whose slope is its share of the width."""
+    ramp = ((torch.arange(64) + 0.5) / 64).expand(500, 1, 64, 64)
+    cut = resized_crop(32, smallest=0.25)(ramp, Generator().manual_seed(0))
+    assert cut.shape == (500, 1, 32, 32)
+    assert torch.allclose(cut[:, :, 3], cut[:, :, 20])
+    width = (cut[:, 0, 0, 20] - cut[:, 0, 0, 11]) / 9 * 32
+    assert 0.25**0.5 * (3 / 4) ** 0.5 - 1e-3 <= width.min() < 0.5
+    assert 0.95 < width.max() <= 1 + 1e-3
+    assert cut.min() >= 0
+    assert cut.max() <= 1
+    middle = cut[:, 0, 0, 15:17].mean(1)
+    assert (middle - 0.5).abs().max() <= (1 - width.min()) / 2 + 1e-3
+    assert 0.45 < middle.mean() < 0.55
+
+
+def test_an_impossible_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"side must be >= 1 and smallest in \(0, 1\], got 16, 0"):
+        resized_crop(16, smallest=0)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+import fxprune
 from zoo.errors import ZooError
 from zoo.files import replacing
 from zoo.footprints import own_randomness
@@ -34,6 +35,7 @@ class Metadata:
         test_accuracy: in [0, 1], measured once, after the last epoch.
         training: remaining settings of the run, for the reader.
         commit: git commit of the code, None if it is not known.
+        plan: JSON of the ``fxprune.Plan`` that the network is cut by, None if it is whole.
     """
 
     network: str
@@ -46,6 +48,7 @@ class Metadata:
     test_accuracy: float
     training: Mapping[str, Any]
     commit: str | None
+    plan: str | None = None
 
 
 def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
@@ -66,8 +69,10 @@ def load(path: Path) -> tuple[nn.Module, Metadata]:
     try:
         with own_randomness(torch.device("cpu")):  # fresh weights are drawn only to be overwritten
             model = build(metadata.network, metadata.arguments)
+        if metadata.plan:
+            model = fxprune.rewrite(model, fxprune.Plan.from_json(metadata.plan, "its plan"))
         model.load_state_dict(tensors)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, fxprune.FxpruneError) as error:
         raise ZooError(f"{path}: its weights do not fit its network ({error}); train it again") from error
     return model.eval(), metadata
 

@@ -1,0 +1,67 @@
+"""Execute a recipe of domain adaptation: train with and without the target's images, measure on both domains."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, nn
+
+from zoo.adapt import adapt
+from zoo.cook import fresh
+from zoo.domains import Domains, load_pair
+from zoo.recipe import Adaptation
+from zoo.run import Run
+from zoo.splits import Samples, Splits
+from zoo.train import accuracy, fit
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A trained network and its accuracies in [0, 1] on both domains; "val" served tuning, "test" did not."""
+
+    model: nn.Module
+    source_val: float
+    source_test: float
+    target_val: float
+    target_test: float
+
+
+def load_domains(recipe: Adaptation, run: Run, seed: int) -> Domains:
+    """The data of ``recipe``, split and cut down to its number of training images by ``seed``."""
+    domains = load_pair(recipe.source, recipe.target, run.root, seed, run.download)
+    return Domains(*(_cut(splits, recipe.images, seed) for splits in (domains.source, domains.target)))
+
+
+def source_only(recipe: Adaptation, domains: Domains, run: Run, seed: int) -> Reached:
+    """Train on the source alone, with the same numbers: what adaptation has to beat."""
+    model = fresh(recipe, seed)
+    settings = replace(recipe.settings, seed=seed)
+    fit(model, domains.source.train, settings, augment=recipe.change.augment(), **run.training())
+    return _measured(model, domains, run)
+
+
+def adapted(recipe: Adaptation, domains: Domains, run: Run, seed: int) -> Reached:
+    """Train on the labelled source and the unlabelled target."""
+    model = fresh(recipe, seed)
+    adapt(
+        model,
+        domains.source.train,
+        domains.target.train,
+        replace(recipe.settings, seed=seed),
+        adversary=recipe.adversary,
+        augment=recipe.change.augment(),
+        **run.training(),
+    )
+    return _measured(model, domains, run)
+
+
+def _cut(splits: Splits, images: int, seed: int) -> Splits:
+    train: Samples = splits.train
+    if not images or images >= len(train):
+        return splits
+    rows = torch.randperm(len(train), generator=Generator().manual_seed(seed))[:images]
+    return replace(splits, train=train.part(rows))
+
+
+def _measured(model: nn.Module, domains: Domains, run: Run) -> Reached:
+    parts = (domains.source.val, domains.source.test, domains.target.val, domains.target.test)
+    return Reached(model, *(accuracy(model, part, device=run.device) for part in parts))
