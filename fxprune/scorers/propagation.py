@@ -42,24 +42,55 @@ class NISP:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         graph, tensors = groups.graph, tensors_of(model)
-        gains, one_group = gains_behind(graph), grouped(graph)
-        made, read = _by_tensor(groups, "producer"), _by_tensor(groups, "consumer")
-        state = {g.name: torch.full((g.size,), 0.0 if g.consumers else 1.0, dtype=torch.float64) for g in groups}
+        gains, sweep = gains_behind(graph), _Sweep(groups)
         for name in reversed(execution_order(graph)):
-            if name not in made and name not in read:
-                continue
-            out = made[name][0][1].dim if name in made else 1 - read[name][0][1].dim
-            weights = _magnitudes(tensors[name], out, gains.get(name))
-            importance = _importance(made.get(name, ()), state, weights)
-            if name in read:
-                for group, slot in read[name]:
-                    state[group] = state[group] + per_channel(importance @ weights, slot, len(state[group])).cpu()
-            elif name in one_group:
-                for group, slot in made[name]:
-                    factor = per_channel(weights.sum(1), slot, len(state[group])).cpu()
-                    state[group] = state[group] * factor / factor.mean().clamp(min=torch.finfo(factor.dtype).tiny)
-            _rescale(state)
-        return {name: share(values) for name, values in state.items()}
+            if name in sweep.out:
+                sweep.through(name, _magnitudes(tensors[name], sweep.out[name], gains.get(name)))
+        return sweep.shares()
+
+
+class _Sweep:
+    """The importances of all channels while the layers are gone through, last to first.
+
+    Attributes:
+        out: the dim that makes channels, of every weight that makes or reads some.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._made, self._read = _by_tensor(groups, "producer"), _by_tensor(groups, "consumer")
+        self.out = {name: 1 - found[0][1].dim for name, found in self._read.items()}
+        self.out |= {name: found[0][1].dim for name, found in self._made.items()}
+        self._one_group = grouped(groups.graph)
+        self._state = {g.name: torch.full((g.size,), float(not g.consumers), dtype=torch.float64) for g in groups}
+        self._left = {g.name: {s.tensor for s in (*g.producers, *g.consumers)} for g in groups}
+        self._finished: Scores = {}
+
+    def through(self, name: str, weights: Tensor) -> None:
+        """Hand the importance of what a layer makes on to what it reads; its weights are (outputs, inputs)."""
+        made, read = self._made.get(name, []), self._read.get(name, [])
+        importance = _importance(made, self._state, weights) @ weights
+        for group, slot in read:
+            self._state[group] = self._state[group] + per_channel(importance, slot, self._groups[group].size).cpu()
+        if name in self._one_group and not read:
+            for group, slot in made:
+                factor = per_channel(weights.sum(1), slot, self._groups[group].size).cpu()
+                self._state[group] = self._state[group] * share(factor) * len(factor)
+        self._close(name, {group for group, _ in (*made, *read)})
+
+    def _close(self, name: str, groups: set[str]) -> None:
+        """Finish the groups that no layer further on in the sweep touches; keep the others from overflowing."""
+        for group in groups:
+            self._left[group].discard(name)
+            if not self._left[group]:
+                self._finished[group] = share(self._state.pop(group))
+        largest = max((float(v.max()) for v in self._state.values()), default=0.0)
+        if 1e100 < largest < np.inf:
+            self._state = {group: values / largest for group, values in self._state.items()}
+
+    def shares(self) -> Scores:
+        rest = {group: share(values) for group, values in self._state.items()}
+        return {g.name: {**self._finished, **rest}[g.name] for g in self._groups}
 
 
 def _by_tensor(groups: Groups, role: str) -> dict[str, list[Member]]:
@@ -86,11 +117,3 @@ def _importance(made: Iterable[Member], state: Mapping[str, Tensor], weights: Te
         owned = len(slot.positions) / len(state[group])
         values[torch.from_numpy(slot.positions)] = state[group][torch.from_numpy(slot.channels)] / owned
     return values.to(weights.device)
-
-
-def _rescale(state: dict[str, Tensor]) -> None:
-    """Keep a deep model's importances from overflowing; what counts are ratios."""
-    largest = max(float(v.max()) for v in state.values())
-    if np.isfinite(largest) and largest > 1e100:
-        for name in state:
-            state[name] = state[name] / largest
