@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_files import write_fashion, write_images
 from torch import Generator, nn
 from typer.testing import CliRunner
 from zoo_toys import Tiny, bright_or_dark, weights
@@ -13,9 +14,12 @@ from zoo_toys import Tiny, bright_or_dark, weights
 import fxprune
 from zoo.__main__ import app
 from zoo.adapt import adapt
+from zoo.adaptation import adapted, load_domains
 from zoo.errors import ZooError
+from zoo.recipe import Change
 from zoo.recipes import ADAPTATIONS
 from zoo.reversal import Adversary, DomainHead, Tap, reverse
+from zoo.run import Run
 from zoo.splits import Split
 from zoo.train import accuracy, fit
 
@@ -167,10 +171,35 @@ def test_bad_data_is_refused() -> None:
 
 def test_a_recipe_is_adapted_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = ADAPTATIONS["fashion-to-fashion-m"]
-    short = replace(recipe, source="digits", target="digits-m", images=64, settings=replace(recipe.settings, epochs=1))
+    short = replace(recipe, images=64, settings=replace(recipe.settings, epochs=1))
     monkeypatch.setitem(ADAPTATIONS, recipe.name, short)  # type: ignore[arg-type]
-    result = CliRunner().invoke(app, ["adapt", recipe.name, "--seeds", "2", "--out", str(tmp_path)])
+    options = ["--source", "digits", "--target", "digits-m", "--seeds", "2", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["adapt", recipe.name, *options])
     assert result.exit_code == 0, result.output
     assert "source only" in result.output
     assert "±" in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{recipe.name}-{seed}.safetensors" for seed in (0, 1)]
+
+
+def test_image_files_are_adapted_as_office_31_is(tmp_path: Path) -> None:
+    """The recipe of Office-31 on tiny files, with a small backbone without pretrained weights."""
+    for domain in ("amazon", "dslr", "webcam"):
+        write_images(tmp_path / domain / "images", {"bike": 10, "mug": 10})
+    recipe = ADAPTATIONS["office-amazon-webcam-resnet50"]
+    small = replace(
+        recipe,
+        arguments={"name": "resnet18", "classes": 2, "bottleneck": 8},
+        settings=replace(recipe.settings, epochs=1, batch_size=8),
+        change=Change(crop=32, flip=True),
+    )
+    run = Run(tmp_path, progress=False)
+    reached = adapted(small, load_domains(small, run, 0), run, 0)
+    assert 0 <= reached.target_test <= 1
+    assert reached.model.fc.fc.in_features == 8
+
+
+def test_domains_without_a_common_class_are_refused(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    recipe = replace(ADAPTATIONS["fashion-to-fashion-m"], source="digits")
+    with pytest.raises(ZooError, match="digits -> fashion-mnist-m: the domains have no class in common"):
+        load_domains(recipe, Run(tmp_path), 0)

@@ -24,6 +24,8 @@ _MODES = {"source only": source_only, "DANN": adapted}
 def adapt(
     name: Name,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, with seeds from the recipe's on.")] = 1,
+    source: Annotated[str | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
     data_root: Root = None,
     download: Download = False,
     device: Device = "cpu",
@@ -36,6 +38,7 @@ def adapt(
     with one_line_errors():
         use(threads)
         recipe, run, made_by = chosen(ADAPTATIONS, name), Run(data_root, download, device, mixed_precision), commit()
+        recipe = replace(recipe, source=source or recipe.source, target=target or recipe.target)
         reached: dict[str, list[Reached]] = {mode: [] for mode in _MODES}
         for seed in range(recipe.settings.seed, recipe.settings.seed + seeds):
             domains = load_domains(recipe, run, seed)

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from zoo.checkpoints import describe, load, save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
@@ -64,14 +64,16 @@ def check(name: Name, data_root: Root = None, device: Device = "cpu", threads: T
 
 def list_recipes() -> None:
     """Show the recipes and what their weights reach."""
-    table = Table(Column("recipe", no_wrap=True), "data", "parameters", "epochs", "val", "test", box=None)
+    table = Table("recipe", "data", "parameters", "epochs", "val", "test", box=None)
     with one_line_errors():
         for recipe in RECIPES.values():
             table.add_row(*_row(recipe))
+    pairs = Table("recipe of adaptation", "source", "target", "epochs", box=None)
     for adaptation in ADAPTATIONS.values():
-        epochs = str(adaptation.settings.epochs)
-        table.add_row(adaptation.name, f"{adaptation.source} -> {adaptation.target}", "", epochs, "", "")
-    Console().print(table)
+        pairs.add_row(adaptation.name, adaptation.source, adaptation.target, str(adaptation.settings.epochs))
+    console = Console()
+    console.print(table)
+    console.print(pairs)
 
 
 def _changed(recipe: Recipe, epochs: int | None, seed: int | None) -> Recipe:
