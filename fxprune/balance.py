@@ -27,6 +27,7 @@ from fxprune.plan import Ints, Slot
 from fxprune.trace import Graph, retrace
 
 Place = tuple[str, int]
+_TRIED = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,11 @@ class Balance:
         """The possible part next to the given one; `step`, which keeps everything, if there is no other."""
         distances = sorted(range(1, self.step + 1), key=lambda p: abs(p - part))
         return next(p for p in distances if self.counts(p) is not None)
+
+    def parts(self) -> list[int]:
+        """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
+        tried = np.unique(np.linspace(1, self.step, _TRIED).round().astype(int)).tolist()
+        return [p for p in tried if self.counts(p) is not None]
 
     def part_of(self, counts: Mapping[str, int]) -> int | None:
         """Which part has these counts."""
@@ -187,6 +193,10 @@ class Ratio:
 
     def nearest(self, part: int) -> int:
         return max(1, min(self.step, part))
+
+    def parts(self) -> list[int]:
+        """Parts that are possible."""
+        return list(range(1, self.step + 1))
 
     def part_of(self, counts: Mapping[str, int]) -> int | None:
         """Which part has these counts; None if there is none."""

@@ -95,9 +95,12 @@ class Labeller:
             self.fixes.append(Fix(dim, reason, self.node))
 
     def mix(self, dim: Dim) -> None:
-        """The present op computes over the whole of `dim` (a norm, mean or softmax): pruning is not masking."""
+        """The present op computes over the whole of `dim` (a norm, mean or softmax): pruning is not masking.
+
+        Does not matter where nobody uses the result (average weights of attention, returned and dropped).
+        """
         _check_read(dim)
-        if isinstance(dim, np.ndarray) and self.node is not None:
+        if isinstance(dim, np.ndarray) and self.node is not None and self.node.users:
             self.mixes.append(Fix(dim, str(self.node.target), self.node))
 
     def fix_axes(self, axes: Axes, reason: str) -> None:

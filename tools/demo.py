@@ -33,7 +33,7 @@ CHECKPOINTS = {"digits": "digits-resnet20", "fashion-mnist": "fashion-resnet20"}
 # Epochs, images and threads of each fine-tuning: what keeps the search within a few minutes on two cores.
 TUNING = {"digits": (20, 1_077, 1), "fashion-mnist": (1, 12_000, 2)}
 
-Found = fxprune.planners.Search[nn.Module]
+Found = fxprune.planners.Search[nn.Module, fxprune.planners.Probe]
 
 
 def main(

@@ -7,25 +7,36 @@ scores and `evaluate`, and returns a `Search` with the plan, the model and the h
 from fxprune.allocate.choose import keep_best
 from fxprune.allocate.compete import as_they_are, everyone, relative, same_pattern, same_shape
 from fxprune.allocate.constraints import Constraints
-from fxprune.planners.bisection import Bisection, Probe, Search
+from fxprune.planners.bisection import Bisection, Probe, fastest
 from fxprune.planners.budget import AtBudget, Budget
+from fxprune.planners.colony import BeeColony
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
+from fxprune.search.judge import PLAIN, ROBUST, Judge
+from fxprune.search.result import Search, Trial
+from fxprune.search.workers import Workers
 
 __all__ = [
+    "PLAIN",
+    "ROBUST",
     "AtBudget",
+    "BeeColony",
     "Bisection",
     "Budget",
     "Constraints",
     "CumulativeContribution",
     "GlobalThreshold",
+    "Judge",
     "PerGroup",
     "Probe",
     "Search",
+    "Trial",
     "Uniform",
+    "Workers",
     "as_they_are",
     "everyone",
+    "fastest",
     "keep_best",
     "relative",
     "same_pattern",

@@ -2,78 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from fxprune.cost import Cost, cost_model
+from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
+from fxprune.allocate.price import Measure
+from fxprune.cost import Cost
 from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.plan import Plan
+from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.rewrite import rewrite
+from fxprune.search.bench import Bench
+from fxprune.search.judge import PLAIN, ROBUST, Judge, Verdict, judged, verified
+from fxprune.search.result import Search
+from fxprune.search.trial import Evaluate, Tune
+from fxprune.search.workers import Runner
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One model that the search tried.
+    """One model that the search decided on.
 
     Attributes:
-        rate: cumulative contribution rate.
-        score: what `evaluate` said of it after tuning.
+        rate: the family's number; for the default family the cumulative contribution rate.
+        score: what `evaluate` said of it after tuning; the mean over repeats.
         accepted: whether it was good enough.
         cost: its MACs and parameters.
+        error: standard error of its loss, if known.
+        repeats: how often it was tuned and evaluated.
     """
 
     rate: float
     score: float
     accepted: bool
     cost: Cost
-
-
-@dataclass(frozen=True)
-class Search(Generic[M]):
-    """What a search found.
-
-    Attributes:
-        plan: of the smallest accepted model; it keeps everything if none was accepted.
-        model: that model, tuned.
-        baseline: what `evaluate` said of the original.
-        history: all probes, in order.
-    """
-
-    plan: Plan
-    model: M
-    baseline: float
-    history: tuple[Probe, ...] = field(default=())
+    error: float | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
 class Bisection:
-    """Bisect the cumulative contribution rate.
+    """Bisect a family of planners to the smallest model that is good enough.
 
     The interval (0, 1] is halved until it is no longer than `precision`; each probe prunes the original at the middle,
     tunes it, and goes on below if `evaluate(probe) + tolerance >= evaluate(original)`, else above. Rates that lead to
     an architecture already tried are decided without trying it again.
     Source: Huang (master's thesis, USTB 2023), with the tuning inside the loop that the thesis describes in words.
 
+    Noise near the tolerance flips decisions, and the smallest accepted model is the one that was luckiest. With
+    `judge=ROBUST` near decisions are repeated under other seeds, and the winner is verified; it takes several times as
+    many tunings.
+
     Attributes:
         tolerance: how much of the original's value may be lost, in the unit of `evaluate`.
-        precision: where to stop; 0.01 takes 7 probes, 0.1 takes 4.
+        precision: where to stop; 0.01 takes 7 probes at most, 0.1 takes 4.
         progress: show a progress bar.
+        family: a number in (0, 1) to a planner; a smaller number must give a smaller model.
+        judge: how carefully to decide.
+        seed: of the tunings.
     """
 
     tolerance: float = 0.01
     precision: float = 0.01
     progress: bool = True
+    family: Callable[[float], Planner] = CumulativeContribution
+    judge: Judge = PLAIN
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.precision < 1:
+        if not 1e-12 <= self.precision < 1:
             raise InputError("precision out of range", seen=str(self.precision), remedy="give a number in (0, 1)")
 
     def __call__(
@@ -81,56 +88,115 @@ class Bisection:
         model: M,
         groups: Groups,
         scores: Mapping[str, Tensor],
-        evaluate: Callable[[nn.Module], float],
-        tune: Callable[[M], object] | None = None,
-    ) -> Search[M]:
+        evaluate: Evaluate,
+        tune: Tune | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        workers: Runner | None = None,
+    ) -> Search[M, Probe]:
         """
         Args:
             model: the original; untouched.
             groups: its groups.
             scores: from any scorer; computed once, on the original.
-            evaluate: the quality of a model, higher is better. Use validation data, not the test set.
-            tune: trains a pruned model in place (fine-tuning, or re-calibration of BatchNorm).
+            evaluate: the quality of a model, higher is better: a number, or a tensor of one number per sample, of which
+                the mean counts and the rest serves a robust judge. Use validation data, not the test set.
+            tune: trains a pruned model in place (fine-tuning, or re-calibration of BatchNorm). It should draw from the
+                global generators only; they are seeded for it (`torch.initial_seed()` tells the seed).
+            folder: a directory that remembers every candidate; a search that was killed goes on from it.
+            workers: where repeats run; default is this process.
+
+        Raises:
+            InputError: unusable scores, or a folder of another search.
         """
-        baseline = evaluate(model)
-        found = Search(groups.plan({}), model, baseline)
-        low, high = 0.0, 1.0
-        tried: dict[tuple[int, ...], Probe] = {}
-        with Progress(disable=not self.progress) as bar:
-            task = bar.add_task("bisection", total=self.steps())
-            while high - low > self.precision:
-                rate = (low + high) / 2
-                plan = CumulativeContribution(rate)(groups, scores)
-                widths = tuple(plan.kept_counts().values())
-                probe = tried.get(widths)
-                if probe is None:
-                    small = rewrite(model, plan)
-                    probe = tried[widths] = self._probe(rate, plan, small, groups, baseline, evaluate, tune)
-                    if probe.accepted:
-                        found = Search(plan, small, baseline)
-                low, high = (low, rate) if probe.accepted else (rate, high)
-                bar.update(task, advance=1, description=f"rate {rate:.3f}: {probe.score:.4f}")
-        return Search(found.plan, found.model, baseline, tuple(tried.values()))
+        history: list[Probe] = []
+        finished = True
+        with Bench(model, groups, evaluate, tune, self, self.seed, folder, workers) as bench:
+            try:
+                with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
+                    task = bar.add_task("bisection", total=self.steps())
+                    for probe in self._search(bench, lambda rate: self.family(rate)(groups, scores)):
+                        history.append(probe)
+                        bar.update(task, advance=1, description=f"rate {probe.rate:.3f}: {probe.score:.4f}")
+            except KeyboardInterrupt:
+                finished = False
+            return bench.result(history, finished)
 
     def steps(self) -> int:
-        """Number of probes."""
+        """Number of probes, at most; verifications come on top."""
         width, n = 1.0, 0
         while width > self.precision:
             width, n = width / 2, n + 1
         return n
 
-    def _probe(
-        self,
-        rate: float,
-        plan: Plan,
-        small: M,
-        groups: Groups,
-        baseline: float,
-        evaluate: Callable[[nn.Module], float],
-        tune: Callable[[M], object] | None,
-    ) -> Probe:
-        if tune is not None:
-            tune(small)
-        score = evaluate(small)
-        costs = cost_model(groups.graph, plan.heads)
-        return Probe(rate, score, score + self.tolerance >= baseline, costs(costs.counts(plan)))
+    def _search(self, bench: Bench[M], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
+        bench.baseline()
+        low, high = 0.0, 1.0
+        tried: dict[tuple[int, ...], Verdict] = {}
+        accepted: dict[float, Verdict] = {}
+        while high - low > self.precision:
+            rate = (low + high) / 2
+            plan = plan_at(rate)
+            widths = tuple(plan.kept_counts().values())
+            if widths not in tried:
+                verdict = tried[widths] = judged(bench, plan, self.tolerance, self.judge)
+                if verdict.accepted:
+                    accepted[rate] = verdict
+                _keep(bench, accepted)
+                yield self._probe(bench, rate, verdict)
+            low, high = (low, rate) if tried[widths].accepted else (rate, high)
+        yield from self._verified(bench, accepted)
+
+    def _verified(self, bench: Bench[M], accepted: dict[float, Verdict]) -> Iterator[Probe]:
+        """Ask for the winner once more; where it fails, for the next larger one that was accepted."""
+        if not self.judge.verify or bench.deterministic:
+            return
+        for rate in sorted(accepted):
+            verdict = verified(bench, accepted[rate].candidates[0].plan, self.tolerance, self.judge)
+            if verdict.accepted:
+                accepted[rate] = verdict
+            else:
+                del accepted[rate]
+            _keep(bench, accepted)
+            yield self._probe(bench, rate, verdict)
+            if verdict.accepted:
+                return
+
+    @staticmethod
+    def _probe(bench: Bench[M], rate: float, verdict: Verdict) -> Probe:
+        cost = bench.cost(verdict.candidates[0].plan)
+        return Probe(rate, verdict.score, verdict.accepted, cost, verdict.error, len(verdict.candidates))
+
+
+def _keep(bench: Bench[M], accepted: Mapping[float, Verdict]) -> None:
+    """The fittest repeat of each accepted model can still win; that of the smallest is the best so far."""
+    fittest = {rate: verdict.candidates[0] for rate, verdict in accepted.items()}
+    bench.keep(fittest.values(), fittest[min(fittest)] if fittest else bench.original)
+
+
+def fastest(
+    of: Measure,
+    tolerance: float = 0.01,
+    *,
+    constraints: Constraints = UNCONSTRAINED,
+    precision: float = 0.01,
+    judge: Judge = ROBUST,
+    seed: int = 0,
+) -> Bisection:
+    """The search for the fastest model that loses at most `tolerance`: `Budget` is bisected on its part.
+
+    Args:
+        of: what shall be small: "macs", "parameters", or a latency as a function of {group: kept channels}.
+        tolerance: how much of the original's value may be lost, in the unit of `evaluate`.
+        constraints: which widths are allowed.
+        precision: in parts of the original's cost.
+        judge: how carefully to decide.
+        seed: of the tunings.
+
+    >>> import fxprune
+    >>> search = fxprune.planners.fastest("macs", 0.01)
+    >>> search.family(0.25).part
+    0.25
+    """
+    family = partial(Budget, of=of, constraints=constraints, tolerance=1 - 1e-9, strict=False)
+    return Bisection(tolerance, precision, family=family, judge=judge, seed=seed)

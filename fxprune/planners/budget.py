@@ -36,7 +36,8 @@ class Budget:
             rises, such as a latency. If that is a staircase, give its step as `round_to`.
         constraints: which widths are allowed.
         normalise: scores of one group to scores on a common scale; default s_i / mean_j |s_j|.
-        tolerance: part of the budget that may stay unused.
+        tolerance: part of the budget that may stay unused without a warning.
+        strict: refuse a budget below the smallest allowed widths; else these are taken.
 
     Raises:
         InputError: a value out of range, unusable scores, or a budget below the smallest allowed widths.
@@ -55,12 +56,13 @@ class Budget:
     constraints: Constraints = UNCONSTRAINED
     normalise: Normalise = relative
     tolerance: float = 0.01
+    strict: bool = True
 
     def __post_init__(self) -> None:
         check_budget(self.part, self.tolerance)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        purse = _Purse(groups, scores, self.of, self.part, self.constraints, self.normalise)
+        purse = _Purse(groups, scores, self.of, self.part, self.constraints, self.normalise, self.strict)
         return purse.plan(purse.filled(self.tolerance), self.tolerance)
 
 
@@ -100,7 +102,7 @@ class AtBudget:
         check_budget(self.part, self.tolerance)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        purse = _Purse(groups, scores, self.of, self.part, self.constraints, relative)
+        purse = _Purse(groups, scores, self.of, self.part, self.constraints)
 
         def parts(number: float) -> Ints:
             return purse.raised(self.family(number)(groups, scores).kept_counts())
@@ -139,7 +141,8 @@ class _Purse:
         of: Measure,
         part: float,
         constraints: Constraints,
-        normalise: Normalise,
+        normalise: Normalise = relative,
+        strict: bool = True,
     ) -> None:
         check_scores(scores, groups)
         self._groups, self._scores = groups, scores
@@ -150,8 +153,9 @@ class _Purse:
         self._full = float(self.cost(self._ladder.parts(self._ladder.top)))
         self._limit = part * self._full * (1 + 1e-12)  # absorbs the rounding of the product
         least = float(self.cost(np.array([u.allowed[0] for u in self.units], dtype=np.int64)))
-        if least > self._limit:
+        if least > self._limit and strict:
             raise self.unreachable(least)
+        self._limit = max(self._limit, least)
 
     def pays(self, parts: Ints) -> bool:
         return float(self.cost(parts)) <= self._limit

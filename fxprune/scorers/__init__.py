@@ -5,7 +5,21 @@ groups' slots and needs no knowledge of ops. A new one is a function or a small 
 """
 
 from fxprune.scorers.base import Scorer, check_scores
+from fxprune.scorers.lasso import Lasso, Path, lasso_path
 from fxprune.scorers.norms import L1Norm, L2Norm, Random
 from fxprune.scorers.permutation import WeightPermutation
+from fxprune.scorers.thinet import RefitLoss, ThiNet
 
-__all__ = ["L1Norm", "L2Norm", "Random", "Scorer", "WeightPermutation", "check_scores"]
+__all__ = [
+    "L1Norm",
+    "L2Norm",
+    "Lasso",
+    "Path",
+    "Random",
+    "RefitLoss",
+    "Scorer",
+    "ThiNet",
+    "WeightPermutation",
+    "check_scores",
+    "lasso_path",
+]

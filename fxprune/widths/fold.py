@@ -27,7 +27,8 @@ _NORMS = {
 }
 
 Numbers = Any  # a tensor of row numbers, or the tuple of tensors that a split makes
-Term = tuple[fx.Node, Tensor, list[fx.Node]]  # a parameter, its rows on the result of a call, and the way from there
+# A parameter, its row for each element of a call's result (-1: another's), and the way from that result.
+Term = tuple[fx.Node, Tensor, list[fx.Node]]
 
 
 class _Unfoldable(Exception):
@@ -46,15 +47,16 @@ def producing_rows(node: fx.Node) -> list[tuple[str, Ints]]:
     try:
         if len(node.users) > 1:
             return []
-        return [_rows(*term) for term in _terms(node, [])]
+        rows = [_rows(*term) for term in _terms(node, [])]
+        return [(tensor, r) for tensor, r in rows if len(r)]
     except _Unfoldable:
         return []
 
 
 def _rows(parameter: fx.Node, numbers: Tensor, way: list[fx.Node]) -> tuple[str, Ints]:
-    start = way[0] if way else None
     rows = torch.unique(_along(way[1:], numbers))
-    if start is not None and not _alone(start, numbers, way[1:], rows):
+    rows = rows[rows >= 0]
+    if not _alone(way[0], numbers, way[1:], rows):
         raise _Unfoldable
     return str(parameter.target), rows.numpy().astype(np.int64)
 
@@ -70,7 +72,7 @@ def _terms(node: Any, way: list[fx.Node]) -> Iterator[Term]:
     elif name == "mul":
         yield from _weights(node, [next((a for a in node.args if _is_vector(a)), None)], node, way)
     elif name == "bmm":  # scaling the whole first factor scales the product
-        if not _alone(node, torch.zeros(node.meta["shape"]), way, torch.zeros(1)):
+        if not _alone(node, torch.zeros(()).expand(node.meta["shape"]), way, torch.zeros(1)):
             raise _Unfoldable
         yield from _terms(node.args[0], [])
     elif name == "add" and all(isinstance(a, fx.Node) for a in node.args) and not node.kwargs:
@@ -87,8 +89,7 @@ def _weights(call: fx.Node, parameters: list[Any], result: fx.Node, way: list[fx
     shape = result.meta["shape"]
     channel = 1 if _name(call) in ("convolution", "native_batch_norm", "native_group_norm") else len(shape) - 1
     for p in parameters:
-        if p is not None:
-            source, numbers = _row_numbers(call, p)
+        for source, numbers in _row_numbers(call, p) if p is not None else ():
             if len(numbers) != shape[channel]:
                 raise _Unfoldable
             on_result = numbers.view([-1 if i == channel else 1 for i in range(len(shape))]).expand(shape)
@@ -107,23 +108,36 @@ def _layer(node: Any) -> list[Any]:
     return []
 
 
-def _row_numbers(call: fx.Node, argument: Any) -> tuple[fx.Node, Tensor]:
-    """The parameter that a call's argument is taken from, and its row for each channel of the call's result."""
+def _row_numbers(call: fx.Node, argument: Any) -> Iterator[tuple[fx.Node, Tensor]]:
+    """The parameters that a call's argument is taken from, each with its row for each channel of the call's result."""
     way: list[fx.Node] = []
     while _name(argument) in _MOVES:
         way.insert(0, argument)
         argument = argument.args[0]
-    if not isinstance(argument, fx.Node) or argument.op != "get_attr":
-        raise _Unfoldable
-    start = _numbered(argument.meta["shape"])
-    numbers = _along(way, start)
-    lines = numbers if _name(call) == "convolution" or numbers.dim() < 2 else numbers.t()  # one a channel
-    first = lines.flatten(1)[:, 0] if lines.dim() > 1 else lines
-    if not bool((lines.flatten(1) == first[:, None]).all() if lines.dim() > 1 else True):
-        raise _Unfoldable
-    if not _alone(argument, start, [*way, call], first):
-        raise _Unfoldable
-    return argument, first
+    for parameter, start in _sources(argument):
+        numbers = _along(way, start)
+        lines = numbers.t() if numbers.dim() == 2 and _name(call) != "convolution" else numbers  # one a channel
+        first = lines.reshape(len(lines), -1)[:, 0]
+        if not bool((lines.reshape(len(lines), -1) == first[:, None]).all()):
+            raise _Unfoldable
+        if not _alone(argument, start, [*way, call], first[first >= 0]):
+            raise _Unfoldable
+        yield parameter, first
+
+
+def _sources(node: Any) -> Iterator[tuple[fx.Node, Tensor]]:
+    """A parameter, or several that are concatenated: the number of each row, -1 for the others'."""
+    joined = _name(node) == "cat" and node.args[1:] in ((), (0,))
+    parts = node.args[0] if joined else [node]
+    start = 0
+    for part in parts:
+        if not isinstance(part, fx.Node) or part.op != "get_attr" or (joined and len(part.users) > 1):
+            raise _Unfoldable
+        shape, rows = node.meta["shape"], part.meta["shape"][0]
+        numbers = torch.full((shape[0],), -1, dtype=torch.int32)
+        numbers[start : start + rows] = torch.arange(rows, dtype=torch.int32)
+        yield part, numbers.view(-1, *[1] * (len(shape) - 1)).expand(shape)
+        start += rows
 
 
 def _alone(node: fx.Node, numbers: Numbers, way: list[fx.Node], rows: Tensor) -> bool:
@@ -156,11 +170,6 @@ def _name(node: Any) -> str:
 def _is_vector(node: Any) -> bool:
     """Whether it is a parameter with one number a channel."""
     return isinstance(node, fx.Node) and node.op == "get_attr" and len(node.meta["shape"]) == 1
-
-
-def _numbered(shape: tuple[int, ...]) -> Tensor:
-    """A tensor whose every element is its row."""
-    return torch.arange(shape[0], dtype=torch.int32).view(-1, *[1] * (len(shape) - 1)).expand(shape)
 
 
 def _along(way: list[fx.Node], numbers: Numbers) -> Tensor:

@@ -138,7 +138,7 @@ class _Lesson:
         for d in shapes or found:
             self._difference(d)
         self._test_guesses(found, refusal)
-        if refusal is not None and not found and not self._foreseen(refusal):
+        if refusal is not None and not found and not self._foreseen(refusal) and not self._together(refusal):
             self._refused(refusal)
         return self._held
 
@@ -275,6 +275,31 @@ class _Lesson:
         self._wanted = [(Difference(node, (), (), refusal.what, refusal.module), [dim]) for dim in dims]
         left = list(self._unresolved(guess.attributes, {}, refusal))
         return len(left) < len(dims)
+
+    def _together(self, refusal: Refusal) -> bool:
+        """Whether the module accepts widths that keep the same part (`assert width % heads == 0`).
+
+        As few groups as will do are tied.
+        """
+        inside = [n for n in refusal.unseen if n.meta["module"] == refusal.module]
+        touched = self._prediction.groups([a for n in inside for a in _several(self._axes[n])]).tolist()
+        names = _names(self._analysis, touched)
+        if refusal.diverged or len(names) < 2 or not self._goes_on(names, refusal):
+            return False
+        for name in tuple(names):
+            fewer = [n for n in names if n != name]
+            if len(fewer) > 1 and self._goes_on(fewer, refusal):
+                names = fewer
+        self._held = self._held.tie(names)
+        return True
+
+    def _goes_on(self, tied: Sequence[str], refused: Refusal) -> bool:
+        """Whether the model runs further if these groups are tied."""
+        held = _stepped(self._analysis, self._held.tie(tied), tied, refused.module)
+        if any(name in held.fixed for name in tied):
+            return False
+        _, refusal = _probe(self._prediction.again(held), held)
+        return refusal is None or len(refusal.unseen) < len(refused.unseen)
 
     def _refused(self, refusal: Refusal) -> None:
         """The forward raised: what the last call made keeps its width; else the innermost module with groups left."""

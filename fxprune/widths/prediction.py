@@ -75,6 +75,10 @@ class Prediction:
         order = np.random.default_rng(self.analysis.index[name]).permutation(self.analysis.by_name[name].size)
         return order[len(order) - count :] if self._other else order[:count]
 
+    def again(self, held: Held) -> Prediction:
+        """The same choice with what is now known of the code."""
+        return Prediction(self.analysis, held, other=self._other)
+
     def can_differ(self) -> bool:
         """Whether any size in the model's code concerns an active group."""
         return any(self._concerned(node) for node in doubtful(self.analysis))

@@ -1,0 +1,61 @@
+"""Centred second moments of a layer's patches and targets, summed in float64 as the rows stream by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Gram:
+    """S = Σ (x - μx)(x - μx)ᵀ, R = Σ (x - μx)(y - μy)ᵀ and Σ (y - μy)² over all rows seen, by convolution group.
+
+    Blocks of rows are centred on their own and merged (Chan, Golub and LeVeque 1983), so that a large mean costs no
+    digits. Memory: 8·groups·n·(n + outputs) bytes, whatever the number of rows.
+
+    Attributes:
+        rows: number of rows seen.
+        x_mean: of shape (groups, n).
+        y_mean: of shape (groups, outputs).
+        s: of shape (groups, n, n).
+        r: of shape (groups, n, outputs).
+        yy: centred sum of squares of each target, of shape (groups, outputs).
+
+    >>> import torch
+    >>> x, y = torch.tensor([[[1.0]], [[3.0]]]), torch.tensor([[[5.0]], [[9.0]]])  # two rows, one group
+    >>> gram = Gram.of(x, y)
+    >>> gram.add(Gram.of(x + 4, y))
+    >>> gram.rows, float(gram.x_mean), float(gram.s), float(gram.r), float(gram.yy)
+    (4, 4.0, 20.0, 8.0, 16.0)
+    """
+
+    rows: int
+    x_mean: Tensor
+    y_mean: Tensor
+    s: Tensor
+    r: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor | None = None) -> Gram:
+        """Of patches of shape (rows, groups, n) and targets of shape (rows, groups, outputs); None: no targets."""
+        x = x.double()
+        y = x[..., :0] if y is None else y.double()
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = (x - x_mean).transpose(0, 1), (y - y_mean).transpose(0, 1)  # (groups, rows, ...)
+        return cls(x.shape[1], x_mean, y_mean, x.mT @ x, x.mT @ y, y.square().sum(1))
+
+    def add(self, other: Gram) -> None:
+        """Take in the rows of another."""
+        dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
+        rows = self.rows + other.rows
+        weight = self.rows * other.rows / rows
+        self.s += other.s
+        self.s.addcmul_(weight * dx[:, :, None], dx[:, None])
+        self.r += other.r
+        self.r.addcmul_(weight * dx[:, :, None], dy[:, None])
+        self.yy += other.yy + weight * dy.square()
+        self.x_mean = self.x_mean + other.rows / rows * dx
+        self.y_mean = self.y_mean + other.rows / rows * dy
+        self.rows = rows

@@ -1,0 +1,245 @@
+"""Bee colony: search over the widths of all groups together."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from torch import Tensor, nn
+
+from fxprune.allocate.choose import keep_best
+from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
+from fxprune.allocate.price import Measure
+from fxprune.errors import InputError
+from fxprune.groups import Groups
+from fxprune.plan import Plan
+from fxprune.planners.budget import AtBudget, check_budget
+from fxprune.scorers.base import check_scores
+from fxprune.search.bench import Bench
+from fxprune.search.result import Search, Trial
+from fxprune.search.trial import Candidate, Evaluate, Tune
+from fxprune.search.workers import Runner
+
+M = TypeVar("M", bound=nn.Module)
+Code = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BeeColony:
+    """Artificial bee colony over a code h of one number for each group: it keeps ⌊h/levels · channels⌋ channels.
+
+    Food sources are codes, drawn at random. In each cycle every source is moved (employed bees), then sources drawn by
+    their fitness are moved (onlookers), and the source that failed most often, if at least `limit` times, is drawn anew
+    (scout). A move takes a partner x_k and changes some coordinates: x_i + r·(x_i - x_k), r ~ U(-1, 1). Better codes
+    replace their source.
+    Source: ABCPruner (Lin et al., IJCAI 2020). Other than its released code: all channels can be chosen and all groups
+    moved; best code and best weights belong together; a code is evaluated once; the best source is never drawn anew.
+    Choices of fxprune: the bees of a phase fly at the same time, so that they can be evaluated in parallel; onlookers
+    go by 0.1 + 0.9·(fit - worst)/(best - worst), which is the same in any unit; a move that rounds to nothing steps one
+    coordinate by one.
+
+    Fitness needs no training: with `tune=lambda m: fxprune.recalibrate(m, batches)` a candidate costs a few forwards.
+
+    Attributes:
+        sources: number of food sources.
+        cycles: number of cycles.
+        limit: failures after which a source is given up.
+        moves: coordinates that a move changes.
+        levels: steps of the code.
+        most: the largest part of a group that a code keeps, in (0, 1].
+        channels: which channels stay: those of largest "scored" importance, or "random" ones as published.
+        budget: if given, codes are shares: each is scaled to this part of the original's cost, so that the colony
+            searches over ways to spend it, and `most` is of no effect.
+        of: what the budget counts, as in `Budget`.
+        constraints: which widths are allowed.
+        progress: show a progress bar.
+        seed: of everything random.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    sources: int = 10
+    cycles: int = 10
+    limit: int = 5
+    moves: int = 2
+    levels: int = 10
+    most: float = 0.7
+    channels: Literal["scored", "random"] = "scored"
+    budget: float | None = None
+    of: Measure = "macs"
+    constraints: Constraints = UNCONSTRAINED
+    progress: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"sources": 2, "cycles": 0, "limit": 1, "moves": 1, "levels": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"too few {name}", seen=str(getattr(self, name)), remedy=f"at least {bound}")
+        if not 1 / self.levels <= self.most <= 1:
+            raise InputError("most out of range", seen=str(self.most), remedy="give a number in [1/levels, 1]")
+        if self.channels not in ("scored", "random"):
+            raise InputError("unknown choice of channels", seen=repr(self.channels), remedy="'scored' or 'random'")
+        if self.budget is not None:
+            check_budget(self.budget, 0.0)
+
+    def __call__(
+        self,
+        model: M,
+        groups: Groups,
+        scores: Mapping[str, Tensor],
+        evaluate: Evaluate,
+        tune: Tune | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        workers: Runner | None = None,
+    ) -> Search[M, Trial]:
+        """
+        Args:
+            model: the original; untouched.
+            groups: its groups.
+            scores: from any scorer; of no effect if channels are chosen at random.
+            evaluate: the quality of a model, higher is better; on validation data, not the test set.
+            tune: trains a pruned model in place, or re-calibrates its BatchNorm; see `Bisection`.
+            folder: a directory that remembers every candidate; a search that was killed goes on from it.
+            workers: where candidates run; default is this process.
+
+        Raises:
+            InputError: unusable scores, a budget that cannot be reached, or a folder of another search.
+        """
+        check_scores(scores, groups)
+        finished = True
+        with Bench(model, groups, evaluate, tune, self, self.seed, folder, workers) as bench:
+            with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
+                task = bar.add_task("bee colony", total=1 + 2 * self.cycles)
+                colony = _Colony(self, bench, lambda code: self._plan(code, groups, scores), (bar, task))
+                try:
+                    colony.search()
+                except KeyboardInterrupt:
+                    finished = False
+            return bench.result(colony.history(), finished)
+
+    def _plan(self, code: Code, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        counts = self._counts(code, groups, scores)
+        if self.channels == "scored":
+            return keep_best(groups, scores, counts)
+        draw = np.random.default_rng([self.seed, *code.tolist()])
+        return groups.plan({name: draw.choice(groups[name].size, n, replace=False) for name, n in counts.items()})
+
+    def _counts(self, code: Code, groups: Groups, scores: Mapping[str, Tensor]) -> dict[str, int]:
+        parts = {
+            name: h / self.levels
+            for unit, h in zip(self.constraints.units(groups), code, strict=True)
+            for name in unit.names
+        }
+
+        def scaled(scale: float) -> dict[str, int]:
+            return {g.name: max(1, math.floor(min(1.0, scale * parts[g.name]) * g.size + 1e-9)) for g in groups}
+
+        if self.budget is None:
+            return self.constraints.fit(groups, scaled(1.0))
+        # From nothing to everything, as the family's number goes from 0 to 1.
+        family = _Scaled(lambda number: scaled(number * self.levels))
+        return AtBudget(family, self.budget, self.of, self.constraints)(groups, scores).kept_counts()
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """The family of planners that keep a multiple of given shares."""
+
+    counts: Callable[[float], Mapping[str, int]]
+
+    def __call__(self, number: float) -> Callable[[Groups, Mapping[str, Tensor]], Plan]:
+        return lambda groups, scores: keep_best(groups, scores, self.counts(number))
+
+
+class _Colony:
+    """The state of one search."""
+
+    def __init__(
+        self, settings: BeeColony, bench: Bench[Any], plan: Callable[[Code], Plan], bar: tuple[Progress, TaskID]
+    ) -> None:
+        self.settings, self.bench, self.plan, self.bar = settings, bench, plan, bar
+        self.random = np.random.default_rng(settings.seed)
+        self.length = len(settings.constraints.units(bench.groups))
+        self.top = math.floor(settings.most * settings.levels + 1e-9)
+        self.codes: list[Code] = []
+        self.fitness = np.zeros(0)
+        self.trail = np.zeros(settings.sources, dtype=np.int64)
+        self.best, self.best_fitness = bench.original, -math.inf
+        self.tried: dict[str, Candidate] = {}
+
+    def search(self) -> None:
+        if not self.length:
+            return
+        self.bench.baseline()
+        self.codes = [self.drawn() for _ in range(self.settings.sources)]
+        self.fitness = self.judged(self.codes)
+        for _ in range(self.settings.cycles):
+            self.fly(range(self.settings.sources))
+            self.fly(self.onlookers())
+            self.scout()
+
+    def history(self) -> list[Trial]:
+        return [self.bench.trial(c) for c in self.tried.values()]
+
+    def drawn(self) -> Code:
+        return self.random.integers(1, self.top + 1, self.length)
+
+    def judged(self, codes: Sequence[Code]) -> npt.NDArray[np.float64]:
+        """The fitness of codes; what is no number is worst. Remembers the best of all."""
+        candidates = [Candidate(self.plan(code)) for code in codes]
+        outcomes = self.bench.run(candidates)
+        self.tried |= {c.key: c for c in candidates}
+        fitness = np.array([-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes])
+        first = int(np.argmax(fitness))
+        if fitness[first] > self.best_fitness:
+            self.best, self.best_fitness = candidates[first], float(fitness[first])
+        self.bench.keep([], self.best)
+        self.bar[0].update(self.bar[1], advance=1, description=f"bee colony: {self.best_fitness:.4f}")
+        return fitness
+
+    def fly(self, sources: Sequence[int]) -> None:
+        """Move sources; better codes replace them, worse ones lengthen their trail of failures."""
+        moved = [self.moved(i) for i in sources]
+        for i, code, fitness in zip(sources, moved, self.judged(moved), strict=True):
+            better = fitness > self.fitness[i]
+            self.trail[i] = 0 if better else self.trail[i] + 1
+            if better:
+                self.codes[i], self.fitness[i] = code, fitness
+
+    def moved(self, i: int) -> Code:
+        """A code near a source, in the direction to or from another one."""
+        code = self.codes[i].copy()
+        partner = self.codes[(i + self.random.integers(1, len(self.codes))) % len(self.codes)]
+        where = self.random.choice(self.length, min(self.settings.moves, self.length), replace=False)
+        step = self.random.uniform(-1, 1, len(where)) * (code - partner)[where]
+        code[where] = np.clip(np.rint(code[where] + step), 1, self.top)
+        if np.array_equal(code, self.codes[i]):
+            at = where[0]
+            code[at] = np.clip(code[at] + self.random.choice([-1, 1]), 1, self.top)
+        return code
+
+    def onlookers(self) -> list[int]:
+        """As many sources as there are bees, the fit ones more often."""
+        finite = np.where(np.isfinite(self.fitness), self.fitness, np.nan)
+        worst, best = (np.nanmin(finite), np.nanmax(finite)) if np.isfinite(finite).any() else (0.0, 0.0)
+        relative = np.nan_to_num((finite - worst) / (best - worst)) if best > worst else np.ones(len(finite))
+        chance = 0.1 + 0.9 * relative
+        return [int(i) for i in self.random.choice(len(chance), len(chance), p=chance / chance.sum())]
+
+    def scout(self) -> None:
+        """Give up the source that failed most, unless it is the best."""
+        trail = np.where(np.arange(len(self.codes)) == int(np.argmax(self.fitness)), -1, self.trail)
+        worn = int(np.argmax(trail))
+        if trail[worn] >= self.settings.limit:
+            self.codes[worn], self.trail[worn] = self.drawn(), 0
+            self.fitness[worn] = self.judged([self.codes[worn]])[0]

@@ -1,0 +1,14 @@
+"""Reconstruction: after channels are gone, the weights that stay make up for them; no training, no labels.
+
+readers        the layers whose inputs a plan cuts, in execution order, and what they should give
+landing        where a layer's output goes: the batch norm behind it, the shortcut that it is added to
+pair           run original and pruned model side by side and collect the statistics
+solve          least squares from the statistics
+step           all of it, layer by layer or at once, in place or not at all
+recalibrate    running statistics of BatchNorm, estimated anew
+"""
+
+from fxprune.reconstruct.recalibrate import recalibrate
+from fxprune.reconstruct.step import Reconstruction, Refit, reconstruct
+
+__all__ = ["Reconstruction", "Refit", "recalibrate", "reconstruct"]

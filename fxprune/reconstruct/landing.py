@@ -1,0 +1,128 @@
+"""Landings: where a layer's output goes; the batch norm behind it, and the shortcut that it is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fxprune.observe import Contraction
+
+Call: TypeAlias = tuple[str, int]
+_NORMS = frozenset(
+    "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training "
+    "_batch_norm_no_update".split()
+)
+_VIEWS = frozenset(["view", "_unsafe_view", "_reshape_alias"])
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A layer's output on its way.
+
+    Attributes:
+        call: the weight's name and the how-manieth of its calls it is.
+        shape: of the output.
+        scale: by which a batch norm in evaluation mode multiplies it, of shape (channels,); None: none has.
+    """
+
+    call: Call
+    shape: torch.Size
+    scale: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Landing:
+    """A layer's output is added to something else.
+
+    Attributes:
+        way: the output's.
+        other: what it is added to, of the shape of the layer's output.
+        partner: the weight of the layer that made `other`, if one did so without an activation in between.
+    """
+
+    way: Way
+    other: Tensor
+    partner: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Normed:
+    """A layer's output goes into a batch norm that uses its running statistics.
+
+    Attributes:
+        name: of the layer's weight.
+        running_mean: as the running model holds it.
+    """
+
+    name: str
+    running_mean: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """A layer's bare output, without a batch norm, goes into another op.
+
+    Attributes:
+        name: of the layer's weight.
+    """
+
+    name: str
+
+
+class Landings(TorchDispatchMode):
+    """Follows outputs through a batch norm and views to an addition, while a model runs in evaluation mode.
+
+    Args:
+        note: receives what happens.
+    """
+
+    def __init__(self, note: Callable[[Landing | Normed | Elsewhere], None]) -> None:
+        super().__init__()
+        self._note = note
+        self._ways = WeakIdKeyDictionary()
+
+    def follow(self, seen: Contraction, call: Call) -> None:
+        """Follow the output of a call."""
+        self._ways[seen.output] = Way(call, seen.output.shape)
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = [(a, self._ways[a]) for a in args if isinstance(a, Tensor) and a in self._ways]
+        if not known:
+            return op(*args, **kwargs)
+        name = op._opname
+        if name in ("add", "add_") and not kwargs and all(isinstance(a, Tensor) for a in args[:2]):
+            self._added(args[0], args[1])
+        result = op(*args, **kwargs)
+        way = known[0][1]
+        if name in _NORMS and way.scale is None and args[0].shape == way.shape and args[3] is not None:
+            self._ways[result[0]] = replace(way, scale=_scale(args))
+            self._note(Normed(way.call[0], args[3]))
+        elif name in _VIEWS:
+            self._ways[result] = way
+        else:
+            for tensor, way in known:
+                if way.scale is None:
+                    self._note(Elsewhere(way.call[0]))
+                if op._schema.is_mutable and args[0] is tensor:
+                    del self._ways[tensor]
+        return result
+
+    def _added(self, a: Tensor, b: Tensor) -> None:
+        for one, other in ((a, b), (b, a)):
+            way, partner = self._ways.get(one), self._ways.get(other)
+            if way is not None and one.shape == other.shape:
+                self._note(Landing(way, other.reshape(way.shape), partner and partner.call[0]))
+
+
+def _scale(args: Any) -> Tensor:
+    """γ/√(σ² + ε) from a batch norm's arguments: x, weight, bias, running mean and variance, ..., epsilon."""
+    weight, variance, epsilon = args[1], args[4], args[-1]
+    scale: Tensor = torch.rsqrt(variance.double() + epsilon)
+    return scale if weight is None else scale * weight.double()

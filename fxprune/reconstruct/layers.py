@@ -1,0 +1,115 @@
+"""Layers of a pruned model: where their intercepts can go, and how new weights are put in place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.batches import Batch
+from fxprune.borrow import tensors_of
+from fxprune.observe import Contraction
+from fxprune.reconstruct.record import Run, recording
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer of the pruned model.
+
+    Attributes:
+        seen: a call of it; its weight is the model's own.
+        bias: the name of its bias, or empty.
+        mean: without a bias, the name of the running mean of the BatchNorm that alone gets its output, or empty.
+    """
+
+    seen: Contraction
+    bias: str
+    mean: str
+
+    @property
+    def name(self) -> str:
+        return self.seen.name
+
+    @property
+    def place(self) -> str:
+        """The tensor that takes an intercept; empty if there is none."""
+        return self.bias or self.mean
+
+    def kernels(self) -> Tensor:
+        """The weights as they are now, of shape (groups, outputs, n), in float64."""
+        return self.seen.kernels().double()
+
+    def offset(self) -> Tensor:
+        """The bias as it is now, a parameter or not, of shape (groups, outputs); zeros if there is none."""
+        kernels = self.kernels()
+        bias = self.seen.bias
+        return kernels.new_zeros(kernels.shape[:2]) if bias is None else bias.detach().double().view(kernels.shape[:2])
+
+    def bytes(self) -> int:
+        """Of its Gram statistics."""
+        groups, outputs, n = self.seen.kernels().shape
+        return 8 * groups * n * (n + outputs)
+
+    def put(self, small: nn.Module, kernels: Tensor, intercept: Tensor) -> None:
+        """Write weights and intercept; a BatchNorm's running mean falls by what its input lacks."""
+        tensors = tensors_of(small)
+        with torch.no_grad():
+            tensors[self.name].copy_(_stored(self.seen, kernels))
+            if self.bias:
+                tensors[self.bias].copy_(intercept.flatten())
+            elif self.mean:
+                tensors[self.mean].sub_(intercept.flatten().to(tensors[self.mean]))
+
+
+def _stored(seen: Contraction, kernels: Tensor) -> Tensor:
+    """Kernels as the model stores the weight: the inverse of `Contraction.kernels`."""
+    if seen.options is None:
+        return kernels[0].T if seen.dim else kernels[0]
+    if seen.options[3]:
+        inner = seen.weight.shape[0] // seen.groups
+        kernels = kernels.unflatten(2, (inner, -1)).transpose(1, 2)
+    return kernels.reshape(seen.weight.shape)
+
+
+def find_layers(small: nn.Module, names: Set[str], batch: Batch) -> dict[str, Layer]:
+    """The layers of the given weights that run on a batch."""
+    with recording(small, names) as record:
+        run = record(batch, names)
+    means = _means(run)
+    return {
+        name: Layer(
+            _light(run.calls[name, 0].seen), run.biases.get(name, ""), "" if name in run.biases else means[name]
+        )
+        for name in dict.fromkeys(name for name, _ in run.calls)
+    }
+
+
+def _light(seen: Contraction) -> Contraction:
+    """A call without its activations."""
+    return replace(seen, x=seen.x[:0], output=seen.output[:0])
+
+
+def _means(run: Run) -> dict[str, str]:
+    """The running mean that each layer alone goes into, and goes into alone; else empty."""
+    users = Counter(mean for means in run.means.values() for mean in means)
+    only = {name: means for name, means in run.means.items() if len(means) == 1}
+    return {name: next((m for m in only.get(name, ()) if users[m] == 1), "") for name, _ in run.calls}
+
+
+@contextmanager
+def or_as_before(small: nn.Module, layers: Mapping[str, Layer]) -> Iterator[None]:
+    """If the block raises, weights and places are as they were before it."""
+    names = [n for layer in layers.values() for n in (layer.name, layer.place) if n]
+    saved = {n: tensors_of(small)[n].detach().clone() for n in names}
+    try:
+        yield
+    except BaseException:
+        tensors = tensors_of(small)
+        with torch.no_grad():
+            for name, value in saved.items():
+                tensors[name].copy_(value)
+        raise

@@ -1,0 +1,123 @@
+"""Pair: run the original and the pruned model on the same data, and sum what the pruned layers read and should give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.batches import Batch, batches
+from fxprune.errors import InputError
+from fxprune.gram.collect import Sampling, gram_of
+from fxprune.gram.patches import draw, outputs_at
+from fxprune.gram.sums import Gram
+from fxprune.reconstruct.landing import Landing
+from fxprune.reconstruct.readers import Reader
+from fxprune.reconstruct.record import Recorded, last_event, recording
+
+NEGLIGIBLE = 1e-3
+"""Part of a batch norm's largest scale below which a channel cannot repair the shortcut."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An original and its pruned model.
+
+    Attributes:
+        model: the original.
+        small: the pruned model, as it is at the time.
+        readers: the layers that read what is gone.
+        wave: when each is fitted.
+        data: batches, that can be read again and again.
+        sampling: which output positions count.
+    """
+
+    model: nn.Module
+    small: nn.Module
+    readers: Mapping[str, Reader]
+    wave: Mapping[str, int]
+    data: Iterable[Any]
+    sampling: Sampling
+
+    def current(self, names: Set[str]) -> dict[str, Gram]:
+        """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it lands on."""
+        sums: dict[str, Gram] = {}
+        generator, stop = torch.Generator().manual_seed(self.sampling.seed), None
+        with ExitStack() as stack:
+            whole = stack.enter_context(recording(self.model, set(self.readers)))
+            pruned = stack.enter_context(recording(self.small, set(self.readers)))
+            for batch in batches(self.model, self.data):
+                old, new = whole(batch, names, stop), pruned(batch, names, stop)
+                stop = stop or last_event(new, names)
+                if old.calls.keys() != new.calls.keys():
+                    raise InputError(
+                        "original and pruned model do not run the same layers",
+                        where=batch.place,
+                        seen=f"{sorted(old.calls)} and {sorted(new.calls)}"[:200],
+                        remedy="give the model that the plan was made for, and its pruned copy",
+                    )
+                for call, recorded in new.calls.items():
+                    self._add(sums, old.calls[call], recorded, batch, generator)
+        return sums
+
+    def _add(
+        self, sums: dict[str, Gram], old: Recorded, new: Recorded, batch: Batch, generator: torch.Generator
+    ) -> None:
+        name = new.seen.name
+        where = draw(new.seen, batch.size, self.sampling.positions, generator)
+        kept, factors = self.readers[name].outputs(old.seen)
+        kept = kept.to(old.seen.output.device)
+        targets = outputs_at(old.seen.output, where)[:, kept].double() * factors.to(kept.device)
+        if old.landing and new.landing and self._repairs(name, new.landing):
+            targets += _repair(new.landing, outputs_at(old.landing.other, where)[:, kept], where)
+        _sum(sums, name, gram_of(new.seen, where, targets.unflatten(1, (new.seen.groups, -1))))
+
+    def _repairs(self, name: str, landing: Landing) -> bool:
+        """Of two layers that are added, the one that is fitted later repairs the other's error."""
+        return landing.partner is None or self.wave.get(landing.partner, -1) < self.wave[name]
+
+    def at_once(self, names: Set[str]) -> dict[str, Gram]:
+        """X and Y from the original, as if all that comes before a layer were repaired already."""
+        sums: dict[str, Gram] = {}
+        generator, stop = torch.Generator().manual_seed(self.sampling.seed), None
+        with recording(self.model, set(self.readers)) as whole:
+            for batch in batches(self.model, self.data):
+                run = whole(batch, names, stop)
+                stop = stop or last_event(run, names)
+                for (name, _), old in run.calls.items():
+                    where = draw(old.seen, batch.size, self.sampling.positions, generator)
+                    kept, factors = self.readers[name].outputs(old.seen)
+                    targets = outputs_at(old.seen.output, where)[:, kept].double() * factors
+                    blocks, entries = self.readers[name].entries(old.seen)
+                    targets = targets.unflatten(1, (len(blocks), -1))
+
+                    def pick(patches: Tensor, blocks: Tensor = blocks, entries: Tensor = entries) -> Tensor:
+                        return patches[:, blocks[:, None], entries]
+
+                    _sum(sums, name, gram_of(old.seen, where, targets, pick))
+        return sums
+
+
+def _repair(landing: Landing, original: Tensor, where: Tensor) -> Tensor:
+    """What a layer should give beside its own output, so that the sum with a changed shortcut is the original's.
+
+    (Y₁ - Y₁')/s with the shortcut's values Y₁ in the original and Y₁' now, and s the factor of the batch norm in
+    between; channels that the batch norm all but switches off repair nothing.
+    """
+    lacking = original.double() - outputs_at(landing.other, where).double()
+    scale = landing.way.scale
+    if scale is None:
+        return lacking
+    usable = scale.abs() > NEGLIGIBLE * scale.abs().max()
+    return torch.where(usable, lacking / torch.where(usable, scale, 1.0), 0.0)
+
+
+def _sum(sums: dict[str, Gram], name: str, new: Gram) -> None:
+    if name in sums:
+        sums[name].add(new)
+    else:
+        sums[name] = new

@@ -1,0 +1,102 @@
+"""Readers: the layers whose inputs a plan cuts, what they should give, and in which order they can be fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.observe import Contraction
+from fxprune.plan import Ints, Plan
+from fxprune.trace import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A weight that reads channels of which some are gone.
+
+    Attributes:
+        name: of the weight.
+        cuts: what stays of its dims: {dim: kept indices}.
+        scales: rows of the full-size weight whose output the plan multiplies by a factor.
+    """
+
+    name: str
+    cuts: dict[int, Ints]
+    scales: tuple[tuple[Ints, float], ...] = ()
+
+    def outputs(self, seen: Contraction) -> tuple[Tensor, Tensor]:
+        """The output channels of the full-size layer that stay, and what the plan multiplies them by."""
+        full = torch.arange(seen.output.shape[1])
+        factors = torch.ones(len(full), dtype=torch.float64)
+        for rows, factor in self.scales:
+            factors[torch.from_numpy(rows)] *= factor
+        if seen.options is not None and seen.options[3]:  # (in, out/groups, ...): two dims make the output
+            grid = full.view(seen.groups, -1)[self._blocks(seen)]
+            kept = grid[:, torch.from_numpy(self.cuts[1])] if 1 in self.cuts else grid
+            return kept.flatten(), factors[kept.flatten()]
+        kept = torch.from_numpy(self.cuts[seen.dim]) if seen.dim in self.cuts else full
+        return kept, factors[kept]
+
+    def _blocks(self, seen: Contraction) -> Tensor:
+        """The convolution groups that stay: those of which the weight's first dim keeps an index."""
+        if 0 not in self.cuts:
+            return torch.arange(seen.groups)
+        return torch.from_numpy(self.cuts[0] // (seen.weight.shape[0] // seen.groups)).unique()
+
+    def entries(self, seen: Contraction) -> tuple[Tensor, Tensor]:
+        """What stays of the full-size layer's patches: its convolution groups, and the entries in each."""
+        n = seen.kernels().shape[-1]
+        transposed = seen.options is not None and seen.options[3]
+        reads = 0 if transposed else 1 - seen.dim
+        inner = seen.x.shape[1] // seen.groups
+        kept = torch.from_numpy(self.cuts[reads]) if reads in self.cuts else torch.arange(inner)
+        blocks = self._blocks(seen) if seen.groups > 1 else torch.zeros(1, dtype=torch.int64)
+        if transposed:
+            kept = kept.view(len(blocks), -1)[0] % inner  # the same in every group
+        return blocks, (kept[:, None] * (n // inner) + torch.arange(n // inner)).flatten()
+
+
+def readers_of(plan: Plan) -> dict[str, Reader]:
+    """The weights that read a group of which channels are gone."""
+    names = {
+        s.tensor: None for g in plan.groups.values() if len(g.kept) < g.size for s in g.slots if s.role == "consumer"
+    }
+    cuts = plan.cuts()
+    scales: dict[str, list[tuple[Ints, float]]] = {}
+    for scale in plan.scales:
+        scales.setdefault(scale.tensor, []).append((scale.rows, scale.factor))
+    return {name: Reader(name, cuts.get(name, {}), tuple(scales.get(name, ()))) for name in names}
+
+
+def waves(graph: Graph, names: Iterable[str]) -> list[list[str]]:
+    """The weights in waves: what a wave's layers compute depends on earlier waves alone, so they can share a pass.
+
+    Args:
+        graph: of the model.
+        names: weights; those that the graph does not use are left out.
+    """
+    wanted, depth, last = set(names), dict[fx.Node, int](), dict[str, int]()
+    for node in graph.fx.nodes:
+        depth[node] = max((depth[n] for n in node.all_input_nodes), default=0)
+        if node.op == "get_attr" and node.target in wanted:
+            last.setdefault(str(node.target), 0)
+        for weight in _weights(node):
+            if weight in wanted:
+                depth[node] += 1
+                last[weight] = max(last.get(weight, 0), depth[node])
+    found: dict[int, list[str]] = {}
+    for name, wave in last.items():
+        found.setdefault(wave, []).append(name)
+    return [found[wave] for wave in sorted(found)]
+
+
+def _weights(node: fx.Node) -> Iterator[str]:
+    """Parameters that a node uses, directly or through a transposition."""
+    for source in node.all_input_nodes:
+        if source.op == "call_function" and getattr(source.target, "_opname", "") == "t":
+            source = source.all_input_nodes[0]
+        if source.op == "get_attr":
+            yield str(source.target)

@@ -1,0 +1,194 @@
+"""The reconstruction step: fit the layers of a pruned model that read what is gone, in place or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from fxprune.batches import batches
+from fxprune.borrow import tensors_of
+from fxprune.errors import InputError, PlanError
+from fxprune.gram.collect import Sampling
+from fxprune.gram.sums import Gram
+from fxprune.plan import Plan
+from fxprune.reconstruct.layers import Layer, find_layers, or_as_before
+from fxprune.reconstruct.pair import Pair
+from fxprune.reconstruct.readers import readers_of, waves
+from fxprune.reconstruct.solve import fitted, intercept, squared_error, uncentred
+from fxprune.rewrite import check_fit
+from fxprune.trace import trace
+
+Order = Literal["sequential", "at_once"]
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One layer's fit.
+
+    Attributes:
+        name: of its weight.
+        before: squared error with the weights that it had, as a part of the targets' variance, on the given data.
+        after: the same with the new weights.
+        rows: output positions that counted.
+        intercept: the tensor that took the intercept: its bias, or the running mean of the BatchNorm behind it; empty
+            where there is no place for one, and the fit goes through zero.
+    """
+
+    name: str
+    before: float
+    after: float
+    rows: int
+    intercept: str
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What `reconstruct` did.
+
+    Attributes:
+        layers: the layers that were fitted, in order.
+        skipped: weights that read what is gone, but in no convolution or linear layer that ran.
+    """
+
+    layers: tuple[Refit, ...]
+    skipped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{r.name:40} error {r.before:9.2e} -> {r.after:9.2e}   {r.intercept}" for r in self.layers]
+        return "\n".join([*lines, *(f"{name:40} skipped" for name in self.skipped)])
+
+
+def reconstruct(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    data: Iterable[Any],
+    *,
+    order: Order = "sequential",
+    positions: int | None = 10,
+    ridge: float = 1e-4,
+    memory: int = 2**30,
+    seed: int = 0,
+) -> Reconstruction:
+    """Fit the layers that read removed channels anew by least squares, so that they give what they gave; in place.
+
+    For a layer with patches X from the pruned model as it is by then and outputs Y of the original, the new weights
+    minimise ‖Y - WX - b‖² + ρ‖W - W₀‖², layer by layer in execution order, so that each makes up for the errors of
+    those before it. Labels are not read. Source: He, Zhang and Sun, Channel Pruning, 2017.
+
+    The intercept b goes to the layer's bias, or else to the running mean of the BatchNorm behind it; a layer with
+    neither is fitted through zero. Where a layer's output (through a BatchNorm) is added to a shortcut that has changed
+    from Y₁ to Y₁', its target is Y₁ - Y₁' + Y₂, with Y₂ the original branch, so that the sum is repaired; channels with
+    a scale γ ≈ 0 are left out of that. Of two fitted layers that are added, the one that is fitted later does so.
+
+    Args:
+        model: the original; untouched.
+        small: `fxprune.rewrite(model, plan)`, or that after other steps that keep its shapes. Only the weights of the
+            fitted layers and what takes their intercepts change.
+        plan: what was removed.
+        data: batches of training inputs, or (inputs, targets) as data loaders give them; read several times. A few
+            hundred images do where every layer gets several rows for each weight of a kernel.
+        order: "sequential" as above: two forwards over the data for each layer (or wave of layers that do not depend
+            on each other), up to that layer. "at_once": X and Y from the original alone, one pass for all layers;
+            each is fitted as if all before it were repaired, so that errors add up.
+        positions: output positions of each image that count, drawn anew for each layer and image; None: all.
+        ridge: ρ as a part of the mean of Σx². It pulls towards the weights as they are.
+        memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;
+            layers that do not fit together take a pass each. Beside it: the model's activations for one batch, two
+            more copies of the largest layer's statistics, and 32 MiB of patches.
+        seed: of the positions.
+
+    Returns:
+        Each layer's error before and after, on the data.
+
+    Raises:
+        PlanError: the plan is not of these models.
+        InputError: unusable data or settings, or numbers that are not finite. `small` is then as it was.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))  # of 8 linear channels, 4 suffice
+    >>> x = torch.randn(64, 4)
+    >>> groups = fxprune.find_groups(fxprune.trace(net, x))
+    >>> plan = groups.plan({"0": [0, 1, 2, 3]})
+    >>> small = fxprune.rewrite(net, plan)
+    >>> done = fxprune.reconstruct(net, small, plan, [x], ridge=0)
+    >>> done.layers[0].name, done.layers[0].after < 1e-9 < done.layers[0].before, done.layers[0].intercept
+    ('1.weight', True, '1.bias')
+    >>> torch.allclose(net(x), small(x), atol=1e-5)
+    True
+    """
+    _check_settings(order, ridge, memory)
+    _check_models(model, small, plan)
+    _check_data(data)
+    readers = readers_of(plan)
+    first = next(iter(batches(small, data)))
+    layers = find_layers(small, readers.keys(), first)
+    ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
+    wave = {name: i for i, names in enumerate(ordered) for name in names}
+    pair = Pair(model, small, readers, wave, data, Sampling(positions, seed))
+    done: list[Refit] = []
+    with or_as_before(small, layers):
+        for names in _passes(ordered, layers, order, memory):
+            grams = pair.current(names) if order == "sequential" else pair.at_once(names)
+            done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
+    return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
+
+
+def _passes(
+    ordered: Sequence[Sequence[str]], layers: Mapping[str, Layer], order: Order, memory: int
+) -> Iterator[set[str]]:
+    """The layers that are fitted from one pass over the data."""
+    for together in ordered if order == "sequential" else [[name for names in ordered for name in names]]:
+        names, held = set[str](), 0
+        for name in together:
+            if names and held + layers[name].bytes() > memory:
+                yield names
+                names, held = set(), 0
+            names.add(name)
+            held += layers[name].bytes()
+        yield names
+
+
+def _refit(small: nn.Module, layer: Layer, gram: Gram, ridge: float) -> Refit:
+    offset = layer.offset()
+    sums = gram if layer.place else uncentred(replace(gram, y_mean=gram.y_mean - offset))
+    weights = fitted(sums, layer.kernels(), ridge)
+    bias = intercept(gram, weights) if layer.place else offset
+    before, after = (squared_error(gram, w, b) for w, b in ((layer.kernels(), offset), (weights, bias)))
+    total = float(gram.yy.sum()) or 1.0
+    layer.put(small, weights, bias)
+    return Refit(layer.name, before / total, after / total, gram.rows, layer.place)
+
+
+def _check_settings(order: Order, ridge: float, memory: int) -> None:
+    if order not in get_args(Order):
+        raise InputError("unknown order", seen=repr(order), remedy=f"one of {', '.join(get_args(Order))}")
+    if not 0 <= ridge < float("inf"):
+        raise InputError("ridge out of range", seen=repr(ridge), remedy="give a number of at least 0, such as 1e-4")
+    if not memory > 0:
+        raise InputError("memory out of range", seen=repr(memory), remedy="give a number of bytes, such as 2**30")
+
+
+def _check_models(model: nn.Module, small: nn.Module, plan: Plan) -> None:
+    check_fit(model, plan)
+    cuts, tensors = plan.cuts(), tensors_of(small)
+    for name, shape in plan.shapes.items():
+        wanted = tuple(len(cuts.get(name, {}).get(d, range(n))) for d, n in enumerate(shape))
+        seen = tuple(tensors[name].shape) if name in tensors else None
+        if seen != wanted:
+            raise PlanError(
+                "the pruned model is not what the plan makes of the original",
+                where=name,
+                seen=f"{seen}, not {wanted}",
+                remedy="give fxprune.rewrite(model, plan) as the pruned model",
+            )
+
+
+def _check_data(data: Iterable[Any]) -> None:
+    if iter(data) is data:
+        raise InputError(
+            "the data can be read only once", seen=type(data).__name__, remedy="give a list of batches or a data loader"
+        )

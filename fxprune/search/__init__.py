@@ -1,0 +1,20 @@
+"""Search: models are cut, tuned and judged, one candidate after another or many at once; the rooms of all searches.
+
+    trial       one candidate: cut, tune, evaluate, under its own seed
+    workers     where candidates run: in this process, in others, on a cluster (joblib)
+    journal     every candidate that was judged, a line each
+    checkpoint  a plan and its weights in one file
+    folder      the directory of a search: settings, journal, checkpoints, plan
+    describe    settings and models in words, to tell one search from another
+    bench       all of it together: what a search asks for candidates' fitness
+    result      what a search returns
+
+A search is a deterministic function of its settings, its seed and what it is told of its candidates. So it needs no
+state of its own on disk: started again, it asks for the same candidates, and the journal answers for those that are
+done.
+"""
+
+from fxprune.search.checkpoint import restore
+from fxprune.search.workers import Workers
+
+__all__ = ["Workers", "restore"]

@@ -1,0 +1,48 @@
+"""Settings and models in words, so that one search can be told from another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.borrow import tensors_of
+
+
+def describe(value: Any) -> Any:
+    """A value as plain JSON data that is the same in every process: numbers, texts, names of functions and types.
+
+    >>> from fxprune.planners import Constraints
+    >>> describe({"round to": Constraints(8).round_to, "measure": len})
+    {'round to': 8, 'measure': 'builtins.len'}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(v) for v in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": _name(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, partial):
+        return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
+    return _name(value if hasattr(value, "__qualname__") else type(value))
+
+
+def _name(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hexadecimal digits that change with any parameter or buffer: its name, type, shape or value."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors_of(model).items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
+    return digest.hexdigest()[:16]

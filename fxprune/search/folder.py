@@ -1,0 +1,152 @@
+"""The directory of a search. Whatever kills the process, started again it goes on from what is there.
+
+settings.json             what the search is; another one is refused
+journal.jsonl             every candidate that was judged: code, cost, fitness, seed, seconds
+samples/KEY.npy           what `evaluate` said of each sample, if it did
+checkpoints/KEY.safetensors   candidates that may still win; one is written before its line of the journal
+best.safetensors          the best so far, with its plan: `fxprune.search.restore(model, path)`
+plan.json                 the plan of the best so far; of the winner, when the search is done
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.plan import Plan
+from fxprune.search import checkpoint
+from fxprune.search.files import remove_leftovers, write_whole
+from fxprune.search.journal import Journal
+from fxprune.search.trial import Candidate, Floats, Outcome
+
+try:
+    import fcntl
+except ImportError:  # Windows; two searches in one directory are then not noticed
+    fcntl = None  # type: ignore[assignment]
+
+
+class Folder:
+    """A search's directory, made or opened, held until `close`.
+
+    Args:
+        path: of the directory.
+        settings: what tells this search from another, as plain JSON data.
+
+    Attributes:
+        outcomes: what the journal knew when it was opened, by key.
+
+    Raises:
+        InputError: the directory is of another search, in use, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        for part in ("samples", "checkpoints"):
+            (self.path / part).mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.path / "lock")
+        try:
+            for part in (".", "samples", "checkpoints"):
+                remove_leftovers(self.path / part)
+            self._check(json.loads(json.dumps(settings)))
+            self._journal = Journal(self.path / "journal.jsonl")
+            self.outcomes = self._outcomes()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others use the directory."""
+        self._lock.close()
+
+    def _outcomes(self) -> dict[str, Outcome]:
+        try:
+            return {r["key"]: self._outcome(r) for r in self._journal.records}
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            remedy = "delete the directory to start over"
+            raise InputError("a damaged journal", where=str(self.path), seen=repr(error), remedy=remedy) from error
+
+    def add(self, candidate: Candidate, outcome: Outcome, model: nn.Module | None, facts: Mapping[str, Any]) -> None:
+        """Write a candidate that was judged: first its checkpoint and samples, then its line of the journal."""
+        if model is not None:
+            checkpoint.save(self.checkpoint(outcome.key), model, candidate.plan)
+        if outcome.samples is not None:
+            buffer = io.BytesIO()
+            np.save(buffer, outcome.samples)
+            write_whole(self.path / "samples" / f"{outcome.key}.npy", buffer.getvalue())
+        code = list(candidate.plan.kept_counts().values())
+        record = {"key": outcome.key, "code": code, "repeat": candidate.repeat, "tuned": candidate.tuned}
+        told = {"fitness": outcome.fitness, "seed": outcome.seed, "seconds": round(outcome.seconds, 3)}
+        self._journal.append({**record, **facts, **told, "samples": outcome.samples is not None})
+
+    def checkpoint(self, key: str) -> Path:
+        """Where a candidate's weights are, if they are kept."""
+        return self.path / "checkpoints" / f"{key}.safetensors"
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Delete the checkpoints of candidates that cannot win any more."""
+        for key in keys:
+            self.checkpoint(key).unlink(missing_ok=True)
+
+    def put_best(self, model: nn.Module, plan: Plan) -> None:
+        """Make a model the best so far."""
+        checkpoint.save(self.path / "best.safetensors", model, plan)
+        plan.save(self.path / "plan.json")
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        path = self.path / "settings.json"
+        if not path.exists():
+            if (self.path / "journal.jsonl").exists():
+                raise InputError("a journal without settings", where=str(self.path), remedy="give another directory")
+            write_whole(path, json.dumps(settings, indent=1).encode())
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if before != settings:
+            changes = differences(before, settings)
+            remedy = "give another directory, or the settings that it was begun with"
+            raise InputError("the directory is of another search", where=str(self.path), seen=changes, remedy=remedy)
+
+    def _outcome(self, record: Mapping[str, Any]) -> Outcome:
+        path = self.path / "samples" / f"{record['key']}.npy"
+        samples: Floats | None = np.load(path, allow_pickle=False) if record["samples"] else None
+        return Outcome(record["key"], float(record["fitness"]), samples, record["seed"], record["seconds"])
+
+
+def differences(before: Any, now: Any, name: str = "") -> str:
+    """What changed, in words.
+
+    >>> differences({"seed": 0, "search": {"cycles": 3}}, {"seed": 1, "search": {"cycles": 3}})
+    'seed was 0, now 1'
+    """
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"{name or 'settings'} was {_short(before)}, now {_short(now)}"
+    keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    return "; ".join(differences(before.get(k), now.get(k), f"{name}.{k}" if name else k) for k in keys)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Hold a file so that no second process does; the system lets go of it when this process ends, however it does."""
+    file = path.open("ab")
+    if fcntl is not None:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            remedy = "wait for it, or give another directory"
+            raise InputError("another process is searching here", where=str(path.parent), remedy=remedy) from error
+    return file

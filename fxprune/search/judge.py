@@ -1,0 +1,122 @@
+"""Good enough or not: one look, or several where one cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fxprune.errors import InputError
+from fxprune.plan import Plan
+from fxprune.search.bench import Bench
+from fxprune.search.trial import Candidate, Outcome
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How carefully it is decided whether a candidate loses at most the tolerance.
+
+    The loss is the baseline's fitness minus the mean over the repeats. Its standard error comes from the paired
+    differences d_i of the N samples, each averaged over the repeats, if `evaluate` tells them, and from the spread of
+    the S repeats:
+
+        SE² = (Σ d_i² - (Σ d_i)²/N)/N² + var(fitness)/S
+
+    For one repeat of 0/1 correctness that is McNemar's √(n01 + n10 - (n01 - n10)²/N)/N. Where the loss is nearer to
+    the tolerance than `z`·SE, or SE is unknown, the candidate is tuned again under other seeds, two at a time.
+    Source of the repeats near the threshold: fxprune's own, as an answer to the weakness that Huang (master's thesis,
+    USTB 2023) names; the defaults of ROBUST are choices that a simulation supports.
+
+    Attributes:
+        repeats: seeds at most; 1 decides at the first look.
+        z: standard errors from the tolerance within which it is repeated.
+        margin: standard errors that an accepted loss must stay below the tolerance.
+        verify: fresh seeds on which the winner must be good enough once more; else the next larger one is asked.
+    """
+
+    repeats: int = 1
+    z: float = 1.64
+    margin: float = 0.0
+    verify: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or self.verify < 0 or not (self.z >= 0 and self.margin >= 0):
+            raise InputError("a judge needs repeats of at least 1 and nothing negative", seen=str(self))
+
+
+PLAIN = Judge()
+"""As published: the first look decides."""
+ROBUST = Judge(repeats=5, margin=0.5, verify=3)
+"""Repeats near the tolerance, half a standard error of margin, the winner verified on fresh seeds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided of a plan.
+
+    Attributes:
+        score: mean fitness over the repeats.
+        error: standard error of its loss; None if one number is all there is.
+        accepted: whether it is good enough.
+        candidates: the repeats, the fittest first.
+    """
+
+    score: float
+    error: float | None
+    accepted: bool
+    candidates: tuple[Candidate, ...]
+
+
+def judged(bench: Bench[Any], plan: Plan, tolerance: float, judge: Judge) -> Verdict:
+    """Decide whether a plan is good enough; repeats near the tolerance."""
+    candidates = [Candidate(plan)]
+    while True:
+        verdict, near = _verdict(bench, candidates, tolerance, judge)
+        more = 0 if bench.deterministic or not near else min(2, judge.repeats - len(candidates))
+        if not more:
+            return verdict
+        candidates += [Candidate(plan, len(candidates) + k) for k in range(more)]
+
+
+def verified(bench: Bench[Any], plan: Plan, tolerance: float, judge: Judge) -> Verdict:
+    """Decide once more, on seeds that had no part in the first decision."""
+    return _verdict(bench, [Candidate(plan, judge.repeats + k) for k in range(judge.verify)], tolerance, judge)[0]
+
+
+def _verdict(
+    bench: Bench[Any], candidates: Sequence[Candidate], tolerance: float, judge: Judge
+) -> tuple[Verdict, bool]:
+    """The verdict, and whether it is a near one."""
+    baseline, outcomes = bench.baseline(), bench.run(candidates)
+    score = math.fsum(o.fitness for o in outcomes) / len(outcomes)
+    error = standard_error(baseline, outcomes)
+    spare = score + tolerance - baseline.fitness
+    # Written as published, so that a loss of exactly the tolerance is accepted whatever the rounding.
+    accepted = score + tolerance - judge.margin * (error or 0.0) >= baseline.fitness
+    fittest = sorted(range(len(outcomes)), key=lambda i: -outcomes[i].fitness)
+    near = error is None or abs(spare) < judge.z * error
+    return Verdict(score, error, accepted, tuple(candidates[i] for i in fittest)), near
+
+
+def standard_error(baseline: Outcome, outcomes: Sequence[Outcome]) -> float | None:
+    """Of the loss against the baseline; None if one number is all there is.
+
+    Raises:
+        InputError: the outcomes are of other samples than the baseline's.
+    """
+    square = 0.0
+    samples = [o.samples for o in outcomes if o.samples is not None]
+    if baseline.samples is not None and samples:
+        if any(s.shape != baseline.samples.shape for s in samples):
+            seen = f"{len(baseline.samples)} of the original, {len(samples[-1])} of a candidate"
+            raise InputError("evaluate gave another number of samples", seen=seen, remedy="judge all on the same data")
+        d = np.mean(samples, axis=0, dtype=np.float64) - baseline.samples
+        square += float(d.var()) / len(d)
+    elif len(outcomes) == 1:
+        return None
+    if len(outcomes) > 1:
+        square += float(np.var([o.fitness for o in outcomes], ddof=1)) / len(outcomes)
+    return math.sqrt(square)

@@ -1,0 +1,124 @@
+"""One candidate: the original cut by a plan, tuned and evaluated under a seed of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fxprune.borrow import random_states
+from fxprune.errors import InputError
+from fxprune.plan import Plan
+
+M = TypeVar("M", bound=nn.Module)
+Floats = npt.NDArray[np.float32]
+Evaluate = Callable[[Any], Any]
+"""A model to a number, or to one number per sample of which the mean counts; higher is better."""
+Tune = Callable[[Any], object]
+"""Trains a model in place, with randomness from the global generators only."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan to be tried, for the first time or once more.
+
+    Attributes:
+        plan: what stays.
+        repeat: 0, 1, ...; each repeat is tuned under another seed.
+        tuned: whether it is tuned at all; the original is not.
+    """
+
+    plan: Plan
+    repeat: int = 0
+    tuned: bool = True
+
+    @cached_property
+    def key(self) -> str:
+        """Names the candidate in the journal: 16 hexadecimal digits."""
+        digest = hashlib.sha256(f"{self.repeat} {self.tuned}".encode())
+        for name, group in self.plan.groups.items():
+            digest.update(f"{name} {len(group.kept)} ".encode() + group.kept.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is known of a candidate.
+
+    Attributes:
+        key: of the candidate.
+        fitness: what `evaluate` said, or the mean of what it said of the samples.
+        samples: what it said of each, of shape (samples,); None if it gave one number.
+        seed: of the tuning.
+        seconds: wall clock of tuning and evaluation.
+    """
+
+    key: str
+    fitness: float
+    samples: Floats | None
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Job(Generic[M]):
+    """All that is needed to try a candidate, here or elsewhere.
+
+    Attributes:
+        key: of the candidate.
+        model: the cut model; changed by the tuning.
+        tune: None for none.
+        evaluate: judges the model.
+        seed: what the global generators are seeded with.
+    """
+
+    key: str
+    model: M
+    tune: Tune | None
+    evaluate: Evaluate
+    seed: int
+
+
+def attempt(job: Job[M]) -> tuple[Outcome, M]:
+    """Tune and evaluate; the random states of this process are as before."""
+    start = time.perf_counter()
+    with random_states():
+        seed_all(job.seed)
+        if job.tune is not None:
+            job.tune(job.model)
+        fitness, samples = measured(job.evaluate(job.model))
+    return Outcome(job.key, fitness, samples, job.seed, time.perf_counter() - start), job.model
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002, what the user's code may draw from
+    torch.manual_seed(seed)
+
+
+def measured(value: Any) -> tuple[float, Floats | None]:
+    """What `evaluate` returned, as the fitness and the values of the samples, if it gave them.
+
+    Raises:
+        InputError: neither a number nor a list of numbers.
+    """
+    array = np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value)
+    if array.dtype.kind not in "biuf" or array.ndim > 1 or not array.size:
+        remedy = "return a number, or a tensor of one number per sample, higher is better"
+        seen = " ".join(f"{type(value).__name__} {value!r}".split())[:80]
+        raise InputError("evaluate gave no number", seen=seen, remedy=remedy)
+    if array.ndim == 0:
+        return float(array), None
+    samples = array.astype(np.float32)
+    return (float(samples.mean(dtype=np.float64)) if np.isfinite(samples).all() else math.nan), samples

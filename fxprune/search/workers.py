@@ -1,0 +1,78 @@
+"""Where candidates run: one after another in this process, or through joblib in others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import cloudpickle
+import joblib
+import torch
+
+from fxprune.errors import InputError
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Runner(Protocol):
+    """Applies a function to jobs and yields the results as they come, in any order."""
+
+    def __call__(self, function: Callable[[A], B], jobs: Iterable[A]) -> Iterator[B]: ...
+
+
+def in_process(function: Callable[[A], B], jobs: Iterable[A]) -> Iterator[B]:
+    """One after another, in this process, with its number of threads."""
+    return map(function, jobs)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Runs candidates in parallel through joblib: local processes, or what `joblib.parallel_config` says.
+
+    Every candidate is tuned from its own copy of everything, under its own seed and with the same number of threads, so
+    that the result depends neither on the number of workers nor on who ran what. `tune` and `evaluate` are sent along,
+    with all data that they hold: let them open large data themselves. Of candidates that ran in this process
+    (`workers=None`) the results can differ in rounding, since there torch uses its own number of threads.
+
+    With Dask (`pip install fxprune[dask]`), on this machine or a cluster, a lost worker's candidates run on another:
+
+        client = dask.distributed.Client("scheduler:8786")
+        search(model, groups, scores, evaluate, tune, workers=Workers(backend="dask"))
+
+    With Ray, `ray.util.joblib.register_ray()` and `Workers(backend="ray")`.
+
+    Attributes:
+        count: processes; None is joblib's own choice: one, or what `joblib.parallel_config(n_jobs=...)` says.
+        threads: of torch, for each candidate.
+        backend: joblib's name of a backend; None is local processes (loky), or that of `joblib.parallel_config`.
+
+    >>> sorted(Workers(1)(abs, [-2, 1]))
+    [1, 2]
+    """
+
+    count: int | None = None
+    threads: int = 1
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.count == 0 or self.threads < 1:
+            raise InputError("no worker or no thread", seen=f"{self.count} workers, {self.threads} threads")
+
+    def __call__(self, function: Callable[[A], B], jobs: Iterable[A]) -> Iterator[B]:
+        # Bytes are part of the task itself. An object might be spread over the cluster beforehand, and be lost there
+        # with the worker that holds it.
+        tasks = (joblib.delayed(_run)(cloudpickle.dumps((function, job)), self.threads) for job in jobs)
+        options = {} if self.backend is None else {"backend": self.backend}
+        yield from joblib.Parallel(self.count, return_as="generator_unordered", **options)(tasks)
+
+
+def _run(task: bytes, threads: int) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        function, job = cloudpickle.loads(task)
+        return function(job)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,80 @@
+"""What the tests of searches share: a net, a judge of widths, and a search that runs as a program of its own.
+
+    python tests/search_toys.py SEARCH FOLDER [seconds a candidate] [workers]
+
+prints the plan's widths and the history's length; a test kills it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.planners import ROBUST, BeeColony, Bisection, Workers
+
+
+def perceptron(*widths: int, seed: int = 0) -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
+    """A net with the given hidden widths, its groups 0, 1, ..., and random scores."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise([4, *widths, 2])])
+        groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 4)))
+        scores = {g.name: torch.rand(g.size) + 0.1 for g in groups}
+    return model, groups, scores
+
+
+def widths_of(model: Any) -> list[int]:
+    return [layer.out_features for layer in list(model)[:-1]]
+
+
+def jitter(model: nn.Module) -> None:
+    """A tuning that draws from the global generator."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+
+
+class Judged:
+    """Each sample is answered right with a chance that grows with the widths; the noise comes from the weights.
+
+    With `per_sample` it tells all samples, else their mean. `seconds` is how long it takes.
+    """
+
+    def __init__(self, full: int = 104, samples: int = 200, per_sample: bool = True, seconds: float = 0.0) -> None:
+        self.full, self.samples, self.per_sample, self.seconds = full, samples, per_sample, seconds
+
+    def __call__(self, model: Any) -> Any:
+        time.sleep(self.seconds)
+        left = sum(widths_of(model)) / self.full
+        digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
+        noise = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little")).normal(0, 0.01)
+        right = np.random.default_rng(0).random(self.samples) < 1 - 0.3 * (1 - left) ** 2 + noise
+        return torch.tensor(right.astype(np.float32)) if self.per_sample else float(right.mean())
+
+
+SEARCHES: dict[str, Any] = {
+    "bisection": Bisection(0.03, progress=False),
+    "robust": Bisection(0.03, judge=replace(ROBUST, repeats=3, verify=2), progress=False),
+    "bees": BeeColony(sources=4, cycles=3, moves=1, limit=2, progress=False),
+}
+
+
+def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -> fxprune.planners.Search[Any, Any]:
+    model, groups, scores = perceptron(64, 40)
+    parallel = Workers(workers) if workers else None
+    return SEARCHES[name](model, groups, scores, Judged(seconds=seconds), jitter, folder=folder, workers=parallel)
+
+
+if __name__ == "__main__":
+    found = run(sys.argv[1], sys.argv[2], *(float(a) for a in sys.argv[3:4]), *(int(a) for a in sys.argv[4:5]))
+    print(json.dumps([found.plan.kept_counts(), len(found.history), found.finished]))

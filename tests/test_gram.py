@@ -1,0 +1,212 @@
+"""Gram statistics against explicit patches, plain numpy and brute-force responses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import CASES
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.batches import batches
+from fxprune.gram import patches
+from fxprune.gram.collect import Sampling, readings, responses
+from fxprune.gram.patches import draw, inputs_at, outputs_at
+from fxprune.gram.sums import Gram
+from fxprune.observe import Contraction, observing
+
+LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    "1x1": ((5, 4, 4), lambda: nn.Conv2d(5, 4, 1)),
+    "stride": ((2, 7, 7), lambda: nn.Conv2d(2, 4, (1, 3), stride=2)),
+    "padding": ((3, 5, 5), lambda: nn.Conv2d(3, 4, (2, 1), padding=(1, 2))),
+    "same": ((3, 5, 5), lambda: nn.Conv2d(3, 4, (1, 3), padding="same")),
+    "circular": ((3, 5, 5), lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")),
+    "dilation": ((2, 8, 8), lambda: nn.Conv2d(2, 4, (3, 1), dilation=2, padding=1)),
+    "all at once": ((2, 9, 8), lambda: nn.Conv2d(2, 4, 3, dilation=(1, 2), padding=(2, 0), stride=(3, 2))),
+    "no bias": ((3, 5, 5), lambda: nn.Conv2d(3, 4, (1, 2), bias=False)),
+    "groups": ((4, 5, 5), lambda: nn.Conv2d(4, 6, (1, 3), groups=2)),
+    "depthwise": ((3, 5, 5), lambda: nn.Conv2d(3, 9, (2, 3), groups=3)),
+    "1-d": ((2, 9), lambda: nn.Conv1d(2, 4, 3, stride=2, padding=1)),
+    "3-d": ((1, 4, 5, 5), lambda: nn.Conv3d(1, 4, (1, 2, 3), padding=1)),
+    "transposed": ((3, 4, 4), lambda: nn.ConvTranspose2d(3, 4, (1, 2), stride=2)),
+    "transposed, padding": ((2, 4, 4), lambda: nn.ConvTranspose2d(2, 4, 3, stride=2, padding=1, output_padding=1)),
+    "transposed, dilation": ((2, 5), lambda: nn.ConvTranspose1d(2, 4, 3, dilation=2)),
+    "transposed, groups": ((4, 4, 4), lambda: nn.ConvTranspose2d(4, 6, (1, 3), stride=2, groups=2)),
+    "linear": ((6,), lambda: nn.Linear(6, 5)),
+    "tokens": ((4, 5), lambda: nn.Linear(5, 4)),
+}
+
+
+def watch(layer: nn.Module, x: Tensor, look: Callable[[Contraction], None]) -> None:
+    """Run a layer once and look at the call."""
+    net = nn.Sequential(layer).double()
+    with observing(net, {"0.weight"}, look) as run:
+        for batch in batches(net, [x]):
+            run(batch)
+
+
+def inputs(shape: tuple[int, ...], images: int = 3) -> Tensor:
+    return torch.randn(images, *shape, dtype=torch.float64) + 0.5
+
+
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize(("shape", "make"), LAYERS.values(), ids=LAYERS)
+def test_kernels_times_patches_are_the_output(
+    shape: tuple[int, ...], make: Callable[[], nn.Module], count: int | None
+) -> None:
+    seen_rows = []
+
+    def look(seen: Contraction) -> None:
+        where = draw(seen, 3, count, torch.Generator().manual_seed(0))
+        x, y = torch.cat(list(inputs_at(seen, where))), outputs_at(seen.output, where)
+        made = torch.einsum("rgn,gon->rgo", x, seen.kernels()).flatten(1)
+        torch.testing.assert_close(made if seen.bias is None else made + seen.bias, y, rtol=1e-12, atol=1e-12)
+        seen_rows.append(len(x))
+
+    watch(make(), inputs(shape), look)
+    assert min(seen_rows) >= 3
+
+
+def test_patches_are_those_of_unfold() -> None:
+    x = inputs((3, 7, 6))
+    layer = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 3))
+    expected = F.unfold(x, (3, 2), (2, 3), (1, 0), (2, 1)).transpose(1, 2).flatten(0, 1)
+
+    def look(seen: Contraction) -> None:
+        found = torch.cat(list(inputs_at(seen, draw(seen, 3, None, torch.Generator()))))
+        assert torch.equal(found[:, 0], expected)
+
+    watch(layer, x, look)
+
+
+@pytest.mark.parametrize("piece", [1, 20, 100, 10**6])
+def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Whatever a piece may hold, the same rows come in the same order."""
+
+    def look(seen: Contraction) -> None:
+        where = draw(seen, 3, 4, torch.Generator().manual_seed(0))
+        whole = torch.cat(list(inputs_at(seen, where)))
+        monkeypatch.setattr(patches, "PIECE", piece)
+        parts = list(inputs_at(seen, where))
+        assert torch.equal(torch.cat(parts), whole)
+        assert all(p.numel() <= piece or len(p) == 1 for p in parts)
+
+    watch(nn.Conv2d(4, 4, 3, groups=2), inputs((4, 5, 5)), look)
+
+
+def test_positions_are_drawn_for_each_image_without_repetition() -> None:
+    drawn = []
+
+    def look(seen: Contraction) -> None:
+        generator = torch.Generator().manual_seed(0)
+        drawn.extend(draw(seen, 3, 10, generator) for _ in range(2))
+
+    watch(nn.Conv2d(2, 2, 1), inputs((2, 8, 8)), look)
+    first, second = drawn
+    assert first.shape == (3, 10)
+    assert all(len(row.unique()) == 10 for row in first)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+def test_streamed_sums_are_those_of_numpy_even_far_from_zero() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(1e6, 1, (500, 2, 3)), rng.normal(-1e6, 1, (500, 2, 4))
+    gram = Gram.of(torch.from_numpy(x[:7]), torch.from_numpy(y[:7]))
+    for part in (slice(7, 8), slice(8, 300), slice(300, 500)):
+        gram.add(Gram.of(torch.from_numpy(x[part]), torch.from_numpy(y[part])))
+    assert gram.rows == 500
+    for g in range(2):
+        whole = np.cov(x[:, g].T, y[:, g].T, bias=True) * 500
+        np.testing.assert_allclose(gram.s[g], whole[:3, :3], rtol=1e-6, atol=1e-3)
+        np.testing.assert_allclose(gram.r[g], whole[:3, 3:], rtol=1e-6, atol=1e-3)
+        np.testing.assert_allclose(gram.yy[g], np.diag(whole)[3:], rtol=1e-6)
+    np.testing.assert_allclose(gram.x_mean, x.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(gram.y_mean, y.mean(0), rtol=1e-14)
+
+
+def contributions(model: nn.Module, x: Any, slot: fxprune.Slot, channels: int) -> Tensor:
+    """What each channel adds to the output of the layer that reads it, by zeroing all its other weights.
+
+    The last one is of the inputs that belong to no channel.
+    """
+    layer = model.get_submodule(slot.tensor.removesuffix(".weight"))
+    owner = np.full(slot.length, channels)
+    owner[slot.positions] = slot.channels
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda m, a, out: seen.append(out))
+    whole, found = layer.weight.detach().clone(), []
+    bias = getattr(layer, "bias", None)
+    with torch.no_grad():
+        for channel in range(channels + 1):
+            keep = torch.from_numpy(owner == channel)
+            layer.weight.copy_(whole * keep.view([-1 if d == slot.dim else 1 for d in range(whole.dim())]))
+            seen.clear()
+            model(*x)
+            found.append(
+                sum(out if bias is None else out - (bias if out.dim() == 2 else _beside(bias, out)) for out in seen)
+            )
+        layer.weight.copy_(whole)
+    handle.remove()
+    return torch.stack([torch.as_tensor(f) for f in found])
+
+
+def _beside(bias: Tensor, out: Tensor) -> Tensor:
+    return bias.view(1, -1, *[1] * (out.dim() - 2))
+
+
+READ = "residual dense grouped_by_width flatten_7x7 one_dimensional two_inputs perceptron".split()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_responses_are_what_channels_add(name: str) -> None:
+    case = CASES[name]
+    model = case.build().double()
+    x = tuple(t.double() for t in case.inputs(4))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    found = responses(model, groups, [(x,)] if len(x) > 1 else [x], Sampling(None))
+    for g in groups:
+        assert len(found[g.name]) == len(g.consumers)
+        for slot, r in zip(g.consumers, found[g.name], strict=True):
+            z = contributions(model, x, slot, g.size)
+            if z.dim() > 3:
+                z = z.transpose(2, -1)
+            rows = z.reshape(len(z), -1, z.shape[-1])  # (channels + 1, rows, outputs)
+            centred = rows - rows.mean(1, keepdim=True)
+            torch.testing.assert_close(r.a, torch.einsum("irn,jrn->ij", centred, centred), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(r.raw(), torch.einsum("irn,jrn->ij", rows, rows), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["residual", "dense", "flatten_7x7"])
+def test_batches_add_up(name: str) -> None:
+    case = CASES[name]
+    model = case.build().double()
+    (x,) = (t.double() for t in case.inputs(6))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    whole, parts = (responses(model, groups, data, Sampling(None)) for data in ([x], [x[:1], x[1:3], x[3:]]))
+    grams = [readings(model, groups, data, Sampling(None)) for data in ([x], [x[:1], x[1:3], x[3:]])]
+    for g in groups:
+        for one, other in zip(whole[g.name], parts[g.name], strict=True):
+            torch.testing.assert_close(one.a, other.a, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(one.mean, other.mean, rtol=1e-9, atol=1e-12)
+        for first, second in zip(*(found[g.name] for found in grams), strict=True):
+            torch.testing.assert_close(first.gram.s, second.gram.s, rtol=1e-9, atol=1e-9)
+
+
+def test_bad_positions_are_refused() -> None:
+    for positions in (0, -1, 2.5):
+        with pytest.raises(fxprune.InputError, match=r"positions must be a positive integer; seen: .*None takes all"):
+            Sampling(positions)  # type: ignore[arg-type]
+
+
+def test_inputs_that_are_not_finite_are_refused() -> None:
+    case = CASES["residual"]
+    model = case.build()
+    (x,) = case.inputs(2)
+    x[0, 0, 0, 0] = float("nan")
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    with pytest.raises(fxprune.InputError, match=r"of a layer are not finite in .*look for NaN"):
+        responses(model, groups, [x], Sampling(None))

@@ -1,0 +1,393 @@
+"""The rooms of a search: trials, journal, checkpoints, settings, the directory, Ctrl-C."""
+
+import copy
+import json
+import math
+import multiprocessing
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import CASES
+from search_toys import SEARCHES, Judged, jitter, perceptron, run, widths_of
+from torch import nn
+
+import fxprune
+from fxprune.planners import Bisection, Constraints
+from fxprune.search import restore
+from fxprune.search.checkpoint import save
+from fxprune.search.describe import describe, fingerprint
+from fxprune.search.folder import Folder, differences
+from fxprune.search.journal import Journal
+from fxprune.search.trial import Candidate, measured
+
+# What evaluate may say
+
+
+@pytest.mark.parametrize(
+    ("value", "fitness", "samples"),
+    [
+        (1, 1.0, None),
+        (0.5, 0.5, None),
+        (np.float32(0.5), 0.5, None),
+        (torch.tensor(0.25), 0.25, None),
+        (torch.tensor([True, False]), 0.5, [1, 0]),
+        (torch.tensor([1.0, 0.5]).requires_grad_(), 0.75, [1, 0.5]),
+        ([0, 1, 1, 0], 0.5, [0, 1, 1, 0]),
+        (np.array([3.0]), 3.0, [3]),
+    ],
+)
+def test_numbers_and_samples(value: Any, fitness: float, samples: Any) -> None:
+    got, each = measured(value)
+    assert got == fitness
+    assert (each is None) == (samples is None)
+    if each is not None:
+        assert each.tolist() == samples
+
+
+@pytest.mark.parametrize("value", [None, "0.9", [], torch.zeros(2, 2), {"accuracy": 1.0}, 1j])
+def test_what_is_no_number(value: Any) -> None:
+    with pytest.raises(fxprune.InputError, match=r"evaluate gave no number; seen: .*; remedy: return a number, or"):
+        measured(value)
+
+
+def test_not_a_number_among_samples() -> None:
+    assert math.isnan(measured(torch.tensor([1.0, float("nan")]))[0])
+    assert math.isnan(measured(float("nan"))[0])
+
+
+def test_candidates_are_told_apart() -> None:
+    _, groups, _ = perceptron(6, 5)
+    plans = [groups.plan({}), groups.plan({"0": [0]}), groups.plan({"0": [1]}), groups.plan({"1": [0]})]
+    candidates = [Candidate(p, r, t) for p in plans for r in (0, 1) for t in (False, True)]
+    assert len({c.key for c in candidates}) == len(candidates)
+    assert Candidate(groups.plan({"0": [1]})).key == candidates[9].key
+
+
+# Footprints
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+def test_the_model_and_the_generators_are_as_before(search: Any) -> None:
+    model, groups, scores = perceptron(64, 40)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state(), random.getstate()
+
+    def evaluate(m: nn.Module) -> Any:
+        random.random()
+        return Judged()(m.eval())
+
+    search(model, groups, scores, evaluate, lambda m: (m.eval(), jitter(m)))
+    assert model.training
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert random.getstate() == state[1]
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_depends_on_its_seed_alone(name: str) -> None:
+    first, other = run(name, None), run(name, None)
+    torch.manual_seed(99)
+    random.seed(99)
+    third = run(name, None)
+    assert first.plan == other.plan == third.plan
+    assert [replace(t, seconds=0) if name == "bees" else t for t in first.history] == [
+        replace(t, seconds=0) if name == "bees" else t for t in third.history
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), third.model.parameters(), strict=True))
+
+
+# Journal
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for i in range(3):
+        journal.append({"key": str(i), "fitness": 0.1 * i})
+    whole = (tmp_path / "j").read_bytes()
+    last = whole.rstrip().rfind(b"\n") + 1
+    for end in range(last, len(whole)):
+        (tmp_path / "j").write_bytes(whole[:end])
+        again = Journal(tmp_path / "j")
+        assert [r["key"] for r in again.records] == ["0", "1"]
+        again.append({"key": "2", "fitness": 0.2})
+        assert (tmp_path / "j").read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0\0", b"{", b"[]", b'{"fitness": 1}', b""])
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "j").write_bytes(b'{"key": "a"}\n' + line + b'\n{"key": "b"}\n')
+    with pytest.raises(fxprune.InputError, match=r"damaged line of a journal in .*j:2; seen: .*; remedy: delete the"):
+        Journal(tmp_path / "j")
+
+
+def test_numbers_come_back_exactly(tmp_path: Path) -> None:
+    values = [1 / 3, 1e-300, float("inf"), -0.0]
+    journal = Journal(tmp_path / "j")
+    journal.append({"key": "a", "values": values})
+    assert Journal(tmp_path / "j").records[0]["values"] == values
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("name", ["chain", "residual", "tied_parameter", "grouped_by_groups", "lstm"])
+def test_a_checkpoint_is_plan_and_weights(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    model, inputs = case.build(), case.inputs()
+    groups = fxprune.find_groups(fxprune.trace(model, inputs))
+    plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    small = fxprune.rewrite(model, plan)
+    jitter(small)
+    save(tmp_path / "c.safetensors", small, plan)
+    again = restore(case.build(seed=1), tmp_path / "c.safetensors")
+    assert {k: v.tolist() for k, v in again.state_dict().items()} == {
+        k: v.tolist() for k, v in small.state_dict().items()
+    }
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    model, groups, _ = perceptron(6, 5)
+    with pytest.raises(fxprune.InputError, match=r"not a checkpoint in .*missing; seen: FileNotFoundError"):
+        restore(model, tmp_path / "missing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(fxprune.InputError, match=r"not a checkpoint in .*text; .*; remedy: give a checkpoint that"):
+        restore(model, tmp_path / "text")
+    save(tmp_path / "other", fxprune.rewrite(model, groups.plan({"0": [0]})), groups.plan({"0": [0]}))
+    with pytest.raises(fxprune.PlanError, match="another model"):
+        restore(perceptron(7, 5)[0], tmp_path / "other")
+    save(tmp_path / "unlike", nn.Linear(2, 2), groups.plan({"0": [0]}))
+    with pytest.raises(fxprune.PlanError, match=r"the checkpoint is of another model in .*unlike"):
+        restore(model, tmp_path / "unlike")
+
+
+# Settings
+
+
+def test_settings_in_words() -> None:
+    told = describe({"a": Bisection(family=partial(fxprune.planners.Budget, of="macs")), "b": [1, None, jitter]})
+    assert told["a"]["family"]["function"] == "fxprune.planners.budget.Budget"
+    assert told["a"]["family"]["keywords"] == {"of": "macs"}
+    assert told["b"] == [1, None, "search_toys.jitter"]
+    assert describe(Judged()) == "search_toys.Judged"
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_fingerprints() -> None:
+    model = perceptron(6, 5)[0]
+    prints = {fingerprint(model), fingerprint(perceptron(6, 5, seed=1)[0]), fingerprint(model.half())}
+    assert len(prints) == 3
+    assert fingerprint(perceptron(6, 5)[0]) in prints
+    assert fingerprint(nn.BatchNorm1d(3)) != fingerprint(nn.BatchNorm1d(3, affine=False))
+
+
+def test_differences_in_words() -> None:
+    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}) == (
+        "b.c was 2, now 4; e was null, now 5"
+    )
+
+
+OTHERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "seed": (lambda a: {**a, "search": replace(a["search"], seed=7)}, r"seed was 0, now 7"),
+    "tolerance": (lambda a: {**a, "search": replace(a["search"], tolerance=0.5)}, r"search\.tolerance was 0\.03, now"),
+    "kind": (lambda a: {**a, "search": SEARCHES["bees"]}, r"search\.type was .*Bisection.*, now .*BeeColony"),
+    "weights": (lambda a: {**a, "net": perceptron(64, 40, seed=1)}, r"model was \"[0-9a-f]{16}\", now"),
+    "tune": (lambda a: {**a, "tune": None}, r"tune was \"search_toys\.jitter\", now null"),
+    "evaluate": (lambda a: {**a, "evaluate": len}, r"evaluate was \"search_toys\.Judged\", now \"builtins\.len\""),
+}
+
+
+def start(net: Any, search: Any, evaluate: Any, tune: Any, folder: Path) -> Any:
+    return search(*net, evaluate, tune, folder=folder)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_search_is_refused_and_nothing_is_touched(what: str, tmp_path: Path) -> None:
+    change, text = OTHERS[what]
+    given = {"net": perceptron(64, 40), "search": SEARCHES["bisection"], "evaluate": Judged(), "tune": jitter}
+    start(**given, folder=tmp_path)  # type: ignore[arg-type]
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(fxprune.InputError, match=f"the directory is of another search in .*; seen: .*{text}"):
+        start(**change(given), folder=tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_progress_is_no_setting(tmp_path: Path) -> None:
+    net = perceptron(64, 40)
+    a = start(net, SEARCHES["bisection"], Judged(), jitter, tmp_path)
+    b = start(net, replace(SEARCHES["bisection"], progress=True), Judged(), jitter, tmp_path)
+    assert a.plan == b.plan
+
+
+def test_files_that_do_not_belong(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"key": "a"}\n')
+    with pytest.raises(fxprune.InputError, match="a journal without settings"):
+        run("bisection", str(tmp_path))
+    (tmp_path / "journal.jsonl").unlink()
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(fxprune.InputError, match="of another search"):
+        run("bisection", str(tmp_path))
+
+
+def test_a_journal_that_lacks_what_it_should_hold(tmp_path: Path) -> None:
+    run("bisection", str(tmp_path))
+    next((tmp_path / "samples").iterdir()).unlink()
+    with pytest.raises(fxprune.InputError, match=r"a damaged journal in .*FileNotFound.*; remedy: delete the"):
+        run("bisection", str(tmp_path))
+
+
+# The directory
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_finished_search_is_not_done_again(name: str, tmp_path: Path) -> None:
+    calls = count()
+
+    class Counted(Judged):
+        def __call__(self, model: Any) -> Any:
+            next(calls)
+            return super().__call__(model)
+
+    model, groups, scores = perceptron(64, 40)
+    first = SEARCHES[name](model, groups, scores, Counted(), jitter, folder=tmp_path)
+    done = next(calls)
+    assert done >= len(first.history)
+    again = SEARCHES[name](model, groups, scores, Counted(), jitter, folder=tmp_path)
+    assert next(calls) == done + 1
+    in_memory = SEARCHES[name](model, groups, scores, Judged(), jitter)
+    for found in (again, in_memory):
+        assert found.plan == first.plan
+        assert len(found.history) == len(first.history)
+        same_weights(found.model, first.model)
+    best = restore(model, tmp_path / "best.safetensors")
+    same_weights(best, first.model)
+    assert fxprune.Plan.load(tmp_path / "plan.json") == first.plan
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> None:
+    assert {k: v.tolist() for k, v in a.state_dict().items()} == {k: v.tolist() for k, v in b.state_dict().items()}
+
+
+def test_every_candidate_stands_in_the_journal(tmp_path: Path) -> None:
+    found = run("bees", str(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    original, *others = lines
+    assert (original["code"], original["tuned"]) == ([64, 40], False)
+    assert sorted((tuple(r["code"]), r["fitness"], r["macs"], r["parameters"], r["seed"]) for r in others) == sorted(
+        (tuple(t.counts.values()), t.fitness, t.cost.macs, t.cost.parameters, t.seed) for t in found.history
+    )
+    assert all(r["seconds"] >= 0 for r in lines)
+
+
+def test_only_what_can_win_is_kept(tmp_path: Path) -> None:
+    run("bees", str(tmp_path))
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_a_lost_checkpoint_is_made_once_more(tmp_path: Path) -> None:
+    first = run("robust", str(tmp_path))
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    (tmp_path / "best.safetensors").unlink()
+    again = run("robust", str(tmp_path))
+    same_weights(again.model, first.model)
+    same_weights(restore(perceptron(64, 40)[0], tmp_path / "best.safetensors"), first.model)
+
+
+def test_nothing_good_enough_leaves_the_original(tmp_path: Path) -> None:
+    model, groups, scores = perceptron(6, 5)
+    calls = count()
+    search = Bisection(progress=False)
+    found = search(model, groups, scores, lambda m: float(next(calls) == 0), jitter, folder=tmp_path)
+    assert found.model is model
+    same_weights(restore(perceptron(6, 5, seed=3)[0], tmp_path / "best.safetensors"), model)
+
+
+def test_constraints_with_patterns_are_settings_too(tmp_path: Path) -> None:
+    model, groups, scores = perceptron(64, 40)
+    search = partial(replace, SEARCHES["bees"])
+    search(constraints=Constraints(minimum={"0": 3}))(model, groups, scores, Judged(), jitter, folder=tmp_path)
+    with pytest.raises(fxprune.InputError, match=r"search\.constraints\.minimum\.0 was 3, now 4"):
+        search(constraints=Constraints(minimum={"0": 4}))(model, groups, scores, Judged(), jitter, folder=tmp_path)
+
+
+def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
+    whole = run("bees", None)
+    model, groups, scores = perceptron(64, 40)
+    calls = count()
+
+    class Failing(Judged):
+        def __call__(self, model: Any) -> Any:
+            if next(calls) == 7:
+                raise RuntimeError("disk full")
+            return super().__call__(model)
+
+    Failing.__module__, Failing.__qualname__ = Judged.__module__, Judged.__qualname__
+    with pytest.raises(RuntimeError, match="disk full"):
+        SEARCHES["bees"](model, groups, scores, Failing(), jitter, folder=tmp_path)
+    again = run("bees", str(tmp_path))
+    assert again.plan == whole.plan
+    same_weights(again.model, whole.model)
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("folder", [False, True])
+def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) -> None:
+    model, groups, scores = perceptron(64, 40)
+    where = tmp_path if folder else None
+    whole = run(name, None)
+    for stop in (0, 1, 2, 5, 8, 99):
+        calls = count()
+
+        class Impatient(Judged):
+            def __call__(self, model: Any, calls: Any = calls, stop: int = stop) -> Any:
+                if next(calls) == stop:
+                    raise KeyboardInterrupt
+                return super().__call__(model)
+
+        Impatient.__module__, Impatient.__qualname__ = Judged.__module__, Judged.__qualname__
+        found = SEARCHES[name](model, groups, scores, Impatient(), jitter, folder=where)
+        if folder:
+            same_weights(restore(model, tmp_path / "best.safetensors"), found.model)
+            assert fxprune.Plan.load(tmp_path / "plan.json") == found.plan
+        if found.finished:
+            break
+        assert widths_of(found.model) == list(found.plan.kept_counts().values())
+        assert len(found.history) <= len(whole.history)
+    if folder:
+        assert run(name, str(tmp_path)).plan == whole.plan
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    held = Folder(tmp_path, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        context = multiprocessing.get_context("fork")
+        answers = context.SimpleQueue()
+
+        def second() -> None:
+            try:
+                Folder(tmp_path, {})
+            except fxprune.InputError as error:
+                answers.put(str(error))
+            else:
+                answers.put("")
+
+        child = context.Process(target=second)
+        child.start()
+        child.join()
+    assert "another process is searching here" in answers.get()
+    held.close()
