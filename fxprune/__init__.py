@@ -13,12 +13,13 @@ The stages, each a pure function of the one before, and usable alone:
 """
 
 from fxprune import planners, scorers, testing
-from fxprune.analysis import FixedDim, Group
+from fxprune.analysis import Group
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan import Plan, Slot
+from fxprune.reasons import FixedDim
 from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct
 from fxprune.rewrite import cut_state, rewrite
 from fxprune.trace import Graph, trace

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import weakref
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from torch import fx
 
+from fxprune.dims import Dim, Labels, WidthUse
 from fxprune.factorings import Components, Heads, resolve
-from fxprune.labels import UNSET, Axes, Dim, Fixed, Labelling, Labels, WidthUse, label
+from fxprune.labels import Axes, Labelling, label
 from fxprune.literals import is_literal
 from fxprune.plan import Slot
+from fxprune.reasons import FixedDim, fixed_dims, place
 from fxprune.rules import rule_of
 from fxprune.rules.contraction import ROLES
 from fxprune.trace import Graph
 from fxprune.zeros import told_apart
+
+Keys: TypeAlias = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,25 +55,6 @@ class Group:
         return tuple(s for s in self.slots if s.role == "consumer")
 
 
-@dataclass(frozen=True)
-class FixedDim:
-    """Indices of a tensor dim that must stay, and the op or boundary that fixes them.
-
-    Attributes:
-        tensor: qualified name of the parameter or buffer.
-        dim: the dim.
-        count: how many of its indices are fixed.
-        reason: why.
-        where: the op and the module that issued it, if an op is the reason.
-    """
-
-    tensor: str
-    dim: int
-    count: int
-    reason: str
-    where: str = ""
-
-
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """All that is known of a graph: labels, components, and every candidate group, protected or not.
@@ -81,6 +66,8 @@ class Analysis:
         channel_of: each component's channel in its group, of shape (components,).
         groups: all candidate groups in execution order.
         fixed: the dims that must stay.
+        signatures: a number for each group that tells which places its channels touch.
+        balanced: sets of groups (by index) of which the code keeps equally many by position (see `fxprune.balance`).
     """
 
     labelling: Labelling
@@ -89,6 +76,8 @@ class Analysis:
     channel_of: Labels
     groups: tuple[Group, ...]
     fixed: tuple[FixedDim, ...]
+    signatures: Keys
+    balanced: tuple[frozenset[int], ...] = ()
 
     def length(self, dim: Dim, size: int) -> tuple[int, dict[int, int]]:
         """A dim's length as (constant part, {group index: indices per channel}); other dims are all constant."""
@@ -142,31 +131,51 @@ def mended(analysis: Analysis, learned: Iterable[WidthUse], keep: npt.NDArray[np
     return found
 
 
-_ANALYSES: weakref.WeakKeyDictionary[Graph, dict[Heads, Analysis]] = weakref.WeakKeyDictionary()
+def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()) -> Analysis:
+    """Label the graph and find its components and candidate groups.
 
-
-def analyse(graph: Graph, heads: Heads = "") -> Analysis:
-    """Label the graph and find its components and candidate groups; remembered as long as the graph lives."""
-    known = _ANALYSES.setdefault(graph, {})
-    if heads not in known:
-        known[heads] = _analyse(graph, heads)
-    return known[heads]
-
-
-def _analyse(graph: Graph, heads: Heads) -> Analysis:
-    labelling = label(graph, rule_of)
+    Raises:
+        NotLooseError: one of the `free` grids is more than moved (see `fxprune.labels.label`).
+    """
+    labelling = label(graph, rule_of, free)
     components = resolve(labelling.labeller, heads)
     parameters = labelling.parameter_axes()
     places = [
         (name, dim, axes[dim]) for name, axes in parameters.items() for dim in range(len(axes)) if _labelled(axes, dim)
     ]
-    group_of, channel_of = _partition(components, [labels for *_, labels in places])  # type: ignore[misc]
+    group_of, channel_of, signatures = _partition(components, [*places, *_stations(labelling, components)])
     mixed = _mixed(labelling, components, group_of)
     groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
-    fixed = tuple(_fixed_dims(labelling, components, parameters))
-    analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed)
-    lone = {i for i, g in enumerate(groups) if g.size == 1}
+    fixed = tuple(fixed_dims(labelling, components, parameters))
+    balanced = _balanced(labelling, components, group_of)
+    analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, balanced)
+    lone = {i for i, g in enumerate(groups) if g.size == 1 and not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
+
+
+def _stations(labelling: Labelling, components: Components) -> Iterator[tuple[str, int, Labels]]:
+    """Where balanced channels pass: only those that pass the same places can stand for one another."""
+    balances = labelling.labeller.balances
+    if not balances:
+        return
+    mine = np.zeros(len(components.fix), dtype=bool)
+    mine[components.of[np.concatenate(balances)]] = True
+    for node, axes in labelling.axes.items():
+        for k, a in enumerate([axes] if isinstance(axes, Axes) else axes):
+            for i in range(len(a)):
+                labels = a.known(i)
+                if node.op == "call_function" and isinstance(labels, np.ndarray):
+                    yield f"{node.name}:{k}", i, labels[mine[components.of[labels]]]
+
+
+def _balanced(labelling: Labelling, components: Components, group_of: Labels) -> tuple[frozenset[int], ...]:
+    """Groups that are cut into parts of equal number together."""
+    sets: list[frozenset[int]] = []
+    for flat in labelling.labeller.balances:
+        mine = frozenset(np.unique(group_of[components.of[flat]]).tolist()) - {-1}
+        touching = [s for s in sets if s & mine]
+        sets = [s for s in sets if not s & mine] + [mine.union(*touching)]
+    return tuple(s for s in sets if s)
 
 
 def _without(analysis: Analysis, lone: set[int]) -> Analysis:
@@ -187,6 +196,8 @@ def _without(analysis: Analysis, lone: set[int]) -> Analysis:
         analysis.channel_of,
         groups,
         (*analysis.fixed, *fixed),
+        analysis.signatures[keep],
+        tuple(frozenset(renumber[list(b)].tolist()) for b in analysis.balanced),
     )
 
 
@@ -194,32 +205,40 @@ def _labelled(axes: Axes, dim: int) -> bool:
     return isinstance(axes.known(dim), np.ndarray)
 
 
-def _partition(components: Components, places: Sequence[Labels]) -> tuple[Labels, Labels]:
+def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]) -> tuple[Labels, Labels, Keys]:
     """Group components that touch the same places equally often; number the channels by first appearance.
 
-    A component's signature is the sum of one random 64-bit key per touch: equal multisets of places have equal sums,
-    and different ones differ but for a chance of about 1e-13 (10^3 groups).
+    A component's signature is the sum of one 64-bit key per touch: equal multisets of places have equal sums, and
+    different ones differ but for a chance of about 1e-13 (10^3 groups).
+
+    Returns:
+        The group and the channel of each component, and the signature of each group.
     """
     count = len(components.fix)
     group_of, channel_of = np.full(count, -1), np.full(count, -1)
     if not places:
-        return group_of, channel_of
-    touched = components.of[np.concatenate(places)]
-    keys = np.random.default_rng(0).integers(0, 2**63, len(places), dtype=np.uint64)
+        return group_of, channel_of, np.empty(0, dtype=np.uint64)
+    touched = components.of[np.concatenate([labels for *_, labels in places])]
+    keys = np.array([_key(name, dim) for name, dim, _ in places], dtype=np.uint64)
     signature = np.zeros(count, dtype=np.uint64)
-    np.add.at(signature, touched, np.repeat(keys, [len(p) for p in places]))
+    np.add.at(signature, touched, np.repeat(keys, [len(labels) for *_, labels in places]))
     first = np.full(count, len(touched))
     first[touched[::-1]] = np.arange(len(touched))[::-1]
     free = np.flatnonzero((first < len(touched)) & (components.fix < 0))
     free = free[np.argsort(first[free])]
-    if not len(free):
-        return group_of, channel_of
-    _, start, inverse, counts = np.unique(signature[free], return_index=True, return_inverse=True, return_counts=True)
+    found, start, inverse, counts = np.unique(
+        signature[free], return_index=True, return_inverse=True, return_counts=True
+    )
     rank = np.argsort(np.argsort(start))
     group_of[free] = rank[inverse]
     order = np.argsort(inverse, kind="stable")
     channel_of[free[order]] = np.arange(len(free)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return group_of, channel_of
+    return group_of, channel_of, found[np.argsort(start)]
+
+
+def _key(name: str, dim: int) -> int:
+    """The same in every run, so that groups of two graphs of one model can be told to be the same."""
+    return int.from_bytes(hashlib.blake2b(f"{name}:{dim}".encode(), digest_size=8).digest(), "big")
 
 
 def _make_groups(
@@ -259,7 +278,7 @@ def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> di
     for mix in (*labelling.labeller.mixes, *told_apart(labelling)):
         for g in np.unique(group_of[components.of[mix.labels]]).tolist():
             if g >= 0:
-                found.setdefault(g, _place(mix.node))
+                found.setdefault(g, place(mix.node))
     return found
 
 
@@ -292,47 +311,3 @@ def _unturned(node: Any) -> tuple[fx.Node, bool]:
     """Look through the transposition that a linear layer applies to its weight."""
     turned = node.op == "call_function" and getattr(node.target, "_opname", "") == "t"
     return (node.args[0], True) if turned else (node, False)
-
-
-def _fixed_dims(labelling: Labelling, components: Components, parameters: Mapping[str, Axes]) -> list[FixedDim]:
-    causes: dict[int, list[tuple[int, int]]] = {}
-    found = [
-        d
-        for name, axes in parameters.items()
-        for i in range(len(axes))
-        for d in _why(components, causes, name, axes, i)
-    ]
-    unused = [name for name in labelling.graph.tensors if name not in parameters]
-    for name in unused:
-        shape = labelling.graph.tensors[name].shape
-        found += [FixedDim(name, i, n, "not used by the recorded forward") for i, n in enumerate(shape) if n > 1]
-    return found
-
-
-_NONE = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-
-
-def _why(
-    components: Components, causes: dict[int, list[tuple[int, int]]], name: str, axes: Axes, i: int
-) -> Iterator[FixedDim]:
-    """Why indices of a dim must stay; `causes` remembers what was found for a label array."""
-    dim = axes.known(i)
-    if dim is UNSET:
-        yield FixedDim(name, i, axes.shape[i], "no op reads this dim")
-    elif isinstance(dim, Fixed):
-        yield FixedDim(name, i, axes.shape[i], dim.reason)
-    elif isinstance(dim, np.ndarray):
-        if id(dim) not in causes:
-            first = components.fix[components.of[dim]]
-            kinds, counts = np.unique(first[first >= 0], return_counts=True) if first.max() >= 0 else _NONE
-            causes[id(dim)] = list(zip(kinds.tolist(), counts.tolist(), strict=True))
-        for k, count in causes[id(dim)]:
-            fix = components.fixes[k]
-            yield FixedDim(name, i, count, fix.reason, _place(fix.node))
-
-
-def _place(node: fx.Node | None) -> str:
-    if node is None or node.op == "output":
-        return ""
-    module = node.meta.get("module")
-    return f"{node.target}" + (f" in {module}" if module else "")

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from torch import fx, nn
 
-from fxprune.analysis import Analysis, analyse
+from fxprune.analysis import Analysis
+from fxprune.balance import analyse
+from fxprune.dims import Dim
 from fxprune.errors import PlanError
 from fxprune.factorings import Heads
-from fxprune.labels import Axes, Dim
+from fxprune.labels import Axes
 from fxprune.plan import Plan
 from fxprune.trace import Graph
 

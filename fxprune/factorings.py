@@ -22,7 +22,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from fxprune.labels import Dim, Factoring, Fix, Labeller, Labels
+from fxprune.dims import Dim, Factoring, Fix, Labels
+from fxprune.labels import Labeller
 
 _NEUTRAL, _SHRINKS, _STAYS = 0, 1, 2
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from math import gcd
 from typing import Any, overload
 
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.analysis import Analysis, FixedDim, Group, analyse, mended
+from fxprune.analysis import Analysis, Group, mended
+from fxprune.balance import Balance, Steps, analyse, balances, steps
 from fxprune.errors import InputError
 from fxprune.factorings import Heads
-from fxprune.plan import Plan, PlannedGroup, Scale
+from fxprune.plan import Ints, Plan, PlannedGroup, Scale
+from fxprune.reasons import FixedDim
 from fxprune.trace import Graph
 from fxprune.widths import Held, held_by_code
 
@@ -73,14 +75,30 @@ class Groups(Sequence[Group]):
             InputError: an unknown group, a channel out of range, a group that would lose all channels, or tied groups
                 that would keep different parts.
         """
-        chosen = {name: _checked(self._known(name), channels) for name, channels in kept.items()}
+        chosen = {name: self._checked(self._known(name), channels) for name, channels in kept.items()}
         counts = {g.name: len(chosen[g.name]) if g.name in chosen else g.size for g in self}
         self._check_ties(counts)
         planned = {g.name: PlannedGroup(g.name, g.size, chosen.get(g.name, np.arange(g.size)), g.slots) for g in self}
         tensors = self.graph.tensors
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
         attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
-        return Plan(planned, attributes, shapes, self._scales(counts), self._heads)
+        plan = Plan(planned, attributes, shapes, self._scales(counts), self._heads)
+        return replace(plan, orders=self._orders(plan, chosen))
+
+    def _orders(self, plan: Plan, chosen: Mapping[str, Ints]) -> dict[str, dict[int, Ints]]:
+        """Where the smaller model's own moves put channels in another order, the order."""
+        orders: dict[str, dict[int, Ints]] = {}
+        cuts = plan.cuts()
+        for balance in self._balances():
+            for (tensor, dim), whole in balance.orders(chosen).items():
+                kept = cuts[tensor][dim]
+                order = whole[np.isin(whole, kept)]
+                if not np.array_equal(order, kept):
+                    orders.setdefault(tensor, {})[dim] = order
+        return orders
+
+    def _balances(self) -> list[Balance]:
+        return [b for b in balances(self.analysis, self._heads) if b.names in self.ties]
 
     def among(self, groups: Iterable[Group]) -> Groups:
         """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
@@ -98,20 +116,20 @@ class Groups(Sequence[Group]):
         """The counts nearest to `counts` that tied groups can have together; others are as given."""
         result = dict(counts)
         for tie in self.ties:
-            step = self._step(tie)
-            mean = sum(counts.get(n, self[n].size) / self[n].size for n in tie) / len(tie)
-            part = max(1, min(step, round(mean * step)))
-            result |= {n: self[n].size // step * part for n in tie}
+            steps = self.steps(tie)
+            asked = sum(counts.get(n, self[n].size) for n in tie) / sum(self[n].size for n in tie)
+            result |= steps.counts(steps.nearest(round(asked * steps.step))) or {}
         return result
 
-    def _step(self, tie: Iterable[str]) -> int:
-        """Into how many equal parts all groups of a tie can be cut."""
-        return gcd(*(self[n].size for n in tie))
+    def steps(self, tie: frozenset[str]) -> Steps:
+        """How the groups of a tie can shrink together."""
+        found = steps(self.analysis, tie, self._heads)
+        assert found is not None, f"a tie without a common step: {sorted(tie)[:3]}"
+        return found
 
     def _check_ties(self, counts: Mapping[str, int]) -> None:
         for tie in self.ties:
-            parts = {counts[n] / self[n].size for n in tie}
-            if len(parts) > 1 or (counts[min(tie)] * self._step(tie)) % self[min(tie)].size:
+            if self.steps(tie).part_of(counts) is None:
                 seen = ", ".join(f"{n}: {counts[n]} of {self[n].size}" for n in sorted(tie))
                 remedy = "plan them together: groups.in_step(counts) gives counts that fit"
                 raise InputError(
@@ -121,6 +139,18 @@ class Groups(Sequence[Group]):
     def _scales(self, counts: Mapping[str, int]) -> tuple[Scale, ...]:
         uses = [(u, counts[u.group] / self[u.group].size) for u in self._held.scales if u.group in counts]
         return tuple(Scale(u.tensor, u.rows, part**u.exponent) for u, part in uses if part < 1)
+
+    def _checked(self, group: Group, channels: npt.ArrayLike) -> Ints:
+        kept = np.unique(np.asarray(channels, dtype=np.int64))
+        if not len(kept) and not any(group.name in b.names for b in self._balances()):
+            raise InputError(
+                "a group must keep at least one channel", where=group.name, remedy="lower the pruning ratio"
+            )
+        if len(kept) and (kept[0] < 0 or kept[-1] >= group.size):
+            raise InputError(
+                "a kept channel is out of range", where=group.name, seen=f"{kept[[0, -1]]} of {group.size}"
+            )
+        return kept
 
     def _known(self, name: str) -> Group:
         if name not in self._by_name:
@@ -142,15 +172,6 @@ class Groups(Sequence[Group]):
             for s in g.producers:
                 graph.add_edges_from((r, g.name) for r in readers.get(s.tensor, ()) if r != g.name)
         return graph
-
-
-def _checked(group: Group, channels: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    kept = np.unique(np.asarray(channels, dtype=np.int64))
-    if not len(kept):
-        raise InputError("a group must keep at least one channel", where=group.name, remedy="lower the pruning ratio")
-    if kept[0] < 0 or kept[-1] >= group.size:
-        raise InputError("a kept channel is out of range", where=group.name, seen=f"{kept[[0, -1]]} of {group.size}")
-    return kept
 
 
 def find_groups(
@@ -189,7 +210,8 @@ def find_groups(
         if value not in ("", "width", "count"):
             raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
     analysis = analyse(graph, choice)
-    return Groups(analysis, held_by_code(analysis, _protected(analysis, tuple(protect)), rewrite_code), choice)
+    held = held_by_code(analysis, _protected(analysis, tuple(protect)), choice, rewrite_code=rewrite_code)
+    return Groups(analysis, held, choice)
 
 
 def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -20,23 +20,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from torch import fx
 
+from fxprune.dims import Dim, Factoring, Fix, Fixed, Labels, Loose, NotLooseError, Shape, WidthUse
 from fxprune.trace import Graph
-
-Labels: TypeAlias = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A dim whose every index must stay; `reason` says why, for the report."""
-
-    reason: str
-
-
-Dim: TypeAlias = "Labels | Fixed | None"
-Shape: TypeAlias = tuple[int, ...]
 
 
 class _Unset:
@@ -74,49 +61,10 @@ class Axes:
         self._dims[i] = dim
 
 
-@dataclass(frozen=True, eq=False)
-class Factoring:
-    """A labelled dim seen as a grid: flat index ↔ one index per factor, row-major.
-
-    The kept set must stay a rectangle of the grid, so one factor may shrink and the others are fixed.
-
-    Attributes:
-        flat: labels of the flat dim, of shape (prod(sizes),).
-        sizes: length of each factor.
-        factors: labels of each factor, or why it is fixed.
-        node: the call that needs the grid.
-    """
-
-    flat: Labels
-    sizes: Shape
-    factors: tuple[Dim, ...]
-    node: fx.Node
-
-
-@dataclass(frozen=True, eq=False)
-class WidthUse:
-    """An int that holds the length of a labelled dim: an attribute of a module (`groups` of a convolution), or a
-    literal in its code (see `fxprune.literals`).
-    """
-
-    module: str
-    attribute: str
-    labels: Labels
-
-
-@dataclass(frozen=True, eq=False)
-class Fix:
-    """All of `labels` must stay; the node is None where a boundary of the model is the reason."""
-
-    labels: Labels
-    reason: str
-    node: fx.Node | None
-
-
 class Labeller:
     """Collects the labels, equalities, factorings and fixed labels of one graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: frozenset[str] = frozenset()) -> None:
         self.count = 0
         self.edges: list[tuple[Labels, Labels]] = []
         self.fixes: list[Fix] = []
@@ -127,6 +75,10 @@ class Labeller:
         self.counted: dict[fx.Node, list[Labels]] = {}
         self.unknown: Counter[str] = Counter()
         self.node: fx.Node | None = None
+        self.free = free
+        self.splits: list[tuple[fx.Node, Labels, int]] = []
+        self.balances: list[Labels] = []
+        self.closed: set[int] = set()
 
     def fresh(self, n: int) -> Dim:
         """New labels for a dim of length `n`."""
@@ -138,6 +90,7 @@ class Labeller:
 
     def fix(self, dim: Dim, reason: str) -> None:
         """Declare that every index of `dim` must stay."""
+        _check_read(dim)
         if isinstance(dim, np.ndarray):
             self.fixes.append(Fix(dim, reason, self.node))
 
@@ -146,6 +99,7 @@ class Labeller:
 
         Does not matter where nobody uses the result (average weights of attention, returned and dropped).
         """
+        _check_read(dim)
         if isinstance(dim, np.ndarray) and self.node is not None and self.node.users:
             self.mixes.append(Fix(dim, str(self.node.target), self.node))
 
@@ -158,6 +112,8 @@ class Labeller:
 
     def equate(self, a: Dim, b: Dim) -> Dim:
         """Declare that index i of `a` and index i of `b` live or die together; returns the dim of the result."""
+        _check_read(a)
+        _check_read(b)
         if a is b or b is None:
             return a
         if a is None:
@@ -195,6 +151,25 @@ class Labeller:
             for _, dim in factors:
                 self.fix(dim, flat.reason)
 
+    def balance(self, flat: Labels) -> bool:
+        """Whether the parts into which the present call cuts `flat` need to keep equally many indices only."""
+        free = self.node is not None and self.node.name in self.free
+        if free:
+            self.balances.append(flat)
+        return free
+
+    def close(self, dims: Sequence[tuple[int, Dim]]) -> Labels | None:
+        """The labels of merged dims, given as (length, dim), if they are a loose grid as a whole."""
+        loose = [d for _, d in dims if isinstance(d, Loose)]
+        if not loose:
+            return None
+        flat, sizes = loose[0].flat, loose[0].sizes
+        axes = [d.axis for n, d in dims if isinstance(d, Loose) and d.flat is flat and n == sizes[d.axis]]
+        if len(axes) < len(dims) or sorted(axes) != list(range(len(sizes))):
+            raise NotLooseError(loose[0].node)
+        self.closed.add(id(flat))
+        return flat.reshape(sizes).transpose(axes).reshape(-1)
+
     def suspect(self, *counted: Labels) -> None:
         """The present call has sizes from the model's own code for a labelled dim; probing will check them.
 
@@ -210,6 +185,11 @@ class Labeller:
         """The issuing module's `attribute` is the length of `dim`."""
         if isinstance(dim, np.ndarray) and self.node is not None:
             self.widths.append(WidthUse(self.node.meta["module"], attribute, dim))
+
+
+def _check_read(dim: Dim) -> None:
+    if isinstance(dim, Loose):
+        raise NotLooseError(dim.node)
 
 
 Rule: TypeAlias = Callable[..., Any]
@@ -246,14 +226,18 @@ class Call:
         return list(dims)
 
 
-def label(graph: Graph, rules: Callable[[Any], Rule | None]) -> Labelling:
+def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str] = frozenset()) -> Labelling:
     """Run `graph` on labels instead of numbers.
 
     Args:
         graph: a recorded forward.
         rules: finds the rule of an op, or None. An op without a rule fixes all labels that it touches, and is counted.
+        free: names of equal splits and grids whose parts keep equally many indices, but not the same ones.
+
+    Raises:
+        NotLooseError: a free grid is more than moved.
     """
-    lab = Labeller()
+    lab = Labeller(free)
     axes: Env = {}
     for node in graph.fx.nodes:
         lab.node = node
@@ -296,9 +280,19 @@ def _call(lab: Labeller, node: fx.Node, axes: Env, rules: Callable[[Any], Rule |
     dims = None if rule is None else rule(Call(lab, node, shape), *args, **kwargs)
     if dims is None:
         dims = _fix_everything(lab, node, (*args, *kwargs.values()), shape)
+    if lab.free:
+        _check_moved(lab, args, dims)
     if shape and isinstance(shape[0], tuple):
         return tuple(Axes(lab, s, d) for s, d in zip(shape, dims, strict=True))
     return Axes(lab, shape, dims)
+
+
+def _check_moved(lab: Labeller, args: Sequence[Any], dims: Sequence[Any]) -> None:
+    """Loose dims go on as they are, or are merged as a whole."""
+    for a in args:
+        for d in a.dims() if isinstance(a, Axes) else ():
+            if isinstance(d, Loose) and id(d.flat) not in lab.closed and not any(d is e for e in dims):
+                raise NotLooseError(d.node)
 
 
 def _resolve(value: Any, axes: Env) -> Any:

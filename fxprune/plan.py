@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,8 @@ class Plan:
         shapes: the full shape of each tensor that the plan cuts.
         scales: weights that take up a changed attention scale.
         heads: the choice of heads or head width that the groups were found with.
+        orders: what stays of dims whose channels the smaller model's shuffles put in another order, in that order:
+            {tensor: {dim: indices}}.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -107,6 +109,7 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scales: tuple[Scale, ...] = ()
     heads: str | tuple[tuple[str, str], ...] = ""
+    orders: Mapping[str, Mapping[int, Ints]] = field(default_factory=dict)
 
     def kept_counts(self) -> dict[str, int]:
         """Channels that stay, by group."""
@@ -124,7 +127,7 @@ class Plan:
         for (tensor, dim), gone in removed.items():
             kept = self._kept_positions(self.shapes[tensor][dim], order[tensor, dim])
             if sum(map(len, gone)):
-                cuts.setdefault(tensor, {})[dim] = kept
+                cuts.setdefault(tensor, {})[dim] = self.orders.get(tensor, {}).get(dim, kept)
         return cuts
 
     @staticmethod
@@ -209,6 +212,7 @@ def _to_dict(plan: Plan) -> dict[str, Any]:
         "groups": groups,
         "attributes": {m: dict(a) for m, a in plan.attributes.items()},
         "scales": [{"tensor": s.tensor, "rows": s.rows.tolist(), "factor": s.factor} for s in plan.scales],
+        "orders": {name: {str(d): order.tolist() for d, order in dims.items()} for name, dims in plan.orders.items()},
         "heads": plan.heads if isinstance(plan.heads, str) else [list(pair) for pair in plan.heads],
         "shapes": {name: list(shape) for name, shape in plan.shapes.items()},
     }
@@ -239,7 +243,27 @@ def _from_dict(data: Any) -> Plan:
     attributes = {str(m): {str(k): _index(v) for k, v in a.items()} for m, a in data["attributes"].items()}
     scales = tuple(_scale(s, shapes) for s in data["scales"])
     heads = data["heads"] if isinstance(data["heads"], str) else tuple((str(a), str(b)) for a, b in data["heads"])
-    return Plan({g.name: g for g in groups}, attributes, shapes, scales, heads)
+    plan = Plan({g.name: g for g in groups}, attributes, shapes, scales, heads)
+    _check_not_empty(plan)
+    return replace(plan, orders=_orders(data["orders"], plan.cuts()))
+
+
+def _orders(data: Mapping[str, Any], cuts: Mapping[str, Mapping[int, Ints]]) -> dict[str, dict[int, Ints]]:
+    orders: dict[str, dict[int, Ints]] = {}
+    for tensor, dims in data.items():
+        for dim, values in dims.items():
+            order, kept = np.array([_index(v) for v in values], dtype=np.int64), cuts[tensor][int(dim)]
+            if not np.array_equal(np.sort(order), np.sort(kept)):
+                raise PlanError(f"the order of {tensor} is not one of what it keeps", remedy="save the plan again")
+            orders.setdefault(tensor, {})[int(dim)] = order
+    return orders
+
+
+def _check_not_empty(plan: Plan) -> None:
+    """Balanced groups may lose all channels, but no dim may."""
+    for tensor, dims in plan.cuts().items():
+        if any(not len(kept) for kept in dims.values()):
+            raise PlanError(f"nothing is kept of {tensor}", remedy="save the plan again")
 
 
 def _check_disjoint(groups: list[PlannedGroup]) -> None:
@@ -282,8 +306,8 @@ def _group(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Pl
     if not data["slots"] or size > max(shapes[s["tensor"]][s["dim"]] for s in data["slots"]):
         raise PlanError(f"group {data['name']} is larger than its tensors", remedy="save the plan again")
     kept = _indices(data["kept"], size, f"kept channel of group {data['name']}")
-    if not len(kept) or len(np.unique(kept)) != len(kept):
-        raise PlanError(f"group {data['name']} keeps no channel or one twice", remedy="save the plan again")
+    if len(np.unique(kept)) != len(kept):
+        raise PlanError(f"group {data['name']} keeps a channel twice", remedy="save the plan again")
     slots = tuple(_slot(s, size, shapes) for s in data["slots"])
     if not isinstance(data["name"], str) or any(len(np.unique(s.channels)) != size for s in slots):
         raise PlanError(f"slots of group {data['name']} do not hold its channels", remedy="save the plan again")

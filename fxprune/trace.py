@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.attributes import mend
 from fxprune.borrow import (
     Inputs,
     as_call,
@@ -49,6 +50,7 @@ class Graph:
         tensors: the model's parameters and buffers by name, each once, under its first name.
         on_meta: whether meta tensors sufficed; if not, the model's control flow depends on data.
         answers: the results of calls whose outcome depends on data, by node name, for replaying the run.
+        memo: what has been found out about the graph, for those who ask again.
     """
 
     fx: fx.Graph
@@ -57,6 +59,7 @@ class Graph:
     tensors: Mapping[str, Tensor]
     on_meta: bool
     answers: Mapping[str, Any] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
@@ -112,9 +115,29 @@ def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Graph:
+def retrace(graph: Graph, shapes: Mapping[str, tuple[int, ...]], attributes: Mapping[str, Mapping[str, int]]) -> Graph:
+    """Record the model of a graph again, with tensors of other shapes and other attributes.
+
+    Raises:
+        Exception: whatever the model's code has against them.
+    """
+    return _trace_on_meta(graph.model, graph.inputs, graph.tensors, shapes, attributes)
+
+
+def _trace_on_meta(
+    model: nn.Module,
+    inputs: Inputs,
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    attributes: Mapping[str, Mapping[str, int]] | None = None,
+) -> Graph:
+    def empty(name: str, tensor: Tensor) -> Tensor:
+        return meta_like(name, tensor, (shapes or {}).get(name))
+
     with borrowed(model):
-        recorder = Recorder(swap_tensors(model, meta_like))
+        recorder = Recorder(swap_tensors(model, empty))
+        if attributes is not None:
+            mend(model, attributes)
         meta_inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
         with _recording(model, recorder):
             _run(model, meta_inputs, recorder, training=False)

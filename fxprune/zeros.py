@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.labels import Fix, Labelling
+from fxprune.dims import Fix
+from fxprune.labels import Labelling
 
 # f(0) = 0, element by element, in the first argument.
 _UNARY = frozenset(

@@ -132,7 +132,7 @@ def test_tied_groups_keep_the_same_part_and_obey_the_constraints(a: int, b: int,
     kept = rules.fit(groups, {"a": a, "b": b})
     assert kept["a"] == 4 * kept["b"]
     assert all(kept[n] in allowed(groups[n].size, rules) for n in kept)
-    wish = max(1, round((a / 4 + b) / 2))
+    wish = max(1, round((a + b) / 30 * 6))
     possible = [k for k in range(1, 7) if k in allowed(6, rules) and 4 * k in allowed(24, rules)]
     assert kept["b"] == min(k for k in possible if k >= wish)
 

@@ -401,6 +401,57 @@ def test_tokens_are_added_through_a_view() -> None:
     np.testing.assert_allclose(small.b.weight.detach(), exact.coef_, rtol=1e-6)
 
 
+class Branches(nn.Module):
+    """Two branches of the same depth that are added, one of them activated in place if asked for."""
+
+    def __init__(self, activated: bool) -> None:
+        super().__init__()
+        self.stem, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+        self.activated, self.head = activated, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).tanh()
+        y, z = self.b(x), self.c(x)
+        return self.head((y.relu_() if self.activated else y) + z)
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_branches_that_are_fitted_together_do_not_repair_each_other(activated: bool) -> None:
+    """Nor does one whose output is activated, in place, before it is added: that is no longer its output."""
+    model = Branches(activated).double()
+    x = torch.randn(100, 5, dtype=torch.float64)
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"stem": [0, 3, 5]})
+    small = fxprune.rewrite(model, plan)
+    fxprune.reconstruct(model, small, plan, [x], ridge=0)
+    with torch.no_grad():
+        full, read = model.stem(x).tanh(), small.stem(x).tanh()
+        own = LinearRegression().fit(read, model.b(full))
+        np.testing.assert_allclose(small.b.weight, own.coef_, rtol=1e-6, atol=1e-9)
+        other = model.c(full) + (model.b(full).relu() - small.b(read).relu() if activated else 0)
+    if not activated:
+        np.testing.assert_allclose(
+            small.c.weight.detach(), LinearRegression().fit(read, other).coef_, rtol=1e-6, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("order", ["sequential", "at_once"])
+def test_whole_groups_of_a_transposed_convolution_may_go(order: Any) -> None:
+    """The first blocks of its inputs go with the outputs that they make: what stays is as it was."""
+    up = nn.ConvTranspose2d(8, 8, 2, stride=2, groups=4)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), up, nn.ReLU(), nn.Conv2d(8, 2, 1)).double()
+    x = torch.randn(12, 3, 5, 5, dtype=torch.float64)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [g.size for g in groups] == [4]
+    plan = groups.plan({"0": [2, 3]})
+    small = fxprune.rewrite(model, plan)
+    assert small[2].groups == 2
+    done = fxprune.reconstruct(model, small, plan, [x], order=order, ridge=0, positions=None)
+    assert [r.name for r in done.layers] == ["2.weight", "4.weight"]
+    assert done.layers[0].before < 1e-20
+    torch.testing.assert_close(small[2].weight, up.weight[4:])
+    assert done.layers[1].after < done.layers[1].before
+
+
 NETWORKS = """
 residual nested_residual projection_shortcut dense concat depthwise grouped_by_groups grouped_by_width
 grouped_after_concat transposed transposed_grouped shared_module squeeze_excitation channel_shuffle slice_writes

@@ -61,7 +61,10 @@ class Constraints:
         tied = {name: tie for tie in groups.ties for name in tie}
         sets = dict.fromkeys(tied.get(g.name, frozenset([g.name])) for g in groups)
         members = [[g for g in groups if g.name in names] for names in sets]
-        return tuple(Unit.of(m, [self._least(g) for g in m], self.round_to) for m in members)
+        steps = [groups.steps(names) for names in sets]
+        return tuple(
+            Unit.of(m, s, [self._least(g) for g in m], self.round_to) for m, s in zip(members, steps, strict=True)
+        )
 
     def fit(self, groups: Groups, wished: Mapping[str, int]) -> dict[str, int]:
         """The allowed widths nearest above the wished ones, {group: channels}; a group without a wish stays whole.

@@ -41,8 +41,8 @@ class Ladder:
         """From the scores of each unit's groups, each of shape (channels,)."""
         values = []
         for unit, members in zip(units, scores, strict=True):
-            totals = [np.cumsum(np.sort(s)[::-1]) for s in members]
-            values.append(sum(t[unit.allowed * c - 1] for t, c in zip(totals, unit.channels, strict=True)))
+            totals = [np.concatenate([[0.0], np.cumsum(np.sort(s)[::-1])]) for s in members]
+            values.append(sum(t[kept[unit.allowed]] for t, kept in zip(totals, unit.kept, strict=True)))
         return cls(tuple(u.allowed for u in units), tuple(np.asarray(v) for v in values))
 
     @property

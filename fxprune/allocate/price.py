@@ -46,13 +46,12 @@ class Price:
         cost = model.macs if of == "macs" else model.parameters
         index = {name: i for i, name in enumerate(model.groups)}
         rows = [index[name] for unit in self._units for name in unit.names]
-        owner = [k for k, unit in enumerate(self._units) for _ in unit.names]
-        channels = np.array([each for unit in self._units for each in unit.channels], dtype=np.float64)
 
         def evaluate(parts: Ints) -> Any:
             beside = tuple([1] * (parts.ndim - 1))
             counts = np.broadcast_to(model.sizes.reshape(-1, *beside), (len(model.sizes), *parts.shape[1:])).copy()
-            counts[rows] = parts[owner] * channels.reshape(-1, *beside)
+            if rows:
+                counts[rows] = np.concatenate([unit.kept[:, p] for unit, p in zip(self._units, parts, strict=True)])
             return cost(counts)
 
         return evaluate

@@ -4,62 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
 
 from fxprune.analysis import Group
+from fxprune.balance import Steps
 from fxprune.plan import Ints
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Groups that keep the same part of their channels; most often one group.
+    """Groups that shrink together; most often one group.
 
     Its width is a number of parts: a lone group of 64 channels has 64 parts of one channel, two tied groups of 64 and
     96 channels have 32 parts of 2 and 3 channels.
 
     Attributes:
         names: its groups.
-        channels: channels of each group in one part, of shape (groups,).
         parts: parts of the full width.
         allowed: widths that it may have, in parts, ascending; the last one is `parts`.
+        kept: channels of each group at each width, of shape (groups, parts + 1); 0 where the width is not possible.
     """
 
     names: tuple[str, ...]
-    channels: tuple[int, ...]
     parts: int
     allowed: Ints
+    kept: Ints
 
     @classmethod
-    def of(cls, members: Sequence[Group], least: Sequence[int], round_to: int) -> Unit:
+    def of(cls, members: Sequence[Group], steps: Steps, least: Sequence[int], round_to: int) -> Unit:
         """
         Args:
             members: groups that are tied to one another, or one group.
+            steps: how they shrink together.
             least: channels that each must keep.
             round_to: kept counts are multiples of this, or full.
         """
-        parts = gcd(*(g.size for g in members))
-        channels = [g.size // parts for g in members]
-        widths = np.arange(1, parts + 1)
-        fits = np.ones(parts, dtype=bool)
-        for each, at_least in zip(channels, least, strict=True):
-            fits &= (widths * each >= at_least) & (widths * each % round_to == 0)
+        possible = steps.parts()
+        kept = np.zeros((len(members), steps.step + 1), dtype=np.int64)
+        for part in possible:
+            counts = steps.counts(part) or {}
+            kept[:, part] = [counts[g.name] for g in members]
+        # A balanced group may lose all channels at a small width: others of its tensors stay.
+        enough = (kept >= np.minimum(least, kept[:, -1])[:, None]) | (kept == 0)
+        fits = (enough & (kept % round_to == 0)).all(0)[possible]
         fits[-1] = True
-        return cls(tuple(g.name for g in members), tuple(channels), parts, widths[fits])
+        return cls(tuple(g.name for g in members), steps.step, np.array(possible, dtype=np.int64)[fits], kept)
 
     def counts(self, parts: int) -> dict[str, int]:
         """Channels that stay of each group at a width."""
-        return {name: int(parts) * each for name, each in zip(self.names, self.channels, strict=True)}
+        return dict(zip(self.names, self.kept[:, int(parts)].tolist(), strict=True))
 
     def raised(self, wished: Mapping[str, int]) -> int:
         """The smallest allowed width, in parts, that is not below the wished counts of its groups.
 
-        Tied groups wish for the mean of their parts, rounded.
+        Groups that shrink together wish for the part that they wish to keep of all their channels, rounded.
         """
-        if len(self.names) == 1:
-            wish = wished.get(self.names[0], self.parts)
-        else:
-            wishes = zip(self.names, self.channels, strict=True)
-            wish = round(sum(wished.get(name, each * self.parts) / each for name, each in wishes) / len(self.names))
+        full = self.kept[:, -1]
+        wishes = [wished.get(name, size) for name, size in zip(self.names, full.tolist(), strict=True)]
+        wish = round(sum(wishes) / int(full.sum()) * self.parts)
         return int(self.allowed[np.searchsorted(self.allowed, min(wish, self.parts))])

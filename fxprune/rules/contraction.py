@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.labels import Axes, Call, Dim, Fixed, Rule
+from fxprune.dims import Dim, Fixed
+from fxprune.labels import Axes, Call, Rule
 from fxprune.rules.pointwise import pointwise
 
 _KERNEL = Fixed("kernel size of a convolution")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.labels import Axes, Call, Dim, Fixed, Rule, fixed_result
+from fxprune.dims import Dim, Fixed, Loose
+from fxprune.labels import Axes, Call, Rule, fixed_result
 
 
 def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
@@ -55,6 +56,9 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int],
 
 def _merge(call: Call, dims: list[tuple[int, Dim]]) -> Dim:
     """One dim from several: labels repeat along fixed neighbours; with two labelled dims it is a factoring."""
+    moved = call.lab.close(dims)
+    if moved is not None:
+        return moved
     labelled = [k for k, (_, d) in enumerate(dims) if isinstance(d, np.ndarray)]
     if not labelled:
         return next((d for _, d in dims if d is not None), None)
@@ -79,6 +83,8 @@ def _split(call: Call, flat: Dim, sizes: list[int]) -> list[Dim]:
     if len(varying) == 1:
         (k,) = varying
         return [_line(grid, k) if i == k else Fixed("split off a labelled dim") for i in range(len(sizes))]
+    if call.lab.balance(flat):
+        return [Loose(flat, tuple(sizes), i, call.node.name) for i in range(len(sizes))]
     parts = [call.lab.fresh(n) for n in sizes]
     call.lab.factor(flat, list(zip(sizes, parts, strict=True)))
     return parts

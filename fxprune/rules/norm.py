@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.labels import Axes, Call, Dim, Fixed, Rule
+from fxprune.dims import Dim, Fixed
+from fxprune.labels import Axes, Call, Rule
 
 
 def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:

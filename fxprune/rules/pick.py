@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.labels import Axes, Call, Dim, Fixed, Rule, fixed_result
+from fxprune.dims import Dim, Fixed
+from fxprune.labels import Axes, Call, Rule, fixed_result
 
 
 def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> list[Dim]:
@@ -57,7 +58,8 @@ def _labelled_split(call: Call, x: Axes, dim: int, labels: Any, lengths: list[in
     parts = np.split(labels, np.cumsum(lengths)[:-1])
     if min(lengths) == 1:
         call.lab.fix(labels, "split into single channels")
-    elif len(set(lengths)) == 1:
+    elif len(set(lengths)) == 1 and not call.lab.balance(labels):
+        call.lab.splits.append((call.node, labels, len(parts)))
         for part in parts[1:]:
             call.lab.equate(parts[0], part)
     rest = x.dims()

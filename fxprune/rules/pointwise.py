@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.labels import Axes, Call, Dim, Rule
+from fxprune.dims import Dim
+from fxprune.labels import Axes, Call, Rule
 
 
 def pointwise(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fxprune.labels import Axes, Call, Dim, Rule, fixed_result
+from fxprune.dims import Dim
+from fxprune.labels import Axes, Call, Rule, fixed_result
 
 
 def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:

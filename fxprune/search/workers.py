@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -38,7 +39,7 @@ class Workers:
 
     With Dask (`pip install fxprune[dask]`), on this machine or a cluster, a lost worker's candidates run on another:
 
-        client = dask.distributed.Client("scheduler:8786")
+        client = dask.distributed.Client("scheduler:8786")  # workers of one thread each
         search(model, groups, scores, evaluate, tune, workers=Workers(backend="dask"))
 
     With Ray, `ray.util.joblib.register_ray()` and `Workers(backend="ray")`.
@@ -68,11 +69,16 @@ class Workers:
         yield from joblib.Parallel(self.count, return_as="generator_unordered", **options)(tasks)
 
 
+# Threads of one process (Dask's workers have several by default) share the global generators and torch's settings.
+_ALONE = threading.RLock()
+
+
 def _run(task: bytes, threads: int) -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        function, job = cloudpickle.loads(task)
-        return function(job)
-    finally:
-        torch.set_num_threads(before)
+    with _ALONE:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            function, job = cloudpickle.loads(task)
+            return function(job)
+        finally:
+            torch.set_num_threads(before)

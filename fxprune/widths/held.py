@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from fxprune.labels import WidthUse
+from fxprune.dims import WidthUse
+from fxprune.factorings import Heads
 from fxprune.plan import Ints
 
 Reason = tuple[str, str]
@@ -38,6 +39,7 @@ class Held:
         mends: int attributes that hold the length of a labelled dim.
         scales: weights that absorb a scalar which follows a width.
         folded: names of the graph nodes whose scalar has been taken care of.
+        heads: the choice of heads that the analysis was made with.
     """
 
     fixed: Mapping[str, Reason] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Held:
     mends: tuple[WidthUse, ...] = ()
     scales: tuple[ScaleUse, ...] = ()
     folded: frozenset[str] = frozenset()
+    heads: Heads = ""
 
     def tied_with(self, name: str) -> frozenset[str]:
         """The group and those tied to it."""

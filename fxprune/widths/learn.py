@@ -6,15 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import reduce
-from math import gcd
 from typing import Any
 
 import numpy as np
 from torch import fx, nn
 
 from fxprune.analysis import Analysis, mended
-from fxprune.labels import Axes, Labels, WidthUse
+from fxprune.balance import balances, steps
+from fxprune.dims import Labels, WidthUse
+from fxprune.factorings import Heads
+from fxprune.labels import Axes
 from fxprune.widths import guess
 from fxprune.widths.fold import producing_rows
 from fxprune.widths.held import Held, Reason, ScaleUse
@@ -31,15 +32,21 @@ Wrong = dict[fx.Node, int]
 _STRIKES = 3
 
 
-def held_by_code(analysis: Analysis, fixed: dict[str, Reason], rewrite_code: bool = True) -> Held:
+def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = "", *, rewrite_code: bool = True) -> Held:
     """Probe the model until it runs as predicted.
 
     Args:
         analysis: of the graph.
         fixed: groups that are fixed anyway, with the reasons.
+        heads: the choice of heads that the analysis was made with.
         rewrite_code: whether literals in the code of a module may be mended.
     """
-    held = _known_beforehand(analysis, Held(fixed=fixed))
+    held = Held(heads=heads)
+    for balance in balances(analysis, heads):
+        held = held.tie(balance.names)
+    for name, reason in fixed.items():
+        held = held.fix([name], reason)
+    held = _known_beforehand(analysis, held)
     if not doubtful(analysis):
         return held
     strikes: Counter[fx.Node] = Counter()
@@ -109,8 +116,7 @@ def _names(analysis: Analysis, groups: Iterable[int]) -> list[str]:
 def _stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
     """Tied groups shrink in common steps; without one they are fixed."""
     tied = held.tied_with(names[0])
-    step = reduce(gcd, (analysis.by_name[n].size for n in tied))
-    if step > 1:
+    if steps(analysis, tied, held.heads) is not None:
         return held
     return held.fix(tied, ("the code ties it to widths that share no common step", where))
 

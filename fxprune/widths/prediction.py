@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy.typing as npt
 from torch import fx, nn
 
 from fxprune.analysis import Analysis
+from fxprune.balance import steps
+from fxprune.dims import Loose
 from fxprune.labels import Axes
 from fxprune.widths.held import Held
 
@@ -63,15 +65,15 @@ class Prediction:
         counts: dict[str, int] = {}
         for i, g in enumerate(self.analysis.groups):
             if self.active[i] and g.name not in counts:
-                tied = held.tied_with(g.name)
-                step = gcd(*(self.analysis.by_name[name].size for name in tied))
-                part = _own_counts(i, step)[self._other]
-                counts |= {name: self.analysis.by_name[name].size // step * part for name in tied}
+                tie = steps(self.analysis, held.tied_with(g.name), held.heads)
+                assert tie is not None, f"{g.name} is tied without a common step"
+                part = tie.nearest(_own_counts(i, tie.step)[self._other])
+                counts |= tie.counts(part) or {}
         return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
 
     def _kept(self, name: str, count: int) -> npt.NDArray[np.int64]:
         order = np.random.default_rng(self.analysis.index[name]).permutation(self.analysis.by_name[name].size)
-        return order[-count:] if self._other else order[:count]
+        return order[len(order) - count :] if self._other else order[:count]
 
     def again(self, held: Held) -> Prediction:
         """The same choice with what is now known of the code."""
@@ -128,7 +130,12 @@ class Prediction:
 
     def shape(self, axes: Axes) -> tuple[int, ...]:
         dims = (axes.known(i) for i in range(len(axes)))
-        return tuple(self.length(d) if isinstance(d, np.ndarray) else n for n, d in zip(axes.shape, dims, strict=True))
+        return tuple(self._size(d, n) for n, d in zip(axes.shape, dims, strict=True))
+
+    def _size(self, dim: Any, n: int) -> int:
+        if isinstance(dim, Loose):  # the last axis of a grid shrinks; if the code does otherwise, the probe will tell
+            return self.length(dim.flat) // math.prod(dim.sizes[:-1]) if dim.axis == len(dim.sizes) - 1 else n
+        return self.length(dim) if isinstance(dim, np.ndarray) else n
 
     def shapes(self, axes: Axes | tuple[Axes, ...]) -> Any:
         return self.shape(axes) if isinstance(axes, Axes) else tuple(self.shape(a) for a in axes)

@@ -1,0 +1,261 @@
+"""Balance: equal splits and shuffles, whose parts keep equally many channels, but not the same ones.
+
+Code such as `x.chunk(2)` or a channel shuffle cuts and turns by position. If every part had to keep the same indices,
+blocks in a row would tie all channels to one another. What is really needed is that each channel of the smaller model
+takes the way through the code that its original takes. So the model is recorded once more with the smaller width, and
+labels tell where its channels pass: a channel may stand for any one that passes the same places.
+
+The groups that pass one such set of splits are balanced: one number, how many parts of `step` stay, decides how many
+channels each of them keeps; which ones is free. Their consumers' columns are then gathered in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from math import gcd
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.analysis import Analysis, analysed
+from fxprune.dims import Labels, NotLooseError
+from fxprune.factorings import Heads
+from fxprune.plan import Ints, Slot
+from fxprune.trace import Graph, retrace
+
+Place = tuple[str, int]
+_TRIED = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """How the channels of the smaller model are laid out.
+
+    Attributes:
+        counts: channels of each balanced group.
+        slots: for each group and tensor dim, the positions of its channels in the smaller tensor.
+    """
+
+    counts: Mapping[str, int]
+    slots: Mapping[tuple[str, Place], Slot]
+
+
+class Balance:
+    """Groups that are balanced together.
+
+    Attributes:
+        names: the groups.
+        step: into how many equal parts every dim of theirs can be cut.
+    """
+
+    def __init__(self, analysis: Analysis, members: frozenset[int], heads: Heads) -> None:
+        self.names = frozenset(analysis.groups[i].name for i in members)
+        self._analysis, self._members, self._heads = analysis, members, heads
+        self._fits: dict[int, Fit | None] = {}
+        self.step = reduce(gcd, (len(p) for p in self._positions.values()))
+
+    @cached_property
+    def _positions(self) -> dict[Place, Ints]:
+        """The positions of all balanced channels in each dim that they touch."""
+        found: dict[Place, list[Ints]] = {}
+        for i in sorted(self._members):
+            for s in self._analysis.groups[i].slots:
+                found.setdefault((s.tensor, s.dim), []).append(s.positions)
+        return {place: np.sort(np.concatenate(parts)) for place, parts in found.items()}
+
+    def counts(self, part: int) -> Mapping[str, int] | None:
+        """Channels of each group when `part` of `step` stay; None if the smaller model is not of the same form."""
+        fit = self.fit(part)
+        return None if fit is None else fit.counts
+
+    def nearest(self, part: int) -> int:
+        """The possible part next to the given one; `step`, which keeps everything, if there is no other."""
+        distances = sorted(range(1, self.step + 1), key=lambda p: abs(p - part))
+        return next(p for p in distances if self.counts(p) is not None)
+
+    def parts(self) -> list[int]:
+        """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
+        tried = np.unique(np.linspace(1, self.step, _TRIED).round().astype(int)).tolist()
+        return [p for p in tried if self.counts(p) is not None]
+
+    def part_of(self, counts: Mapping[str, int]) -> int | None:
+        """Which part has these counts."""
+        sizes = sum(g.size for g in self._groups())
+        asked = {name: counts[name] for name in self.names}
+        part = round(sum(asked.values()) / sizes * self.step)
+        near = (p for p in (part, part - 1, part + 1) if 1 <= p <= self.step)
+        return next((p for p in near if self.counts(p) == asked), None)
+
+    def _groups(self) -> list[Any]:
+        return [self._analysis.groups[i] for i in sorted(self._members)]
+
+    def fit(self, part: int) -> Fit | None:
+        if part not in self._fits:
+            self._fits[part] = self._everything() if part == self.step else self._fit(part)
+        return self._fits[part]
+
+    def _everything(self) -> Fit:
+        slots = {(g.name, (s.tensor, s.dim)): s for g in self._groups() for s in g.slots}
+        return Fit({g.name: g.size for g in self._groups()}, slots)
+
+    def _fit(self, part: int) -> Fit | None:
+        """Record the model with the smaller widths, and match its groups with the present ones."""
+        labelling = self._analysis.labelling
+        try:
+            graph = retrace(labelling.graph, self._shapes(part), self._attributes(part))
+            small = analysed(graph, self._heads, labelling.labeller.free)
+        except Exception:  # the model's own code may have anything against a width
+            return None
+        same = [n.target for n in graph.fx.nodes] == [n.target for n in labelling.graph.fx.nodes]
+        return self._match(small, part) if same else None
+
+    def _shorter(self, length: int, part: int) -> int:
+        return length // self.step * part
+
+    def _shapes(self, part: int) -> dict[str, tuple[int, ...]]:
+        shapes = {name: list(t.shape) for name, t in self._analysis.labelling.graph.tensors.items()}
+        for (tensor, dim), positions in self._positions.items():
+            shapes[tensor][dim] += self._shorter(len(positions), part) - len(positions)
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
+    def _attributes(self, part: int) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for use in self._analysis.labelling.labeller.widths:
+            mine = int(np.isin(self._owners(use.labels), list(self._members)).sum())
+            if mine:
+                found.setdefault(use.module, {})[use.attribute] = len(use.labels) - mine + self._shorter(mine, part)
+        return found
+
+    def _owners(self, labels: Labels) -> Labels:
+        return self._analysis.group_of[self._analysis.components.of[labels]]
+
+    def _match(self, small: Analysis, part: int) -> Fit | None:
+        mine = {int(s): i for i, s in enumerate(self._analysis.signatures)}
+        counts = dict.fromkeys(self.names, 0)
+        slots: dict[tuple[str, Place], Slot] = {}
+        for g, signature in zip(small.groups, small.signatures, strict=True):
+            i = mine.get(int(signature), -1)
+            original = self._analysis.groups[i]
+            if i < 0 or g.size > original.size or (i not in self._members and g.size != original.size):
+                return None
+            if i in self._members:
+                counts[original.name] = g.size
+                slots |= {(original.name, (s.tensor, s.dim)): s for s in g.slots}
+        held: dict[Place, int] = {}
+        for (_, place), s in slots.items():
+            held[place] = held.get(place, 0) + len(s.positions)
+        whole = all(held.get(p) == self._shorter(len(q), part) for p, q in self._positions.items())
+        return Fit(counts, slots) if whole else None
+
+    def orders(self, kept: Mapping[str, npt.ArrayLike]) -> dict[Place, Ints]:
+        """The indices that each dim keeps of the balanced channels and all others, in the smaller model's order."""
+        part = self.part_of({g.name: np.size(kept.get(g.name, np.arange(g.size))) for g in self._groups()})
+        fit = None if part is None else self.fit(part)
+        if fit is None or part == self.step:
+            return {}
+        orders = {}
+        for place, positions in self._positions.items():
+            length = self._analysis.labelling.graph.tensors[place[0]].shape[place[1]]
+            order = np.full(length - len(positions) + self._shorter(len(positions), part or 0), -1)
+            for g in self._groups():
+                for s in (s for s in g.slots if (s.tensor, s.dim) == place and fit.counts[g.name]):
+                    stays = np.sort(np.asarray(kept[g.name]))
+                    order[_by_channel(fit.slots[g.name, place])] = _by_channel(s)[stays]
+            order[order < 0] = np.setdiff1d(np.arange(length), positions)
+            orders[place] = order
+        return orders
+
+
+def _by_channel(slot: Slot) -> Ints:
+    """A slot's positions, of shape (channels, positions of each)."""
+    order = np.lexsort((slot.positions, slot.channels))
+    return slot.positions[order].reshape(int(slot.channels.max()) + 1, -1)
+
+
+class Ratio:
+    """Groups that keep the same part of their channels.
+
+    Attributes:
+        names: the groups.
+        step: into how many equal parts all of them can be cut.
+    """
+
+    def __init__(self, analysis: Analysis, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        self._sizes = {name: analysis.by_name[name].size for name in self.names}
+        self.step = gcd(*self._sizes.values())
+
+    def counts(self, part: int) -> Mapping[str, int]:
+        return {name: size // self.step * part for name, size in self._sizes.items()}
+
+    def nearest(self, part: int) -> int:
+        return max(1, min(self.step, part))
+
+    def parts(self) -> list[int]:
+        """Parts that are possible."""
+        return list(range(1, self.step + 1))
+
+    def part_of(self, counts: Mapping[str, int]) -> int | None:
+        """Which part has these counts; None if there is none."""
+        parts = {counts[name] * self.step / size for name, size in self._sizes.items()}
+        return int(parts.pop()) if len(parts) == 1 and min(parts).is_integer() else None
+
+
+Steps: TypeAlias = "Ratio | Balance"
+
+
+def steps(analysis: Analysis, names: Iterable[str], heads: Heads) -> Steps | None:
+    """How the tied groups can shrink together; None if they cannot."""
+    wanted = frozenset(names)
+    for balance in balances(analysis, heads):
+        if balance.names & wanted:
+            return balance if balance.names == wanted else None
+    ratio = Ratio(analysis, wanted)
+    return ratio if ratio.step > 1 or len(wanted) == 1 else None
+
+
+def analyse(graph: Graph, heads: Heads = "") -> Analysis:
+    """The analysis of a graph: balanced where parts need to keep equally many indices only, and the code allows it."""
+    if heads not in graph.memo:
+        graph.memo[heads] = _analyse(graph, heads)
+    return graph.memo[heads][0]  # type: ignore[no-any-return]
+
+
+def balances(analysis: Analysis, heads: Heads = "") -> tuple[Balance, ...]:
+    """The balanced sets of an analysis made by `analyse`."""
+    analyse(analysis.labelling.graph, heads)
+    return analysis.labelling.graph.memo[heads][1]  # type: ignore[no-any-return]
+
+
+def _analyse(graph: Graph, heads: Heads) -> tuple[Analysis, tuple[Balance, ...]]:
+    plain = analysed(graph, heads)
+    free = _coarse(plain) if graph.on_meta else frozenset()
+    while free:
+        try:
+            analysis = analysed(graph, heads, free)
+        except NotLooseError as error:
+            free -= {str(error)}
+            continue
+        sets = tuple(Balance(analysis, members, heads) for members in analysis.balanced)
+        if sets and all(b.nearest(b.step // 2) < b.step for b in sets):
+            return analysis, sets
+        break
+    return plain, ()
+
+
+def _coarse(analysis: Analysis) -> frozenset[str]:
+    """Equal splits and grids that tie more of a dim's indices to one another than they must."""
+    of, lab = analysis.components.of, analysis.labelling.labeller
+    found = [node.name for node, labels, parts in lab.splits if _most(of[labels]) > parts]
+    for f, k in analysis.components.chosen.items():
+        if _most(of[f.flat]) > len(f.flat) // (f.sizes[k] if k >= 0 else len(f.flat)):
+            found.append(f.node.name)
+    return frozenset(found)
+
+
+def _most(components: Labels) -> int:
+    """How often the most frequent one occurs."""
+    return int(np.unique(components, return_counts=True)[1].max())

@@ -1,0 +1,87 @@
+"""Dims: what the dims of tensors carry, and what is noted about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx
+
+Labels: TypeAlias = npt.NDArray[np.int64]
+
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A dim whose every index must stay; `reason` says why, for the report."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Loose:
+    """One axis of a grid of labels that only moves: a shuffle splits a dim into a grid, turns it and merges it again.
+
+    Rows of such a grid keep equally many indices, but not the same ones (see `fxprune.balance`).
+
+    Attributes:
+        flat: labels of the whole grid.
+        sizes: length of each axis.
+        axis: this one.
+        node: the name of the call that split the dim.
+    """
+
+    flat: Labels
+    sizes: Shape
+    axis: int
+    node: str
+
+
+class NotLooseError(Exception):
+    """More than a move reads a grid that was taken for loose; the argument is the name of the call that split it."""
+
+
+Dim: TypeAlias = "Labels | Fixed | Loose | None"
+
+
+@dataclass(frozen=True, eq=False)
+class Factoring:
+    """A labelled dim seen as a grid: flat index ↔ one index per factor, row-major.
+
+    The kept set must stay a rectangle of the grid, so one factor may shrink and the others are fixed.
+
+    Attributes:
+        flat: labels of the flat dim, of shape (prod(sizes),).
+        sizes: length of each factor.
+        factors: labels of each factor, or why it is fixed.
+        node: the call that needs the grid.
+    """
+
+    flat: Labels
+    sizes: Shape
+    factors: tuple[Dim, ...]
+    node: fx.Node
+
+
+@dataclass(frozen=True, eq=False)
+class WidthUse:
+    """An int that holds the length of a labelled dim: an attribute of a module (`groups` of a convolution), or a
+    literal in its code (see `fxprune.literals`).
+    """
+
+    module: str
+    attribute: str
+    labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class Fix:
+    """All of `labels` must stay; the node is None where a boundary of the model is the reason."""
+
+    labels: Labels
+    reason: str
+    node: fx.Node | None

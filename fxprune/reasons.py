@@ -1,0 +1,78 @@
+"""Reasons: which dims must stay, and the op or boundary that fixes each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import fx
+
+from fxprune.dims import Fixed
+from fxprune.factorings import Components
+from fxprune.labels import UNSET, Axes, Labelling
+
+
+@dataclass(frozen=True)
+class FixedDim:
+    """Indices of a tensor dim that must stay, and the op or boundary that fixes them.
+
+    Attributes:
+        tensor: qualified name of the parameter or buffer.
+        dim: the dim.
+        count: how many of its indices are fixed.
+        reason: why.
+        where: the op and the module that issued it, if an op is the reason.
+    """
+
+    tensor: str
+    dim: int
+    count: int
+    reason: str
+    where: str = ""
+
+
+def fixed_dims(labelling: Labelling, components: Components, parameters: Mapping[str, Axes]) -> list[FixedDim]:
+    """Every parameter dim, or part of one, that must stay."""
+    causes: dict[int, list[tuple[int, int]]] = {}
+    found = [
+        d
+        for name, axes in parameters.items()
+        for i in range(len(axes))
+        for d in _why(components, causes, name, axes, i)
+    ]
+    unused = [name for name in labelling.graph.tensors if name not in parameters]
+    for name in unused:
+        shape = labelling.graph.tensors[name].shape
+        found += [FixedDim(name, i, n, "not used by the recorded forward") for i, n in enumerate(shape) if n > 1]
+    return found
+
+
+_NONE = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+def _why(
+    components: Components, causes: dict[int, list[tuple[int, int]]], name: str, axes: Axes, i: int
+) -> Iterator[FixedDim]:
+    """Why indices of a dim must stay; `causes` remembers what was found for a label array."""
+    dim = axes.known(i)
+    if dim is UNSET:
+        yield FixedDim(name, i, axes.shape[i], "no op reads this dim")
+    elif isinstance(dim, Fixed):
+        yield FixedDim(name, i, axes.shape[i], dim.reason)
+    elif isinstance(dim, np.ndarray):
+        if id(dim) not in causes:
+            first = components.fix[components.of[dim]]
+            kinds, counts = np.unique(first[first >= 0], return_counts=True) if first.max() >= 0 else _NONE
+            causes[id(dim)] = list(zip(kinds.tolist(), counts.tolist(), strict=True))
+        for k, count in causes[id(dim)]:
+            fix = components.fixes[k]
+            yield FixedDim(name, i, count, fix.reason, place(fix.node))
+
+
+def place(node: fx.Node | None) -> str:
+    """The op and the module that issued it, for a report."""
+    if node is None or node.op == "output":
+        return ""
+    module = node.meta.get("module")
+    return f"{node.target}" + (f" in {module}" if module else "")
