@@ -447,7 +447,7 @@ def test_whole_groups_of_a_transposed_convolution_may_go(order: Any) -> None:
     assert small[2].groups == 2
     done = fxprune.reconstruct(model, small, plan, [x], order=order, ridge=0, positions=None)
     assert [r.name for r in done.layers] == ["2.weight", "4.weight"]
-    assert done.layers[0].before < 1e-20
+    assert done.layers[0].before < 1e-12
     torch.testing.assert_close(small[2].weight, up.weight[4:])
     assert done.layers[1].after < done.layers[1].before
 
