@@ -142,7 +142,7 @@ def _value(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
         raise InputError(
             "the loss is not finite",
             where=batch.place,
-            seen=str(float(value)),
+            seen=str(float(value.detach())),
             remedy="look for NaN in data and weights",
         )
     return value.reshape(())
