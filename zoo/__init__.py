@@ -1,7 +1,8 @@
-"""Small trained networks to prune: data, networks, training, recipes and their weights.
+"""Networks to prune, and all that their training takes.
 
-``data`` loads images, ``networks`` builds models, ``train`` fits and measures, ``checkpoints`` keeps weights.
-A recipe in ``recipes`` names one combination, ``cook`` executes it, ``python -m zoo`` is the command line.
+``networks`` builds models, ``data`` loads images, ``train`` fits and measures, ``adapt`` fits to another domain,
+``tune`` prunes and fine-tunes, ``checkpoints`` keeps weights. Each module in ``recipes`` names one combination;
+``cook`` and ``adaptation`` execute them, ``python -m zoo`` is the command line.
 
-Nothing here imports ``fxprune``: the zoo is what the library is tried on, not a part of it.
+The library ``fxprune`` is used through its public names only, and knows nothing of the zoo.
 """
