@@ -101,6 +101,16 @@ def test_the_command_line_says_what_is_wrong_in_one_line() -> None:
     assert result.output == f"error: no recipe 'resnet'; there are {', '.join(RECIPES)}\n"
 
 
+def test_weights_are_checked_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(app, ["check", "digits-resnet20"])
+    assert result.exit_code == 0
+    assert result.output.count("claimed 0.99") == 2
+    monkeypatch.setattr("zoo.cli.training.TOLERANCE", -1.0)
+    worse = CliRunner().invoke(app, ["check", "digits-resnet20"])
+    assert worse.exit_code == 1
+    assert "error: val accuracy is not what the weights claim" in worse.output
+
+
 def test_list_shows_every_recipe() -> None:
     result = CliRunner().invoke(app, ["list"])
     assert result.exit_code == 0
