@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -65,8 +66,9 @@ class Workers:
         # Bytes are part of the task itself. An object might be spread over the cluster beforehand, and be lost there
         # with the worker that holds it.
         tasks = (joblib.delayed(_run)(cloudpickle.dumps((function, job)), self.threads) for job in jobs)
-        options = {} if self.backend is None else {"backend": self.backend}
-        yield from joblib.Parallel(self.count, return_as="generator_unordered", **options)(tasks)
+        with nullcontext() if self.backend is None else joblib.parallel_config(self.backend):
+            parallel = joblib.Parallel(self.count, return_as="generator_unordered")
+        yield from parallel(tasks)
 
 
 # Threads of one process (Dask's workers have several by default) share the global generators and torch's settings.

@@ -1,0 +1,169 @@
+"""Candidates in parallel: the result is the same for any number of workers, on any backend, also when one dies."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+import torch
+from search_toys import SEARCHES, Judged, jitter, perceptron, run
+from test_search import same_weights
+
+import fxprune
+from fxprune.planners import BeeColony, Workers
+
+
+def same(a: Any, b: Any) -> None:
+    assert a.plan == b.plan
+    assert a.baseline == b.baseline
+    assert a.finished
+    assert b.finished
+    same_weights(a.model, b.model)
+    fitness = [[getattr(t, "fitness", getattr(t, "score", None)) for t in found.history] for found in (a, b)]
+    assert fitness[0] == fitness[1]
+
+
+def test_local_processes_change_nothing(tmp_path: Path) -> None:
+    """Two workers against one and against this process; the directory goes from one to the other."""
+    alone = run("bees", None)
+    same(run("bees", str(tmp_path), workers=2), alone)
+    same(run("bees", str(tmp_path), workers=1), alone)
+    same(run("robust", None, workers=2), run("robust", None))
+
+
+@pytest.mark.parametrize("workers", [Workers(1), Workers(2, backend="threading"), Workers(3, threads=2)])
+def test_workers_start_from_their_own_copy(workers: Workers) -> None:
+    """What a tuning changes of itself is not seen by the next one."""
+
+    class Stateful:
+        calls = 0
+
+        def __call__(self, model: Any) -> None:
+            self.calls += 1
+            assert self.calls == 1
+
+    model, groups, scores = perceptron(8, 5)
+    threads = torch.get_num_threads()
+    with joblib.parallel_config("threading"):
+        BeeColony(sources=2, cycles=1, progress=False)(model, groups, scores, _threads, Stateful(), workers=workers)
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_of_one_process_take_turns() -> None:
+    """They share the global generators, which each candidate seeds."""
+    with joblib.parallel_config("threading", n_jobs=3):
+        model, groups, scores = perceptron(64, 40)
+        found = SEARCHES["bees"](model, groups, scores, Judged(seconds=0.01), _slow_jitter, workers=Workers())
+    same(found, run("bees", None))
+
+
+def _slow_jitter(model: Any) -> None:
+    time.sleep(0.01)
+    jitter(model)
+
+
+def test_threads_are_those_that_were_asked_for() -> None:
+    model, groups, scores = perceptron(8, 5)
+    colony = BeeColony(sources=2, cycles=0, progress=False)
+    found = colony(model, groups, scores, _threads, workers=Workers(1, threads=2))
+    assert found.baseline == 2
+
+
+def _threads(model: Any) -> float:
+    return float(torch.get_num_threads())
+
+
+def test_the_number_of_workers_may_come_from_outside() -> None:
+    with joblib.parallel_config("threading", n_jobs=2):
+        names = set(Workers()(_thread_name, range(8)))
+    assert len(names) >= 1
+    assert not any("MainThread" in n for n in names)
+
+
+def _thread_name(_: int) -> str:
+    time.sleep(0.02)
+    return threading.current_thread().name
+
+
+def test_a_failure_in_a_worker_reaches_the_caller() -> None:
+    model, groups, scores = perceptron(8, 5)
+    with pytest.raises(ZeroDivisionError):
+        SEARCHES["bees"](model, groups, scores, lambda m: 1 / 0, workers=Workers(1))
+
+
+@pytest.mark.parametrize("values", [{"count": 0}, {"threads": 0}])
+def test_no_worker(values: dict[str, int]) -> None:
+    with pytest.raises(fxprune.InputError, match="no worker or no thread; seen: "):
+        Workers(**values)
+
+
+class Deadly(Judged):
+    """The first worker that gets a pruned model kills itself."""
+
+    def __init__(self, marker: Path, seconds: float = 0.0) -> None:
+        super().__init__(seconds=seconds)
+        self.marker, self.parent = marker, os.getpid()
+
+    def __call__(self, model: Any) -> Any:
+        if os.getpid() != self.parent:
+            try:
+                self.marker.touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(model)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A real cluster on this machine: a scheduler and two workers, each a process."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # so that they find this file
+    distributed = pytest.importorskip("distributed")
+    local = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    client = distributed.Client(local)
+    try:
+        yield client
+    finally:
+        client.close()
+        local.close()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_whose_workers_die(cluster: Any, tmp_path: Path) -> None:
+    """One worker kills itself inside a candidate, another is killed from outside; the result is as without them."""
+    model, groups, scores = perceptron(64, 40)
+    pids = list(cluster.run(os.getpid).values())
+    journal = tmp_path / "run" / "journal.jsonl"
+
+    def kill_one() -> None:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 8:
+            time.sleep(0.02)
+        os.kill(next(iter(cluster.run(os.getpid).values())), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    search = partial(SEARCHES["bees"], model, groups, scores, Deadly(tmp_path / "died", 0.2), jitter)
+    found = search(folder=tmp_path / "run", workers=Workers(backend="dask"))
+    killer.join()
+    assert (tmp_path / "died").exists()
+    assert set(pids) != set(cluster.run(os.getpid).values())
+    same(found, run("bees", None))
+
+
+@pytest.mark.slow
+def test_local_processes_whose_worker_dies(tmp_path: Path) -> None:
+    """joblib gives up when a local process dies; started again, the search goes on from its directory."""
+    model, groups, scores = perceptron(64, 40)
+    search = partial(SEARCHES["bees"], model, groups, scores, Deadly(tmp_path / "died"), jitter)
+    with pytest.raises(Exception, match="worker process managed by the executor was unexpectedly terminated"):
+        search(folder=tmp_path / "run", workers=Workers(2))
+    same(search(folder=tmp_path / "run", workers=Workers(2)), run("bees", None))
