@@ -6,7 +6,7 @@ groups' slots and needs no knowledge of ops. A new one is a function or a small 
 """
 
 from fxprune.scorers.activations import ActivationEntropy, ActivationMean, APoZ, HRank
-from fxprune.scorers.base import Scorer, UnscorableError, check_scores
+from fxprune.scorers.base import Scorer, UnscorableError, along, check_scores, makers, per_channel
 from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAverage, WeightedSum
 from fxprune.scorers.gradients import GroupTaylor, HessianDiagonal, Taylor
 from fxprune.scorers.lasso import Lasso, Path, lasso_path
@@ -49,6 +49,9 @@ __all__ = [
     "UnscorableError",
     "WeightPermutation",
     "WeightedSum",
+    "along",
     "check_scores",
     "lasso_path",
+    "makers",
+    "per_channel",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ def _shown(values: Tensor) -> str:
 
 
 def _untouched(scorer: Scorer, subject: Subject) -> None:
-    data = subject.batches()
+    subject, data = replace(subject), subject.batches()  # a fresh model: what was done once is not seen again
     with _in_use(subject.model):
         before = footprint(subject.model, data)
         try:
@@ -194,7 +195,7 @@ def _untouched(scorer: Scorer, subject: Subject) -> None:
 
 
 def _untouched_on_failure(scorer: Scorer, subject: Subject) -> None:
-    data = subject.batches()
+    subject, data = replace(subject), subject.batches()
 
     def broken() -> Iterator[Any]:
         yield data[0]
