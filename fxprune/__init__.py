@@ -22,6 +22,7 @@ from fxprune.plan import Plan, Slot
 from fxprune.reasons import FixedDim
 from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct
 from fxprune.rewrite import cut_state, rewrite
+from fxprune.sampler import add_samplers
 from fxprune.trace import Graph, trace
 from fxprune.verify import mask, verify
 
@@ -40,6 +41,7 @@ __all__ = [
     "Result",
     "Slot",
     "TraceError",
+    "add_samplers",
     "cost",
     "cut_state",
     "find_groups",

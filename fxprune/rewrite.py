@@ -15,6 +15,7 @@ from fxprune.borrow import tensors_of
 from fxprune.errors import PlanError
 from fxprune.literals import is_literal
 from fxprune.plan import Ints, Plan
+from fxprune.sampler import BUFFER, add_samplers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -100,7 +101,8 @@ def _check_in_place(plan: Plan) -> None:
 def _check_shapes(tensors: Mapping[str, Tensor], plan: Plan) -> None:
     for name, shape in plan.shapes.items():
         if name not in tensors:
-            raise PlanError("the plan is for another model", seen=f"no tensor {name}", remedy=_REMEDY)
+            remedy = f"call fxprune.{add_samplers.__name__} first" if name.endswith(BUFFER) else _REMEDY
+            raise PlanError("the plan is for another model", seen=f"no tensor {name}", remedy=remedy)
         if tuple(tensors[name].shape) != tuple(shape):
             seen = f"{name} is {tuple(tensors[name].shape)}, the plan expects {tuple(shape)}"
             raise PlanError("the plan is for another model, or was applied already", seen=seen, remedy=_REMEDY)

@@ -92,11 +92,22 @@ def _fix_indexed(call: Call, x: Axes, indices: Sequence[Any]) -> None:
 
 
 def index_select(call: Call, x: Axes, dim: int, chosen: Axes) -> list[Dim]:
+    """Indices that a buffer holds for this op alone may go, with what is read through them; the source stays."""
     dims = x.dims()
     call.lab.fix(dims[dim], "addressed by an index tensor")
-    call.lab.fix_axes(chosen, "index tensor")
     dims[dim] = None if call.shape[dim] == 1 else Fixed("addressed by an index tensor")
+    if _selects_only(call.node.args[2]) and call.shape[dim] > 1:
+        if not isinstance(chosen.known(0), np.ndarray):
+            chosen.adopt(0, call.lab.fresh(call.shape[dim]))
+        dims[dim] = chosen[0]
+    else:
+        call.lab.fix_axes(chosen, "index tensor")
     return dims
+
+
+def _selects_only(source: Any) -> bool:
+    held = source.op == "get_attr" and not source.meta.get("constant")
+    return held and all(user.target._opname == "index_select" and user.args[2] is source for user in source.users)
 
 
 def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any) -> Any:
