@@ -18,12 +18,15 @@ from fxprune.borrow import Inputs, output_tensors
 from fxprune.errors import TraceError
 
 
+_META = torch.device("meta")  # made once: a device given by name is looked up at each call
+
+
 def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
     """A meta tensor like `t`, or of another shape; parameters stay parameters."""
     if shape is None:
-        meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+        meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=_META)
     else:
-        meta = torch.empty(shape, dtype=t.dtype, device="meta")
+        meta = torch.empty(shape, dtype=t.dtype, device=_META)
     return nn.Parameter(meta, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else meta
 
 
@@ -125,11 +128,13 @@ class Recorder(TorchDispatchMode):
         return tree_map(move, args), tree_map(move, kwargs)
 
     def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
-        references = tuple(self._refer(a) for a in args)  # first: they may add nodes of their own
+        references = tuple([self._refer(a) for a in args])  # first: they may add nodes of their own
         named = {k: self._refer(v) for k, v in kwargs.items()}
         node = self.graph.create_node("call_function", op, name=op._opname)
         # Set afterwards, arguments are not searched again for what they may not hold.
-        node.args, node.kwargs = references, named
+        node.args = references
+        if named:
+            node.kwargs = named
         node.meta["module"] = self.stack[-1] if self.stack else ""
         node.meta["extra"] = self._extra
         node.meta["function"] = self.function

@@ -15,6 +15,7 @@ from torch import Tensor
 
 aten = torch.ops.aten
 Answer = Callable[..., Any]
+_META = torch.device("meta")  # made once: a device given by name is looked up at each call
 
 
 def answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -28,11 +29,11 @@ def answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _like(x: Tensor) -> Tensor:
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=_META)
 
 
 def _new(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.empty(shape, dtype=x.dtype, device="meta")
+    return torch.empty(shape, dtype=x.dtype, device=_META)
 
 
 def _same(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -123,12 +124,12 @@ def _max_pool(x: Tensor, kernel: Sequence[int], *rest: Any) -> tuple[Tensor, Ten
         return None
     size = [(x.shape[i + 2] + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i in range(2)]
     out = _new(x, (*x.shape[:2], *size)) if min(size) > 0 else None
-    return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device="meta"))
+    return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device=_META))
 
 
 def _empty(size: Sequence[int], *, device: Any = None, dtype: Any = None, **_: Any) -> Tensor | None:
     """BatchNorm asks for an empty reserve tensor at each call."""
-    return torch.empty(0, dtype=dtype, device="meta") if list(size) == [0] and str(device) == "meta" else None
+    return torch.empty(0, dtype=dtype, device=_META) if list(size) == [0] and device == _META else None
 
 
 _SAME = (
