@@ -17,7 +17,6 @@ from fxprune import shapes
 from fxprune.borrow import Inputs, output_tensors
 from fxprune.errors import TraceError
 
-
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
 
 
