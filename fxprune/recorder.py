@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -105,15 +105,16 @@ class Recorder(TorchDispatchMode):
         if self._real:
             result = op(*args, **kwargs)
         else:
-            if any(not t.is_meta for t in _direct(args, kwargs)):
+            if not (_on_meta(args) and _on_meta(kwargs.values())):
                 args, kwargs = self._move_to_meta(args, kwargs)
             result = shapes.answer(op, args, kwargs)
-        self._record(op, args, kwargs, result)
+        if not shapes.is_void(op, args):
+            self._record(op, args, kwargs, result)
         return result
 
     def _move_to_meta(self, args: Any, kwargs: Any) -> Any:
         """Constants made by the model's code are real tensors; calls that mix them with meta tensors need meta."""
-        if not any(t.is_meta for t in _direct(args, kwargs)):
+        if not any(isinstance(t, Tensor) and t.is_meta for t in tree_leaves((args, kwargs))):
             return args, kwargs
 
         def move(t: Any) -> Any:
@@ -171,7 +172,8 @@ class Recorder(TorchDispatchMode):
         _, node, item = known
         if item is None:
             return node
-        part: fx.Node = self.graph.call_function(operator.getitem, (node, item))
+        part = self.graph.create_node("call_function", operator.getitem, name="getitem")
+        part.args = (node, item)
         part.meta["module"], part.meta["extra"] = node.meta["module"], node.meta["extra"]
         self._know(tensor, self._describe(part, tensor))
         return part
@@ -193,10 +195,12 @@ class Recorder(TorchDispatchMode):
         return node
 
 
-def _direct(args: Any, kwargs: Any) -> Iterator[Tensor]:
-    """The tensors among an ATen call's arguments, which nest one level at most."""
-    for a in (*args, *kwargs.values()):
-        if isinstance(a, Tensor):
-            yield a
-        elif isinstance(a, list | tuple):
-            yield from (b for b in a if isinstance(b, Tensor))
+def _on_meta(values: Iterable[Any]) -> bool:
+    """Whether all tensors among an ATen call's arguments are meta tensors; arguments nest one level at most."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_meta:
+                return False
+        elif isinstance(value, list | tuple) and not all(t.is_meta for t in value if isinstance(t, Tensor)):
+            return False
+    return True
