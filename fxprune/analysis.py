@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -218,10 +219,15 @@ def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]
     group_of, channel_of = np.full(count, -1), np.full(count, -1)
     if not places:
         return group_of, channel_of, np.empty(0, dtype=np.uint64)
-    touched = components.of[np.concatenate([labels for *_, labels in places])]
-    keys = np.array([_key(name, dim) for name, dim, _ in places], dtype=np.uint64)
+    # Equated dims have the very same label array: one key, the sum of theirs.
+    arrays = {id(labels): labels for *_, labels in places}
+    number = {key: i for i, key in enumerate(arrays)}
+    keys = np.zeros(len(arrays), dtype=np.uint64)
+    own = np.array([_key(name, dim) for name, dim, _ in places], dtype=np.uint64)
+    np.add.at(keys, [number[id(labels)] for *_, labels in places], own)
+    touched = components.of[np.concatenate(list(arrays.values()))]
     signature = np.zeros(count, dtype=np.uint64)
-    np.add.at(signature, touched, np.repeat(keys, [len(labels) for *_, labels in places]))
+    np.add.at(signature, touched, np.repeat(keys, [len(labels) for labels in arrays.values()]))
     first = np.full(count, len(touched))
     first[touched[::-1]] = np.arange(len(touched))[::-1]
     free = np.flatnonzero((first < len(touched)) & (components.fix < 0))
@@ -259,17 +265,19 @@ def _make_groups(
         for g, positions, channels in shares[id(labels)]:
             slots.setdefault(g, []).append(Slot(name, dim, len(labels), positions, channels, role))
     names = _names([slots[g] for g in range(len(slots))])
-    sizes = [1 + max(int(s.channels.max()) for s in slots[g]) for g in range(len(slots))]
+    sizes = np.bincount(group_of[group_of >= 0]).tolist()  # one component a channel
     return tuple(Group(names[g], sizes[g], tuple(slots[g]), mixed.get(g, "")) for g in range(len(slots)))
 
 
 def _shares(touched: Labels, group_of: Labels, channel_of: Labels) -> Iterator[tuple[int, Labels, Labels]]:
     """The groups that a dim carries, each with its positions and their channels."""
     owners = group_of[touched]
-    for g in [int(owners[0])] if (owners == owners[0]).all() else np.unique(owners).tolist():
-        if g >= 0:
-            positions = np.flatnonzero(owners == g)
-            yield g, positions, channel_of[touched[positions]]
+    order = np.arange(len(owners)) if (owners == owners[0]).all() else np.argsort(owners, kind="stable")
+    owners, channels = owners[order], channel_of[touched[order]]
+    starts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
+    for start, end in pairwise(starts):
+        if owners[start] >= 0:
+            yield int(owners[start]), order[start:end], channels[start:end]
 
 
 def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:

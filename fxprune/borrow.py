@@ -7,7 +7,7 @@ afterwards, also when the run fails: attributes, parameters, buffers, training f
 
 from __future__ import annotations
 
-import copy
+import operator
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def borrowed(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
         model: the module to protect; its parameters are not copied.
         keep_buffers: run on copies of the buffers, because the model runs for real and may write to them.
     """
-    saved = [_Saved(m) for m in model.modules()]
+    saved = [_Saved(m) for _, m in walk(model)]
     with torch.inference_mode(False), torch.no_grad(), random_states():
         try:
             if keep_buffers:
@@ -53,7 +53,7 @@ class _Saved:
 
     def _save(self, container: Any, seen: set[int]) -> None:
         seen.add(id(container))
-        self._contents.append((container, copy.copy(container)))
+        self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
         for value in container.values() if isinstance(container, dict) else container:
             if not isinstance(value, _CONTAINERS):
                 continue
@@ -79,9 +79,8 @@ def _same(container: Any, contents: Any) -> bool:
     """Whether the very same objects are in the container, in the same order."""
     if len(container) != len(contents):
         return False
-    if isinstance(container, dict):
-        return all(k == j and v is w for (k, v), (j, w) in zip(container.items(), contents.items(), strict=True))
-    return all(v is w for v, w in zip(container, contents, strict=True))
+    same = all(map(operator.is_, container, contents))
+    return same and (not isinstance(container, dict) or all(map(operator.is_, container.values(), contents.values())))
 
 
 @contextmanager
@@ -100,6 +99,31 @@ def random_states() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` without its recursion, in which every module is handed up through all its parents."""
+    seen: set[nn.Module] = set()
+    ahead: list[tuple[str, nn.Module]] = [("", model)]
+    while ahead:
+        path, module = ahead.pop()
+        if module not in seen:
+            seen.add(module)
+            yield path, module
+            prefix = path and f"{path}."
+            children = reversed(module._modules.items())
+            ahead += [(prefix + name, child) for name, child in children if child is not None]
+
+
+def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, Tensor]]:
+    """Where parameters and buffers are kept: registry, key in it, qualified name, tensor."""
+    for path, module in walk(model):
+        prefix = path and f"{path}."
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
+            for key, tensor in registry.items():
+                if tensor is not None:
+                    yield registry, key, prefix + key, tensor
+
+
 def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
     """Put `replace(name, tensor)` in the place of every parameter and buffer; shared ones are replaced once.
 
@@ -107,42 +131,41 @@ def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> 
     """
     done: dict[int, Tensor] = {}
     names: dict[int, str] = {}
-    for path, module in model.named_modules():
-        for registry in (module._parameters, module._buffers):
-            for key, tensor in registry.items():
-                if tensor is None:
-                    continue
-                new = done.get(id(tensor))
-                if new is None:
-                    name = f"{path}.{key}" if path else key
-                    new = done[id(tensor)] = replace(name, tensor)
-                    names[id(new)] = name
-                registry[key] = new
+    for registry, key, name, tensor in _places(model):
+        new = done.get(id(tensor))
+        if new is None:
+            new = done[id(tensor)] = replace(name, tensor)
+            names[id(new)] = name
+        registry[key] = new
     return names
 
 
 def tensor_names(model: nn.Module) -> dict[int, str]:
     """The qualified name of every parameter and buffer by the tensor's `id`; shared ones by their first name."""
-    return swap_tensors(model, lambda _, tensor: tensor)
+    names: dict[int, str] = {}
+    for _, _, name, tensor in _places(model):
+        names.setdefault(id(tensor), name)
+    return names
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by qualified name, each shared tensor once, under its first name."""
-    found: dict[str, Tensor] = {}
-    swap_tensors(model, lambda name, tensor: found.setdefault(name, tensor))
-    return found
+    first: dict[int, tuple[str, Tensor]] = {}
+    for _, _, name, tensor in _places(model):
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())
 
 
 def set_training(model: nn.Module, training: bool) -> None:
     """Like `model.train(training)`, without the side effects that a model's own `train` may have."""
-    for module in model.modules():
+    for _, module in walk(model):
         # BatchNorm refuses to train on one value per channel; its mode changes no shape.
         module.__dict__["training"] = training and not isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def watch_forwards(model: nn.Module, stack: list[str]) -> None:
     """Keep in `stack` the qualified names of the modules whose `forward` is running. Call it inside `borrowed`."""
-    for path, module in model.named_modules():
+    for path, module in walk(model):
         module.__dict__["forward"] = _watched(module.forward, path, stack)
 
 

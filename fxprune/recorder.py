@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from fxprune import shapes
 from fxprune.borrow import Inputs, output_tensors
 from fxprune.errors import TraceError
 
+_META = torch.device("meta")  # made once: a device given by name is looked up at each call
+
 
 def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
     """A meta tensor like `t`, or of another shape; parameters stay parameters."""
     if shape is None:
-        meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+        meta = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=_META)
     else:
-        meta = torch.empty(shape, dtype=t.dtype, device="meta")
+        meta = torch.empty(shape, dtype=t.dtype, device=_META)
     return nn.Parameter(meta, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else meta
 
 
@@ -103,15 +105,16 @@ class Recorder(TorchDispatchMode):
         if self._real:
             result = op(*args, **kwargs)
         else:
-            if any(not t.is_meta for t in _direct(args, kwargs)):
+            if not (_on_meta(args) and _on_meta(kwargs.values())):
                 args, kwargs = self._move_to_meta(args, kwargs)
             result = shapes.answer(op, args, kwargs)
-        self._record(op, args, kwargs, result)
+        if not shapes.is_void(op, args):
+            self._record(op, args, kwargs, result)
         return result
 
     def _move_to_meta(self, args: Any, kwargs: Any) -> Any:
         """Constants made by the model's code are real tensors; calls that mix them with meta tensors need meta."""
-        if not any(t.is_meta for t in _direct(args, kwargs)):
+        if not any(isinstance(t, Tensor) and t.is_meta for t in tree_leaves((args, kwargs))):
             return args, kwargs
 
         def move(t: Any) -> Any:
@@ -125,11 +128,13 @@ class Recorder(TorchDispatchMode):
         return tree_map(move, args), tree_map(move, kwargs)
 
     def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
-        references = tuple(self._refer(a) for a in args)  # first: they may add nodes of their own
+        references = tuple([self._refer(a) for a in args])  # first: they may add nodes of their own
         named = {k: self._refer(v) for k, v in kwargs.items()}
         node = self.graph.create_node("call_function", op, name=op._opname)
         # Set afterwards, arguments are not searched again for what they may not hold.
-        node.args, node.kwargs = references, named
+        node.args = references
+        if named:
+            node.kwargs = named
         node.meta["module"] = self.stack[-1] if self.stack else ""
         node.meta["extra"] = self._extra
         node.meta["function"] = self.function
@@ -167,7 +172,8 @@ class Recorder(TorchDispatchMode):
         _, node, item = known
         if item is None:
             return node
-        part: fx.Node = self.graph.call_function(operator.getitem, (node, item))
+        part = self.graph.create_node("call_function", operator.getitem, name="getitem")
+        part.args = (node, item)
         part.meta["module"], part.meta["extra"] = node.meta["module"], node.meta["extra"]
         self._know(tensor, self._describe(part, tensor))
         return part
@@ -189,10 +195,12 @@ class Recorder(TorchDispatchMode):
         return node
 
 
-def _direct(args: Any, kwargs: Any) -> Iterator[Tensor]:
-    """The tensors among an ATen call's arguments, which nest one level at most."""
-    for a in (*args, *kwargs.values()):
-        if isinstance(a, Tensor):
-            yield a
-        elif isinstance(a, list | tuple):
-            yield from (b for b in a if isinstance(b, Tensor))
+def _on_meta(values: Iterable[Any]) -> bool:
+    """Whether all tensors among an ATen call's arguments are meta tensors; arguments nest one level at most."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_meta:
+                return False
+        elif isinstance(value, list | tuple) and not all(t.is_meta for t in value if isinstance(t, Tensor)):
+            return False
+    return True

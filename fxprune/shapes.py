@@ -15,6 +15,8 @@ from torch import Tensor
 
 aten = torch.ops.aten
 Answer = Callable[..., Any]
+_EMPTY = aten.empty.memory_format
+_META = torch.device("meta")  # made once: a device given by name is looked up at each call
 
 
 def answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -27,46 +29,143 @@ def answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return op(*args, **kwargs)
 
 
-def _like(x: Tensor) -> Tensor:
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+def is_void(op: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the call makes an empty tensor: BatchNorm asks for one each time, and nobody reads it."""
+    return op is _EMPTY and list(args[0]) == [0]
 
 
-def _new(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.empty(shape, dtype=x.dtype, device="meta")
+def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+    """What an elementwise op on `x` makes: dense, with the dims in the order in which they lie in `x`."""
+    if x.is_contiguous():
+        return _plain(x, x.shape, dtype)
+    strides, step = list(x.stride()), 1
+    if 0 in strides:
+        return None
+    for i in sorted(range(len(strides)), key=lambda i: (strides[i], x.shape[i])):
+        strides[i], step = step, step * x.shape[i]
+    return torch.empty_strided(x.shape, strides, dtype=dtype or x.dtype, device=_META)
 
 
-def _same(x: Tensor, *_: Any, **__: Any) -> Tensor:
+def _plain(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous tensor."""
+    return torch.empty(shape, dtype=dtype or x.dtype, device=_META)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _image(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """What an op makes that keeps the memory format of images."""
+    if len(shape) == 4 and _channels_last(x):
+        return torch.empty(shape, dtype=dtype or x.dtype, device=_META, memory_format=torch.channels_last)
+    return _plain(x, shape, dtype)
+
+
+def _same(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
     return _like(x)
+
+
+def _same_float(x: Tensor, *_: Any, **__: Any) -> Tensor | None:
+    """Scalar arguments leave a float's type as it is; integers may become floats."""
+    return _like(x) if x.dtype.is_floating_point else None
 
 
 def _in_place(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
 
 
+def _comparison(x: Tensor, *_: Any) -> Tensor | None:
+    return _like(x, torch.bool)
+
+
+def _softmax(x: Tensor, _: int, half_to_float: Any = False) -> Tensor | None:
+    return _plain(x, x.shape) if x.dtype.is_floating_point and half_to_float is False else None
+
+
+def _masked_fill(x: Tensor, mask: Tensor, _: Any) -> Tensor | None:
+    return _plain(x, x.shape) if x.shape == mask.shape else None
+
+
+def _roll(x: Tensor, *_: Any) -> Tensor | None:
+    return _plain(x, x.shape) if x.is_contiguous() else None
+
+
+def _clone(x: Tensor, *, memory_format: torch.memory_format | None = None) -> Tensor | None:
+    contiguous = memory_format is torch.contiguous_format
+    return _plain(x, x.shape) if contiguous else None if memory_format else _like(x)
+
+
+def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int] | None:
+    if len(a) < len(b):
+        a, b = b, a
+    lead = len(a) - len(b)
+    if any(n != m and n != 1 and m != 1 for n, m in zip(a[lead:], b, strict=True)):
+        return None
+    return [*a[:lead], *(m if n == 1 else n for n, m in zip(a[lead:], b, strict=True))]
+
+
 def _binary(x: Any, y: Any, **_: Any) -> Tensor | None:
     if not isinstance(y, Tensor):
-        plain = isinstance(x, Tensor) and (x.dtype.is_floating_point or isinstance(y, int))
+        plain = isinstance(x, Tensor) and (x.dtype.is_floating_point or type(y) is int)
         return _like(x) if plain else None
-    plain = isinstance(x, Tensor) and x.shape == y.shape and x.dtype == y.dtype and x.is_meta
-    return _like(x) if plain else None
+    if not isinstance(x, Tensor) or x.dtype != y.dtype or not (x.is_meta and y.is_meta):
+        return None
+    if x.shape == y.shape:
+        return _like(x)
+    shape = _broadcast(x.shape, y.shape)
+    for full, other in ((x, y), (y, x)):
+        if shape == [*full.shape] and sum(n > 1 for n in other.shape) <= 1:
+            return _like(full)  # a scale of one dim has no say in the order of the dims
+    return _plain(x, shape) if shape is not None and x.is_contiguous() and y.is_contiguous() else None
+
+
+def _quotient(x: Any, y: Any) -> Tensor | None:
+    """Integers divide into floats."""
+    return _binary(x, y) if isinstance(x, Tensor) and x.dtype.is_floating_point else None
 
 
 def _binary_in_place(x: Tensor, y: Any, **_: Any) -> Tensor | None:
-    return x if not isinstance(y, Tensor) or x.shape == y.shape else None
+    if not isinstance(y, Tensor):
+        return x
+    return x if x.dtype == y.dtype and (x.shape == y.shape or _broadcast(x.shape, y.shape) == [*x.shape]) else None
 
 
 def _batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...] | None:
     tensors = [t for t in (weight, bias, *rest[:2]) if isinstance(t, Tensor)]
     if x.dim() < 2 or any(t.shape != x.shape[1:2] for t in tensors):
         return None
-    return _like(x), _new(x, (0,)), _new(x, (0,))
+    return _image(x, x.shape), _plain(x, (0,)), _plain(x, (0,))
 
 
 def _layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, *_: Any) -> tuple[Tensor, ...] | None:
     if tuple(x.shape[-len(shape) :]) != tuple(shape) or (weight is not None and weight.shape != tuple(shape)):
         return None
     lead = (*x.shape[: -len(shape)], *([1] * len(shape)))
-    return _new(x, x.shape), _new(x, lead), _new(x, lead)
+    return _plain(x, x.shape), _plain(x, lead), _plain(x, lead)
+
+
+def _swept(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil: bool = False,
+) -> list[int] | None:
+    """How often a window fits into each spatial dim; arguments of length 1 hold for all dims."""
+    n = len(sizes)
+    k, s, p, d = ([*v] * n if len(v) == 1 else [*v] for v in (kernel, stride, padding, dilation))
+    fits = [_fits(sizes[i], k[i], s[i], p[i], d[i], ceil) for i in range(n)]
+    return fits if min(fits) > 0 else None
+
+
+def _fits(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+    room = size + 2 * padding - dilation * (kernel - 1) - 1
+    if not ceil:
+        return room // stride + 1
+    last = -(-room // stride)
+    return last + 1 if last * stride < size + padding else last  # no window starts in the padding behind
 
 
 def _convolution(
@@ -80,22 +179,40 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor | None:
-    n = w.dim() - 2
-    if transposed or x.dim() != n + 2 or x.shape[1] != w.shape[1] * groups or x.dtype != w.dtype or w.shape[0] % groups:
+    if transposed or x.dim() != w.dim() or x.shape[1] != w.shape[1] * groups or x.dtype != w.dtype:
         return None
-    if bias is not None and bias.shape != w.shape[:1]:
+    if w.shape[0] % groups or (bias is not None and bias.shape != w.shape[:1]):
         return None
-    s, p, d = (list(v) * n if len(v) == 1 else v for v in (stride, padding, dilation))
-    size = [(x.shape[i + 2] + 2 * p[i] - d[i] * (w.shape[i + 2] - 1) - 1) // s[i] + 1 for i in range(n)]
-    return _new(x, (x.shape[0], w.shape[0], *size)) if min(size) > 0 else None
+    sizes = _swept(x.shape[2:], w.shape[2:], stride, padding, dilation)
+    return None if sizes is None else _image(x, (x.shape[0], w.shape[0], *sizes))
+
+
+def _max_pool(x: Tensor, kernel: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor] | None:
+    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
+    stride, padding, dilation, ceil = (*rest, *defaults[len(rest) :])
+    sizes = _swept(x.shape[2:], kernel, stride or kernel, padding, dilation, ceil) if x.dim() == 4 else None
+    shape = None if sizes is None else (*x.shape[:2], *sizes)
+    return None if shape is None else (_image(x, shape), _image(x, shape, torch.int64))
+
+
+def _avg_pool(x: Tensor, kernel: Sequence[int], *rest: Any) -> Tensor | None:
+    defaults: tuple[Any, ...] = ((), (0,), False)
+    stride, padding, ceil = (*rest[:3], *defaults[len(rest) :])
+    sizes = _swept(x.shape[2:], kernel, stride or kernel, padding, (1,), ceil) if x.dim() == 4 else None
+    return None if sizes is None else _image(x, (*x.shape[:2], *sizes))
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor | None:
-    return _new(a, (a.shape[0], b.shape[1])) if a.shape[1] == b.shape[0] and a.dtype == b.dtype else None
+    return _plain(a, (a.shape[0], b.shape[1])) if a.shape[1] == b.shape[0] and a.dtype == b.dtype else None
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Tensor | None:
     return _mm(a, b) if bias.shape == b.shape[1:] else None
+
+
+def _bmm(a: Tensor, b: Tensor) -> Tensor | None:
+    fit = a.shape[0] == b.shape[0] and a.shape[2] == b.shape[1] and a.dtype == b.dtype
+    return _plain(a, (a.shape[0], a.shape[1], b.shape[2])) if fit else None
 
 
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -104,54 +221,68 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     rest = [(*t.shape[:dim], *t.shape[dim + 1 :]) for t in tensors if t.dim() == first.dim()]
     if len(rest) != len(tensors) or any(r != rest[0] for r in rest) or any(t.dtype != first.dtype for t in tensors):
         return None
-    return _new(first, (*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]))
+    shape = (*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :])
+    return _image(first, shape) if all(map(_channels_last, tensors)) else _plain(first, shape)
 
 
-def _mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, **kwargs: Any) -> Tensor | None:
-    if not dim or kwargs.get("dtype") or not x.dtype.is_floating_point:
+def _reduction(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any) -> Tensor | None:
+    if not dim or kwargs.get("dtype") or not x.dtype.is_floating_point or not all(-x.dim() <= d < x.dim() for d in dim):
         return None
     gone = {d % x.dim() for d in dim}
-    kept = [(1 if i in gone else n) for i, n in enumerate(x.shape) if keepdim or i not in gone]
-    return _new(x, kept)
+    return _plain(x, [1 if i in gone else n for i, n in enumerate(x.shape) if keepdim or i not in gone])
 
 
-def _max_pool(x: Tensor, kernel: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor] | None:
-    defaults: tuple[Any, ...] = ((), (0,), (1,), False)
-    stride, padding, dilation, ceil = (*rest, *defaults[len(rest) :])
-    k, s, p, d = (list(v) * 2 if len(v) == 1 else v for v in (kernel, stride or kernel, padding, dilation))
-    if ceil or len(k) != 2 or x.dim() != 4:
-        return None
-    size = [(x.shape[i + 2] + 2 * p[i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i in range(2)]
-    out = _new(x, (*x.shape[:2], *size)) if min(size) > 0 else None
-    return None if out is None else (out, torch.empty(out.shape, dtype=torch.int64, device="meta"))
+def _vector_norm(x: Tensor, _: float = 2, *args: Any, **kwargs: Any) -> Tensor | None:
+    return _reduction(x, *args, **kwargs)
+
+
+def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:
+    """Rows picked from a table."""
+    rows = indices[0] if len(indices) == 1 else None
+    return None if rows is None or rows.dtype != torch.int64 else _plain(x, (*rows.shape, *x.shape[1:]))
+
+
+def _new_zeros(x: Tensor, size: Sequence[int], **kwargs: Any) -> Tensor | None:
+    return None if any(kwargs.values()) else _plain(x, size)
 
 
 def _empty(size: Sequence[int], *, device: Any = None, dtype: Any = None, **_: Any) -> Tensor | None:
-    """BatchNorm asks for an empty reserve tensor at each call."""
-    return torch.empty(0, dtype=dtype, device="meta") if list(size) == [0] and str(device) == "meta" else None
+    return torch.empty(0, dtype=dtype, device=_META) if list(size) == [0] and device == _META else None
 
 
-_SAME = (
-    *(aten.relu.default, aten.silu.default, aten.gelu.default, aten.hardswish.default, aten.hardsigmoid.default),
-    *(aten.sigmoid.default, aten.tanh.default, aten.hardtanh.default, aten.leaky_relu.default, aten.elu.default),
-    *(aten.neg.default, aten._softmax.default, aten._safe_softmax.default, aten.masked_fill.Scalar, aten.roll.default),
+_SAME_FLOAT = (
+    *(aten.silu.default, aten.gelu.default, aten.hardswish.default, aten.hardsigmoid.default, aten.sigmoid.default),
+    *(aten.tanh.default, aten.hardtanh.default, aten.leaky_relu.default, aten.elu.default, aten.exp.default),
+    *(aten.clamp.default, aten.clamp_min.default),
 )
 _IN_PLACE = (
     *(aten.relu_.default, aten.silu_.default, aten.hardswish_.default, aten.hardsigmoid_.default),
     *(aten.hardtanh_.default, aten.leaky_relu_.default, aten.sigmoid_.default, aten.bernoulli_.float),
 )
 ANSWERS: dict[Any, Answer] = {
-    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys((aten.relu.default, aten.neg.default), _same),
+    **dict.fromkeys(_SAME_FLOAT, _same_float),
     **dict.fromkeys(_IN_PLACE, _in_place),
+    **dict.fromkeys((aten.eq.Scalar, aten.ne.Scalar), _comparison),
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul.Scalar), _binary),
     **dict.fromkeys((aten.add_.Tensor, aten.mul_.Tensor), _binary_in_place),
+    **dict.fromkeys((aten.mean.dim, aten.sum.dim_IntList), _reduction),
+    aten.div.Tensor: _quotient,
+    **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default), _softmax),
+    aten.roll.default: _roll,
+    aten.masked_fill.Scalar: _masked_fill,
+    aten.clone.default: _clone,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.convolution.default: _convolution,
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.avg_pool2d.default: _avg_pool,
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,
+    aten.bmm.default: _bmm,
     aten.cat.default: _cat,
-    aten.mean.dim: _mean,
-    aten.max_pool2d_with_indices.default: _max_pool,
-    aten.empty.memory_format: _empty,
+    aten.linalg_vector_norm.default: _vector_norm,
+    aten.index.Tensor: _index,
+    aten.new_zeros.default: _new_zeros,
+    _EMPTY: _empty,
 }
