@@ -1,0 +1,175 @@
+"""Bee colony: what it finds, what it evaluates, and the corrections of the released code."""
+
+import math
+from collections import Counter
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from search_toys import Judged, jitter, perceptron, widths_of
+from torch import nn
+
+import fxprune
+from fxprune.planners import BeeColony, Constraints
+
+
+def hunt(evaluate: Any, *widths: int, tune: Any = None, **settings: Any) -> Any:
+    model, groups, scores = perceptron(*widths)
+    return BeeColony(progress=False, **settings)(model, groups, scores, evaluate, tune), model, groups, scores
+
+
+def hill(*best: int) -> Any:
+    """Fitness that is largest, 0, at the given widths."""
+    return lambda model: -float(sum((a - b) ** 2 for a, b in zip(widths_of(model), best, strict=True)))
+
+
+def test_finds_the_hill() -> None:
+    found, *_ = hunt(hill(12, 28, 24), 40, 40, 40, cycles=12, sources=8)
+    assert found.plan.kept_counts() == {"0": 12, "1": 28, "2": 24}
+    assert widths_of(found.model) == list(found.plan.kept_counts().values())
+
+
+def test_better_than_as_many_random_codes() -> None:
+    bees, random = [], []
+    for seed in range(3):
+        same = {"seed": seed, "levels": 20}
+        found, *_ = hunt(hill(12, 24, 20, 4, 28), 40, 40, 40, 40, 40, cycles=8, sources=8, **same)
+        bees.append(max(t.fitness for t in found.history))
+        draw, *_ = hunt(hill(12, 24, 20, 4, 28), 40, 40, 40, 40, 40, cycles=0, sources=len(found.history), **same)
+        random.append(max(t.fitness for t in draw.history))
+    assert all(a > b for a, b in zip(bees, random, strict=True))
+    assert np.mean(bees) > 0.4 * np.mean(random)  # both are negative
+
+
+def test_the_best_of_all_is_returned_with_its_own_weights() -> None:
+    """Also where its source was given up later."""
+    seen: dict[bytes, float] = {}
+
+    def evaluate(model: Any) -> float:
+        weights = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+        seen[weights] = float(np.random.default_rng(len(weights)).random()) if widths_of(model) != [16, 10] else 0.0
+        return seen[weights]
+
+    found, *_ = hunt(evaluate, 16, 10, tune=jitter, limit=1, cycles=12, sources=3)
+    best = max(found.history, key=lambda t: t.fitness)
+    assert found.plan.kept_counts() == best.counts
+    assert seen[b"".join(p.detach().numpy().tobytes() for p in found.model.parameters())] == best.fitness
+
+
+def test_a_code_is_evaluated_once() -> None:
+    asked: list[tuple[int, ...]] = []
+    hunt(lambda m: (asked.append(tuple(widths_of(m))), hill(3, 3)(m))[1], 10, 10, cycles=20, sources=4)
+    assert max(Counter(asked).values()) == 1
+    assert len(asked) < 4 + 20 * 9
+
+
+def test_every_width_of_every_group_can_be_reached_and_none_beyond() -> None:
+    asked: set[tuple[int, ...]] = set()
+    hunt(lambda m: (asked.add(tuple(widths_of(m))), 0.0)[1], 20, 20, cycles=20, sources=20, limit=1, moves=1)
+    asked.discard((20, 20))
+    assert asked == set(product(range(2, 15, 2), repeat=2))
+
+
+def test_random_channels_include_the_last_one_and_depend_on_the_code_alone() -> None:
+    kept: dict[tuple[int, ...], list[list[int]]] = {}
+
+    def evaluate(model: Any) -> float:
+        return float(sum(widths_of(model)))
+
+    last = 0
+    for seed in range(6):
+        found, _, groups, _ = hunt(evaluate, 12, 12, channels="random", seed=seed, sources=3, cycles=2)
+        for g in groups:
+            chosen = found.plan.groups[g.name].kept.tolist()
+            kept.setdefault((seed, len(chosen)), []).append(chosen)
+            last += 11 in chosen
+        again, *_ = hunt(evaluate, 12, 12, channels="random", seed=seed, sources=3, cycles=2)
+        assert again.plan == found.plan
+    assert 0 < last < 12
+
+
+def test_scored_channels_are_the_best_ones() -> None:
+    found, _, _, scores = hunt(lambda m: float(sum(widths_of(m))), 12, 12)
+    for name, group in found.plan.groups.items():
+        order = torch.argsort(scores[name], descending=True)[: len(group.kept)]
+        assert sorted(order.tolist()) == group.kept.tolist()
+    assert found.plan.kept_counts() == {"0": 8, "1": 8}
+
+
+def test_constraints_and_ties() -> None:
+    rules = Constraints(round_to=4, minimum={"1": 12})
+    found, *_ = hunt(lambda m: -float(sum(widths_of(m))), 20, 20, constraints=rules)
+    assert all(n % 4 == 0 and t.counts["1"] >= 12 for t in found.history for n in t.counts.values())
+    assert found.plan.kept_counts() == {"0": 4, "1": 12}
+
+
+def test_at_a_budget_all_candidates_cost_the_same() -> None:
+    model, groups, scores = perceptron(80, 60, 70)
+    full = fxprune.cost(groups.graph).macs
+    colony = BeeColony(budget=0.4, sources=5, cycles=2, progress=False)
+    found = colony(model, groups, scores, lambda m: float(widths_of(m)[1]))
+    assert len({tuple(t.counts.values()) for t in found.history}) > 5
+    assert all(0.396 * full <= t.cost.macs <= 0.4 * full for t in found.history)
+    widest = max(t.counts["1"] for t in found.history)
+    assert found.plan.kept_counts()["1"] == widest > 60 * 0.4**0.5
+
+
+def test_a_budget_out_of_reach() -> None:
+    with pytest.raises(fxprune.InputError, match="the budget cannot be reached"):
+        hunt(hill(1, 1), 10, 10, budget=0.001)
+
+
+def test_other_units_make_no_difference() -> None:
+    a, *_ = hunt(lambda m: hill(9, 3, 5)(m), 20, 20, 20, cycles=6)
+    b, *_ = hunt(lambda m: 1e6 + 100 * hill(9, 3, 5)(m), 20, 20, 20, cycles=6)
+    assert [t.counts for t in a.history] == [t.counts for t in b.history]
+
+
+def test_what_is_no_number_never_wins() -> None:
+    def evaluate(model: Any) -> float:
+        total = sum(widths_of(model))
+        return float("nan") if total > 10 and total != 20 else -float(total)
+
+    found, *_ = hunt(evaluate, 10, 10, cycles=5)
+    assert sum(found.plan.kept_counts().values()) <= 10
+    found, model, *_ = hunt(lambda m: math.nan, 10, 10, cycles=2)
+    assert found.model is model
+
+
+def test_per_sample_fitness_is_its_mean() -> None:
+    found, *_ = hunt(Judged(full=20), 10, 10, tune=jitter, cycles=2)
+    assert all(0 <= t.fitness <= 1 for t in found.history)
+
+
+def test_a_tuning_is_applied_to_every_candidate_once() -> None:
+    tuned: list[nn.Module] = []
+    found, *_ = hunt(hill(3, 3), 10, 10, tune=tuned.append, cycles=3)
+    assert len(tuned) == len(found.history)
+
+
+def test_nothing_to_prune() -> None:
+    model = nn.Linear(3, 2)
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3)))
+    found = BeeColony(progress=False)(model, groups, {}, lambda m: 1.0)
+    assert found.model is model
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"sources": 1}, "too few sources; seen: 1; remedy: at least 2"),
+        ({"cycles": -1}, "too few cycles"),
+        ({"limit": 0}, "too few limit"),
+        ({"moves": 0}, "too few moves"),
+        ({"levels": 0}, "too few levels"),
+        ({"most": 0.05}, "most out of range; seen: 0.05"),
+        ({"most": 1.1}, "most out of range"),
+        ({"channels": "best"}, "unknown choice of channels; seen: 'best'"),
+        ({"budget": 0.0}, "a budget is a part of the original's cost"),
+    ],
+)
+def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(fxprune.InputError, match=text):
+        BeeColony(**values)
