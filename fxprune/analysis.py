@@ -17,7 +17,7 @@ from torch import fx
 from fxprune.dims import Dim, Labels, WidthUse
 from fxprune.factorings import Components, Heads, resolve
 from fxprune.labels import Axes, Labelling, label
-from fxprune.literals import is_literal
+from fxprune.literals import is_computed, is_literal
 from fxprune.plan import Slot
 from fxprune.reasons import FixedDim, fixed_dims, place
 from fxprune.rules import rule_of
@@ -115,21 +115,25 @@ class Analysis:
 def mended(analysis: Analysis, learned: Iterable[WidthUse], keep: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
     """New values of the int attributes and literals that hold a dim's length.
 
+    A computed size is set beside others of its module, also to its old value: what it is computed from may be mended.
+
     Args:
         analysis: of the graph.
         learned: attributes and literals beside those that the rules have named.
         keep: which components stay, from `Analysis.keep`.
     """
     found: dict[str, dict[str, int]] = {}
+    changed: set[str] = set()
     model = analysis.labelling.graph.model
     for use in (*analysis.labelling.labeller.widths, *learned):
         new = int(keep[analysis.components.of[use.labels]].sum())
         holds = is_literal(use.attribute) or (
             getattr(model.get_submodule(use.module), use.attribute, None) == len(use.labels)
         )
-        if new != len(use.labels) and holds:
+        if holds and (new != len(use.labels) or is_computed(use.attribute)):
             found.setdefault(use.module, {})[use.attribute] = new
-    return found
+            changed |= {use.module} if new != len(use.labels) else set()
+    return {module: values for module, values in found.items() if module in changed}
 
 
 def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()) -> Analysis:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fxprune.literals import NoGraphError, is_literal, literals, with_literals
+from fxprune.literals import NoGraphError, computed_sizes, is_computed, is_literal, literals, with_literals
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,7 +37,7 @@ def holds_int(module: nn.Module, name: str) -> bool:
     if not is_literal(name):
         return type(getattr(module, name, None)) is int
     try:
-        return name in literals(module)
+        return name in (set().union(*computed_sizes(module).values()) if is_computed(name) else literals(module))
     except NoGraphError:
         return False
 

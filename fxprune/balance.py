@@ -106,11 +106,21 @@ class Balance:
         labelling = self._analysis.labelling
         try:
             graph = retrace(labelling.graph, self._shapes(part), self._attributes(part))
-            small = analysed(graph, self._heads, labelling.labeller.free)
+            small = analysed(graph, self._settled, labelling.labeller.free)
         except Exception:  # the model's own code may have anything against a width
             return None
         same = [n.target for n in graph.fx.nodes] == [n.target for n in labelling.graph.fx.nodes]
         return self._match(small, part) if same else None
+
+    @cached_property
+    def _settled(self) -> Heads:
+        """What shrinks where a reshape splits a dim, as decided for full widths: smaller ones may tip the scale."""
+        found: dict[str, set[str]] = {}
+        for f, k in self._analysis.components.chosen.items():
+            if k >= 0:
+                found.setdefault(f.node.meta["module"], set()).add("width" if k == len(f.sizes) - 1 else "count")
+        alike = [(module, *choices) for module, choices in found.items() if len(choices) == 1]
+        return (*alike, *([("*", self._heads)] if isinstance(self._heads, str) else self._heads))
 
     def _shorter(self, length: int, part: int) -> int:
         return length // self.step * part

@@ -1,7 +1,8 @@
 """Literals: the numbers in the code of a module's `forward`, found and replaced in its torch.fx graph.
 
 A literal is named after the call that it is an argument of, as in `pad[1][4]`: in the module's graph, the node `pad`,
-its second argument, the fifth entry. Square brackets tell it from an attribute.
+its second argument, the fifth entry. Square brackets tell it from an attribute. A size that the code computes from
+others (`x.view(n, c // heads)`) can be replaced by a literal as well: `size(view[2])`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ class NoGraphError(Exception):
 
 
 def is_literal(name: str) -> bool:
-    """Whether a name is a literal's, not an attribute's."""
+    """Whether a name is a literal's (or a computed size's), not an attribute's."""
     return "[" in name
+
+
+def is_computed(name: str) -> bool:
+    """Whether a name is a computed size's."""
+    return name.startswith("size(")
 
 
 def literals(module: nn.Module) -> dict[str, int]:
@@ -38,6 +44,21 @@ def literals(module: nn.Module) -> dict[str, int]:
     return {name: value for node in _graph(module).nodes for name, value in _of(node)}
 
 
+def computed_sizes(module: nn.Module) -> dict[str, dict[str, int]]:
+    """The sizes that the reshapes in a module's own forward ask for, call by call; 0 for one that the code computes.
+
+    Raises:
+        NoGraphError: as for `literals`.
+
+    >>> class Halves(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.reshape(-1, x.shape[1] // 2, 2)
+    >>> computed_sizes(Halves())
+    {'reshape': {'reshape[1]': -1, 'size(reshape[2])': 0, 'reshape[3]': 2}}
+    """
+    return {node.name: dict(_sizes(node)) for node in _graph(module).nodes if node.target in _RESHAPES}
+
+
 def with_literals(module: nn.Module, values: Mapping[str, int]) -> fx.GraphModule:
     """The module as a `torch.fx.GraphModule` with other literals; parameters, buffers and submodules are shared.
 
@@ -46,7 +67,7 @@ def with_literals(module: nn.Module, values: Mapping[str, int]) -> fx.GraphModul
         KeyError: a literal that the module does not have.
     """
     graph = _graph(module)
-    unknown = values.keys() - {name for node in graph.nodes for name, _ in _of(node)}
+    unknown = values.keys() - {name for node in graph.nodes for name, _ in (*_of(node), *_sizes(node))}
     if unknown:
         raise KeyError(min(unknown))
     for node in graph.nodes:
@@ -110,6 +131,19 @@ def _of(node: fx.Node) -> Iterator[tuple[str, int]]:
         yield from _ints(a, f"{node.name}[{k}]")
 
 
+_RESHAPES = ("view", "reshape", "expand", torch.reshape)
+
+
+def _sizes(node: fx.Node) -> Iterator[tuple[str, int]]:
+    """What a reshape asks for: ints under their names, and computed sizes as 0."""
+    if node.target in _RESHAPES:
+        sequence = len(node.args) == 2 and isinstance(node.args[1], list | tuple)
+        start = f"{node.name}[1]" if sequence else node.name
+        sizes: Any = node.args[1] if sequence else node.args[1:]
+        for i, size in enumerate(sizes, start=0 if sequence else 1):
+            yield (f"{start}[{i}]", size) if type(size) is int else (f"size({start}[{i}])", 0)
+
+
 def _ints(value: Any, name: str) -> Iterator[tuple[str, int]]:
     if type(value) is int:
         yield name, value
@@ -125,4 +159,6 @@ def _replaced(value: Any, name: str, new: Mapping[str, int]) -> Any:
         return type(value)(_replaced(v, f"{name}[{i}]", new) for i, v in enumerate(value))
     if isinstance(value, slice):
         return slice(*(_replaced(v, f"{name}[{i}]", new) for i, v in enumerate((value.start, value.stop, value.step))))
+    if isinstance(value, fx.Node):
+        return new.get(f"size({name})", value)
     return new.get(name, value) if type(value) is int else value

@@ -283,7 +283,14 @@ class ChunkedAttention(nn.Module):
 case(
     "chunked_with_einsum",
     lambda: Encoder(ChunkedAttention()),
-    [(24, STREAM + " >attn.to_qkv attn.to_out.0>"), ((6, 4), "attn.to_qkv) >attn.to_out.0"), MLP],
+    [
+        (24, STREAM + " >attn.to_qkv attn.to_out.0>"),
+        ((6, None), "attn.to_qkv)"),  # chunks need equal numbers, not equal indices
+        ((6, None), "attn.to_qkv) >attn.to_out.0"),
+        ((None, 4), "attn.to_qkv) >attn.to_out.0"),
+        MLP,
+    ],
+    ties_width=["attn.to_qkv attn.to_qkv#2"],
 )
 
 

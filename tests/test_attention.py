@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import fxprune
 
 HEADS = ("", *MODES)
-# The code of these computes the width of attention from the stream's: it cannot shrink while the stream stays.
-FOLLOWING = ("fused_by_input_width", "class_attention", "decoder")
+# nn.MultiheadAttention computes the head width from the stream's: it cannot shrink while the stream stays.
+FOLLOWING = ("decoder",)
 
 
 def each(following: str = "") -> list[Any]:
@@ -96,9 +96,7 @@ def test_half_of_every_group_goes(case: Case, heads: str) -> None:
 
 
 @pytest.mark.parametrize("heads", MODES)
-@pytest.mark.parametrize(
-    "case", each(following="the code computes the width of attention from the stream's, and no int in it is a literal")
-)
+@pytest.mark.parametrize("case", each(following="nn.MultiheadAttention computes the head width from the stream's"))
 def test_pruned_equals_masked_while_the_normed_stream_stays(case: Case, heads: str) -> None:
     groups, mode = groups_of(case, heads, case.protect), case.mode(heads)
     assert members(groups) == Counter(unprotected(case, mode))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import fx, nn
 
 from fxprune.dims import Labels, WidthUse
-from fxprune.literals import NoGraphError, literals
+from fxprune.literals import NoGraphError, computed_sizes, is_computed, literals
 
 # Ints that may hold the widths together.
 Guess = tuple[WidthUse, ...]
@@ -40,6 +40,20 @@ def code(model: nn.Module, node: fx.Node, wanted: Sequence[Labels]) -> Iterator[
             yield tuple(WidthUse(path, name, labels) for name, labels in zip(names, wanted, strict=True))
         else:
             yield from ((WidthUse(path, name, labels),) for name in names for labels in wanted)
+
+
+def computed(model: nn.Module, node: fx.Node, wanted: Sequence[Labels]) -> Iterator[Guess]:
+    """The sizes of the wanted length that the issuing module's code computes for a reshape of the recorded shape."""
+    path, shape = node.meta["module"], node.meta["shape"]
+    try:
+        calls = computed_sizes(model.get_submodule(path))
+    except NoGraphError:
+        return
+    for sizes in calls.values():
+        fits = len(sizes) == len(shape) and all(a in (0, -1, n) for a, n in zip(sizes.values(), shape, strict=True))
+        for name, n in zip(sizes, shape, strict=False) if fits else ():
+            if is_computed(name) and n == len(wanted[0]):
+                yield from ((WidthUse(path, name, labels),) for labels in wanted)
 
 
 def obstacle(model: nn.Module, node: fx.Node) -> str:

@@ -180,7 +180,8 @@ class _Lesson:
 
     def _test_guesses(self, found: Sequence[Difference], refusal: Refusal | None) -> None:
         """An int is mended if then fewer calls differ, and no other ones: attributes first, then literals."""
-        for guesser in (guess.attributes, guess.code) if self._rewrite_code else (guess.attributes,):
+        in_code = (guess.code, guess.computed) if self._rewrite_code else ()
+        for guesser in (guess.attributes, *in_code):
             self._wanted = list(self._unresolved(guesser, _wrong(found), refusal))
         for d, _ in self._wanted:
             why = guess.obstacle(self._model, d.node) if self._rewrite_code else "code is left as it is"
@@ -224,6 +225,8 @@ class _Lesson:
         if leader:
             names = _names(self._analysis, [*mine, *leader])
             self._held = _stepped(self._analysis, self._held.tie(names), names, d.where)
+        elif isinstance(dim, np.ndarray):
+            self._wanted.append((d, [dim]))  # computed from an int that was mended
         else:
             self._fix(d)
 
