@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,19 +65,19 @@ class SampledPermutation:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         require_producers(groups)
-        sums, generators = Sums(), dict[Layer, torch.Generator]()
+        sums, generators = Sums(), dict[Layer, np.random.Generator]()
 
         def add(seen: Contraction) -> None:
             layer = (seen.name, seen.dim)
             if layer not in generators:
-                generators[layer] = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {layer}".encode()))
+                generators[layer] = np.random.default_rng(zlib.crc32(f"{self.seed} {layer}".encode()))
             sums.add(seen, self._measure(seen, generators[layer]))
 
         samples = observe(model, groups.graph, data, {s.tensor for g in groups for s in g.producers}, add, self.seed)
         changes = {layer: self._finish(found, samples) for layer, found in sums.items()}
         return shares_of_producers(groups, changes, self.scale)
 
-    def _measure(self, seen: Contraction, generator: torch.Generator) -> dict[str, Tensor]:
+    def _measure(self, seen: Contraction, generator: np.random.Generator) -> dict[str, Tensor]:
         before = _maps(seen, seen.output if seen.bias is None else seen.output - _beside(seen.bias, seen.output))
         measure = {"cosine": cosine, "ssim": ssim}.get(self.distance, squared)
         changed = torch.zeros(before.shape[1], dtype=torch.float64, device=before.device)
@@ -105,13 +106,14 @@ def _beside(bias: Tensor, y: Tensor) -> Tensor:
     return bias.view(-1, *[1] * (y.dim() - 2))
 
 
-def _permuted(kernels: Tensor, generator: torch.Generator) -> Tensor:
-    return kernels.gather(2, torch.rand(kernels.shape, generator=generator).argsort(2).to(kernels.device))
+def _permuted(kernels: Tensor, generator: np.random.Generator) -> Tensor:
+    values = kernels.cpu().double() if kernels.dtype == torch.bfloat16 else kernels.cpu()
+    return torch.from_numpy(generator.permuted(values.numpy(), axis=2)).to(kernels)
 
 
-def _redrawn(kernels: Tensor, generator: torch.Generator) -> Tensor:
+def _redrawn(kernels: Tensor, generator: np.random.Generator) -> Tensor:
     bound = kernels.shape[2] ** -0.5
-    return ((2 * torch.rand(kernels.shape, generator=generator) - 1) * bound).to(kernels)
+    return torch.from_numpy(generator.uniform(-bound, bound, kernels.shape)).to(kernels)
 
 
-_DRAWS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {"permute": _permuted, "reinit": _redrawn}
+_DRAWS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {"permute": _permuted, "reinit": _redrawn}
