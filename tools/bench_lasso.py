@@ -16,9 +16,9 @@ of the one before, and the rows that scikit-learn wants besides the Gram are the
 can be; the paper's own hold every output of every sampled position.
 
 What is checked, with a search of tolerance 1e-12 in place of the timed one's 1e-6: where it finds the count, its
-support is that of the path at the same λ. What is timed is CPU time on one thread, the median counting; memory is the
-peak of Python's and NumPy's allocations (tracemalloc), measured in another run, beside A itself, which both are
-given.
+support is that of the path at the same λ (near λ = 0 coordinate descent is not exact even so). What is timed is CPU
+time on one thread, the median counting; memory is the peak of Python's and NumPy's allocations (tracemalloc), measured
+in another run, beside A itself, which both are given.
 """
 
 from __future__ import annotations
