@@ -248,6 +248,14 @@ def test_scores_are_usable_and_seeded(scorer: Any) -> None:
     assert any(not torch.equal(first[n], other[n]) for n in first)
 
 
+@pytest.mark.parametrize("scorer", [Lasso(3), ThiNet(3), RefitLoss(3)])
+def test_a_groups_scores_do_not_depend_on_which_others_are_scored(scorer: Any) -> None:
+    model, x, groups, scores = scored("residual", scorer)
+    for g in groups:
+        alone = scorer(model, groups.among([g]), [x[0]])
+        torch.testing.assert_close(alone[g.name], scores[g.name], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("scorer", [Lasso(), ThiNet(), RefitLoss()])
 def test_groups_that_nothing_reads_are_named(scorer: Any) -> None:
     with pytest.raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,20 @@ class Sampling:
             raise InputError(
                 "positions must be a positive integer", seen=repr(self.positions), remedy="10 is usual; None takes all"
             )
+
+    def start(self) -> Callable[[Contraction, int], Tensor]:
+        """A function from a call and its number of images to positions, of shape (images, m).
+
+        What a layer gets next does not depend on which other layers are looked at.
+        """
+        generators: dict[str, torch.Generator] = {}
+
+        def positions(seen: Contraction, images: int) -> Tensor:
+            if seen.name not in generators:
+                generators[seen.name] = torch.Generator().manual_seed(crc32(f"{self.seed} {seen.name}".encode()))
+            return draw(seen, images, self.positions, generators[seen.name])
+
+        return positions
 
 
 def responses(
@@ -129,10 +144,10 @@ def _run(
     add: Callable[[Gram, Contraction], None],
 ) -> None:
     """Hand the statistics of each call of a layer that reads a group to `add`."""
-    generator, images = torch.Generator().manual_seed(sampling.seed), 1
+    positions, images = sampling.start(), 1
 
     def note(seen: Contraction) -> None:
-        add(gram_of(seen, draw(seen, images, sampling.positions, generator)), seen)
+        add(gram_of(seen, positions(seen, images)), seen)
 
     with observing(model, set(_readers(groups)), note) as run:
         for batch in batches(model, noise(groups.graph, sampling.seed) if data is None else data):

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import Batch, batches
+from fxprune.batches import batches
 from fxprune.errors import InputError
 from fxprune.gram.collect import Sampling, gram_of
-from fxprune.gram.patches import draw, outputs_at
+from fxprune.gram.patches import outputs_at
 from fxprune.gram.sums import Gram
 from fxprune.reconstruct.landing import Landing
 from fxprune.reconstruct.readers import Reader
@@ -46,7 +46,7 @@ class Pair:
     def current(self, names: Set[str]) -> dict[str, Gram]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it lands on."""
         sums: dict[str, Gram] = {}
-        generator, stop = torch.Generator().manual_seed(self.sampling.seed), None
+        positions, stop = self.sampling.start(), None
         with ExitStack() as stack:
             whole = stack.enter_context(recording(self.model, set(self.readers)))
             pruned = stack.enter_context(recording(self.small, set(self.readers)))
@@ -61,14 +61,12 @@ class Pair:
                         remedy="give the model that the plan was made for, and its pruned copy",
                     )
                 for call, recorded in new.calls.items():
-                    self._add(sums, old.calls[call], recorded, batch, generator)
+                    where = positions(recorded.seen, batch.size)
+                    self._add(sums, old.calls[call], recorded, where)
         return sums
 
-    def _add(
-        self, sums: dict[str, Gram], old: Recorded, new: Recorded, batch: Batch, generator: torch.Generator
-    ) -> None:
+    def _add(self, sums: dict[str, Gram], old: Recorded, new: Recorded, where: Tensor) -> None:
         name = new.seen.name
-        where = draw(new.seen, batch.size, self.sampling.positions, generator)
         kept, factors = self.readers[name].outputs(old.seen)
         kept = kept.to(old.seen.output.device)
         targets = outputs_at(old.seen.output, where)[:, kept].double() * factors.to(kept.device)
@@ -83,13 +81,13 @@ class Pair:
     def at_once(self, names: Set[str]) -> dict[str, Gram]:
         """X and Y from the original, as if all that comes before a layer were repaired already."""
         sums: dict[str, Gram] = {}
-        generator, stop = torch.Generator().manual_seed(self.sampling.seed), None
+        positions, stop = self.sampling.start(), None
         with recording(self.model, set(self.readers)) as whole:
             for batch in batches(self.model, self.data):
                 run = whole(batch, names, stop)
                 stop = stop or last_event(run, names)
                 for (name, _), old in run.calls.items():
-                    where = draw(old.seen, batch.size, self.sampling.positions, generator)
+                    where = positions(old.seen, batch.size)
                     kept, factors = self.readers[name].outputs(old.seen)
                     targets = outputs_at(old.seen.output, where)[:, kept].double() * factors
                     blocks, entries = self.readers[name].entries(old.seen)
