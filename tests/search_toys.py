@@ -82,5 +82,7 @@ def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -
 
 
 if __name__ == "__main__":
-    found = run(sys.argv[1], sys.argv[2], *(float(a) for a in sys.argv[3:4]), *(int(a) for a in sys.argv[4:5]))
+    import search_toys  # so that the functions have the same names as in the tests
+
+    found = search_toys.run(*sys.argv[1:3], *(float(a) for a in sys.argv[3:4]), *(int(a) for a in sys.argv[4:5]))
     print(json.dumps([found.plan.kept_counts(), len(found.history), found.finished]))

@@ -63,7 +63,7 @@ def test_killed_at_random_moments(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", range(1, 21))
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_killed_at_more_random_moments(name: str, seed: int, tmp_path: Path) -> None:
     _kill_until_done(name, tmp_path, random.Random(seed))
     check(name, tmp_path)
@@ -186,19 +186,22 @@ def test_a_program_is_killed(workers: int, tmp_path: Path) -> None:
         "0.1",
         str(workers),
     ]
-    journal, lines = folder / "journal.jsonl", 0
+    journal, lines, out = folder / "journal.jsonl", 0, tmp_path / "out.json"
     for blow in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        # Not into a pipe: workers that outlive their parent for a while would hold it open.
+        with out.open("w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL)
         while not journal.exists() or journal.read_bytes().count(b"\n") <= lines:
             assert process.poll() is None
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.2))
         process.send_signal(blow)
-        output, _ = process.communicate()
+        process.wait()
         lines = journal.read_bytes().count(b"\n")
         if blow == signal.SIGINT:
-            assert json.loads(output)[2] is False
-    output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+            assert json.loads(out.read_text())[2] is False
+    with out.open("w") as file:
+        subprocess.run(command, stdout=file, stderr=subprocess.DEVNULL, check=True)
     whole = undisturbed("bees")
-    assert json.loads(output) == [whole.plan.kept_counts(), len(whole.history), True]
+    assert json.loads(out.read_text()) == [whole.plan.kept_counts(), len(whole.history), True]
     check("bees", folder)
