@@ -17,8 +17,11 @@ def show(rows: Rows, console: Console) -> None:
     """A table for each network, allocation and treatment, means over all networks, and what follows from them."""
     for network, allocation in _pairs(rows):
         for treatment in _of(rows, "treatment", network=network, allocation=allocation):
+            before = _percent(whole(rows, network))
+            console.print(f"\n{network}, {allocation}, {treatment}: test accuracy (as it is: {before}) at fewer MACs")
             console.print(_table(rows, network, allocation, treatment))
     for allocation in _of(rows, "allocation"):
+        console.print(f"\nmean test accuracy over networks and sizes, {allocation}")
         console.print(_means(rows, allocation))
         for line in verdicts(rows, allocation):
             console.print(line, markup=False)
@@ -51,9 +54,7 @@ def whole(rows: Rows, network: str) -> float | None:
 
 def _table(rows: Rows, network: str, allocation: str, treatment: str) -> Table:
     here = {p: m for p, m in rows.items() if _fits(p, {"network": network, "allocation": allocation})}
-    before = whole(rows, network)
-    title = f"{network}, {allocation}, {treatment}: test accuracy (as it is: {_percent(before)}) at fewer MACs"
-    table = Table(title=title, header_style="bold")
+    table = Table(header_style="bold")
     table.add_column("scorer", no_wrap=True)
     sizes = sorted({p.less for p in here})
     for size in sizes:
@@ -77,7 +78,7 @@ def _percent(value: float | None) -> str:
 
 def _means(rows: Rows, allocation: str) -> Table:
     """One line a scorer: the mean over all networks and sizes."""
-    table = Table(title=f"mean test accuracy over networks and sizes, {allocation}", header_style="bold")
+    table = Table(header_style="bold")
     table.add_column("scorer", no_wrap=True)
     treatments = _of(rows, "treatment", allocation=allocation)
     for treatment in treatments:
