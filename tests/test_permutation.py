@@ -319,3 +319,39 @@ def test_scale_of_one_layer_does_not_drown_another() -> None:
         model.a.bias.mul_(1000)
     after = WeightPermutation()(model, groups, [{"x": x[0], "y": x[1]}])
     torch.testing.assert_close(before["a"], after["a"], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+@pytest.mark.parametrize("name", ["residual", "depthwise", "transposed_grouped", "flatten_7x7", "perceptron"])
+def test_single_precision_is_enough(name: str, offset: float) -> None:
+    """Also for inputs whose mean is far larger than their spread, where sums of squares cancel."""
+    case = CASES[name]
+    model, (x,) = case.build(), case.inputs(8)
+    x = x + offset
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    single = WeightPermutation()(model, groups, [x])
+    double = WeightPermutation()(model.double(), groups, [x.double()])
+    for g in groups:
+        torch.testing.assert_close(single[g.name], double[g.name], rtol=1e-3, atol=1e-6)
+
+
+def test_constant_inputs_and_kernels_give_no_negative_scores() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    x = torch.full((2, 3, 9, 9), 0.7)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert (WeightPermutation()(model, groups, [x])["0"] >= 0).all()
+    nn.init.constant_(model[0].weight, 0.3)
+    x = torch.randn(2, 3, 9, 9) + 5
+    assert (WeightPermutation()(model, groups, [x])["0"] >= 0).all()
+
+
+def test_memory_formats_are_alike() -> None:
+    case = CASES["residual"]
+    model, (x,) = case.build(), case.inputs(6)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plain = WeightPermutation()(model, groups, [x])
+    last = WeightPermutation()(
+        model.to(memory_format=torch.channels_last), groups, [x.to(memory_format=torch.channels_last)]
+    )
+    for g in groups:
+        torch.testing.assert_close(last[g.name], plain[g.name], rtol=1e-5, atol=0)

@@ -36,12 +36,18 @@ def patch_sums(seen: Contraction) -> Tensor:
     x = _precise(seen.x)
     if seen.options is None:
         return x.sum(1)[None, None]
-    per_group = x.unflatten(1, (seen.groups, -1)).sum(2)
+    per_group = x if x.shape[1] == seen.groups else x.unflatten(1, (seen.groups, -1)).sum(2)
     if _is_pointwise(seen):
         return per_group.flatten(2)
     ones = per_group.new_ones(seen.groups, 1, *seen.weight.shape[2:])
     box: Tensor = aten.convolution.default(per_group, ones, None, *seen.options)
     return box.flatten(2)
+
+
+def squares_of(sums: Tensor) -> Tensor:
+    """Σ S² over samples and positions, of shape (groups,), in float64."""
+    parts = (_square(part).sum(2).double().sum(0) for part in sums.split(_samples_a_piece(sums)))
+    return torch.stack(list(parts)).sum(0)
 
 
 def _is_pointwise(seen: Contraction) -> bool:
@@ -57,29 +63,25 @@ def patch_energy(seen: Contraction) -> Tensor:
 
     Each input position counts as often as it lies under a kernel, so one map of these counts stands for all patches.
     """
-    squares = _sum_of_squares(seen)
-    return (squares if _is_pointwise(seen) else squares * _uses(seen)).flatten(1).sum(1)
-
-
-def _sum_of_squares(seen: Contraction) -> Tensor:
-    """Σ x² over samples and a group's channels, of shape (groups, *positions); (1, 1) for linear layers."""
-    x = seen.x if seen.options is not None else seen.x[:, :, None]
-    total = torch.zeros(seen.groups, *x.shape[2:], dtype=torch.float64, device=x.device)
+    x = seen.x.flatten(2) if seen.options is not None else seen.x[:, :, None]
+    uses = _uses(seen).to(_precise(x[:0]))
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
     for part in x.split(_samples_a_piece(x)):
-        total += _square(_precise(part)).unflatten(1, (seen.groups, -1)).sum((0, 2))
-    return total
+        total += (_square(_precise(part)) @ uses).sum(0)
+    return total.unflatten(0, (seen.groups, -1)).sum(1)
 
 
 def _uses(seen: Contraction) -> Tensor:
-    """In how many patches each input position of a convolution lies, of shape (1, *positions)."""
-    assert seen.options is not None
+    """In how many patches each input position lies, of shape (positions,)."""
+    if seen.options is None or _is_pointwise(seen):
+        return torch.ones(1 if seen.options is None else seen.x[0, 0].numel(), device=seen.x.device)
     *geometry, _ = seen.options
     x, y, kernel = (
         torch.ones(1, 1, *t.shape[2:], dtype=torch.float32, device=t.device) for t in (seen.x, seen.output, seen.weight)
     )
     # The adjoint of a convolution with ones, applied to ones, counts them.
     counts: Tensor = aten.convolution_backward.default(y, x, kernel, None, *geometry, 1, [True, False, False])[0]
-    return counts[0].double()
+    return counts.flatten()
 
 
 def residual_squares(seen: Contraction, factors: Tensor | None = None, sums: Tensor | None = None) -> Tensor:

@@ -13,7 +13,14 @@ from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Layer, Scale, Sums, check_option, shares_of_producers
-from fxprune.scorers.patches import mean_and_spread, patch_energy, patch_sums, residual_squares, response_sums
+from fxprune.scorers.patches import (
+    mean_and_spread,
+    patch_energy,
+    patch_sums,
+    residual_squares,
+    response_sums,
+    squares_of,
+)
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
 Distance = Literal["squared", "relative"]
@@ -95,7 +102,7 @@ def _permute(seen: Contraction, known: Kernels) -> dict[str, Tensor]:
         known[seen.name, seen.dim] = mean_and_spread(seen.kernels())
     mean, centred = known[seen.name, seen.dim]
     sums = patch_sums(seen)
-    spread = patch_energy(seen) - sums.double().square().sum((0, 2)) / n
+    spread = (patch_energy(seen) - squares_of(sums) / n).clamp(min=0)  # equal inputs: rounding only
     return {"change": residual_squares(seen, mean, sums) + (centred * spread[:, None] / (n - 1)).flatten()}
 
 
