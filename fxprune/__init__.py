@@ -14,6 +14,7 @@ The stages, each a pure function of the one before, and usable alone:
 
 from fxprune import planners, scorers, testing
 from fxprune.analysis import Group
+from fxprune.attention import untie_attention
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.groups import Groups, find_groups
@@ -54,5 +55,6 @@ __all__ = [
     "scorers",
     "testing",
     "trace",
+    "untie_attention",
     "verify",
 ]

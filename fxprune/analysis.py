@@ -146,7 +146,10 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     components = resolve(labelling.labeller, heads)
     parameters = labelling.parameter_axes()
     places = [
-        (name, dim, axes[dim]) for name, axes in parameters.items() for dim in range(len(axes)) if _labelled(axes, dim)
+        (name, dim, labels)
+        for name, axes in parameters.items()
+        for dim in range(len(axes))
+        if isinstance(labels := axes.known(dim), np.ndarray)
     ]
     group_of, channel_of, signatures = _partition(components, [*places, *_stations(labelling, components)])
     mixed = _mixed(labelling, components, group_of)
@@ -204,10 +207,6 @@ def _without(analysis: Analysis, lone: set[int]) -> Analysis:
         analysis.signatures[keep],
         tuple(frozenset(renumber[list(b)].tolist()) for b in analysis.balanced),
     )
-
-
-def _labelled(axes: Axes, dim: int) -> bool:
-    return isinstance(axes.known(dim), np.ndarray)
 
 
 def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]) -> tuple[Labels, Labels, Keys]:

@@ -59,12 +59,14 @@ class Factoring:
         sizes: length of each factor.
         factors: labels of each factor, or why it is fixed.
         node: the call that needs the grid.
+        split: whether a reshape splits the flat dim, so that the caller may choose (heads or their width).
     """
 
     flat: Labels
     sizes: Shape
     factors: tuple[Dim, ...]
     node: fx.Node
+    split: bool = False
 
 
 @dataclass(frozen=True, eq=False)

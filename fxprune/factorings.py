@@ -13,7 +13,7 @@ choice is made in one pass over all grids with common marks, and repeated only w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -63,8 +63,10 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
         if not pending:
             break
         marks = _marks(of, fixes, chosen)
-        for factoring in _obvious_first(pending, of):
-            _decide(factoring, of, marks, chosen, edges, fixes, _asked_for(factoring, heads))
+        first, splits = _leading(pending, of, marks) if heads else ([], [])
+        for factoring in first or splits or _obvious_first(pending, of):
+            asked = _asked_for(factoring, heads) if splits and not first else ""
+            _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
     return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
 
@@ -76,6 +78,30 @@ def _tied_along_fixed(factorings: list[Factoring]) -> Iterator[tuple[Labels, Lab
         for k, factor in enumerate(f.factors):
             if not isinstance(factor, np.ndarray):
                 yield f.flat, np.broadcast_to(grid.take([0], axis=k), f.sizes).reshape(-1)
+
+
+def _leading(
+    pending: list[Factoring], of: Labels, marks: npt.NDArray[np.int8]
+) -> tuple[list[Factoring], list[Factoring]]:
+    """What to decide first, so that the caller's choice counts for the splits that it is meant for, and for no other.
+
+    Returns:
+        Grids that leave no choice, and splits; both of dims that no other split has made.
+    """
+    made = np.zeros(of.max(initial=-1) + 1, dtype=bool)
+    before = -1
+    while before < (before := int(made.sum())):
+        for f in pending:
+            if f.split or any(made[of[d]].any() for d in _arrays(f.factors)):
+                for labels in _arrays(f.factors if f.split else [f.flat]):
+                    made[of[labels]] = marks[of[labels]] != _STAYS
+    own = [f for f in pending if not any(made[of[d]].any() for d in _arrays([f.flat] if f.split else f.factors))]
+    forced = [f for f in own if _evident(f, of) is not None or len(_able(f, of, marks)) < 2]
+    return forced, [f for f in own if f.split]
+
+
+def _arrays(dims: Iterable[Dim]) -> list[Labels]:
+    return [d for d in dims if isinstance(d, np.ndarray)]
 
 
 def _components(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
@@ -144,8 +170,13 @@ def _decide(
         fixes.append(Fix(f.flat, f"no factor of the grid {'×'.join(map(str, f.sizes))} may shrink", f.node))
 
 
+def _able(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> list[int]:
+    """The factors that nothing fixes."""
+    return [k for k, d in enumerate(f.factors) if isinstance(d, np.ndarray) and (marks[of[d]] != _STAYS).any()]
+
+
 def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -> int:
-    able = [k for k, d in enumerate(f.factors) if isinstance(d, np.ndarray) and (marks[of[d]] != _STAYS).any()]
+    able = _able(f, of, marks)
     if not able:
         return -1
     varying = [k for k in _varying(f, of) if k in able]
@@ -160,14 +191,9 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
 
 def _asked_for(f: Factoring, heads: Heads) -> str:
     """Whether the heads of this reshape or their width shall shrink; "" leaves it open."""
-    if f.node.target._opname not in _RESHAPES:  # type: ignore[union-attr]
-        return ""
     if isinstance(heads, str):
         return heads
     return next((choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern)), "")
-
-
-_RESHAPES = frozenset(["view", "_unsafe_view", "_reshape_alias"])
 
 
 def _along(f: Factoring, k: int) -> tuple[Labels, Labels]:

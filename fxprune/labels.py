@@ -112,8 +112,8 @@ class Labeller:
 
     def equate(self, a: Dim, b: Dim) -> Dim:
         """Declare that index i of `a` and index i of `b` live or die together; returns the dim of the result."""
-        _check_read(a)
-        _check_read(b)
+        if isinstance(a, Loose) or isinstance(b, Loose):
+            raise NotLooseError(a.node if isinstance(a, Loose) else b.node)  # type: ignore[union-attr]
         if a is b or b is None:
             return a
         if a is None:
@@ -138,7 +138,7 @@ class Labeller:
             return b[j]
         return self.equate(a[i], b[j])
 
-    def factor(self, flat: Dim, factors: Sequence[tuple[int, Dim]]) -> None:
+    def factor(self, flat: Dim, factors: Sequence[tuple[int, Dim]], *, split: bool = False) -> None:
         """Note that `flat` is the row-major grid of `factors`, given as (length, dim)."""
         factors = [(n, d) for n, d in factors if n > 1]
         if isinstance(flat, np.ndarray) and len(factors) == 1:
@@ -146,7 +146,7 @@ class Labeller:
         elif isinstance(flat, np.ndarray):
             assert self.node is not None
             sizes, dims = zip(*factors, strict=True)
-            self.factorings.append(Factoring(flat, sizes, dims, self.node))
+            self.factorings.append(Factoring(flat, sizes, dims, self.node, split))
         elif isinstance(flat, Fixed):
             for _, dim in factors:
                 self.fix(dim, flat.reason)

@@ -47,7 +47,7 @@ def told_apart(labelling: Labelling) -> Iterator[Fix]:
 
 
 def _name(node: fx.Node) -> str:
-    name: str = node.target._opname  # type: ignore[union-attr]
+    name: str = getattr(node.target, "_opname", "getitem")
     return name if name in _UNARY else name.rstrip("_")
 
 
@@ -67,12 +67,14 @@ def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
     return name in _UNARY and (not inputs or zero[inputs[0]])
 
 
+# What a linear layer may do to its weight first.
+_WEIGHT_MOVES = frozenset("t transpose permute split getitem slice".split())
+
+
 def _by_weight(node: fx.Node, name: str) -> bool:
     """A linear layer: its columns are the weight's rows, which are masked."""
     second = node.args[_PRODUCTS[name][1]]
-    while (
-        isinstance(second, fx.Node) and second.op == "call_function" and _name(second) in ("t", "transpose", "permute")
-    ):
+    while isinstance(second, fx.Node) and second.op == "call_function" and _name(second) in _WEIGHT_MOVES:
         second = second.args[0]
     return isinstance(second, fx.Node) and second.op == "get_attr"
 

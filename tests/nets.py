@@ -767,7 +767,7 @@ def own_einsum(m: Any, x: Tensor) -> Tensor:
     parameters=42,
 )
 def own_matmul(m: Any, x: Tensor) -> Tensor:
-    return (x @ m.u).relu() @ m.v
+    return (x @ m.u).tanh() @ m.v
 
 
 @case(

@@ -86,7 +86,7 @@ def _split(call: Call, flat: Dim, sizes: list[int]) -> list[Dim]:
     if call.lab.balance(flat):
         return [Loose(flat, tuple(sizes), i, call.node.name) for i in range(len(sizes))]
     parts = [call.lab.fresh(n) for n in sizes]
-    call.lab.factor(flat, list(zip(sizes, parts, strict=True)))
+    call.lab.factor(flat, list(zip(sizes, parts, strict=True)), split=True)
     return parts
 
 

@@ -72,7 +72,7 @@ def _probe(prediction: Prediction, held: Held) -> tuple[list[Difference], Refusa
 def _known_beforehand(analysis: Analysis, held: Held) -> Held:
     """What PyTorch's own modules are known to hold."""
     for path, module in analysis.labelling.graph.model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
+        if type(module).forward is nn.MultiheadAttention.forward:
             held = _attention(analysis, held, path)
         elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and module._parameters.get("weight") is None:
             held = _instance_norm(analysis, held, path)
