@@ -701,3 +701,19 @@ def test_an_empty_plan_changes_nothing(pair: Any) -> None:
     copied = fxprune.rewrite(model, plan)
     with no_footprints(copied):
         assert fxprune.reconstruct(model, copied, plan, [x]) == fxprune.Reconstruction((), ())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("order", ["sequential", "at_once"])
+def test_on_cuda_as_on_the_cpu(order: Any) -> None:
+    case = CASES["nested_residual"]
+    model, x = case.build().double(), case.inputs(12)[0].double()
+    plan = halves(model, x)
+    small = fxprune.rewrite(model, plan)
+    fxprune.reconstruct(model, small, plan, [x], order=order)
+    fxprune.recalibrate(small, [x])
+    other = fxprune.rewrite(model.cuda(), plan)
+    fxprune.reconstruct(model, other, plan, [x], order=order)
+    fxprune.recalibrate(other, [x])
+    for name, value in small.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name].cpu(), value, rtol=1e-6, atol=1e-8)

@@ -15,6 +15,7 @@ from fxprune.errors import InputError
 from fxprune.gram.collect import Sampling, gram_of
 from fxprune.gram.patches import outputs_at
 from fxprune.gram.sums import Gram
+from fxprune.observe import Contraction
 from fxprune.reconstruct.landing import Landing
 from fxprune.reconstruct.readers import Reader
 from fxprune.reconstruct.record import Recorded, last_event, recording
@@ -67,12 +68,15 @@ class Pair:
 
     def _add(self, sums: dict[str, Gram], old: Recorded, new: Recorded, where: Tensor) -> None:
         name = new.seen.name
-        kept, factors = self.readers[name].outputs(old.seen)
-        kept = kept.to(old.seen.output.device)
-        targets = outputs_at(old.seen.output, where)[:, kept].double() * factors.to(kept.device)
+        kept, targets = self._wanted(old.seen, where)
         if old.landing and new.landing and self._repairs(name, new.landing):
             targets += _repair(new.landing, outputs_at(old.landing.other, where)[:, kept], where)
         _sum(sums, name, gram_of(new.seen, where, targets.unflatten(1, (new.seen.groups, -1))))
+
+    def _wanted(self, seen: Contraction, where: Tensor) -> tuple[Tensor, Tensor]:
+        """The original's output channels that stay, and what a layer should give there, of shape (rows, kept)."""
+        kept, factors = (t.to(seen.output.device) for t in self.readers[seen.name].outputs(seen))
+        return kept, outputs_at(seen.output, where)[:, kept].double() * factors
 
     def _repairs(self, name: str, landing: Landing) -> bool:
         """Of two layers that are added, the one that is fitted later repairs the other's error."""
@@ -88,10 +92,8 @@ class Pair:
                 stop = stop or last_event(run, names)
                 for (name, _), old in run.calls.items():
                     where = positions(old.seen, batch.size)
-                    kept, factors = self.readers[name].outputs(old.seen)
-                    targets = outputs_at(old.seen.output, where)[:, kept].double() * factors
-                    blocks, entries = self.readers[name].entries(old.seen)
-                    targets = targets.unflatten(1, (len(blocks), -1))
+                    blocks, entries = (i.to(old.seen.x.device) for i in self.readers[name].entries(old.seen))
+                    targets = self._wanted(old.seen, where)[1].unflatten(1, (len(blocks), -1))
 
                     def pick(patches: Tensor, blocks: Tensor = blocks, entries: Tensor = entries) -> Tensor:
                         return patches[:, blocks[:, None], entries]
