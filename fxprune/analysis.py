@@ -92,8 +92,11 @@ class Analysis:
         """Which components stay, given the kept channels of some groups, of shape (components,)."""
         keep = np.ones(len(self.group_of), dtype=bool)
         for name, channels in kept.items():
-            mine = self._members[self.index[name]]
-            keep[mine] = np.isin(self.channel_of[mine], channels)
+            group = self.index[name]
+            stays = np.zeros(self.groups[group].size, dtype=bool)
+            stays[np.asarray(channels, dtype=np.int64)] = True
+            mine = self._members[group]
+            keep[mine] = stays[self.channel_of[mine]]
         return keep
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,31 +117,23 @@ class Plan:
 
     def cuts(self) -> dict[str, dict[int, Ints]]:
         """What stays of each tensor: {tensor: {dim: kept indices in their order}}; untouched dims are absent."""
-        removed: dict[tuple[str, int], list[Ints]] = {}
-        order: dict[tuple[str, int], list[tuple[Ints, npt.NDArray[np.bool_]]]] = {}
-        for group, slot in self._slots():
-            stays = np.isin(slot.channels, group.kept)
-            removed.setdefault((slot.tensor, slot.dim), []).append(slot.positions[~stays])
-            order.setdefault((slot.tensor, slot.dim), []).append((slot.positions, stays))
+        parts: dict[tuple[str, int], list[_Part]] = {}
+        for group in self.groups.values():
+            stays = np.zeros(group.size, dtype=bool)
+            stays[group.kept] = True
+            for slot in group.slots:
+                parts.setdefault((slot.tensor, slot.dim), []).append((slot.positions, slot.channels, stays))
         cuts: dict[str, dict[int, Ints]] = {}
-        for (tensor, dim), gone in removed.items():
-            kept = self._kept_positions(self.shapes[tensor][dim], order[tensor, dim])
-            if sum(map(len, gone)):
+        known: dict[tuple[int, ...], Ints | None] = {}  # equated dims have the very same arrays
+        for (tensor, dim), found in parts.items():
+            length = self.shapes[tensor][dim]
+            key = (length, *(id(array) for part in found for array in part))
+            if key not in known:
+                known[key] = _kept_positions(length, found)
+            kept = known[key]
+            if kept is not None:
                 cuts.setdefault(tensor, {})[dim] = self.orders.get(tensor, {}).get(dim, kept)
         return cuts
-
-    @staticmethod
-    def _kept_positions(length: int, parts: list[tuple[Ints, npt.NDArray[np.bool_]]]) -> Ints:
-        """Indices that stay, in the slots' own order; indices outside every slot stay where they are."""
-        source = np.arange(length)
-        keep = np.ones(length, dtype=bool)
-        for positions, stays in parts:
-            source[np.sort(positions)] = positions
-            keep[np.sort(positions)] = stays
-        return source[keep]
-
-    def _slots(self) -> Iterator[tuple[PlannedGroup, Slot]]:
-        return ((group, slot) for group in self.groups.values() for slot in group.slots)
 
     def to_json(self) -> str:
         """Readable JSON, one group a paragraph."""
@@ -200,6 +192,19 @@ class Plan:
 
     def __hash__(self) -> int:
         return hash(tuple(self.kept_counts().items()))
+
+
+_Part = tuple[Ints, Ints, npt.NDArray[np.bool_]]  # a slot's positions and channels, and which channels stay
+
+
+def _kept_positions(length: int, parts: list[_Part]) -> Ints | None:
+    """Indices that stay, in the slots' own order; indices outside every slot stay where they are. None for all."""
+    source, keep = np.arange(length), np.ones(length, dtype=bool)
+    for positions, channels, stays in parts:
+        places = np.sort(positions)
+        source[places] = positions
+        keep[places] = stays[channels]
+    return None if keep.all() else source[keep]
 
 
 def _to_dict(plan: Plan) -> dict[str, Any]:

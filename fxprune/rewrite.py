@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.attributes import holds_int, mend
-from fxprune.borrow import tensors_of
+from fxprune.borrow import swap_tensors, tensors_of, walk
 from fxprune.errors import PlanError
 from fxprune.literals import is_literal
 from fxprune.plan import Ints, Plan
@@ -47,15 +47,14 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
       (2): Linear(in_features=3, out_features=2, bias=True)
     )
     """
-    tensors = tensors_of(model)
-    check_fit(model, plan)
+    tensors = check_fit(model, plan)
     if inplace:
         _check_in_place(plan)
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
     if inplace:
-        _replace(model, replaced)
+        swap_tensors(model, lambda _, tensor: replaced.get(id(tensor), tensor))
     else:
         # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
         model = copy.deepcopy(model, dict(replaced))
@@ -78,14 +77,20 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     return {name: cut(_scaled(name, t, plan), cuts.get(name, {})) for name, t in state.items()}
 
 
-def check_fit(model: nn.Module, plan: Plan) -> None:
-    """Refuse a plan whose tensors or attributes the model lacks, or has in another shape."""
-    _check_shapes(tensors_of(model), plan)
-    modules = dict(model.named_modules())
+def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Refuse a plan whose tensors or attributes the model lacks, or has in another shape.
+
+    Returns:
+        The model's tensors by name.
+    """
+    tensors = tensors_of(model)
+    _check_shapes(tensors, plan)
+    modules = dict(walk(model))
     for path, values in plan.attributes.items():
         for name in values:
             if path not in modules or not holds_int(modules[path], name):
                 raise PlanError("the plan is for another model", seen=f"no width {name} in '{path}'", remedy=_REMEDY)
+    return tensors
 
 
 def _check_in_place(plan: Plan) -> None:
@@ -111,16 +116,34 @@ def _check_shapes(tensors: Mapping[str, Tensor], plan: Plan) -> None:
 _REMEDY = "apply the plan to a full-size model of the architecture that it was made from"
 
 
+_BLOCK = 2**20  # elements: what is cut in between stays in the processor's cache
+
+
 def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     """The kept part of a tensor: {dim: kept indices}. Memory format is kept."""
-    shortest_first = sorted(cuts.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]])
+    tensor = tensor.detach()
     if not cuts:
-        return tensor.detach()
-    result = tensor.detach()
-    for dim, kept in shortest_first:
-        result = result.index_select(dim, torch.from_numpy(kept).to(tensor.device))
+        return tensor
     last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    layout = torch.channels_last if last else torch.contiguous_format
+    index = {dim: torch.from_numpy(kept).to(tensor.device) for dim, kept in cuts.items()}
+    if len(index) == 1 or 0 not in index or tensor.numel() <= _BLOCK:
+        return _select(tensor, index).contiguous(memory_format=layout)
+    # Block by block, so that no half-cut copy of a large weight is made.
+    rows = index.pop(0)
+    shape = [len(cuts.get(dim, range(n))) for dim, n in enumerate(tensor.shape)]
+    result = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
+    step = max(1, _BLOCK // tensor[0].numel())
+    for start in range(0, len(rows), step):
+        result[start : start + step] = _select(tensor.index_select(0, rows[start : start + step]), index)
+    return result
+
+
+def _select(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:
+    """Cut along several dims, first where least is left."""
+    for dim, kept in sorted(index.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
+        tensor = tensor.index_select(dim, kept)
+    return tensor
 
 
 def _scaled(name: str, tensor: Tensor, plan: Plan) -> Tensor:
@@ -137,12 +160,3 @@ def _cut_like(name: str, tensor: Tensor, cuts: Mapping[int, Ints], plan: Plan) -
         smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     smaller.__dict__.update(tensor.__dict__)
     return smaller
-
-
-def _replace(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
-    for module in model.modules():
-        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for registry in registries:
-            for key, tensor in registry.items():
-                if tensor is not None and id(tensor) in replaced:
-                    registry[key] = replaced[id(tensor)]

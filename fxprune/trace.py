@@ -33,7 +33,7 @@ from fxprune.borrow import (
     watch_forwards,
 )
 from fxprune.errors import InputError, TraceError
-from fxprune.recorder import Functions, Recorder, meta_like
+from fxprune.recorder import Functions, Recorder, meta_like, spare_plain_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Graph:
     Attributes:
         fx: ATen calls in execution order. Each node's `meta` holds `shape` and `dtype` (tuples of them for calls with
             several results), `module` (qualified name of the issuing module), `function` (name of PyTorch's function
-            that the code called) and `extra` (True where the call only happens in training mode and is thus no part of
-            the inference cost).
+            that the code called; empty in the plainest layers) and `extra` (True where the call only happens in
+            training mode and is thus no part of the inference cost).
         model: the caller's model, untouched.
         inputs: positional and keyword arguments of the recorded call.
         tensors: the model's parameters and buffers by name, each once, under its first name.
@@ -139,6 +139,7 @@ def _trace_on_meta(
         if attributes is not None:
             mend(model, attributes)
         meta_inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
+        spare_plain_layers(model, recorder)
         with _recording(model, recorder):
             _run(model, meta_inputs, recorder, training=False)
             if not recorder.has_seen(tensors):
