@@ -12,7 +12,7 @@ The stages, each a pure function of the one before, and usable alone:
 `fxprune.prune(model, example_inputs, 0.5)` does it all.
 """
 
-from fxprune import planners, scorers, testing
+from fxprune import planners, scorers, search, testing
 from fxprune.analysis import Group
 from fxprune.attention import untie_attention
 from fxprune.cost import Cost, cost
@@ -53,6 +53,7 @@ __all__ = [
     "reconstruct",
     "rewrite",
     "scorers",
+    "search",
     "testing",
     "trace",
     "untie_attention",
