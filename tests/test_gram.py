@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.batches import batches
-from fxprune.gram import patches
+from fxprune.gram import collect, patches
 from fxprune.gram.collect import Sampling, readings, responses
 from fxprune.gram.patches import draw, inputs_at, outputs_at
 from fxprune.gram.sums import Gram
@@ -192,8 +192,22 @@ def test_batches_add_up(name: str) -> None:
         for one, other in zip(whole[g.name], parts[g.name], strict=True):
             torch.testing.assert_close(one.a, other.a, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(one.mean, other.mean, rtol=1e-9, atol=1e-12)
-        for first, second in zip(*(found[g.name] for found in grams), strict=True):
-            torch.testing.assert_close(first.gram.s, second.gram.s, rtol=1e-9, atol=1e-9)
+        for (_, first), (_, second) in zip(*(found[g.name] for found in grams), strict=True):
+            torch.testing.assert_close(first.s, second.s, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("held", [0, 40_000])
+def test_what_there_is_no_room_to_hold_is_reduced_at_once(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    case = CASES["residual"]
+    model, x = case.build().double(), case.inputs(6)[0].double()
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    whole = responses(model, groups, [x[:2], x[2:]], Sampling(3))
+    monkeypatch.setattr(collect, "HELD", held)
+    parts = responses(model, groups, [x[:2], x[2:]], Sampling(3))
+    for g in groups:
+        for one, other in zip(whole[g.name], parts[g.name], strict=True):
+            torch.testing.assert_close(one.a, other.a, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(one.mean, other.mean, rtol=1e-9, atol=1e-12)
 
 
 def test_bad_positions_are_refused() -> None:

@@ -22,6 +22,9 @@ from fxprune.plan import Slot
 
 Columns: TypeAlias = Callable[[Tensor], Tensor]
 
+HELD = 2**30
+"""Bytes of statistics that are held until the data has been seen; those of one more layer come on top."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -59,46 +62,60 @@ class Sampling:
         return positions
 
 
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer as a reader of one group.
+
+    Attributes:
+        slot: where the group's channels lie in the layer's weight.
+        channels: their number.
+        kernels: the layer's weights, of shape (groups, outputs, n).
+        owner: the channel of each entry of a patch (see `owners`), of shape (groups, n).
+    """
+
+    slot: Slot
+    channels: int
+    kernels: Tensor
+    owner: Tensor
+
+    def responses(self, gram: Gram) -> Responses:
+        return Responses.of(gram, self.kernels, self.owner, self.channels)
+
+
 def responses(
     model: nn.Module, groups: Groups, data: Iterable[Any] | None, sampling: Sampling
 ) -> dict[str, list[Responses]]:
     """The channels' responses in every layer that reads each group, from one pass over the data.
 
-    Memory: S of one layer at a time, 8·groups·n² bytes, and 8·channels·(channels + outputs) for each reader.
+    Memory: 8·channels·(channels + outputs) bytes for each reader, and statistics of 8·groups·n² bytes for each layer.
+    Those are reduced to responses at the end, or batch by batch for the layers that `HELD` has no room for.
 
     Raises:
         InputError: unusable data, or a layer's inputs are not finite.
     """
-    found: dict[tuple[str, str, int], Responses] = {}
-    readers = _readers(groups)
+    found: dict[Slot, Responses] = {}
+    held: dict[str, Gram] = {}
+    met: dict[str, list[Reader]] = {}
+
+    def reduce(name: str, gram: Gram) -> None:
+        for reader in met[name]:
+            _into(found, reader.slot, reader.responses(gram))
 
     def add(gram: Gram, seen: Contraction) -> None:
-        for group, slot in readers[seen.name]:
-            new = Responses.of(gram, seen.kernels(), owners(seen, slot, group.size), group.size)
-            _into(found, (group.name, slot.tensor, slot.dim), new)
+        if seen.name in held or sum(g.s.nbytes for g in held.values()) + gram.s.nbytes <= HELD:
+            _into(held, seen.name, gram)
+        else:
+            reduce(seen.name, gram)
 
-    _run(model, groups, data, sampling, add)
-    return {g.name: [r for (name, *_), r in found.items() if name == g.name] for g in groups}
-
-
-@dataclass
-class Reading:
-    """A layer as a reader of one group.
-
-    Attributes:
-        kernels: its weights, of shape (groups, outputs, n).
-        owner: the channel of each entry of a patch (see `owners`), of shape (groups, n).
-        gram: of its patches; readers of several groups share it.
-    """
-
-    kernels: Tensor
-    owner: Tensor
-    gram: Gram
+    _run(model, groups, data, sampling, met, add)
+    for name, gram in held.items():
+        reduce(name, gram)
+    return {g.name: [found[s] for s in g.consumers if s in found] for g in groups}
 
 
 def readings(
     model: nn.Module, groups: Groups, data: Iterable[Any] | None, sampling: Sampling
-) -> dict[str, list[Reading]]:
+) -> dict[str, list[tuple[Reader, Gram]]]:
     """The Gram statistics of every layer that reads each group, from one pass over the data.
 
     Memory: 8·groups·n² bytes for each layer.
@@ -107,20 +124,13 @@ def readings(
         InputError: unusable data, or a layer's inputs are not finite.
     """
     grams: dict[str, Gram] = {}
-    found: dict[tuple[str, str, int], Reading] = {}
-    readers = _readers(groups)
-
-    def add(gram: Gram, seen: Contraction) -> None:
-        _into(grams, seen.name, gram)
-        for group, slot in readers[seen.name]:
-            if (key := (group.name, slot.tensor, slot.dim)) not in found:
-                found[key] = Reading(seen.kernels(), owners(seen, slot, group.size), grams[seen.name])
-
-    _run(model, groups, data, sampling, add)
-    return {g.name: [r for (name, *_), r in found.items() if name == g.name] for g in groups}
+    met: dict[str, list[Reader]] = {}
+    _run(model, groups, data, sampling, met, lambda gram, seen: _into(grams, seen.name, gram))
+    found = {r.slot: (r, grams[name]) for name, readers in met.items() for r in readers}
+    return {g.name: [found[s] for s in g.consumers if s in found] for g in groups}
 
 
-def _readers(groups: Groups) -> dict[str, list[tuple[Group, Slot]]]:
+def _of_weight(groups: Groups) -> dict[str, list[tuple[Group, Slot]]]:
     """For each weight, the groups that it reads."""
     readers: dict[str, list[tuple[Group, Slot]]] = {}
     for g in groups:
@@ -141,15 +151,19 @@ def _run(
     groups: Groups,
     data: Iterable[Any] | None,
     sampling: Sampling,
+    met: dict[str, list[Reader]],
     add: Callable[[Gram, Contraction], None],
 ) -> None:
-    """Hand the statistics of each call of a layer that reads a group to `add`."""
-    positions, images = sampling.start(), 1
+    """Hand the statistics of each call of a layer that reads a group to `add`, after noting in `met` what it reads."""
+    wanted, positions, images = _of_weight(groups), sampling.start(), 1
 
     def note(seen: Contraction) -> None:
+        if seen.name not in met:
+            kernels = seen.kernels()
+            met[seen.name] = [Reader(s, g.size, kernels, owners(seen, s, g.size)) for g, s in wanted[seen.name]]
         add(gram_of(seen, positions(seen, images)), seen)
 
-    with observing(model, set(_readers(groups)), note) as run:
+    with observing(model, set(wanted), note) as run:
         for batch in batches(model, noise(groups.graph, sampling.seed) if data is None else data):
             images = batch.size
             run(batch)
@@ -178,7 +192,8 @@ def gram_of(seen: Contraction, where: Tensor, targets: Tensor | None = None, col
             total.add(part)
     if total is None:
         raise InputError("a layer has no output position", where=seen.name, remedy="give larger inputs")
-    if not (torch.isfinite(total.s).all() and torch.isfinite(total.r).all()):
+    # Whatever is not finite shows in these as well, which are short.
+    if not all(torch.isfinite(t).all() for t in (total.x_mean, total.y_mean, total.yy, total.s.diagonal(0, 1, 2))):
         raise InputError(
             "the inputs or targets of a layer are not finite",
             where=seen.name,

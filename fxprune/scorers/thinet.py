@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.gram.channels import Responses
-from fxprune.gram.collect import Reading, Sampling, readings, responses
+from fxprune.gram.collect import Reader, Sampling, readings, responses
+from fxprune.gram.sums import Gram
 from fxprune.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError
 
@@ -97,18 +98,18 @@ class RefitLoss:
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         found = readings(model, groups, data, Sampling(self.positions, self.seed))
         require_readers(groups, found)
-        return {g.name: torch.stack([self._loss(r, g.size) for r in found[g.name]]).sum(0) for g in groups}
+        return {g.name: torch.stack([self._loss(*r) for r in found[g.name]]).sum(0) for g in groups}
 
-    def _loss(self, reading: Reading, channels: int) -> Tensor:
-        w, s = reading.kernels.double(), reading.gram.s
+    def _loss(self, reader: Reader, gram: Gram) -> Tensor:
+        w, s, channels = reader.kernels.double(), gram.s, reader.channels
         rho = self.ridge * s.diagonal(dim1=1, dim2=2).mean(1)
         # Where a layer's inputs never vary, nothing is lost; any positive number keeps the inverse finite.
         rho = torch.where(rho > 0, rho, 1.0)
         damped = s + rho[:, None, None] * torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         # All channels of a group own equally many entries of a patch; those of no channel come last.
-        entries = reading.owner.argsort(dim=1, stable=True)
-        size = int((reading.owner[0] < channels).sum()) // channels
+        entries = reader.owner.argsort(dim=1, stable=True)
+        size = int((reader.owner[0] < channels).sum()) // channels
         entries = entries[:, : channels * size].unflatten(1, (channels, size))  # (groups, channels, size)
         block = torch.arange(len(w), device=w.device)[:, None, None]
         own = w.mT[block, entries]  # (groups, channels, size, outputs)
