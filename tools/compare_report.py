@@ -145,31 +145,36 @@ def plot(rows: Rows, path: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pairs, treatments = _pairs(rows), _of(rows, "treatment")
+    pairs, treatments, names = _pairs(rows), _of(rows, "treatment"), _of(rows, "scorer")
     if not pairs:
         return False
+    width, height = 4.6 * len(treatments), 3.6 * len(pairs) + 0.25 * len(names) / len(treatments)
     figure, axes = pyplot.subplots(
-        len(pairs), len(treatments), figsize=(4.2 * len(treatments), 3.4 * len(pairs)), squeeze=False, sharey="row"
+        len(pairs), len(treatments), figsize=(width, height), squeeze=False, layout="constrained"
     )
-    names = _of(rows, "scorer")
-    colours = pyplot.get_cmap("tab20")
+    styles = {name: _style(i, name) for i, name in enumerate(names)}
     for (network, allocation), line in zip(pairs, axes, strict=True):
         for treatment, axis in zip(treatments, line, strict=True):
-            for i, name in enumerate(names):
+            for name in names:
                 points = _line(rows, network=network, allocation=allocation, treatment=treatment, scorer=name)
-                style = {"linestyle": "--" if name.startswith("TP") else "-", "color": colours(i % 20)}
-                axis.plot(*points, marker="o" if i < 20 else "x", markersize=2.5, linewidth=1, label=name, **style)
+                axis.plot(*points, markersize=3, linewidth=1, label=name, **styles[name])
             if (before := whole(rows, network)) is not None:
                 axis.axhline(100 * before, color="grey", linewidth=0.6)
-            axis.set_title(f"{network}, {allocation}\n{treatment}", fontsize=9)
+            axis.set_title(f"{network}, {allocation}: {treatment}", fontsize=9)
             axis.set_xlabel("MACs left, %", fontsize=8)
         line[0].set_ylabel("test accuracy, %", fontsize=8)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
-    figure.tight_layout(rect=(0, 0, 0.9 if len(treatments) > 2 else 0.78, 1))
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2 * len(treatments), fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
     return True
+
+
+def _style(index: int, name: str) -> dict[str, str]:
+    """Ten colours, another marker for each round of them, and dashes for Torch-Pruning's."""
+    dashes = "--" if name.startswith("TP") else "-"
+    return {"color": f"C{index % 10}", "marker": "osDv^"[index // 10 % 5], "linestyle": dashes}
 
 
 def _line(rows: Rows, **where: object) -> tuple[list[float], list[float]]:
