@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import ROBUST, BeeColony, Bisection, Workers
+from fxprune.planners import ROBUST, BeeColony, Bisection, Progressive, Workers
 
 
 def perceptron(*widths: int, seed: int = 0) -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
@@ -67,6 +67,7 @@ SEARCHES: dict[str, Any] = {
     "bisection": Bisection(0.03, progress=False),
     "robust": Bisection(0.03, judge=replace(ROBUST, repeats=3, verify=2), progress=False),
     "bees": BeeColony(sources=4, cycles=3, moves=1, limit=2, progress=False),
+    "progressive": Progressive(0.4, step=0.2, top=0.5, progress=False),
 }
 
 
@@ -78,7 +79,13 @@ def _net() -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
 def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -> fxprune.planners.Search[Any, Any]:
     model, groups, scores = _net()
     parallel = Workers(workers) if workers else None
-    return SEARCHES[name](model, groups, scores, Judged(seconds=seconds), jitter, folder=folder, workers=parallel)
+    given = given_to(name, scores)
+    return SEARCHES[name](model, groups, given, Judged(seconds=seconds), jitter, folder=folder, workers=parallel)
+
+
+def given_to(name: str, scores: dict[str, Tensor]) -> Any:
+    """What a search needs beside the groups: scores, or data."""
+    return [torch.linspace(-1, 1, 200).sin().view(50, 4)] if name == "progressive" else scores
 
 
 if __name__ == "__main__":

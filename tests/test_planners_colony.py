@@ -134,6 +134,9 @@ def test_what_is_no_number_never_wins() -> None:
 
     found, *_ = hunt(evaluate, 10, 10, cycles=5)
     assert sum(found.plan.kept_counts().values()) <= 10
+    found, *_ = hunt(evaluate, 10, 10, cycles=0, sources=12)
+    assert sum(math.isnan(t.fitness) for t in found.history) > 2
+    assert sum(found.plan.kept_counts().values()) == min(-t.fitness for t in found.history if t.fitness == t.fitness)
     found, model, *_ = hunt(lambda m: math.nan, 10, 10, cycles=2)
     assert found.model is model
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from nets import CASES
-from search_toys import SEARCHES, Judged, jitter, perceptron, run, widths_of
+from search_toys import SEARCHES, Judged, given_to, jitter, perceptron, run, widths_of
 from torch import nn
 
 import fxprune
@@ -75,8 +75,8 @@ def test_candidates_are_told_apart() -> None:
 # Footprints
 
 
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_the_model_and_the_generators_are_as_before(search: Any) -> None:
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_model_and_the_generators_are_as_before(name: str) -> None:
     model, groups, scores = perceptron(64, 40)
     model.train()
     before = copy.deepcopy(model.state_dict())
@@ -86,7 +86,7 @@ def test_the_model_and_the_generators_are_as_before(search: Any) -> None:
         random.random()
         return Judged()(m.eval())
 
-    search(model, groups, scores, evaluate, lambda m: (m.eval(), jitter(m)))
+    SEARCHES[name](model, groups, given_to(name, scores), evaluate, lambda m: (m.eval(), jitter(m)))
     assert model.training
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
     assert torch.equal(torch.get_rng_state(), state[0])
@@ -258,12 +258,12 @@ def test_a_finished_search_is_not_done_again(name: str, tmp_path: Path) -> None:
             return super().__call__(model)
 
     model, groups, scores = perceptron(64, 40)
-    first = SEARCHES[name](model, groups, scores, Counted(), jitter, folder=tmp_path)
+    first = SEARCHES[name](model, groups, given_to(name, scores), Counted(), jitter, folder=tmp_path)
     done = next(calls)
     assert done >= len(first.history)
-    again = SEARCHES[name](model, groups, scores, Counted(), jitter, folder=tmp_path)
+    again = SEARCHES[name](model, groups, given_to(name, scores), Counted(), jitter, folder=tmp_path)
     assert next(calls) == done + 1
-    in_memory = SEARCHES[name](model, groups, scores, Judged(), jitter)
+    in_memory = SEARCHES[name](model, groups, given_to(name, scores), Judged(), jitter)
     for found in (again, in_memory):
         assert found.plan == first.plan
         assert len(found.history) == len(first.history)
@@ -359,7 +359,7 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
                 return super().__call__(model)
 
         Impatient.__module__, Impatient.__qualname__ = Judged.__module__, Judged.__qualname__
-        found = SEARCHES[name](model, groups, scores, Impatient(), jitter, folder=where)
+        found = SEARCHES[name](model, groups, given_to(name, scores), Impatient(), jitter, folder=where)
         if folder:
             same_weights(restore(model, tmp_path / "best.safetensors"), found.model)
             assert fxprune.Plan.load(tmp_path / "plan.json") == found.plan

@@ -74,6 +74,7 @@ def test_threads_are_those_that_were_asked_for() -> None:
     colony = BeeColony(sources=2, cycles=0, progress=False)
     found = colony(model, groups, scores, _threads, workers=Workers(1, threads=2))
     assert found.baseline == 2
+    assert torch.get_num_threads() == 1
 
 
 def _threads(model: Any) -> float:

@@ -11,6 +11,7 @@ from fxprune.planners.bisection import Bisection, Probe, fastest
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.colony import BeeColony
 from fxprune.planners.contribution import CumulativeContribution
+from fxprune.planners.progressive import Progressive, Step
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.search.judge import PLAIN, ROBUST, Judge
@@ -30,7 +31,9 @@ __all__ = [
     "Judge",
     "PerGroup",
     "Probe",
+    "Progressive",
     "Search",
+    "Step",
     "Trial",
     "Uniform",
     "Workers",

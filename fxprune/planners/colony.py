@@ -222,11 +222,14 @@ class _Colony:
         partner = self.codes[(i + self.random.integers(1, len(self.codes))) % len(self.codes)]
         where = self.random.choice(self.length, min(self.settings.moves, self.length), replace=False)
         step = self.random.uniform(-1, 1, len(where)) * (code - partner)[where]
-        code[where] = np.clip(np.rint(code[where] + step), 1, self.top)
+        code[where] = self.inside(np.rint(code[where] + step))
         if np.array_equal(code, self.codes[i]):
             at = where[0]
-            code[at] = np.clip(code[at] + self.random.choice([-1, 1]), 1, self.top)
+            code[at] = self.inside(code[at] + self.random.choice([-1, 1]))
         return code
+
+    def inside(self, values: Any) -> Any:
+        return np.minimum(np.maximum(values, 1), self.top)
 
     def onlookers(self) -> list[int]:
         """As many sources as there are bees, the fit ones more often."""

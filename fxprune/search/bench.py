@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -37,6 +37,7 @@ class Bench(Generic[M]):
         seed: of everything random.
         folder: a directory that remembers; what it knows is not tried again.
         workers: where candidates run; None is this process.
+        make: a candidate to a model and its tuning; default is the original cut by the plan, and `tune`.
 
     Raises:
         InputError: the directory is of another search, in use, or damaged.
@@ -52,11 +53,13 @@ class Bench(Generic[M]):
         seed: int,
         folder: str | os.PathLike[str] | None,
         workers: Runner | None,
+        make: Callable[[Candidate], tuple[M, Tune | None]] | None = None,
     ) -> None:
         self.model, self.groups, self.seed = model, groups, seed
         self.original = Candidate(groups.plan({}), tuned=False)
         self._evaluate, self._tune = evaluate, tune
         self._runner = workers or in_process
+        self._make = make or self._cut
         self._costs = cost_model(groups.graph, self.original.plan.heads)
         self._folder = None if folder is None else Folder(folder, self._settings(search))
         self._known: dict[str, Outcome] = dict(self._folder.outcomes) if self._folder else {}
@@ -89,9 +92,9 @@ class Bench(Generic[M]):
             if self._folder is not None:
                 cost = self.cost(candidate.plan)
                 facts = {"macs": cost.macs, "parameters": cost.parameters}
-                self._folder.add(candidate, outcome, model if candidate.tuned else None, facts)
+                self._folder.add(candidate, outcome, model if _is_kept(candidate) else None, facts)
             self._known[outcome.key] = outcome
-            if candidate.tuned:
+            if _is_kept(candidate):
                 self._models[outcome.key] = model
         return [self._known[c.key] for c in candidates]
 
@@ -108,7 +111,8 @@ class Bench(Generic[M]):
             # Not while an earlier run is replayed: the directory may know a better one already.
             if self._folder is not None and best.key in self._models:
                 self._folder.put_best(self._models[best.key], best.plan)
-        self._models = {k: m for k, m in self._models.items() if k in kept}
+        in_memory = kept if self._folder is None else {self._best.key}
+        self._models = {k: m for k, m in self._models.items() if k in in_memory}
         if self._folder is not None:
             self._folder.drop(self._asked - kept)
 
@@ -125,15 +129,15 @@ class Bench(Generic[M]):
     def result(self, history: Sequence[T], finished: bool) -> Search[M, T]:
         """The best so far, as the search's result; also written to the directory."""
         best = self._best
-        model = self._model(best)
+        model = self.made(best)
         if self._folder is not None:
             self._folder.put_best(model, best.plan)
         baseline = self._known.get(self.original.key)
         fitness = baseline.fitness if baseline else float("nan")
         return Search(best.plan, model, fitness, tuple(history), finished)
 
-    def _model(self, candidate: Candidate) -> M:
-        """The tuned model of a candidate: at hand, from its checkpoint, or made once more under the same seed."""
+    def made(self, candidate: Candidate) -> M:
+        """The tuned model of a candidate that was kept: at hand, from its checkpoint, or made once more, same seed."""
         if candidate.key == self.original.key:
             return self.model
         if candidate.key in self._models:
@@ -145,8 +149,11 @@ class Bench(Generic[M]):
 
     def _jobs(self, candidates: Iterable[Candidate]) -> Iterator[Job[M]]:
         for c in candidates:
-            tune = self._tune if c.tuned else None
-            yield Job(c.key, rewrite(self.model, c.plan), tune, self._evaluate, self._seed_of(c))
+            model, tune = self._make(c) if c.tuned else (rewrite(self.model, c.plan), None)
+            yield Job(c.key, model, tune, self._evaluate, self._seed_of(c))
+
+    def _cut(self, candidate: Candidate) -> tuple[M, Tune | None]:
+        return rewrite(self.model, candidate.plan), self._tune
 
     def _seed_of(self, candidate: Candidate) -> int:
         """The same for all candidates of one repeat, so that they differ in nothing else."""
@@ -163,3 +170,8 @@ class Bench(Generic[M]):
             "evaluate": describe(self._evaluate),
             "tune": describe(self._tune),
         }
+
+
+def _is_kept(candidate: Candidate) -> bool:
+    """The original needs no keeping."""
+    return candidate.tuned and candidate.can_win

@@ -83,6 +83,7 @@ class Folder:
             write_whole(self.path / "samples" / f"{outcome.key}.npy", buffer.getvalue())
         code = list(candidate.plan.kept_counts().values())
         record = {"key": outcome.key, "code": code, "repeat": candidate.repeat, "tuned": candidate.tuned}
+        record |= {"base": candidate.base} if candidate.base else {}
         told = {"fitness": outcome.fitness, "seed": outcome.seed, "seconds": round(outcome.seconds, 3)}
         self._journal.append({**record, **facts, **told, "samples": outcome.samples is not None})
 

@@ -36,16 +36,20 @@ class Candidate:
         plan: what stays.
         repeat: 0, 1, ...; each repeat is tuned under another seed.
         tuned: whether it is tuned at all; the original is not.
+        base: what it is made from, if not from the original.
+        can_win: whether its model may be asked for later.
     """
 
     plan: Plan
     repeat: int = 0
     tuned: bool = True
+    base: str = ""
+    can_win: bool = True
 
     @cached_property
     def key(self) -> str:
         """Names the candidate in the journal: 16 hexadecimal digits."""
-        digest = hashlib.sha256(f"{self.repeat} {self.tuned}".encode())
+        digest = hashlib.sha256(f"{self.repeat} {self.tuned} {self.base}".encode())
         for name, group in self.plan.groups.items():
             digest.update(f"{name} {len(group.kept)} ".encode() + group.kept.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
