@@ -717,3 +717,23 @@ def test_on_cuda_as_on_the_cpu(order: Any) -> None:
     fxprune.recalibrate(other, [x])
     for name, value in small.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name].cpu(), value, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("order", ["sequential", "at_once"])
+def test_a_layer_behind_a_channel_sampler(order: Any) -> None:
+    """The stream keeps its channels; the layer that reads a part of them is fitted to that part."""
+    case = CASES["nested_residual"]
+    model, x = case.build().double(), case.inputs(30)[0].double()
+    graph = fxprune.trace(model, x)
+    layer = next(s.tensor for g in fxprune.find_groups(graph) for s in g.consumers).removesuffix(".weight")
+    model = fxprune.add_samplers(model, [layer])
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    (name,) = (g.name for g in groups if "sampled" in g.name)
+    plan = groups.plan({name: range(groups[name].size // 2)})
+    small = fxprune.rewrite(model, plan)
+    done = fxprune.reconstruct(model, small, plan, [x], order=order, ridge=0, positions=None)
+    assert [r.name for r in done.layers] == [f"{layer}.weight"]
+    assert done.layers[0].after < done.layers[0].before
+    read, y = seen_by(small, layer, x)[0], seen_by(model, layer, x)[1]
+    exact = LinearRegression().fit(*rows(small.get_submodule(layer), read, y)[0])
+    np.testing.assert_allclose(kernels(small.get_submodule(layer))[0], exact.coef_, rtol=1e-5, atol=1e-8)
