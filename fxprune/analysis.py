@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from torch import fx
 
 from fxprune.dims import Dim, Labels, WidthUse
 from fxprune.factorings import Components, Heads, resolve
@@ -21,7 +20,7 @@ from fxprune.literals import is_computed, is_literal
 from fxprune.plan import Slot
 from fxprune.reasons import FixedDim, fixed_dims, place
 from fxprune.rules import rule_of
-from fxprune.rules.contraction import ROLES
+from fxprune.rules.contraction import ROLES, unturned
 from fxprune.trace import Graph
 from fxprune.zeros import told_apart
 
@@ -314,14 +313,8 @@ def _roles(graph: Graph) -> dict[tuple[str, int], str]:
     for node in graph.fx.nodes:
         find = ROLES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
         for argument, producer, consumer in find(node) if find else ():
-            source, turned = _unturned(node.args[argument])
+            source, turned = unturned(node.args[argument])
             if source.op == "get_attr":
                 for dim, role in ((producer, "producer"), (consumer, "consumer")):
                     roles.setdefault((str(source.target), 1 - dim if turned else dim), role)
     return roles
-
-
-def _unturned(node: Any) -> tuple[fx.Node, bool]:
-    """Look through the transposition that a linear layer applies to its weight."""
-    turned = node.op == "call_function" and getattr(node.target, "_opname", "") == "t"
-    return (node.args[0], True) if turned else (node, False)

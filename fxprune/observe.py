@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.batches import Batch, batches, noise
 from fxprune.borrow import borrowed, plain_attention, set_training, tensor_names
+from fxprune.rules.contraction import turns
 from fxprune.trace import Graph
 
 aten = torch.ops.aten
+_TURNS = (aten.t.default, aten.permute.default, aten.transpose.int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ class _Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
-        if op is aten.t.default and self._names.get(id(args[0])) in self._wanted:
+        if op in _TURNS and self._names.get(id(args[0])) in self._wanted and turns(op._opname, args, result.shape):
             self._turned[id(result)] = (result, self._names[id(args[0])])
         elif op is aten.convolution.default:
             self._convolution(result, *args)

@@ -156,7 +156,9 @@ def test_depthwise(transposed: bool) -> None:
     torch.testing.assert_close(scores["0"], expected["0"], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("orientation", ["x @ w", "(w @ x.t()).t()", "x @ w.t() + b", "b + x @ w"])
+@pytest.mark.parametrize(
+    "orientation", ["x @ w", "(w @ x.T).T", "x @ w.T + b", "x @ w.t()", "x @ w.transpose(0, 1)", "b + x @ w"]
+)
 def test_products_written_out(orientation: str) -> None:
     """A weight on either side of a product, turned or not, is a linear layer."""
     w, b = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)

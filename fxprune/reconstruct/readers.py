@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from fxprune.observe import Contraction
 from fxprune.plan import Ints, Plan
+from fxprune.rules.contraction import unturned
 from fxprune.trace import Graph
 
 
@@ -96,7 +97,6 @@ def waves(graph: Graph, names: Iterable[str]) -> list[list[str]]:
 def _weights(node: fx.Node) -> Iterator[str]:
     """Parameters that a node uses, directly or through a transposition."""
     for source in node.all_input_nodes:
-        if source.op == "call_function" and getattr(source.target, "_opname", "") == "t":
-            source = source.all_input_nodes[0]
-        if source.op == "get_attr":
-            yield str(source.target)
+        weight, _ = unturned(source)
+        if weight.op == "get_attr":
+            yield str(weight.target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import fx
@@ -138,3 +138,19 @@ ROLES: dict[str, Callable[[fx.Node], list[tuple[int, int, int]]]] = {
     "addmm": lambda _: [(1, 0, 1), (2, 1, 0)],
     "linear": lambda _: [(1, 0, 1)],
 }
+
+
+def unturned(node: fx.Node) -> tuple[fx.Node, bool]:
+    """Look through the transposition that a linear layer, or code like `x @ w.T`, applies to its weight."""
+    if node.op == "call_function" and turns(getattr(node.target, "_opname", ""), node.args, node.meta["shape"]):
+        return node.args[0], True  # type: ignore[return-value]
+    return node, False
+
+
+def turns(op: str, args: Sequence[Any], shape: Sequence[Any]) -> bool:
+    """Whether a call with a result of this shape transposes a matrix."""
+    if op == "t" or len(shape) != 2:
+        return op == "t"
+    if op == "permute":
+        return [d % 2 for d in args[1]] == [1, 0]
+    return op == "transpose" and args[1] % 2 != args[2] % 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from fxprune.rules.contraction import ROLES
+from fxprune.rules.contraction import ROLES, unturned
 from fxprune.rules.norm import SCALES
 from fxprune.trace import Graph
 
@@ -75,9 +75,8 @@ def _layers(graph: Graph) -> Iterator[tuple[fx.Node, str, int]]:
     for node in graph.fx.nodes:
         find = ROLES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
         for argument, _, consumer in find(node) if find else ():
-            source = node.args[argument]
-            # A linear layer reads its weight through a transposition.
-            weight = _name(source) or _name(source.args[0] if len(source.args) == 1 else None)
+            source, _ = unturned(node.args[argument])
+            weight = _name(source)
             if weight in graph.tensors:
                 yield node, weight, consumer
 
