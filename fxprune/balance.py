@@ -27,7 +27,7 @@ from fxprune.plan import Ints, Slot
 from fxprune.trace import Graph, retrace
 
 Place = tuple[str, int]
-_TRIED = 24
+_TRIED = 12
 
 
 @dataclass(frozen=True, eq=False)

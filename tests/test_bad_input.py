@@ -324,6 +324,15 @@ def test_every_truncation_of_a_plan_file(plan: fxprune.Plan, tmp_path: Path) -> 
             fxprune.Plan.load(path)
 
 
+def test_a_saved_plan_has_the_permissions_of_any_new_file(plan: fxprune.Plan, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    plan.save(tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+    (tmp_path / "plan.json").chmod(0o640)
+    plan.save(tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_plan_is_saved_whole_or_not_at_all(
     plan: fxprune.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError, PlanError
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
-from fxprune.search.files import write_whole
+from fxprune.files import write_whole
 
 M = TypeVar("M", bound=nn.Module)
 

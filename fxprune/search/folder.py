@@ -23,7 +23,7 @@ from torch import nn
 from fxprune.errors import InputError
 from fxprune.plan import Plan
 from fxprune.search import checkpoint
-from fxprune.search.files import remove_leftovers, write_whole
+from fxprune.files import remove_leftovers, write_whole
 from fxprune.search.journal import Journal
 from fxprune.search.trial import Candidate, Floats, Outcome
 

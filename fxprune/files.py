@@ -15,11 +15,21 @@ def write_whole(path: Path, data: bytes) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
+        Path(name).chmod(_mode(path))
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _mode(path: Path) -> int:
+    """The permissions of the old file, or those that a new one gets: temporary files are their owner's alone."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def sync_directory(path: Path) -> None:
