@@ -181,7 +181,7 @@ def _rank(maps: Tensor) -> Tensor:
         maps = maps.unflatten(2, (1, rows, count // rows))
     matrices = maps.flatten(3, -2) if maps.dim() > 4 else maps[:, :, :, None]
     if not matrices.isfinite().all():
-        return torch.full(maps.shape[:2], torch.nan)
+        return torch.full(maps.shape[:2], torch.nan, device=maps.device)
     return torch.stack([torch.linalg.matrix_rank(m).double().mean(1) for m in matrices])
 
 
