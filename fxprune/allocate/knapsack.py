@@ -1,8 +1,8 @@
-"""Knapsack: the most importance that a budget can hold, on the exact cost model.
+"""Knapsack: the widths of most worth that a budget can hold, on the exact cost model.
 
 The cost is a sum of products of widths, so this is no linear knapsack: what a channel costs depends on the widths
 beside it. The greedy way is taken in rounds. In each, every unit has a price per part: its exact saving from the
-present width down to its smallest one, over the parts between them. The steps of smallest importance per saving go
+present width down to its smallest one, over the parts between them. The steps of smallest worth per saving go
 first, until a small part of the cost is saved; then the prices are taken anew. What is left of the budget at the end is
 spent on steps that still fit, and where that leaves more than the tolerance, neighbouring widths are tried together.
 """
@@ -21,6 +21,7 @@ from fxprune.plan import Ints
 Floats = npt.NDArray[np.float64]
 Cost = Callable[[Ints], Floats]
 _ROUND = 0.02  # part of the full cost that is saved between two looks at the prices
+_NOTHING = 1e-12  # a share of importance that stands for none
 _COMBINATIONS = 20_000  # neighbouring widths that are tried together
 
 
@@ -30,20 +31,27 @@ class Ladder:
 
     Attributes:
         widths: allowed widths of each unit in parts, ascending.
-        values: importance of the channels that a unit keeps at each of them.
+        values: what a unit is worth at each of them.
     """
 
     widths: tuple[Ints, ...]
     values: tuple[Floats, ...]
 
     @classmethod
-    def of(cls, units: Sequence[Unit], scores: Sequence[Sequence[Floats]]) -> Ladder:
-        """From the scores of each unit's groups, each of shape (channels,)."""
+    def of(cls, units: Sequence[Unit], scores: Sequence[Sequence[Floats]], weights: Sequence[float]) -> Ladder:
+        """Worth is the logarithm of the kept share of importance.
+
+        Args:
+            units: what is decided.
+            scores: of each unit's groups, of shape (channels,), at least zero.
+            weights: of each unit: its logarithm counts so often.
+        """
         values = []
-        for unit, members in zip(units, scores, strict=True):
-            totals = [np.concatenate([[0.0], np.cumsum(np.sort(s)[::-1])]) for s in members]
-            values.append(sum(t[kept[unit.allowed]] for t, kept in zip(totals, unit.kept, strict=True)))
-        return cls(tuple(u.allowed for u in units), tuple(np.asarray(v) for v in values))
+        for unit, members, weight in zip(units, scores, weights, strict=True):
+            shares = [np.concatenate([[0.0], np.cumsum(np.sort(s)[::-1])]) for s in members]
+            kept = sum(t[k[unit.allowed]] / t[-1] for t, k in zip(shares, unit.kept, strict=True)) / len(members)
+            values.append(weight * np.log(np.maximum(kept, _NOTHING)))
+        return cls(tuple(u.allowed for u in units), tuple(values))
 
     @property
     def top(self) -> Ints:
@@ -55,7 +63,7 @@ class Ladder:
         return np.stack([w[level] for w, level in zip(self.widths, state, strict=True)]) if self.widths else state
 
     def value(self, state: Ints) -> Floats:
-        """Importance that a state keeps; one number, or (n,) for n states of shape (units, n)."""
+        """What a state is worth: the sum over units; one number, or (n,) for n states of shape (units, n)."""
         return np.asarray(sum(v[level] for v, level in zip(self.values, state, strict=True)))
 
 
@@ -117,9 +125,9 @@ class _Steps:
         self._density = np.concatenate(density) if density else np.zeros(0)
 
     def cheapest_first(self, state: Ints, savings: Floats) -> Ints:
-        """Indices of the steps that a state still has, those of smallest importance per saving first.
+        """Indices of the steps that a state still has, those of smallest worth per saving first.
 
-        Within a unit importance rises from the top level down, so that its steps come in their order.
+        Within a unit the worth of a step rises from the top level down, so that its steps come in their order.
         """
         left = np.flatnonzero(self._level <= state[self._unit])
         saved = savings[self._unit[left]]
@@ -133,7 +141,7 @@ class _Steps:
 
 
 def _added(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
-    """Take back, one after another, the step of most importance per cost of those that still fit."""
+    """Take back, one after another, the step of most worth per cost of those that still fit."""
     while True:
         up = np.flatnonzero(state < ladder.top)
         higher = state[:, None] + (np.arange(len(state))[:, None] == up)

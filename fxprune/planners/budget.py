@@ -10,14 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from fxprune.allocate.choose import as_array, keep_best
-from fxprune.allocate.compete import Normalise, relative
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.knapsack import Ladder, fill
-from fxprune.allocate.price import Measure, Price
+from fxprune.allocate.price import Floats, Measure, Price
+from fxprune.analysis import Group
 from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.plan import Ints, Plan
-from fxprune.scorers.base import check_scores
+from fxprune.scorers.base import check_scores, share
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
 
@@ -26,16 +26,21 @@ Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
 class Budget:
     """Keep the channels that are worth most for what they cost, until a part of the original's cost is spent.
 
-    All channels compete: those of smallest score per cost go first, at prices from the exact cost model that are taken
-    anew as the widths shrink. The result costs at most the budget, and within `tolerance` of it where the allowed
-    widths reach it; where they do not, it is the nearest below that was found, with a warning.
+    With p_g the share of its importance that group g keeps (its cumulative contribution), and L_g the number of layers
+    that make or read its channels, the widths are those of largest
+
+        Σ_g L_g · log p_g,   that is Π over layers of the shares that they keep on both sides,   within the budget.
+
+    Channels of smallest worth per cost go first, at prices from the exact cost model that are taken anew as the widths
+    shrink. The result costs at most the budget, and within `tolerance` of it where the allowed widths reach it; where
+    they do not, it is the nearest below that was found, with a warning.
+    The product is a choice of fxprune's; with a sum of importances in its place, costly groups lose nearly everything.
 
     Attributes:
         part: of the original's cost that may stay, in (0, 1].
         of: what is counted: "macs", "parameters", or a function of {group: kept channels} that never falls when a count
             rises, such as a latency. If that is a staircase, give its step as `round_to`.
         constraints: which widths are allowed.
-        normalise: scores of one group to scores on a common scale; default s_i / mean_j |s_j|.
         tolerance: part of the budget that may stay unused without a warning.
         strict: refuse a budget below the smallest allowed widths; else these are taken.
 
@@ -54,7 +59,6 @@ class Budget:
     part: float = 0.5
     of: Measure = "macs"
     constraints: Constraints = UNCONSTRAINED
-    normalise: Normalise = relative
     tolerance: float = 0.01
     strict: bool = True
 
@@ -62,7 +66,7 @@ class Budget:
         check_budget(self.part, self.tolerance)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        purse = _Purse(groups, scores, self.of, self.part, self.constraints, self.normalise, self.strict)
+        purse = _Purse(groups, scores, self.of, self.part, self.constraints, self.strict)
         return purse.plan(purse.filled(self.tolerance), self.tolerance)
 
 
@@ -141,14 +145,14 @@ class _Purse:
         of: Measure,
         part: float,
         constraints: Constraints,
-        normalise: Normalise = relative,
         strict: bool = True,
     ) -> None:
         check_scores(scores, groups)
         self._groups, self._scores = groups, scores
         self.units = constraints.units(groups)
-        values = [[as_array(normalise(scores[name])) for name in unit.names] for unit in self.units]
-        self._ladder = Ladder.of(self.units, values)
+        values = [[_importance(scores[name]) for name in unit.names] for unit in self.units]
+        layers = [sum(len(_layers(groups[name])) for name in unit.names) / len(unit.names) for unit in self.units]
+        self._ladder = Ladder.of(self.units, values, layers)
         self.cost = Price(groups, self.units, of)
         self._full = float(self.cost(self._ladder.parts(self._ladder.top)))
         self._limit = part * self._full * (1 + 1e-12)  # absorbs the rounding of the product
@@ -165,7 +169,7 @@ class _Purse:
         return np.array([u.raised(counts) for u in self.units], dtype=np.int64)
 
     def filled(self, tolerance: float) -> Ints:
-        """The widths that hold most importance within the budget."""
+        """The widths of most worth within the budget."""
         return self._ladder.parts(fill(self._ladder, self.cost, self._limit, tolerance))
 
     def topped_up(self, parts: Ints, tolerance: float) -> Ints:
@@ -191,6 +195,15 @@ class _Purse:
         least, limit = least / self._full, self._limit / self._full
         seen = f"the smallest widths cost {least:.2%} of the original, the budget is {limit:.2%}"
         return InputError("the budget cannot be reached", seen=seen, remedy=_LOOSER)
+
+
+def _importance(scores: Tensor) -> Floats:
+    """Shares need scores of at least zero; others are shifted."""
+    return as_array(share(scores.detach().double() - min(0.0, float(scores.min()))))
+
+
+def _layers(group: Group) -> set[str]:
+    return {s.tensor for s in (*group.producers, *group.consumers)}
 
 
 _LOOSER = "a larger part, looser constraints, or fewer protected groups"
