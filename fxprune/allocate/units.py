@@ -40,11 +40,7 @@ class Unit:
             least: channels that each must keep.
             round_to: kept counts are multiples of this, or full.
         """
-        possible = steps.parts()
-        kept = np.zeros((len(members), steps.step + 1), dtype=np.int64)
-        for part in possible:
-            counts = steps.counts(part) or {}
-            kept[:, part] = [counts[g.name] for g in members]
+        possible, kept = steps.parts(), steps.table([g.name for g in members])
         # A balanced group may lose all channels at a small width: others of its tensors stay.
         enough = (kept >= np.minimum(least, kept[:, -1])[:, None]) | (kept == 0)
         fits = (enough & (kept % round_to == 0)).all(0)[possible]
