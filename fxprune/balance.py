@@ -11,7 +11,7 @@ channels each of them keeps; which ones is free. Their consumers' columns are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from math import gcd
@@ -80,6 +80,14 @@ class Balance:
         """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
         tried = np.unique(np.linspace(1, self.step, _TRIED).round().astype(int)).tolist()
         return [p for p in tried if self.counts(p) is not None]
+
+    def table(self, names: Sequence[str]) -> Ints:
+        """Channels of the named groups at each part, of shape (groups, step + 1); 0 where the part is not possible."""
+        table = np.zeros((len(names), self.step + 1), dtype=np.int64)
+        for part in self.parts():
+            counts = self.counts(part) or {}
+            table[:, part] = [counts[name] for name in names]
+        return table
 
     def part_of(self, counts: Mapping[str, int]) -> int | None:
         """Which part has these counts."""
@@ -207,6 +215,10 @@ class Ratio:
     def parts(self) -> list[int]:
         """Parts that are possible."""
         return list(range(1, self.step + 1))
+
+    def table(self, names: Sequence[str]) -> Ints:
+        """Channels of the named groups at each part, of shape (groups, step + 1)."""
+        return np.outer([self._sizes[name] // self.step for name in names], np.arange(self.step + 1))
 
     def part_of(self, counts: Mapping[str, int]) -> int | None:
         """Which part has these counts; None if there is none."""

@@ -133,7 +133,7 @@ class Recorder(TorchDispatchMode):
         if self._real:
             result = op(*args, **kwargs)
         else:
-            if not (_on_meta(args) and _on_meta(kwargs.values())):
+            if not all_on_meta((*args, *kwargs.values())):
                 args, kwargs = self._move_to_meta(args, kwargs)
             result = shapes.answer(op, args, kwargs)
         if not shapes.is_void(op, args):
@@ -223,7 +223,7 @@ class Recorder(TorchDispatchMode):
         return node
 
 
-def _on_meta(values: Iterable[Any]) -> bool:
+def all_on_meta(values: Iterable[Any]) -> bool:
     """Whether all tensors among an ATen call's arguments are meta tensors; arguments nest one level at most."""
     for value in values:
         if isinstance(value, Tensor):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxprune.analysis import Group
-from fxprune.balance import Ratio, Steps
+from fxprune.balance import Steps
 from fxprune.plan import Ints
 
 
@@ -40,7 +40,7 @@ class Unit:
             least: channels that each must keep.
             round_to: kept counts are multiples of this, or full.
         """
-        possible, kept = _widths(members, steps)
+        possible, kept = np.array(steps.parts(), dtype=np.int64), steps.table([g.name for g in members])
         # A balanced group may lose all channels at a small width: others of its tensors stay.
         enough = (kept >= np.minimum(least, kept[:, -1])[:, None]) | (kept == 0)
         fits = (enough & (kept % round_to == 0)).all(0)[possible]
@@ -60,16 +60,3 @@ class Unit:
         wishes = [wished.get(name, size) for name, size in zip(self.names, full.tolist(), strict=True)]
         wish = round(sum(wishes) / int(full.sum()) * self.parts)
         return int(self.allowed[np.searchsorted(self.allowed, min(wish, self.parts))])
-
-
-def _widths(members: Sequence[Group], steps: Steps) -> tuple[Ints, Ints]:
-    """The possible widths in parts, and the channels of each group at all of them, of shape (groups, parts + 1)."""
-    if isinstance(steps, Ratio):
-        widths = np.arange(steps.step + 1)
-        return widths[1:], np.outer([g.size // steps.step for g in members], widths)
-    possible = np.array(steps.parts(), dtype=np.int64)
-    kept = np.zeros((len(members), steps.step + 1), dtype=np.int64)
-    for part in possible:
-        counts = steps.counts(int(part)) or {}
-        kept[:, part] = [counts[g.name] for g in members]
-    return possible, kept

@@ -21,7 +21,7 @@ from fxprune import shapes
 from fxprune.attributes import mend
 from fxprune.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.labels import Axes
-from fxprune.recorder import meta_like
+from fxprune.recorder import all_on_meta, meta_like
 from fxprune.widths.prediction import Prediction
 
 aten = torch.ops.aten
@@ -177,7 +177,8 @@ class _Prober(TorchDispatchMode):
             return op(*args, **kwargs)
         node = self.script.next(op)
         self._check_constant(node, args)
-        args, kwargs = tree_map(_on_meta, args), tree_map(_on_meta, kwargs)
+        if not all_on_meta((*args, *kwargs.values())):
+            args, kwargs = tree_map(_on_meta, (args, kwargs))
         if node is None:
             return shapes.answer(op, args, kwargs)
         predicted = self._prediction.shapes(self._axes[node])
