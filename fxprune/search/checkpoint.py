@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError
+from fxprune.files import write_whole
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
-from fxprune.files import write_whole
 
 M = TypeVar("M", bound=nn.Module)
 

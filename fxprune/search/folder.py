@@ -21,9 +21,9 @@ import numpy as np
 from torch import nn
 
 from fxprune.errors import InputError
+from fxprune.files import remove_leftovers, write_whole
 from fxprune.plan import Plan
 from fxprune.search import checkpoint
-from fxprune.files import remove_leftovers, write_whole
 from fxprune.search.journal import Journal
 from fxprune.search.trial import Candidate, Floats, Outcome
 
