@@ -94,6 +94,11 @@ def test_every_planner_obeys_the_constraints(ratio: float, rules: Constraints, s
             assert count in allowed(groups[name].size, rules)
 
 
+def test_rounding_of_the_product_costs_no_channel() -> None:
+    assert (1 - 0.7) * 10 > 3
+    assert Constraints(maximum_ratio=0.7).fit(groups_of(10), {"0": 1}) == {"0": 3}
+
+
 def test_bounds_by_pattern_and_protection() -> None:
     groups = groups_of(20, 20, 20, 20)
     rules = Constraints(minimum={"[01]": 7, "*": 3}, maximum_ratio={"1": 0.5, "2": 0.9}, protect=("3.weight",))
