@@ -78,7 +78,7 @@ class Balance:
 
     def parts(self) -> list[int]:
         """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
-        tried = np.unique(np.linspace(1, self.step, _TRIED).round().astype(int)).tolist()
+        tried = np.unique(-(-self.step * np.arange(1, _TRIED + 1) // _TRIED)).tolist()
         return [p for p in tried if self.counts(p) is not None]
 
     def table(self, names: Sequence[str]) -> Ints:
