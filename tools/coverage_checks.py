@@ -44,6 +44,9 @@ class Options:
     export_s: int = 0
 
 
+DEVIATION = 1e-5  # of pruned from masked; models that insist on float32 come to 2e-6
+
+
 def passed(row: Row) -> bool:
     return "error" not in row and not failures(row)
 
@@ -51,6 +54,8 @@ def passed(row: Row) -> bool:
 def failures(row: Row) -> list[str]:
     """The checks that failed, each with what was said."""
     required = [c for c in CHECKS if row.get(c) is not True]
+    if row.get("verify") is not None and not row["verify"] <= DEVIATION:
+        required.append(f"verify: {row['verify']:.0e}")
     return required + [f"{c}: {row[c]}" for c in WHERE_POSSIBLE if row.get(c) not in (True, *UNKNOWN)]
 
 
