@@ -16,6 +16,7 @@ _MOVES = frozenset(
     "view _unsafe_view _reshape_alias permute transpose select slice clone expand unsqueeze squeeze alias contiguous t "
     "unbind split split_with_sizes detach getitem".split()
 )
+_COPIES = frozenset(["clone", "contiguous", "alias", "detach"])
 _RESHAPES = frozenset(["view", "_unsafe_view", "_reshape_alias"])
 # Where the scale and shift stand among the arguments of a norm.
 _NORMS = {
@@ -54,8 +55,7 @@ def producing_rows(node: fx.Node) -> list[tuple[str, Ints]]:
 
 
 def _rows(parameter: fx.Node, numbers: Tensor, way: list[fx.Node]) -> tuple[str, Ints]:
-    rows = torch.unique(_along(way[1:], numbers))
-    rows = rows[rows >= 0]
+    rows = _present(_along(way[1:], numbers))
     if not _alone(way[0], numbers, way[1:], rows):
         raise _Unfoldable
     return str(parameter.target), rows.numpy().astype(np.int64)
@@ -117,8 +117,9 @@ def _row_numbers(call: fx.Node, argument: Any) -> Iterator[tuple[fx.Node, Tensor
     for parameter, start in _sources(argument):
         numbers = _along(way, start)
         lines = numbers.t() if numbers.dim() == 2 and _name(call) != "convolution" else numbers  # one a channel
-        first = lines.reshape(len(lines), -1)[:, 0]
-        if not bool((lines.reshape(len(lines), -1) == first[:, None]).all()):
+        lines = _once(lines, 1).reshape(len(lines), -1)
+        first = lines[:, 0]
+        if not bool((lines == first[:, None]).all()):
             raise _Unfoldable
         if not _alone(argument, start, [*way, call], first[first >= 0]):
             raise _Unfoldable
@@ -156,9 +157,21 @@ def _misses(node: fx.Node, numbers: Numbers, rows: Tensor) -> bool:
     if _name(node) not in _MOVES:
         return False
     left = _step(node, numbers)
-    if isinstance(left, Tensor) and not bool(torch.isin(left, rows).any()):
+    if isinstance(left, Tensor) and not bool(torch.isin(_present(left), rows).any()):
         return True
     return all(_misses(u, left, rows) for u in node.users)
+
+
+def _present(numbers: Tensor) -> Tensor:
+    """The row numbers that occur, each once, without -1."""
+    rows = torch.unique(_once(numbers))
+    return rows[rows >= 0]
+
+
+def _once(numbers: Tensor, start: int = 0) -> Tensor:
+    """Without the repetitions along broadcast dims, from dim `start` on."""
+    dims = enumerate(numbers.stride())
+    return numbers[tuple(slice(0, 1) if step == 0 and i >= start else slice(None) for i, step in dims)]
 
 
 def _name(node: Any) -> str:
@@ -184,6 +197,8 @@ def _step(node: fx.Node, numbers: Numbers) -> Numbers:
     name = _name(node)
     if name == "getitem":
         return numbers[node.args[1]]
+    if name in _COPIES:
+        return numbers  # uncopied, broadcast dims need no memory
     if name in _RESHAPES:
         return numbers.reshape(node.meta["shape"])
     if name in _MOVES:
