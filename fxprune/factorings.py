@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from fxprune.dims import Dim, Factoring, Fix, Labels
 from fxprune.labels import Labeller
 
-_NEUTRAL, _SHRINKS, _STAYS = 0, 1, 2
+_SHRINKS, _STAYS = 1, 2
 
 # "width", "count" or "" (whichever is finer) for all modules, or (module name pattern, choice) pairs.
 Heads = str | tuple[tuple[str, str], ...]
@@ -46,10 +46,6 @@ class Components:
     fix: Labels
     fixes: tuple[Fix, ...]
     chosen: dict[Factoring, int]
-
-    def kept(self, dim: Dim, size: int, keep: npt.NDArray[np.bool_]) -> int:
-        """How many indices of a dim stay, given the kept components."""
-        return int(keep[self.of[dim]].sum()) if isinstance(dim, np.ndarray) else size
 
 
 def resolve(lab: Labeller, heads: Heads = "") -> Components:

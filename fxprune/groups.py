@@ -88,8 +88,9 @@ class Groups(Sequence[Group]):
     def _orders(self, plan: Plan, chosen: Mapping[str, Ints]) -> dict[str, dict[int, Ints]]:
         """Where the smaller model's own moves put channels in another order, the order."""
         orders: dict[str, dict[int, Ints]] = {}
-        cuts = plan.cuts()
-        for balance in self._balances():
+        balanced = self._balances()
+        cuts = plan.cuts() if balanced else {}
+        for balance in balanced:
             for (tensor, dim), whole in balance.orders(chosen).items():
                 kept = cuts[tensor][dim]
                 order = whole[np.isin(whole, kept)]

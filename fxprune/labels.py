@@ -220,11 +220,6 @@ class Call:
     node: fx.Node
     shape: Any
 
-    def same(self, dims: Sequence[Dim]) -> list[Dim]:
-        """`dims`, checked against the shape of the result."""
-        assert len(dims) == len(self.shape), self.node.format_node()
-        return list(dims)
-
 
 def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str] = frozenset()) -> Labelling:
     """Run `graph` on labels instead of numbers.
