@@ -8,6 +8,6 @@ RECIPE = Recipe(
     network="googlenet",
     arguments={"classes": 10, "channels": 1, "multiplier": 0.25},
     data="fashion-mnist",
-    settings=Settings(epochs=30),
+    settings=Settings(epochs=8),
     change=Change(shift=2, flip=True),
 )

@@ -8,6 +8,6 @@ RECIPE = Recipe(
     network="resnet",
     arguments={"depth": 56, "classes": 10, "channels": 1, "width": 16, "option": "B"},
     data="fashion-mnist",
-    settings=Settings(epochs=30),
+    settings=Settings(epochs=12),
     change=Change(shift=2, flip=True),
 )

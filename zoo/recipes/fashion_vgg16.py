@@ -8,6 +8,6 @@ RECIPE = Recipe(
     network="vgg16",
     arguments={"classes": 10, "channels": 1, "width": 16, "hidden": 128},
     data="fashion-mnist",
-    settings=Settings(epochs=30, lr=0.05),
+    settings=Settings(epochs=16, lr=0.05),
     change=Change(shift=2, flip=True),
 )
