@@ -14,7 +14,7 @@ from fxprune.analysis import Group
 from fxprune.batches import batches, noise
 from fxprune.errors import InputError
 from fxprune.gram.channels import Responses, owners
-from fxprune.gram.patches import draw, inputs_at
+from fxprune.gram.patches import draw, inputs_at, most_varied
 from fxprune.gram.sums import Gram
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observing
@@ -27,25 +27,54 @@ HELD = 2**30
 
 
 @dataclass(frozen=True)
+class Informative:
+    """Of each image the output positions at which a layer says most, in place of random ones.
+
+    A position's weight is the variance of the layer's outputs over its channels there: on plain background they differ
+    little. Which positions count differs from layer to layer and image to image. Source: PCP for domain adaptation,
+    Guo, Zhang, Ouyang and Xu, Progressive Channel Pruning; not published, choices of fxprune: the variance is that of
+    the outputs as the layer makes them, before what follows it, and the number of positions.
+
+    Attributes:
+        count: of positions of each image; where there are fewer, all count.
+
+    Raises:
+        InputError: no position, or a number that is no integer.
+
+    >>> from fxprune.scorers import Informative, Lasso
+    >>> Lasso(positions=Informative(10))
+    Lasso(positions=Informative(count=10), seed=0)
+    """
+
+    count: int = 10
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+
+
+Positions: TypeAlias = int | Informative | None
+"""Output positions of each image: so many, drawn anew for each image; the informative ones; or None: all."""
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Which of a layer's output positions count.
 
     Attributes:
-        positions: of each image, drawn anew for each layer and image; 10 as He et al. 2017 do; None: all.
+        positions: of each image, drawn anew for each layer and image; 10 as He et al. 2017 do; `Informative`: those
+            that say most; None: all.
         seed: of the positions, and of standard normal inputs where there is no data.
 
     Raises:
         InputError: no position, or a number that is no integer.
     """
 
-    positions: int | None = 10
+    positions: Positions = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.positions is not None and (not isinstance(self.positions, int) or self.positions < 1):
-            raise InputError(
-                "positions must be a positive integer", seen=repr(self.positions), remedy="10 is usual; None takes all"
-            )
+        if self.positions is not None and not isinstance(self.positions, Informative):
+            _require_count(self.positions)
 
     def start(self) -> Callable[[Contraction, int], Tensor]:
         """A function from a call and its number of images to positions, of shape (images, m).
@@ -55,11 +84,20 @@ class Sampling:
         generators: dict[str, torch.Generator] = {}
 
         def positions(seen: Contraction, images: int) -> Tensor:
+            if isinstance(self.positions, Informative):
+                return most_varied(seen, images, self.positions.count)
             if seen.name not in generators:
                 generators[seen.name] = torch.Generator().manual_seed(crc32(f"{self.seed} {seen.name}".encode()))
             return draw(seen, images, self.positions, generators[seen.name])
 
         return positions
+
+
+def _require_count(positions: object) -> None:
+    if not isinstance(positions, int) or positions < 1:
+        raise InputError(
+            "positions must be a positive integer", seen=repr(positions), remedy="10 is usual; None takes all"
+        )
 
 
 @dataclass(frozen=True, eq=False)

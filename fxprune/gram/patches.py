@@ -28,6 +28,16 @@ def draw(seen: Contraction, images: int, count: int | None, generator: torch.Gen
     return torch.rand(shape[0], most, generator=generator).topk(count, dim=1).indices.sort(1).values
 
 
+def most_varied(seen: Contraction, images: int, count: int) -> Tensor:
+    """The `count` output positions of each image where the outputs' variance over channels is largest, ascending.
+
+    Of equals the first are taken. Shape (images, m), with positions and images as in `draw`.
+    """
+    y = _spread(seen.output, images).flatten(2)
+    spread = (y if y.dtype == torch.float64 else y.float()).var(1, correction=0)
+    return spread.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(1).values.cpu()
+
+
 def inputs_at(seen: Contraction, where: Tensor) -> Iterator[Tensor]:
     """The patches under output positions, in pieces of shape (rows, groups, n), image after image.
 

@@ -62,7 +62,8 @@ class Pair:
                         remedy="give the model that the plan was made for, and its pruned copy",
                     )
                 for call, recorded in new.calls.items():
-                    where = positions(recorded.seen, batch.size)
+                    # The original's outputs tell which positions say most; for random ones either does.
+                    where = positions(old.calls[call].seen, batch.size)
                     self._add(sums, old.calls[call], recorded, where)
         return sums
 

@@ -11,7 +11,7 @@ from torch import nn
 from fxprune.batches import batches
 from fxprune.borrow import tensors_of
 from fxprune.errors import InputError, PlanError
-from fxprune.gram.collect import Sampling
+from fxprune.gram.collect import Positions, Sampling
 from fxprune.gram.sums import Gram
 from fxprune.plan import Plan
 from fxprune.reconstruct.layers import Layer, find_layers, or_as_before
@@ -68,7 +68,7 @@ def reconstruct(
     data: Iterable[Any],
     *,
     order: Order = "sequential",
-    positions: int | None = 10,
+    positions: Positions = 10,
     ridge: float = 1e-2,
     memory: int = 2**30,
     seed: int = 0,
@@ -94,7 +94,8 @@ def reconstruct(
         order: "sequential" as above: two forwards over the data for each layer (or wave of layers that do not depend
             on each other), up to that layer. "at_once": X and Y from the original alone, one pass for all layers;
             each is fitted as if all before it were repaired, so that errors add up.
-        positions: output positions of each image that count, drawn anew for each layer and image; None: all.
+        positions: output positions of each image that count, drawn anew for each layer and image;
+            `fxprune.scorers.Informative`: those where the original's outputs vary most over channels; None: all.
         ridge: ρ as a part of the mean of Σ(x - μ)². It pulls towards the weights as they are: with few images much is
             gained by 0.01 to 0.1, and with many little is lost.
         memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from fxprune.gram.collect import Sampling, responses
+from fxprune.gram.collect import Positions, Sampling, responses
 from fxprune.groups import Groups
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import Floats, in_order, joint, require_readers
@@ -33,7 +33,8 @@ class Lasso:
     the path in its place, and adding up relative errors over several readers, are fxprune's own.
 
     Attributes:
-        positions: output positions of each image that count, drawn anew for each image; 10 in the paper; None: all.
+        positions: output positions of each image that count, drawn anew for each image; 10 in the paper; `Informative`:
+            those where the layer's outputs vary most over channels; None: all.
         seed: of the positions, and of standard normal inputs where there is no data.
 
     Raises:
@@ -47,7 +48,7 @@ class Lasso:
     tensor([1, 0, 2])
     """
 
-    positions: int | None = 10
+    positions: Positions = 10
     seed: int = 0
 
     def __post_init__(self) -> None:

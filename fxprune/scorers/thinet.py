@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.gram.channels import Responses
-from fxprune.gram.collect import Reader, Sampling, readings, responses
+from fxprune.gram.collect import Positions, Reader, Sampling, readings, responses
 from fxprune.gram.sums import Gram
 from fxprune.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError
@@ -47,7 +47,7 @@ class ThiNet:
     tensor([0., 9., 0.], dtype=torch.float64)
     """
 
-    positions: int | None = 10
+    positions: Positions = 10
     centred: bool = False
     seed: int = 0
 
@@ -86,7 +86,7 @@ class RefitLoss:
         InputError: bad settings, unusable data, or a group that no convolution or linear layer reads.
     """
 
-    positions: int | None = 10
+    positions: Positions = 10
     ridge: float = 1e-6
     seed: int = 0
 
