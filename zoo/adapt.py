@@ -14,6 +14,7 @@ from zoo.augment import Augment
 from zoo.errors import ZooError
 from zoo.footprints import Device, borrowed, own_randomness, seed_generators
 from zoo.loop import Loop, chunks, count_chunks
+from zoo.processes import present, shares
 from zoo.progress import Display, EpochLog
 from zoo.reversal import Adversary, DomainHead, Tap, reverse
 from zoo.settings import Settings
@@ -65,7 +66,7 @@ def adapt(
     _require_pair(source, target)
     if val is not None:
         require_samples(val, "validation")
-    with borrowed(model, device, training=True) as where, own_randomness(where):
+    with borrowed(model, present().place(device), training=True) as where, own_randomness(where):
         mixed = where.type == "cuda" if mixed_precision is None else mixed_precision
         against, validated = adversary or Adversary(), val.to(where) if val else None
         with Tap(model, against.classifier) as tap:
@@ -122,7 +123,8 @@ class _Adversarial:
         rounds = math.ceil(len(self.source) / len(self.target))
         rows = torch.cat([torch.randperm(len(self.target), generator=generator) for _ in range(rounds)])
         others = [rows[i * size : i * size + len(here)] for i, here in enumerate(order)]
-        return (_Pair(*pair) for pair in zip(self.source.batches(order), self.target.batches(others), strict=True))
+        both = self.source.batches(shares(order)), self.target.batches(shares(others))
+        return (_Pair(*pair) for pair in zip(*both, strict=True))
 
     def loss(self, batch: _Pair, generator: Generator, progress: float) -> Tensor:
         images = torch.cat([batch.source.images, batch.target.images])

@@ -14,6 +14,7 @@ from torch.optim import SGD
 
 from zoo.errors import ZooError
 from zoo.footprints import all_or_nothing, seed_generators
+from zoo.processes import present
 from zoo.progress import Display, EpochLog
 from zoo.resume import keep, pick_up
 from zoo.settings import Settings
@@ -41,16 +42,16 @@ class Task(Protocol):
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Batches an epoch, the same number in every process."""
 
     def identity(self) -> Mapping[str, Any]:
         """Plain data that tells this run from another with the same settings."""
 
     def batches(self, generator: Generator) -> Iterator[Batch]:
-        """The batches of one epoch, shuffled by ``generator``."""
+        """This process's share of the batches of one epoch; their order is drawn from ``generator`` at once."""
 
     def loss(self, batch: Any, generator: Generator, progress: float) -> Tensor:
-        """Mean loss of a batch at the share ``progress`` of the run."""
+        """Mean loss of a share of a batch, at the share ``progress`` of the run."""
 
     def measure(self) -> float | None:
         """Validation accuracy, if there is something to measure it on."""
@@ -58,7 +59,11 @@ class Task(Protocol):
 
 @dataclass
 class Loop:
-    """One run.
+    """One run, by this process alone or by all that a launcher started (`zoo.processes`).
+
+    Several processes take an equal share of each batch, and all end with the same weights: those of one process, up to
+    rounding and what is random, except that batch norm normalises by each share's own statistics. Running statistics
+    are averaged after each epoch. The main process alone writes ``state`` and ``log``.
 
     Args:
         task: what is learnt.
@@ -78,52 +83,70 @@ class Loop:
         groups = _groups(self.task)
         if not groups:
             raise ZooError("fit: the model has no parameter to train; set requires_grad on some of them")
+        self._processes = present()
         momentum, decay = self.settings.momentum, self.settings.weight_decay
         self.optimizer = SGD(groups, self.settings.lr, momentum, weight_decay=decay, nesterov=momentum > 0)
 
     def finish(self, display: Display) -> list[EpochLog]:
         """Run the epochs that ``state`` does not hold yet; returns the logs of all."""
-        logs = self._finished()
+        logs, writes = self._finished(), self._processes.rank == 0
         with ExitStack() as stack:
-            scalars = stack.enter_context(Scalars(self.log, len(logs))) if self.log else None
+            scalars = stack.enter_context(Scalars(self.log, len(logs))) if self.log and writes else None
             for epoch in range(len(logs) + 1, self.settings.epochs + 1):
                 with all_or_nothing(self.task.module):
                     logs.append(self._epoch(epoch, display))
                 display.line(logs[-1])
                 if scalars:
                     scalars.add(logs[-1])
-                if self.state:
+                if self.state and writes:
                     keep(self.state, self._identity(), logs, self.task.module, self.optimizer)
         return logs
 
     def _finished(self) -> list[EpochLog]:
         with all_or_nothing(self.task.module):
-            return pick_up(self.state, self._identity(), self.task.module, self.optimizer) if self.state else []
+            logs, momenta = self._processes.agree(self._pick_up)
+            if self._processes.rank:
+                self.optimizer.load_state_dict(momenta)
+            self._processes.spread(self.task.module)
+            return logs
+
+    def _pick_up(self) -> tuple[list[EpochLog], dict[str, Any]]:
+        logs = pick_up(self.state, self._identity(), self.task.module, self.optimizer) if self.state else []
+        return logs, self.optimizer.state_dict()
 
     def _identity(self) -> Mapping[str, Any]:
-        return {**self.settings.plain(), **self.task.identity(), "mixed_precision": self.mixed}
+        several = {"processes": self._processes.count} if self._processes.count > 1 else {}
+        return {**self.settings.plain(), **self.task.identity(), "mixed_precision": self.mixed, **several}
 
     def _epoch(self, epoch: int, display: Display) -> EpochLog:
         started, steps = time.perf_counter(), self.task.steps
         generator = self._seeded(epoch)
+        batches = self.task.batches(generator)
+        if self._processes.rank:
+            # The order is that of all; what is drawn for the images of a share is its own.
+            generator.manual_seed(self._seed(epoch) + self._processes.rank * 1_000_000_007)
         loss = rate = seen = 0.0
-        for index, batch in enumerate(display.steps(self.task.batches(generator), steps, epoch)):
+        for index, batch in enumerate(display.steps(batches, steps, epoch)):
             step = (epoch - 1) * steps + index
             rate = self.settings.rate(step, self.settings.epochs * steps)
-            loss += self._step(batch, generator, step / (self.settings.epochs * steps), rate) * len(batch)
-            seen += len(batch)
+            value, images = self._step(batch, generator, step / (self.settings.epochs * steps), rate)
+            loss, seen = loss + value * images, seen + images
+        self._processes.join_buffers(self.task.module)
         return EpochLog(epoch, loss / seen, rate, self.task.measure(), time.perf_counter() - started)
 
-    def _seeded(self, epoch: int) -> Generator:
-        # Seeded by the epoch too: a run that is picked up needs no generator state to go on as before.
-        seed = self.settings.seed * 1_000_003 + epoch
-        seed_generators(self.task.device, seed)
-        return Generator().manual_seed(seed)
+    def _seed(self, epoch: int) -> int:
+        # Of the epoch too: a run that is picked up needs no generator state to go on as before.
+        return self.settings.seed * 1_000_003 + epoch
 
-    def _step(self, batch: Batch, generator: Generator, progress: float, rate: float) -> float:
+    def _seeded(self, epoch: int) -> Generator:
+        seed_generators(self.task.device, self._seed(epoch) + self._processes.rank * 1_000_000_007)
+        return Generator().manual_seed(self._seed(epoch))
+
+    def _step(self, batch: Batch, generator: Generator, progress: float, rate: float) -> tuple[float, int]:
+        """Mean loss and number of images of the whole batch."""
         with torch.autocast(self.task.device.type, torch.bfloat16, enabled=self.mixed):
             loss = self.task.loss(batch, generator, progress)
-        value = loss.item()
+        value, images = self._processes.mean(loss, len(batch))
         if not math.isfinite(value):
             raise ZooError(
                 f"fit: the loss became {value} at learning rate {rate:.4g}; lower lr (it was "
@@ -132,9 +155,10 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss * (len(batch) / images))
+        self._processes.join_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self.optimizer.step()
-        return value
+        return value, images
 
 
 def _groups(task: Task) -> list[dict[str, Any]]:
@@ -148,18 +172,20 @@ def _groups(task: Task) -> list[dict[str, Any]]:
 
 
 def chunks(samples: int, size: int, generator: Generator) -> Sequence[Tensor]:
-    """All rows below ``samples`` in random order, ``size`` a batch; batch norm cannot train on a last one of one.
+    """All rows below ``samples`` in random order, ``size`` a batch.
+
+    A last batch that would leave a process a single row is left out: batch norm cannot train on that.
 
     >>> [len(rows) for rows in chunks(9, 4, Generator())]
     [4, 4]
     """
     order = torch.randperm(samples, generator=generator)
     batches = [order[start : start + size] for start in range(0, samples, size)]
-    alone = len(batches) > 1 and len(batches[-1]) == 1
+    alone = len(batches) > 1 and len(batches[-1]) < 2 * present().count
     return batches[:-1] if alone else batches
 
 
 def count_chunks(samples: int, size: int) -> int:
     """Number of the batches of `chunks`."""
     whole, rest = divmod(samples, size)
-    return whole + (rest > 1 or (rest == 1 and whole == 0))
+    return whole + (rest >= 2 * present().count or (rest > 0 and whole == 0))

@@ -7,6 +7,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo.processes import is_main
+
 B = TypeVar("B")
 
 
@@ -26,10 +28,13 @@ class EpochLog:
 
 
 class Display:
-    """A ``rich`` display, or none at all where ``shown`` is false. The bar appears on a terminal only."""
+    """A ``rich`` display, or none where ``shown`` is false or another process is the main one.
+
+    The bar appears on a terminal only.
+    """
 
     def __init__(self, epochs: int, shown: bool) -> None:
-        self.console = Console(stderr=True, quiet=not shown, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=not (shown and is_main()), highlight=False, soft_wrap=True)
         self.epochs = epochs
 
     def steps(self, batches: Iterable[B], count: int, epoch: int) -> Iterator[B]:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from zoo.augment import Augment
 from zoo.footprints import Device, borrowed, own_randomness
 from zoo.loop import Loop, chunks, count_chunks
+from zoo.processes import present, shares
 from zoo.progress import Display, EpochLog
 from zoo.settings import Settings
 from zoo.splits import Samples, Split, require_classes, require_samples
@@ -40,6 +41,9 @@ def fit(
     were and gradients are cleared. If the run fails or is interrupted, the model is left as it was after the last
     finished epoch and the exception goes on.
 
+    Under ``accelerate launch`` or ``torchrun`` all processes call this and train one model together (`zoo.loop.Loop`);
+    an epoch is still one pass over the images, and the batch size is that of all.
+
     Args:
         model: maps images (n, c, h, w) to logits (n, classes).
         split: images to train on. A last batch of a single image is left out, batch norm cannot train on it.
@@ -48,7 +52,7 @@ def fit(
         val: measured after each epoch; nothing else depends on it.
         teacher: a network, such as the original of a pruned model, whose outputs on the same images make up the share
             ``settings.distil`` of the loss; left as it is.
-        device: where to train; default where the model is.
+        device: where to train; default where the model is, or what the launcher gave this process.
         mixed_precision: bfloat16 where autocast allows it; default on CUDA only.
         progress: show a line an epoch, and a bar on a terminal, on standard error.
         state: file that holds the run after each epoch. If it exists, the run goes on from it and ends as
@@ -64,7 +68,7 @@ def fit(
     require_classes(split, "training")
     if val is not None:
         require_samples(val, "validation")
-    with borrowed(model, device, training=True) as where, own_randomness(where), _lent(teacher, where):
+    with borrowed(model, present().place(device), training=True) as where, own_randomness(where), _lent(teacher, where):
         mixed = where.type == "cuda" if mixed_precision is None else mixed_precision
         task = _Supervised(model, split.to(where), val.to(where) if val else None, chosen, augment, teacher, where)
         try:
@@ -135,7 +139,7 @@ class _Supervised:
         return {"samples": len(self.split), "taught": self.teacher is not None}
 
     def batches(self, generator: Generator) -> Iterator[Split]:
-        return self.split.batches(chunks(len(self.split), self.settings.batch_size, generator))
+        return self.split.batches(shares(chunks(len(self.split), self.settings.batch_size, generator)))
 
     def loss(self, batch: Split, generator: Generator, progress: float) -> Tensor:  # noqa: ARG002  # of the Protocol
         images = self.augment(batch.images, generator) if self.augment else batch.images

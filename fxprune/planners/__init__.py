@@ -16,6 +16,7 @@ from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.search.judge import PLAIN, ROBUST, Judge
 from fxprune.search.result import Search, Trial
+from fxprune.search.together import together
 from fxprune.search.workers import Workers
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "relative",
     "same_pattern",
     "same_shape",
+    "together",
 ]

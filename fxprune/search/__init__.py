@@ -8,6 +8,7 @@
     describe    settings and models in words, to tell one search from another
     bench       all of it together: what a search asks for candidates' fitness
     result      what a search returns
+    together    one search in several processes that train together
 
 A search is a deterministic function of its settings, its seed and what it is told of its candidates. So it needs no
 state of its own on disk: started again, it asks for the same candidates, and the journal answers for those that are
@@ -15,6 +16,7 @@ done.
 """
 
 from fxprune.search.checkpoint import restore
+from fxprune.search.together import together
 from fxprune.search.workers import Workers
 
-__all__ = ["Workers", "restore"]
+__all__ = ["Workers", "restore", "together"]
