@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from zoo.processes import present
+
 _HERE = Path(__file__).parent
 
 
@@ -20,5 +22,6 @@ def commit() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Threads and version of torch: what a repetition may differ by."""
-    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    """Processes, threads and version of torch: what a repetition may differ by."""
+    several = {"processes": present().count} if present().count > 1 else {}
+    return {**several, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -20,9 +20,10 @@ from zoo.train import accuracy, fit
 
 @dataclass(frozen=True)
 class Tuned:
-    """A pruned and fine-tuned network, what a checkpoint should say of it, and its costs before and after."""
+    """A pruned and fine-tuned network, its plan, what a checkpoint should say of it, and costs before and after."""
 
     model: nn.Module
+    plan: fxprune.Plan
     metadata: Metadata
     before: fxprune.Cost
     after: fxprune.Cost
@@ -59,16 +60,25 @@ def tune(
     model = fxprune.rewrite(original, chosen)
     teacher = original if settings.distil else None
     fit(model, splits.train, settings, val=splits.val, augment=augment, teacher=teacher, **run.training())
-    metadata = replace(
-        claimed,
-        epochs=settings.epochs,
-        **_measured(model, splits.val, splits.test, run),
-        training={**settings.plain(), **machine(), "mixed_precision": run.mixed_precision, "from": claimed.recipe},
-        commit=made_by,
-        plan=chosen.to_json(),
-    )
-    return Tuned(model, metadata, fxprune.cost(graph), fxprune.cost(graph, chosen))
+    told = described(claimed, chosen, settings, {}, run, made_by)
+    metadata = replace(told, **measured(model, splits.val, splits.test, run))
+    return Tuned(model, chosen, metadata, fxprune.cost(graph), fxprune.cost(graph, chosen))
 
 
-def _measured(model: nn.Module, val: Samples, test: Samples, run: Run) -> Mapping[str, Any]:
+def described(
+    claimed: Metadata,
+    plan: fxprune.Plan,
+    settings: Settings,
+    more: Mapping[str, Any],
+    run: Run,
+    made_by: str | None,
+) -> Metadata:
+    """What a checkpoint should say of the network that says ``claimed``, cut by ``plan`` and fine-tuned."""
+    how = {"mixed_precision": run.mixed_precision, "from": claimed.recipe}
+    training = {**settings.plain(), **more, **machine(), **how}
+    return replace(claimed, epochs=settings.epochs, training=training, commit=made_by, plan=plan.to_json())
+
+
+def measured(model: nn.Module, val: Samples, test: Samples, run: Run) -> Mapping[str, Any]:
+    """Both accuracies, as fields of `Metadata`."""
     return {f"{name}_accuracy": accuracy(model, s, device=run.device) for name, s in (("val", val), ("test", test))}

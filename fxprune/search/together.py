@@ -83,7 +83,7 @@ class _Channel:
 
     def __init__(self, shared: Sequence[Any]) -> None:
         self._shared = shared
-        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def close(self) -> None:
         with suppress(RuntimeError):  # of a process that is gone

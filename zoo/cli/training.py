@@ -15,6 +15,7 @@ from zoo.cook import WEIGHTS, cook
 from zoo.data import load as load_data
 from zoo.errors import ZooError
 from zoo.networks import build
+from zoo.processes import is_main
 from zoo.recipe import Recipe
 from zoo.recipes import ADAPTATIONS, RECIPES
 from zoo.run import Run
@@ -47,9 +48,10 @@ def train(
             _changed(chosen(RECIPES, name), epochs, seed),
             Run(data_root, download, device, mixed_precision, state=state, log=log),
         )
-        save(out / f"{name}.safetensors", model, metadata)
-        state.unlink()
-    typer.echo(f"{name}: val {100 * metadata.val_accuracy:.2f} %, test {100 * metadata.test_accuracy:.2f} %")
+        if is_main():
+            save(out / f"{name}.safetensors", model, metadata)
+            state.unlink()
+            typer.echo(f"{name}: val {100 * metadata.val_accuracy:.2f} %, test {100 * metadata.test_accuracy:.2f} %")
 
 
 def check(name: Name, data_root: Root = None, device: Device = "cpu", threads: Threads = None) -> None:

@@ -9,6 +9,7 @@ import fxprune
 from zoo.checkpoints import save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
 from zoo.cook import WEIGHTS
+from zoo.processes import is_main
 from zoo.recipes import RECIPES
 from zoo.run import Run
 from zoo.settings import Settings
@@ -49,12 +50,14 @@ def tune(
             augment=recipe.change.augment(),
             run=Run(data_root, download, device, mixed_precision, state=state, log=log),
         )
-        save(out / f"{name}-pruned.safetensors", tuned.model, tuned.metadata)
-        state.unlink()
-    typer.echo(_summary(name, tuned))
+        if is_main():
+            save(out / f"{name}-pruned.safetensors", tuned.model, tuned.metadata)
+            state.unlink()
+            typer.echo(summary(name, tuned))
 
 
-def _summary(name: str, tuned: Tuned) -> str:
+def summary(name: str, tuned: Tuned) -> str:
+    """One line on what is left, and how good it is."""
     macs = tuned.after.macs / tuned.before.macs
     parameters = tuned.after.parameters / tuned.before.parameters
     scores = tuned.metadata
