@@ -6,8 +6,10 @@ import torch
 from torch import Generator, nn
 
 from zoo.adapt import adapt
+from zoo.checkpoints import Metadata
 from zoo.cook import fresh
 from zoo.domains import Domains, load_pair
+from zoo.provenance import machine
 from zoo.recipe import Adaptation
 from zoo.run import Run
 from zoo.splits import Samples, Splits
@@ -36,7 +38,7 @@ def source_only(recipe: Adaptation, domains: Domains, run: Run, seed: int) -> Re
     model = fresh(recipe, seed)
     settings = replace(recipe.settings, seed=seed)
     fit(model, domains.source.train, settings, augment=recipe.change.augment(), **run.training())
-    return _measured(model, domains, run)
+    return measured(model, domains, run)
 
 
 def adapted(recipe: Adaptation, domains: Domains, run: Run, seed: int) -> Reached:
@@ -51,7 +53,23 @@ def adapted(recipe: Adaptation, domains: Domains, run: Run, seed: int) -> Reache
         augment=recipe.change.augment(),
         **run.training(),
     )
-    return _measured(model, domains, run)
+    return measured(model, domains, run)
+
+
+def described(recipe: Adaptation, reached: Reached, seed: int, made_by: str | None) -> Metadata:
+    """What a checkpoint should say; its accuracies are those on the target, whose images the network is for."""
+    return Metadata(
+        network=recipe.network,
+        arguments=recipe.arguments,
+        data=recipe.target,
+        seed=seed,
+        recipe=recipe.name,
+        epochs=recipe.settings.epochs,
+        val_accuracy=reached.target_val,
+        test_accuracy=reached.target_test,
+        training={**recipe.plain(), **machine(), "seed": seed},
+        commit=made_by,
+    )
 
 
 def _cut(splits: Splits, images: int, seed: int) -> Splits:
@@ -62,6 +80,7 @@ def _cut(splits: Splits, images: int, seed: int) -> Splits:
     return replace(splits, train=train.part(rows))
 
 
-def _measured(model: nn.Module, domains: Domains, run: Run) -> Reached:
+def measured(model: nn.Module, domains: Domains, run: Run) -> Reached:
+    """The accuracies of ``model`` on both domains."""
     parts = (domains.source.val, domains.source.test, domains.target.val, domains.target.test)
     return Reached(model, *(accuracy(model, part, device=run.device) for part in parts))

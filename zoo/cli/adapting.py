@@ -10,11 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zoo.adaptation import Reached, adapted, load_domains, source_only
-from zoo.checkpoints import Metadata, save
+from zoo.adaptation import Reached, adapted, described, load_domains, source_only
+from zoo.checkpoints import save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
-from zoo.provenance import commit, machine
-from zoo.recipe import Adaptation
+from zoo.provenance import commit
 from zoo.recipes import ADAPTATIONS
 from zoo.run import Run
 
@@ -47,7 +46,7 @@ def adapt(
                 reached[mode].append(execute(recipe, domains, here, seed))
             if out:
                 path = out / f"{name}-{seed}.safetensors"
-                save(path, reached["DANN"][-1].model, _metadata(recipe, reached["DANN"][-1], seed, made_by))
+                save(path, reached["DANN"][-1].model, described(recipe, reached["DANN"][-1], seed, made_by))
     Console().print(_table(reached))
 
 
@@ -61,19 +60,3 @@ def _table(reached: dict[str, list[Reached]]) -> Table:
 def _spread(values: Sequence[float]) -> str:
     mean = f"{100 * statistics.mean(values):.2f} %"
     return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
-def _metadata(recipe: Adaptation, reached: Reached, seed: int, made_by: str | None) -> Metadata:
-    """Accuracies are those on the target, whose images the network is for."""
-    return Metadata(
-        network=recipe.network,
-        arguments=recipe.arguments,
-        data=recipe.target,
-        seed=seed,
-        recipe=recipe.name,
-        epochs=recipe.settings.epochs,
-        val_accuracy=reached.target_val,
-        test_accuracy=reached.target_test,
-        training={**recipe.plain(), **machine(), "seed": seed},
-        commit=made_by,
-    )
