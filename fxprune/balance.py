@@ -259,13 +259,19 @@ def _analyse(graph: Graph, heads: Heads) -> tuple[Analysis, tuple[Balance, ...]]
         try:
             analysis = analysed(graph, heads, free)
         except NotLooseError as error:
-            free -= {str(error)}
+            free -= _alike(graph, str(error))
             continue
         sets = tuple(Balance(analysis, members, heads) for members in analysis.balanced)
         if sets and all(b.nearest(b.step // 2) < b.step for b in sets):
             return analysis, sets
         break
     return plain, ()
+
+
+def _alike(graph: Graph, name: str) -> set[str]:
+    """The named call, and those of the same op and shape: what the code does in one block it does in all."""
+    made = {node.name: (node.target, node.meta.get("shape")) for node in graph.fx.nodes}
+    return {other for other, what in made.items() if what == made[name]}
 
 
 def _coarse(analysis: Analysis) -> frozenset[str]:

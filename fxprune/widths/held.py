@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fxprune.analysis import Analysis
+from fxprune.balance import steps
 from fxprune.dims import WidthUse
 from fxprune.factorings import Heads
 from fxprune.plan import Ints
@@ -68,3 +70,16 @@ class Held:
         everything = {n for name in names for n in self.tied_with(name)}
         fixed = {**dict.fromkeys(everything, reason), **self.fixed}
         return replace(self, fixed=fixed, ties=tuple(t for t in self.ties if not t & everything))
+
+
+def names_of(analysis: Analysis, groups: Iterable[int]) -> list[str]:
+    """The names of groups given by index."""
+    return [analysis.groups[i].name for i in groups]
+
+
+def stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
+    """Tied groups shrink in common steps; without one they are fixed."""
+    tied = held.tied_with(names[0])
+    if steps(analysis, tied, held.heads) is not None:
+        return held
+    return held.fix(tied, ("the code ties it to widths that share no common step", where))

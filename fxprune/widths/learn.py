@@ -9,16 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import fx
 
 from fxprune.analysis import Analysis, mended
-from fxprune.balance import balances, steps
+from fxprune.balance import balances
 from fxprune.dims import Labels, WidthUse
 from fxprune.factorings import Heads
 from fxprune.labels import Axes
 from fxprune.widths import guess
 from fxprune.widths.fold import producing_rows
-from fxprune.widths.held import Held, Reason, ScaleUse
+from fxprune.widths.held import Held, Reason, ScaleUse, names_of, stepped
+from fxprune.widths.known import known_beforehand
 from fxprune.widths.prediction import Prediction, doubtful
 from fxprune.widths.probe import Difference, Refusal, probe
 
@@ -46,79 +47,31 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
         held = held.tie(balance.names)
     for name, reason in fixed.items():
         held = held.fix([name], reason)
-    held = _known_beforehand(analysis, held)
+    held = known_beforehand(analysis, held)
     if not doubtful(analysis):
         return held
     strikes: Counter[fx.Node] = Counter()
-    other = False
-    while (prediction := Prediction(analysis, held, other=other)).can_differ():
+    prediction = Prediction(analysis, held)
+    while prediction.can_differ():
         found, refusal = _probe(prediction, held)
         if not found and refusal is None:
-            if other:
+            if prediction.other:
                 break
-            other = True
+            prediction = prediction.turned(held)
+            continue
         strikes.update({d.node for d in found})
         held = _Lesson(prediction, held, strikes, rewrite_code).learn(found, refusal)
+        prediction = prediction.again(held)
     return held
 
 
 def _probe(prediction: Prediction, held: Held) -> tuple[list[Difference], Refusal | None]:
-    found, refusal = probe(prediction, mended(prediction.analysis, held.mends, prediction.keep))
+    if held.mends not in prediction.seen:  # a guess that was tested may be the next thing to be looked at
+        prediction.seen[held.mends] = probe(prediction, mended(prediction.analysis, held.mends, prediction.keep))
+    found, refusal = prediction.seen[held.mends]
     if refusal is not None and refusal.diverged and not prediction.carried_by_doubtful(refusal.unseen):
         refusal = None
     return [d for d in found if d.scalar is None or d.node.name not in held.folded], refusal
-
-
-def _known_beforehand(analysis: Analysis, held: Held) -> Held:
-    """What PyTorch's own modules are known to hold."""
-    for path, module in analysis.labelling.graph.model.named_modules():
-        if type(module).forward is nn.MultiheadAttention.forward:
-            held = _attention(analysis, held, path)
-        elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and module._parameters.get("weight") is None:
-            held = _instance_norm(analysis, held, path)
-    return held
-
-
-def _attention(analysis: Analysis, held: Held, path: str) -> Held:
-    """nn.MultiheadAttention computes the head width as `embed_dim // num_heads`: both widths keep the same part."""
-    parameters = analysis.labelling.parameter_axes()
-    weight = parameters.get(f"{path}.in_proj_weight") or parameters.get(f"{path}.q_proj_weight")
-    if weight is None:
-        return held
-    names = _names(analysis, Prediction(analysis, held).carried([weight.known(0), weight.known(1)]))
-    embedding = weight.known(1)
-    mends = [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
-    heads = [
-        WidthUse(path, attribute, labels)
-        for f in analysis.labelling.labeller.factorings
-        if f.node.meta["module"] == path and len(f.sizes) >= 2
-        for attribute, axis in (("num_heads", -2), ("head_dim", -1))
-        if isinstance(labels := f.factors[axis], np.ndarray)
-    ]
-    held = replace(held, mends=(*held.mends, *mends, *heads))
-    inside = _names(analysis, Prediction(analysis, held).carried([weight.known(0)]))
-    return _stepped(analysis, held.tie([*names, *inside]), names, f"widths of {path}") if len(names) > 1 else held
-
-
-def _instance_norm(analysis: Analysis, held: Held, path: str) -> Held:
-    """Without weights, only an attribute holds the width."""
-    first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
-    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
-    if not isinstance(axes, Axes) or len(axes) < 2 or not isinstance(axes.known(1), np.ndarray):
-        return held
-    return replace(held, mends=(*held.mends, WidthUse(path, "num_features", axes.known(1))))
-
-
-def _names(analysis: Analysis, groups: Iterable[int]) -> list[str]:
-    return [analysis.groups[i].name for i in groups]
-
-
-def _stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
-    """Tied groups shrink in common steps; without one they are fixed."""
-    tied = held.tied_with(names[0])
-    if steps(analysis, tied, held.heads) is not None:
-        return held
-    return held.fix(tied, ("the code ties it to widths that share no common step", where))
 
 
 class _Lesson:
@@ -131,6 +84,9 @@ class _Lesson:
         self._model = prediction.analysis.labelling.graph.model
         self._rewrite_code = rewrite_code
         self._wanted: list[Wanted] = []
+        self._by_module: dict[str, list[fx.Node]] = {}
+        for node in self._axes:
+            self._by_module.setdefault(node.meta.get("module", ""), []).append(node)
 
     def learn(self, found: Sequence[Difference], refusal: Refusal | None) -> Held:
         # Scalars are judged when all shapes are right: they follow widths that may not be settled yet.
@@ -223,8 +179,8 @@ class _Lesson:
             pairs = ([g, h] for g in near for h in near if g != h and _matches(length * part(g) / part(h), asked))
             leader = next(pairs, [])
         if leader:
-            names = _names(self._analysis, [*mine, *leader])
-            self._held = _stepped(self._analysis, self._held.tie(names), names, d.where)
+            names = names_of(self._analysis, [*mine, *leader])
+            self._held = stepped(self._analysis, self._held.tie(names), names, d.where)
         elif isinstance(dim, np.ndarray):
             self._wanted.append((d, [dim]))  # computed from an int that was mended
         else:
@@ -233,7 +189,7 @@ class _Lesson:
     def _near(self, node: fx.Node) -> list[int]:
         """Active groups, those that the issuing module touches first."""
         module = node.meta["module"]
-        inside = [n for n in self._axes if n.meta.get("module") == module]
+        inside = self._by_module.get(module, [])
         near = self._prediction.groups([a for n in inside for a in _several(self._axes[n])]).tolist()
         return [*near, *(g for g in np.flatnonzero(self._prediction.active).tolist() if g not in near)]
 
@@ -265,7 +221,7 @@ class _Lesson:
 
     def _fix_groups(self, groups: Iterable[int], d: Difference) -> None:
         reason = (f"the model's code holds this width: {d.what}", d.where)
-        self._held = self._held.fix(_names(self._analysis, groups), reason)
+        self._held = self._held.fix(names_of(self._analysis, groups), reason)
 
     def _foreseen(self, refusal: Refusal) -> bool:
         """Whether an int that the next doubtful call of the refusing module holds explains the refusal."""
@@ -286,7 +242,7 @@ class _Lesson:
         """
         inside = [n for n in refusal.unseen if n.meta["module"] == refusal.module]
         touched = self._prediction.groups([a for n in inside for a in _several(self._axes[n])]).tolist()
-        names = _names(self._analysis, touched)
+        names = names_of(self._analysis, touched)
         if refusal.diverged or len(names) < 2 or not self._goes_on(names, refusal):
             return False
         for name in tuple(names):
@@ -298,7 +254,7 @@ class _Lesson:
 
     def _goes_on(self, tied: Sequence[str], refused: Refusal) -> bool:
         """Whether the model runs further if these groups are tied."""
-        held = _stepped(self._analysis, self._held.tie(tied), tied, refused.module)
+        held = stepped(self._analysis, self._held.tie(tied), tied, refused.module)
         if any(name in held.fixed for name in tied):
             return False
         _, refusal = _probe(self._prediction.again(held), held)
@@ -310,12 +266,12 @@ class _Lesson:
         if refusal.diverged:
             unseen = self._prediction.carried_by_doubtful(refusal.unseen)
             reason = ("whether the model's code holds this width could not be seen", refusal.what)
-            self._held = self._held.fix(_names(self._analysis, unseen), reason)
+            self._held = self._held.fix(names_of(self._analysis, unseen), reason)
             return
         last = refusal.after
         made = [] if last is None else self._prediction.groups(self._axes[last]).tolist()
         if len(made):
-            self._held = self._held.fix(_names(self._analysis, made), reason)
+            self._held = self._held.fix(names_of(self._analysis, made), reason)
             return
         path, groups = refusal.module, self._analysis.groups
         while True:

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.analysis import Analysis
 from fxprune.balance import steps
-from fxprune.dims import Loose
+from fxprune.dims import Loose, WidthUse
 from fxprune.labels import Axes
 from fxprune.widths.held import Held
 
@@ -51,11 +51,14 @@ class Prediction:
         counts: kept channels of each active group, by name; odd and different where possible, in step where tied.
         active: which groups are not fixed, of shape (groups,).
         keep: which components stay, of shape (components,).
+        other: whether this is the other choice.
+        seen: what probes with other mends have seen.
     """
 
     def __init__(self, analysis: Analysis, held: Held, *, other: bool = False) -> None:
-        self.analysis = analysis
-        self._other = other
+        self.analysis, self.other = analysis, other
+        self.seen: dict[tuple[WidthUse, ...], Any] = {}
+        self._ties, self._fixed = held.ties, held.fixed
         self.active = np.array([g.name not in held.fixed for g in analysis.groups], dtype=bool)
         self.counts = self._choose_counts(held)
         self.keep = analysis.keep({name: self._kept(name, count) for name, count in self.counts.items()})
@@ -67,17 +70,23 @@ class Prediction:
             if self.active[i] and g.name not in counts:
                 tie = steps(self.analysis, held.tied_with(g.name), held.heads)
                 assert tie is not None, f"{g.name} is tied without a common step"
-                part = tie.nearest(_own_counts(i, tie.step)[self._other])
+                part = tie.nearest(_own_counts(i, tie.step)[self.other])
                 counts |= tie.counts(part) or {}
         return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
 
     def _kept(self, name: str, count: int) -> npt.NDArray[np.int64]:
         order = np.random.default_rng(self.analysis.index[name]).permutation(self.analysis.by_name[name].size)
-        return order[len(order) - count :] if self._other else order[:count]
+        return order[len(order) - count :] if self.other else order[:count]
 
     def again(self, held: Held) -> Prediction:
-        """The same choice with what is now known of the code."""
-        return Prediction(self.analysis, held, other=self._other)
+        """The same choice with what is now known of the code; this very one if no group is tied or fixed by it."""
+        if held.ties == self._ties and held.fixed.keys() == self._fixed.keys():
+            return self
+        return Prediction(self.analysis, held, other=self.other)
+
+    def turned(self, held: Held) -> Prediction:
+        """The other choice."""
+        return Prediction(self.analysis, held, other=not self.other)
 
     def can_differ(self) -> bool:
         """Whether any size in the model's code concerns an active group."""

@@ -1,0 +1,63 @@
+"""What PyTorch's own modules are known to hold, without a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fxprune.analysis import Analysis
+from fxprune.borrow import walk
+from fxprune.dims import WidthUse
+from fxprune.labels import Axes
+from fxprune.widths.held import Held, names_of, stepped
+
+
+def known_beforehand(analysis: Analysis, held: Held) -> Held:
+    """What PyTorch's own modules are known to hold."""
+    for path, module in walk(analysis.labelling.graph.model):
+        if type(module).forward is nn.MultiheadAttention.forward:
+            held = _attention(analysis, held, path)
+        elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and module._parameters.get("weight") is None:
+            held = _instance_norm(analysis, held, path)
+    return held
+
+
+def _attention(analysis: Analysis, held: Held, path: str) -> Held:
+    """nn.MultiheadAttention computes the head width as `embed_dim // num_heads`: both widths keep the same part."""
+    parameters = analysis.labelling.parameter_axes()
+    weight = parameters.get(f"{path}.in_proj_weight") or parameters.get(f"{path}.q_proj_weight")
+    if weight is None:
+        return held
+    names = _carried(analysis, held, [weight.known(0), weight.known(1)])
+    embedding = weight.known(1)
+    mends = [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
+    heads = [
+        WidthUse(path, attribute, labels)
+        for f in analysis.labelling.labeller.factorings
+        if f.node.meta["module"] == path and len(f.sizes) >= 2
+        for attribute, axis in (("num_heads", -2), ("head_dim", -1))
+        if isinstance(labels := f.factors[axis], np.ndarray)
+    ]
+    held = replace(held, mends=(*held.mends, *mends, *heads))
+    inside = _carried(analysis, held, [weight.known(0)])
+    return stepped(analysis, held.tie([*names, *inside]), names, f"widths of {path}") if len(names) > 1 else held
+
+
+def _instance_norm(analysis: Analysis, held: Held, path: str) -> Held:
+    """Without weights, only an attribute holds the width."""
+    first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
+    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
+    if not isinstance(axes, Axes) or len(axes) < 2 or not isinstance(axes.known(1), np.ndarray):
+        return held
+    return replace(held, mends=(*held.mends, WidthUse(path, "num_features", axes.known(1))))
+
+
+def _carried(analysis: Analysis, held: Held, dims: Iterable[Any]) -> list[str]:
+    """The groups on some dims, without the fixed ones."""
+    labels = np.concatenate([d for d in dims if isinstance(d, np.ndarray)] or [np.empty(0, dtype=np.int64)])
+    found = np.unique(analysis.group_of[analysis.components.of[labels]])
+    return [name for name in names_of(analysis, found[found >= 0]) if name not in held.fixed]
