@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+import compare_common
+from compare_common import JournalError
+
+__all__ = ["ALLOCATIONS", "TREATMENTS", "Journal", "JournalError", "Measured", "Point"]
 
 TREATMENTS = ("none", "bn", "ls", "ls+bn")
 ALLOCATIONS = ("uniform", "budget")
@@ -52,29 +56,8 @@ class Measured:
     seconds: float = 0.0
 
 
-class JournalError(Exception):
-    """A journal that cannot be read."""
-
-
-class Journal:
-    """Measured points in a file of JSON lines; a last line that a crash has cut off is dropped."""
+class Journal(compare_common.Journal[Point, Measured]):
+    """Measured points in a file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[Point, Measured] = {}
-        lines = path.read_text().splitlines() if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                self.rows[Point(**row["point"])] = Measured(**row["measured"])
-            except (ValueError, TypeError, KeyError) as error:
-                if number < len(lines):
-                    raise JournalError(f"{path}, line {number}, is no point of a comparison: {error}") from error
-                path.write_text("".join(f"{good}\n" for good in lines[:-1]))
-
-    def add(self, point: Point, measured: Measured) -> None:
-        """Append a point, so that another run that writes to the file at the same time loses nothing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows[point] = measured
-        with self.path.open("a") as file:
-            file.write(json.dumps({"point": asdict(point), "measured": asdict(measured)}) + "\n")
+        super().__init__(path, Point, Measured)

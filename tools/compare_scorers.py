@@ -28,18 +28,17 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from compare_common import bar, chosen, some
 from compare_contenders import CONTENDERS
 from compare_journal import ALLOCATIONS, TREATMENTS, Journal, JournalError, Measured, Point
 from compare_report import plot, show
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 import fxprune
@@ -74,13 +73,13 @@ class Subject:
     @cached_property
     def data(self) -> list[tuple[Tensor, Tensor]]:
         """Validation batches of images and labels, in a fixed random order."""
-        part = _some(self._loaded[1].val, self.images)
+        part = some(self._loaded[1].val, self.images)
         rows = torch.arange(len(part)).split(BATCH)
         return [(part[r].images, part[r].labels) for r in rows if len(r) > 1]
 
     @cached_property
     def test(self) -> Any:
-        return _some(self._loaded[1].test, self.tests)
+        return some(self._loaded[1].test, self.tests)
 
     @cached_property
     def groups(self) -> fxprune.Groups:
@@ -110,11 +109,6 @@ class Subject:
                 start, other = time.process_time(), copy.deepcopy(small)
                 fxprune.recalibrate(other, images)
                 yield calibrated, other, seconds + time.process_time() - start
-
-
-def _some(split: Any, count: int) -> Any:
-    """At most `count` samples, drawn once and for all."""
-    return split.part(torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count])
 
 
 @dataclass(frozen=True)
@@ -152,34 +146,21 @@ def compare(journal: Journal, work: Sequence[Task], subjects: Mapping[str, Subje
         whole = Point(name, "", 0, "", 0.0, "none", subject.images, subject.tests)
         if whole not in journal.rows:
             journal.add(whole, Measured(accuracy(subject.model, subject.test)))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        shown = bar.add_task("", total=sum(len(t.points) for t in work))
+    with bar(console) as progress:
+        shown = progress.add_task("", total=sum(len(t.points) for t in work))
         for task in work:
             missing = [p for p in task.points if p not in journal.rows]
-            bar.update(shown, advance=len(task.points) - len(missing), description=f"{task.network}: {task.scorer}")
+            progress.update(
+                shown, advance=len(task.points) - len(missing), description=f"{task.network}: {task.scorer}"
+            )
             if not missing:
                 continue
             try:
                 for point, measured in measure(subjects[task.network], task, missing):
                     journal.add(point, measured)
-                    bar.update(shown, advance=1)
+                    progress.update(shown, advance=1)
             except fxprune.FxpruneError as error:
                 console.print(f"{task.network}: {task.scorer} is left out: {error}", markup=False)
-
-
-def _chosen(patterns: Sequence[str] | None, names: Iterable[str], what: str) -> list[str]:
-    found = [n for n in names if not patterns or any(fnmatchcase(n, p) for p in patterns)]
-    for pattern in patterns or ():
-        if not any(fnmatchcase(n, pattern) for n in found):
-            raise typer.BadParameter(f"no {what} is called {pattern!r}; there are {', '.join(names)}")
-    return found
 
 
 def main(
@@ -203,15 +184,15 @@ def main(
     warnings.filterwarnings("ignore", message="the allowed widths leave")  # the table shows the MACs that are left
     weights = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
     try:
-        subjects = {n: Subject(n, images, tests) for n in _chosen(networks, weights, "network")}
+        subjects = {n: Subject(n, images, tests) for n in chosen(networks, weights, "network")}
         book = Journal(journal)
         grid = [
             Point("", "", 0, a, cut, t, images, tests)
-            for a in _chosen(allocation or ["uniform"], ALLOCATIONS, "allocation")
+            for a in chosen(allocation or ["uniform"], ALLOCATIONS, "allocation")
             for cut in less or LESS
-            for t in _chosen(treatment, TREATMENTS, "treatment")
+            for t in chosen(treatment, TREATMENTS, "treatment")
         ]
-        work = list(tasks(subjects, _chosen(scorer, CONTENDERS, "scorer"), seeds, grid))
+        work = list(tasks(subjects, chosen(scorer, CONTENDERS, "scorer"), seeds, grid))
         if not report:
             compare(book, work, subjects, Console(stderr=True))
     except (ZooError, JournalError) as error:

@@ -1,0 +1,183 @@
+"""Where `compare_planners.py` works: a trained network, its data in the parts that each step may see, and a meter."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from compare_common import some
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+import fxprune
+from zoo.augment import shift
+from zoo.checkpoints import Metadata, describe
+from zoo.checkpoints import load as load_checkpoint
+from zoo.cook import WEIGHTS
+from zoo.data import load as load_data
+from zoo.settings import Settings
+from zoo.splits import Splits
+from zoo.train import accuracy, fit
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is the same for all contenders on a network.
+
+    Attributes:
+        epochs: of fine-tuning.
+        images: training images that tuning and statistics see, at most; drawn once and for all.
+        tests: test images, at most.
+        scored: of `images`, for scores and refits.
+        calibrated: of `images`, for BatchNorm's statistics before "before tuning" is measured and before tuning.
+        judged: validation images by which a search selects, at most.
+        lr: highest learning rate of the tuning.
+        batch_size: of the tuning.
+    """
+
+    epochs: int
+    images: int
+    tests: int
+    scored: int = 256
+    calibrated: int = 512
+    judged: int = 1_000
+    lr: float = 0.03
+    batch_size: int = 64
+
+
+PROTOCOLS = {"digits": Protocol(epochs=10, images=1_077, tests=360)}
+"""By data set; what one core can do in minutes."""
+OTHERWISE = Protocol(epochs=2, images=6_000, tests=5_000)
+
+
+def _path(name: str) -> Path:
+    return WEIGHTS / f"{name}.safetensors"
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> tuple[nn.Module, Metadata, Splits]:
+    model, metadata = load_checkpoint(_path(name))
+    return model.eval(), metadata, load_data(metadata.data, seed=metadata.seed)
+
+
+class Lab:
+    """A network with its data and a seed for all that is random; each part is loaded when first asked for.
+
+    Args:
+        name: of a network of the zoo.
+        protocol: None for that of the network's data set.
+        seed: of tunings, searches, and the images that statistics are made from.
+    """
+
+    def __init__(self, name: str, protocol: Protocol | None = None, seed: int = 0) -> None:
+        self.name, self.seed, self._protocol = name, seed, protocol
+
+    @property
+    def model(self) -> nn.Module:
+        return _loaded(self.name)[0]
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        return self._protocol or PROTOCOLS.get(describe(_path(self.name)).data, OTHERWISE)
+
+    @cached_property
+    def train(self) -> Any:
+        return some(_loaded(self.name)[2].train, self.protocol.images)
+
+    @cached_property
+    def val(self) -> Any:
+        return some(_loaded(self.name)[2].val, self.protocol.judged)
+
+    @cached_property
+    def test(self) -> Any:
+        return some(_loaded(self.name)[2].test, self.protocol.tests)
+
+    @property
+    def example(self) -> Tensor:
+        images: Tensor = self.train[:1].images
+        return images
+
+    @cached_property
+    def groups(self) -> fxprune.Groups:
+        return fxprune.find_groups(fxprune.trace(self.model, self.example))
+
+    def batches(self, count: int) -> list[Tensor]:
+        """Training images for statistics, drawn by the seed; no batch of one."""
+        rows = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.seed))[:count]
+        return [self.train[r].images for r in rows.split(BATCH) if len(r) > 1]
+
+    def evaluate(self, count: int) -> Callable[[Any], float]:
+        """Accuracy on the first of the validation images."""
+        part = self.val[:count]
+        return lambda model: accuracy(model, part)
+
+    def calibrate(self, model: nn.Module) -> None:
+        fxprune.recalibrate(model, self.batches(self.protocol.calibrated))
+
+    def tune(self, model: nn.Module) -> None:
+        """The fine-tuning that every contender gets, in place."""
+        p, trained = self.protocol, _loaded(self.name)[1].training
+        settings = Settings(p.epochs, lr=p.lr, batch_size=p.batch_size, seed=self.seed)
+        change = shift(trained.get("shift", 0), trained.get("flip", False))
+        fit(model, self.train, settings, augment=change, progress=False)
+
+    def tuned(self, model: nn.Module) -> nn.Module:
+        """A fine-tuned copy."""
+        other = copy.deepcopy(model)
+        self.tune(other)
+        return other
+
+    def left(self, model: nn.Module) -> tuple[float, float]:
+        """The parts of MACs and parameters that a pruned model has, by fxprune's count of its own graph."""
+        before, after = (fxprune.cost(fxprune.trace(m, self.example)) for m in (self.model, model))
+        return after.macs / before.macs, after.parameters / before.parameters
+
+    def seeded(self, seed: int) -> Lab:
+        """The same lab with another seed."""
+        return Lab(self.name, self._protocol, seed)
+
+    def with_protocol(self, epochs: int | None, images: int | None, tests: int | None) -> Lab:
+        """The same lab with other numbers."""
+        given = {"epochs": epochs, "images": images, "tests": tests}
+        known = {name: number for name, number in given.items() if number is not None}
+        return Lab(self.name, replace(self.protocol, **known), self.seed)
+
+
+class Meter:
+    """Counts the images that a network and its pruned copies are run on while the block runs.
+
+    Whatever calls them: searches, scorers, refits, Torch-Pruning. A forward that is stopped early counts as a whole
+    one; tracing on meta tensors does not count.
+
+    Args:
+        kind: the network's class, which none of its modules has.
+
+    Attributes:
+        seen: images in forward passes alone.
+        trained: images in training steps.
+    """
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        self.kind, self.seen, self.trained = kind, 0, 0
+
+    def __enter__(self) -> Meter:
+        self._hook = register_module_forward_pre_hook(self._count)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._hook.remove()
+
+    def _count(self, module: nn.Module, inputs: Any) -> None:
+        if type(module) is self.kind and inputs and inputs[0].device.type != "meta":
+            if module.training:
+                self.trained += len(inputs[0])
+            else:
+                self.seen += len(inputs[0])

@@ -1,0 +1,223 @@
+"""The results of `compare_planners.py` as one table, as one plot, and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from planner_journal import Point, Result
+from rich.console import Console
+from rich.table import Table
+
+Rows = Mapping[Point, Result]
+
+HEADER = (
+    *("network", "to stay", "planner", "MACs left", "parameters left", "before", "after", "seeds"),
+    *("trained", "forward", "in all", "images forward", "CPU s"),
+)
+CLAIMS = (
+    ("the contribution rate beats one global rate at equal MACs", "contribution rate", "uniform permutation"),
+    ("the contribution rate beats one global rate with L1 norms", "contribution rate", "uniform L1"),
+    ("PCP beats one-shot", "PCP", "one-shot LASSO"),
+    ("PCP beats one-shot without least squares", "PCP", "uniform L1"),
+    ("the bee colony beats uniform", "bee colony", "uniform L1"),
+)
+"""What was claimed, who is to win, and against whom; the two differ in the planner alone where that is possible."""
+
+
+def show(rows: Rows, console: Console) -> None:
+    """The table, and what follows from it."""
+    table = Table(header_style="bold")
+    for i, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if i in (0, 2) else "right", no_wrap=i == 2)
+    for cells in lines(rows):
+        table.add_row(*cells)
+    console.print(table)
+    for line in (*spread(rows), *verdicts(rows)):
+        console.print(line, markup=False)
+
+
+def markdown(rows: Rows) -> str:
+    """The same as Markdown."""
+    rule = ["---" if i in (0, 2) else "---:" for i in range(len(HEADER))]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADER, rule, *lines(rows)))
+    said = "\n".join(f"- {line}" for line in (*spread(rows), *verdicts(rows)))
+    commits = ", ".join(sorted({r.commit or "unknown" for r in rows.values()}))
+    return f"{table}\n\n{LEGEND}\n\n{said}\n\nCommit: {commits}\n"
+
+
+LEGEND = (
+    "Test accuracy in percent, mean ± standard deviation over seeds. Search cost, the tuning that all get left out: "
+    "epochs trained, epochs of forward passes, both together (three forward are taken for one trained), images in "
+    "forward passes, seconds of CPU."
+)
+
+
+def cells_of(rows: Rows) -> dict[tuple[str, float, str], list[Result]]:
+    """Results over seeds, by network, part that is to stay, and contender; networks and contenders as they came."""
+    found: dict[tuple[str, float, str], list[Result]] = {}
+    networks, names = (list(dict.fromkeys(getattr(p, f) for p in rows)) for f in ("network", "contender"))
+    order = sorted(rows, key=lambda p: (networks.index(p.network), -p.left, names.index(p.contender), p.seed))
+    for p in order:
+        found.setdefault((p.network, p.left, p.contender), []).append(rows[p])
+    return found
+
+
+def lines(rows: Rows) -> Iterator[tuple[str, ...]]:
+    """The cells of the table."""
+    for (network, left, contender), results in cells_of(rows).items():
+        n = len(results)
+        yield (
+            network,
+            "" if left == 1 else f"{100 * left:.0f} %",
+            contender,
+            f"{100 * sum(r.macs for r in results) / n:.1f} %",
+            f"{100 * sum(r.parameters for r in results) / n:.1f} %",
+            _accuracy([r.before for r in results]),
+            _accuracy([r.after for r in results]),
+            str(n),
+            f"{sum(r.trained / r.epoch for r in results) / n:.1f}",
+            f"{sum(r.seen / r.epoch for r in results) / n:.2f}",
+            f"{sum(r.epochs for r in results) / n:.2f}",
+            f"{sum(r.seen for r in results) / n:,.0f}",
+            f"{sum(r.seconds for r in results) / n:.1f}",
+        )
+
+
+def _accuracy(values: Sequence[float]) -> str:
+    return f"{100 * fmean(values):.2f}" + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def spread(rows: Rows) -> Iterator[str]:
+    """How far contenders are from the MACs that they were to keep, and whether all cells have as many seeds."""
+    far = [(abs(r.macs - p.left), p) for p, r in rows.items() if p.left < 1]
+    if far:
+        distance, p = max(far, key=lambda f: f[0])
+        where = f"{p.contender} on {p.network} at {100 * p.left:.0f} %"
+        yield f"farthest from the MACs that were to stay: {100 * distance:.1f} points ({where})"
+    counts = {key: len(results) for key, results in cells_of(rows).items()}
+    fewer = [f"{n}, {c} at {left:g}: {k}" for (n, left, c), k in counts.items() if k < max(counts.values())]
+    if fewer:
+        yield f"of fewer than {max(counts.values())} seeds: {'; '.join(fewer)}"
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Differences in points between two contenders, each of the same network, MACs and seed.
+
+    Attributes:
+        by_cell: by network and part to stay.
+    """
+
+    by_cell: Mapping[tuple[str, float], Sequence[float]]
+
+    @property
+    def all(self) -> list[float]:
+        return [d for ds in self.by_cell.values() for d in ds]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.all)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, from the spread within the cells alone: what other seeds would change."""
+        n = len(self.all)
+        inside = sum((d - fmean(ds)) ** 2 for ds in self.by_cell.values() for d in ds)
+        freedom = n - len(self.by_cell)
+        return math.sqrt(inside / freedom / n) if freedom else math.nan
+
+    def verdict(self) -> str:
+        """Holds: two standard errors above 0 and ahead in every cell; the reverse: likewise below."""
+        means = [fmean(ds) for ds in self.by_cell.values()]
+        for sign, text in ((1, "holds"), (-1, "the reverse holds")):
+            if sign * self.mean > 2 * self.error:
+                return text if all(sign * m > 0 for m in means) else f"{text} on average, not everywhere"
+        return "not shown"
+
+    def __str__(self) -> str:
+        won, lost = sum(d > 0 for d in self.all), sum(d < 0 for d in self.all)
+        parts = ", ".join(f"{n} {100 * left:.0f} %: {fmean(ds):+.2f}" for (n, left), ds in self.by_cell.items())
+        return f"{self.mean:+.2f} ± {self.error:.2f} points, {won} of {len(self.all)} pairs won, {lost} lost ({parts})"
+
+
+def duel(rows: Rows, first: str, second: str, of: Callable[[Result], float]) -> Duel | None:
+    """The differences between two contenders; None if they never met."""
+    by_cell: dict[tuple[str, float], list[float]] = {}
+    other = {(p.network, p.left, p.seed): of(r) for p, r in rows.items() if p.contender == second}
+    for p, r in rows.items():
+        if p.contender == first and (p.network, p.left, p.seed) in other:
+            difference = of(r) - other[p.network, p.left, p.seed]
+            by_cell.setdefault((p.network, p.left), []).append(100 * difference)
+    return Duel(by_cell) if by_cell else None
+
+
+def verdicts(rows: Rows) -> Iterable[str]:
+    """Each claim, after and before tuning."""
+    for claim, first, second in CLAIMS:
+        for when, of in (("after tuning", _after), ("before tuning", _before)):
+            if met := duel(rows, first, second, of):
+                yield f'"{claim}" ({first} against {second}), {when}: {met.verdict()}; {met}'
+
+
+def _after(r: Result) -> float:
+    return r.after
+
+
+def _before(r: Result) -> float:
+    return r.before
+
+
+def plot(rows: Rows, path: Path) -> None:
+    """A column a network: accuracy over the MACs that are left, before and after tuning, and over the search's cost."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    networks, names = (list(dict.fromkeys(getattr(p, f) for p in rows)) for f in ("network", "contender"))
+    figure, axes = pyplot.subplots(
+        3, len(networks), figsize=(4.8 * len(networks), 11), squeeze=False, layout="constrained"
+    )
+    found = cells_of(rows)
+    for network, column in zip(networks, axes.T, strict=True):
+        for i, name in enumerate(names):
+            here = [results for (n, _, c), results in found.items() if (n, c) == (network, name)]
+            style = {"color": f"C{i % 10}", "marker": "osDv^<>"[i % 7], "linestyle": "--" if name[:3] == "TP " else "-"}
+            for axis, of in zip(column, (_before, _after), strict=False):
+                _line(axis, here, of, label=name, **style)
+            for results in here:
+                cost = fmean(r.epochs for r in results)
+                size = 20 + 60 * fmean(r.macs for r in results)
+                column[2].scatter(
+                    [cost], [100 * fmean(map(_after, results))], s=size, c=style["color"], marker=style["marker"]
+                )
+        _label(column, network)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _line(axis: Any, cells: Sequence[Sequence[Result]], of: Callable[[Result], float], **style: Any) -> None:
+    macs = [100 * fmean(r.macs for r in results) for results in cells]
+    means = [100 * fmean(map(of, results)) for results in cells]
+    errors = [100 * stdev(map(of, results)) if len(results) > 1 else 0.0 for results in cells]
+    axis.errorbar(macs, means, errors, markersize=4, linewidth=1, capsize=2, **style)
+
+
+def _label(column: Sequence[Any], network: str) -> None:
+    texts = (
+        (f"{network}, before tuning", "MACs left, %"),
+        (f"{network}, after tuning", "MACs left, %"),
+        (f"{network}, after tuning (larger: more MACs)", "search cost, epochs of training"),
+    )
+    for axis, (title, below) in zip(column, texts, strict=True):
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel(below, fontsize=8)
+        axis.set_ylabel("test accuracy, %", fontsize=8)
+    column[2].set_xscale("symlog", linthresh=0.1)
