@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from data_files import write_fashion
 from torch import nn
 from typer.testing import CliRunner
 from zoo_toys import weights
@@ -30,7 +31,7 @@ from zoo.settings import Settings
 from zoo.train import accuracy
 
 QUIET = Run(progress=False)
-SMALL = Search(images=32, judged=40, step=0.3, top=0.5)
+SMALL = Search(images=32, judged=40, step=0.5, top=0.7)
 
 
 def recipe() -> Adaptation:
@@ -268,7 +269,7 @@ def test_bad_reductions_and_damaged_rows_are_refused(tmp_path: Path) -> None:
 
 def test_the_command_shows_a_table_and_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ADAPTATIONS, recipe().name, recipe())  # type: ignore[arg-type]
-    numbers = ["--statistics-images", "32", "--judged", "40", "--step", "0.4", "--epochs", "1", "--images", "64"]
+    numbers = ["--statistics-images", "32", "--judged", "40", "--step", "0.5", "--epochs", "1", "--images", "64"]
     options = [recipe().name, *numbers, "--folder", str(tmp_path), "--reduction", "1.5"]
 
     def run(*switches: str) -> str:
@@ -296,3 +297,26 @@ def test_the_table_is_a_mean_and_a_deviation() -> None:
     assert markdown(rows).splitlines()[2] == (
         "| a, 2x | 50.0 % | 80.00 % ± 0.00 | 45.00 % ± 7.07 | 70.00 % ± 0.00 | 30.00 % ± 0.00 | 0, 1 |"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "fashion-mnist"], "digits -> fashion-mnist: the domains have no class in common"),
+        (["--target", "cifar-10"], "cifar-10"),
+        (["--reduction", "1"], "prune-adapt: reductions must be above 1, got [1.0]; 2 halves the MACs"),
+        (["--statistics-images", "1"], "pcp: images and judged must be at least 2, got 1 and 600"),
+    ],
+    ids=["no overlap", "missing files", "no reduction", "too few images"],
+)
+def test_bad_data_and_options_are_one_line_and_leave_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setitem(ADAPTATIONS, recipe().name, recipe())  # type: ignore[arg-type]
+    write_fashion(tmp_path / "data")
+    folders = ["--data-root", str(tmp_path / "data"), "--folder", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["prune-adapt", recipe().name, *folders, *options])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert message in result.output
+    assert not list(tmp_path.rglob("*.safetensors"))
