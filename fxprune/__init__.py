@@ -12,7 +12,7 @@ The stages, each a pure function of the one before, and usable alone:
 `fxprune.prune(model, example_inputs, 0.5)` does it all.
 """
 
-from fxprune import planners, scorers, search, testing
+from fxprune import latency, planners, scorers, search, testing
 from fxprune.analysis import Group
 from fxprune.attention import untie_attention
 from fxprune.cost import Cost, cost
@@ -46,6 +46,7 @@ __all__ = [
     "cost",
     "cut_state",
     "find_groups",
+    "latency",
     "mask",
     "planners",
     "prune",

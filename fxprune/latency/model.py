@@ -1,0 +1,272 @@
+"""Latency of a model as a function of its widths, from a table of measured ops."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fxprune.analysis import Analysis
+from fxprune.borrow import as_call, borrowed, call, cloned, random_states, set_training
+from fxprune.errors import InputError
+from fxprune.groups import Groups
+from fxprune.latency.calls import Call, calls_of
+from fxprune.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
+from fxprune.latency.table import LatencyTable, Setting, default_folder, key_of
+from fxprune.latency.timer import Timer, clock
+from fxprune.plan import Plan
+from fxprune.rewrite import rewrite
+
+
+@dataclass(frozen=True, eq=False)
+class Latency:
+    """Predicted seconds of one forward of a model, for any plan: arithmetic on kept counts.
+
+        seconds = overhead + scale · Σ_calls seconds of the call at its widths
+
+    `of` and `predict` are the best estimate, which may fall where a device is quicker with more channels (a whole
+    number of blocks). Called with {group: kept channels}, as planners do, it never falls when a count rises: each op
+    counts as much as at any smaller width, and all together as much as they do for the whole model.
+
+    Attributes:
+        groups: names of the groups.
+        sizes: their channels, of shape (groups,).
+        ops: name of each call's op, in execution order.
+        scale: what the ops take in the model, as a part of what they take alone.
+        overhead: seconds that no op takes: the model's own code.
+        unmeasured: ops that could not be run by themselves, counted; the scale makes up for them on average.
+    """
+
+    groups: tuple[str, ...]
+    sizes: Floats
+    ops: tuple[str, ...]
+    scale: float
+    overhead: float
+    unmeasured: Counter[str]
+    _best: Surfaces
+    _rising: Surfaces
+
+    def __call__(self, counts: Mapping[str, int]) -> float:
+        """Seconds, never less than for smaller counts; groups that are not named are whole."""
+        return float(self._seconds(self._rising, self._vector(counts)))
+
+    def predict(self, counts: Mapping[str, int]) -> float:
+        """Seconds when `counts` channels of the groups stay; groups that are not named are whole."""
+        return float(self._seconds(self._best, self._vector(counts)))
+
+    def of(self, plan: Plan | None = None) -> float:
+        """Seconds after `plan`, or of the model as it is."""
+        return self.predict(plan.kept_counts() if plan else {})
+
+    def many(self, counts: Floats) -> Floats:
+        """Seconds of many widths at once, of shape (n,), for counts of all groups as columns of (groups, n)."""
+        return np.asarray(self._seconds(self._best, counts))
+
+    def by_op(self, plan: Plan | None = None) -> dict[str, float]:
+        """Seconds of each kind of op, and of the model's own code under the name ""; the largest first."""
+        each = self.scale * self._best(self._vector(plan.kept_counts() if plan else {}))
+        total = Counter({"": self.overhead})
+        for op, seconds in zip(self.ops, each.tolist(), strict=True):
+            total[op] += seconds
+        return dict(total.most_common())
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.groups)}
+
+    def _seconds(self, table: Surfaces, counts: Floats) -> Any:
+        return self.overhead + self.scale * table(counts).sum(0)
+
+    def _vector(self, counts: Mapping[str, int]) -> Floats:
+        vector, index = self.sizes.copy(), self._index
+        for name, count in counts.items():
+            if name not in index:
+                raise InputError("no such group", seen=name, remedy="measure the latency of this model's groups")
+            vector[index[name]] = count
+        return vector
+
+
+def measure(
+    groups: Groups, path: str | os.PathLike[str] | None = None, *, rounds: int = 3, progress: bool = True
+) -> Latency:
+    """Measure what a model's latency is made of, and predict it for any widths.
+
+    Every op of the recorded forward that takes time is run by itself, on tensors of the shapes that it has at a grid
+    of widths, on the model's device, with the threads that `torch.get_num_threads()` tells; equal ops of equal shapes
+    once. Then the model, and a copy of an eighth of its width, are run whole, by turns: they tell the scale and the
+    overhead of `Latency`. What is measured is kept in a file; a second call reads it and measures nothing, and a call
+    that was interrupted goes on.
+
+    With one thread on a CPU the time is CPU time: what a machine without other programs would take.
+
+    What is predicted is a forward in evaluation mode, without gradients, as PyTorch executes it op by op: not compiled,
+    not exported. A model that fuses attention is predicted from attention's parts.
+
+    Args:
+        groups: of the model, whose example inputs set batch and image size. The model stays as it is.
+        path: a directory, with one file for each device, version of PyTorch, number of threads and dtype; or such a
+            file (`.json`). Default: `fxprune/latency` in the user's cache directory.
+        rounds: how often each is measured, at different times; the quickest counts.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a model on meta tensors, or a damaged file.
+
+    >>> import tempfile, torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(16, 64)))
+    >>> latency = fxprune.latency.measure(groups, tempfile.mkdtemp(), rounds=1, progress=False)
+    >>> 0 < latency({"0": 8}) <= latency({"0": 32})
+    True
+    """
+    if rounds < 1:
+        raise InputError("rounds out of range", seen=str(rounds), remedy="give a number of at least 1")
+    device, dtype = _where(groups)
+    table = LatencyTable(Path(path) if path is not None else default_folder(), Setting.present(device, dtype))
+    calls = list(calls_of(groups.analysis))
+    with random_states(), Progress(console=Console(stderr=True), disable=not progress) as bar:
+        try:
+            _fill(table, calls, device, rounds, bar)
+            whole = _whole_runs(table, groups, calls, rounds, bar)
+        finally:
+            if table.changed:
+                table.save()
+    return _latency(groups.analysis, calls, table, whole)
+
+
+def _where(groups: Groups) -> tuple[torch.device, torch.dtype]:
+    tensors = [t for t in (*groups.graph.tensors.values(), *tree_leaves(groups.graph.inputs)) if isinstance(t, Tensor)]
+    if any(t.is_meta for t in tensors):
+        raise InputError("a model on meta tensors takes no time", remedy="give it data, and trace it again")
+    return tensors[0].device, next((t.dtype for t in tensors if t.dtype.is_floating_point), torch.float32)
+
+
+def _fill(table: LatencyTable, calls: Sequence[Call], device: torch.device, rounds: int, bar: Progress) -> None:
+    """Measure what the table lacks, in rounds, so that a disturbance meets each call once at most."""
+    wanted = {key_of(c, p): (c, p) for c in calls for p in points(grid(c))}
+    lacking = [[key for key in wanted if table.rounds(key) <= i] for i in range(rounds)]
+    task = bar.add_task("ops", total=sum(map(len, lacking)))
+    timer = Timer(device) if any(lacking) else None
+    for keys in lacking:
+        for key in random.Random(0).sample(keys, len(keys)):
+            call, point = wanted[key]
+            assert timer is not None
+            table.add(key, timer(call.op, *call.at(point)))
+            bar.update(task, advance=1, description=call.op._opname)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Seconds of whole models: as it is, and with `counts` channels of its groups."""
+
+    full: float
+    narrow: float
+    counts: dict[str, int]
+
+
+_NARROW = 1 / 8  # of each group's channels
+_RUNS = 9
+
+
+def _whole_runs(table: LatencyTable, groups: Groups, calls: Sequence[Call], rounds: int, bar: Progress) -> _Whole:
+    counts = groups.in_step({g.name: max(1, round(_NARROW * g.size)) for g in groups})
+    keys = [f"model {part} {_fingerprint(groups, calls, counts)}" for part in ("full", "narrow")]
+    lacking = rounds - min(map(table.rounds, keys))
+    task = bar.add_task("the whole model", total=max(lacking, 0))
+    if lacking > 0:
+        model = groups.graph.model
+        narrow = rewrite(model, groups.plan({name: range(n) for name, n in counts.items()}))
+        arguments, keywords = groups.graph.inputs
+        for _ in range(lacking):
+            for key, seconds in zip(keys, by_turns([model, narrow], arguments or keywords, _RUNS), strict=True):
+                table.add(key, statistics.median(seconds))
+            bar.update(task, advance=1)
+    full, small = (table.seconds(key) or 0.0 for key in keys)
+    return _Whole(full, small, counts)
+
+
+def _fingerprint(groups: Groups, calls: Sequence[Call], counts: Mapping[str, int]) -> str:
+    words = [type(groups.graph.model).__qualname__, str(sorted(counts.items()))]
+    words += [key_of(c, [a.full for a in c.axes]) for c in calls]
+    return hashlib.blake2b("|".join(words).encode(), digest_size=8).hexdigest()
+
+
+def by_turns(models: Sequence[nn.Module], example_inputs: Any, runs: int = 9) -> list[list[float]]:
+    """Seconds of forwards of several models, one model after another, so that a disturbance meets all alike.
+
+    In evaluation mode, without gradients; CPU time where there is one thread, as in `measure`. Models, and random
+    states, are afterwards as before. Two forwards of each are made before any is timed.
+
+    Args:
+        models: on one device.
+        example_inputs: as of `fxprune.trace`.
+        runs: timed forwards of each model.
+
+    Returns:
+        Seconds of each run of each model.
+    """
+    inputs, seconds = as_call(example_inputs), [list[float]() for _ in models]
+    device = next(t.device for t in tree_leaves(inputs) if isinstance(t, Tensor))
+    with ExitStack() as undo:
+        for model in models:
+            undo.enter_context(borrowed(model, keep_buffers=True))
+            set_training(model, False)
+        undo.enter_context(torch.inference_mode())
+        for run in range(-2, runs):
+            for model, own in zip(models, seconds, strict=True):
+                taken = clock(partial(call, model, cloned(inputs)), device)
+                if run >= 0:
+                    own.append(taken)
+    return seconds
+
+
+def _latency(analysis: Analysis, calls: Sequence[Call], table: LatencyTable, whole: _Whole) -> Latency:
+    times, unmeasured = [], Counter[str]()
+    for c in calls:
+        seconds = _times(c, table)
+        unmeasured[str(c.op)] += seconds is None
+        times.append(np.zeros([len(axis) for axis in grid(c)]) if seconds is None else seconds)
+    names, sizes = [g.name for g in analysis.groups], np.array([g.size for g in analysis.groups], dtype=np.float64)
+    best = surfaces(calls, times, len(names))
+    upper = surfaces(calls, list(map(rising, times)), len(names))
+    upper = replace(upper, times=upper.times * float(best(sizes).sum() / max(upper(sizes).sum(), 1e-12)))
+    ops = tuple(c.op._opname for c in calls)
+    latency = Latency(tuple(names), sizes, ops, 1.0, 0.0, +unmeasured, best, upper)
+    scale, overhead = _fitted(latency.of(), latency.predict(whole.counts), whole)
+    return replace(latency, scale=scale, overhead=overhead)
+
+
+def _times(call: Call, table: LatencyTable) -> Floats | None:
+    """Seconds on the call's grid; where the op refused a width, in proportion. None if it cannot be run by itself."""
+    axes = grid(call)
+    full = table.seconds(key_of(call, [axis[-1] for axis in axes]))
+    if full is None:
+        return None
+    parts = np.array([[p / axis[-1] for p, axis in zip(point, axes, strict=True)] for point in product(*axes)])
+    measured = [table.seconds(key_of(call, point)) for point in product(*axes)]
+    filled = [full * part if s is None else s for s, part in zip(measured, parts.prod(1).tolist(), strict=True)]
+    return np.array(filled).reshape([len(axis) for axis in axes])
+
+
+def _fitted(full: float, narrow: float, whole: _Whole) -> tuple[float, float]:
+    """Scale and overhead that fit both whole models; where no overhead of at least zero does, the full one alone."""
+    ops, difference = full - narrow, whole.full - whole.narrow
+    if ops > 0 and difference > 0 and whole.full - full * difference / ops >= 0:
+        return difference / ops, whole.full - full * difference / ops
+    return (whole.full / full, 0.0) if full > 0 else (1.0, whole.full)

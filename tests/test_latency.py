@@ -1,0 +1,298 @@
+"""Latency: which calls are measured at which widths, what is kept on disk, and what is predicted from it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from nets import CASES
+from torch import nn
+
+import fxprune
+from fxprune.latency import Latency, measure
+from fxprune.latency import model as rooms
+from fxprune.latency.calls import calls_of
+from fxprune.latency.grid import grid, rising
+from fxprune.latency.timer import Timer
+from fxprune.planners import AtBudget, Budget, Uniform
+
+
+class Staircase:
+    """In place of a timer: a time that follows from the shapes, in blocks of 16 channels, and counts its calls."""
+
+    calls: ClassVar[Counter[str]] = Counter()
+    stop_after: ClassVar[int | None] = None
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def __call__(self, op: Any, args: Any, kwargs: Any) -> float | None:
+        if self.stop_after is not None and sum(self.calls.values()) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.calls[op._opname] += 1
+        return 1e-6 * sum(seconds(shape) for shape in shapes(args))
+
+
+def seconds(shape: tuple[int, ...]) -> float:
+    blocks = [-(-n // 16) for n in shape[:2]]
+    return float(np.prod(blocks) * np.prod(shape[2:]))
+
+
+def shapes(value: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "is_weight"):
+        yield value[1]
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            yield from shapes(v)
+
+
+@pytest.fixture
+def staircase(monkeypatch: pytest.MonkeyPatch) -> type[Staircase]:
+    """Nothing is really timed; whole models take what their ops take."""
+    Staircase.calls, Staircase.stop_after = Counter(), None
+    monkeypatch.setattr(rooms, "Timer", Staircase)
+    monkeypatch.setattr(rooms, "by_turns", lambda models, *_: [[1.0], [1.0]])
+    return Staircase
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 48, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)),
+    ).eval()
+
+
+def groups_of(net: nn.Module, example: Any = None) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3, 8, 8) if example is None else example))
+
+
+def measured(net: nn.Module, path: Path, example: Any = None, **options: Any) -> Latency:
+    return measure(groups_of(net, example), path, progress=False, **{"rounds": 1} | options)
+
+
+# What is kept on disk
+
+
+def test_a_table_is_read_again(staircase: type[Staircase], tmp_path: Path) -> None:
+    first = measured(plain(), tmp_path)
+    count = sum(staircase.calls.values())
+    assert count
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    second = measured(plain(), tmp_path)
+    assert sum(staircase.calls.values()) == count
+    assert file.read_bytes() == before
+    for kept in (1, 7, 16, 33, 40):
+        assert first.predict({"0": kept}) == second.predict({"0": kept})
+
+
+def test_more_rounds_measure_again(staircase: type[Staircase], tmp_path: Path) -> None:
+    measured(plain(), tmp_path)
+    count = sum(staircase.calls.values())
+    measured(plain(), tmp_path, rounds=3)
+    assert sum(staircase.calls.values()) == 3 * count
+
+
+def test_equal_calls_are_measured_once(staircase: type[Staircase], tmp_path: Path) -> None:
+    """Three blocks of one shape take no more measurements than one."""
+    counts = []
+    for repeats in (1, 3):
+        blocks = [m for _ in range(repeats) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+        net = nn.Sequential(nn.Conv2d(3, 8, 1), *blocks, nn.Conv2d(8, 3, 1)).eval()
+        staircase.calls.clear()
+        latency = measured(net, tmp_path / str(repeats))
+        counts.append(sum(staircase.calls.values()))
+        assert len(latency.ops) == 2 + 2 * repeats
+    assert counts[0] == counts[1]
+
+
+def test_the_setting_names_the_file(staircase: type[Staircase], tmp_path: Path) -> None:
+    measured(plain(), tmp_path)
+    measured(plain().double(), tmp_path, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    torch.set_num_threads(2)
+    try:
+        measured(plain(), tmp_path)
+    finally:
+        torch.set_num_threads(1)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert len(names) == 3
+    assert [("threads-1" in n, "float32" in n) for n in names] == [(True, True), (True, False), (False, True)]
+    setting = json.loads((tmp_path / names[0]).read_text())
+    assert setting["pytorch"] == torch.__version__
+    assert setting["device"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"samples": {}}', '{"samples": {"a": ["x"]}}', '{"samples": {"a": 3}}', "\x00\xff"]
+)
+def test_a_damaged_table(content: str, staircase: type[Staircase], tmp_path: Path) -> None:
+    measured(plain(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(content)
+    with pytest.raises(fxprune.InputError, match=r"a damaged latency table in .*\.json; seen: .*; remedy: delete") as e:
+        measured(plain(), tmp_path)
+    assert str(file) in str(e.value)
+    assert file.read_text() == content
+
+
+def test_a_table_of_another_setting(staircase: type[Staircase], tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    measured(plain(), file)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.json"]
+    with pytest.raises(fxprune.InputError, match=r"of another setting in .*mine\.json; seen: .*float32; remedy: .*dir"):
+        measured(plain().double(), file, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+
+
+def test_an_interrupt_keeps_what_was_measured(staircase: type[Staircase], tmp_path: Path) -> None:
+    staircase.stop_after = 11
+    with pytest.raises(KeyboardInterrupt):
+        measured(plain(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert len(json.loads(file.read_text())["samples"]) == 11
+    staircase.stop_after = None
+    resumed = measured(plain(), tmp_path)
+    total = sum(staircase.calls.values())
+    staircase.calls.clear()
+    undisturbed = measured(plain(), tmp_path / "other")
+    assert sum(staircase.calls.values()) == total
+    assert resumed.of() == undisturbed.of()
+
+
+def test_the_default_place(staircase: type[Staircase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measure(groups_of(plain()), rounds=1, progress=False)
+    assert len(list((tmp_path / "fxprune" / "latency").glob("*.json"))) == 1
+
+
+# What is predicted
+
+
+def whole(net: nn.Module, counts: dict[str, int]) -> float:
+    """What the staircase says of all calls of a cut model, by tracing it."""
+    groups = groups_of(net)
+    small = fxprune.rewrite(net, groups.plan({n: range(k) for n, k in counts.items()}))
+    timer = Staircase(torch.device("cpu"))
+    total = 0.0
+    for call in calls_of(groups_of(small).analysis):
+        args, kwargs = call.at([axis.full for axis in call.axes])
+        total += timer(call.op, args, kwargs) or 0.0
+    return total
+
+
+def test_predictions_are_the_sum_of_the_ops(staircase: type[Staircase], tmp_path: Path) -> None:
+    """At widths of the grid; the scale is what the whole model takes over what its ops do."""
+    net = plain()
+    latency = measured(net, tmp_path)
+    assert latency.of() == pytest.approx(1.0)
+    full = whole(net, {})
+    for a, b in product((1, 16, 17, 32, 33, 40), (1, 16, 17, 33, 48)):
+        assert latency.predict({"0": a, "3": b}) == pytest.approx(whole(net, {"0": a, "3": b}) / full)
+
+
+def test_plans_and_many_widths_at_once(staircase: type[Staircase], tmp_path: Path) -> None:
+    net = plain()
+    groups, latency = groups_of(net), measured(net, tmp_path)
+    plan = groups.plan({"0": range(17), "3": range(30)})
+    assert latency.of(plan) == latency.predict({"0": 17, "3": 30}) < latency.of()
+    counts = np.random.default_rng(0).integers(1, latency.sizes + 1, size=(5, len(latency.sizes))).astype(float)
+    each = [latency.predict(dict(zip(latency.groups, map(int, c), strict=True))) for c in counts]
+    assert latency.many(counts.T) == pytest.approx(each)
+    assert sum(latency.by_op(plan).values()) == pytest.approx(latency.of(plan))
+    assert set(latency.by_op()) == {"", "convolution", "native_batch_norm", "relu", "mean", "addmm"}
+
+
+def test_calls_never_fall(tmp_path: Path, staircase: type[Staircase], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the times do: here they are random."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(Staircase, "__call__", lambda self, op, args, kwargs: float(rng.uniform()))
+    latency = measured(plain(), tmp_path)
+    grown = [[latency({"0": a, "3": b}) for b in range(1, 49)] for a in range(1, 41)]
+    assert (np.diff(grown, axis=0) >= -1e-15).all()
+    assert (np.diff(grown, axis=1) >= -1e-15).all()
+    assert latency({}) == pytest.approx(latency.of())
+    assert any(latency.predict({"0": a}) > latency.predict({"0": a + 1}) for a in range(1, 40))
+
+
+def test_rising() -> None:
+    assert rising(np.array([[3.0, 1.0, 2.0], [1.0, 4.0, 0.0]])).tolist() == [[3, 3, 3], [3, 4, 4]]
+
+
+@pytest.mark.parametrize("part", [0.45, 0.6, 0.8])
+def test_planners_spend_a_part_of_the_latency(part: float, staircase: type[Staircase], tmp_path: Path) -> None:
+    net = plain()
+    groups, latency = groups_of(net), measured(net, tmp_path)
+    scores = fxprune.scorers.L1Norm()(net, groups)
+    for planner in (Budget(part, of=latency, tolerance=0.2), AtBudget(Uniform, part, of=latency, tolerance=0.2)):
+        spent = latency(planner(groups, scores).kept_counts()) / latency({})
+        assert 0.8 * part <= spent <= part + 1e-9
+
+
+def test_progressive_pruning_to_a_latency(staircase: type[Staircase], tmp_path: Path) -> None:
+    net = plain()
+    groups, latency = groups_of(net), measured(net, tmp_path)
+    search = fxprune.planners.Progressive(
+        0.6, of=latency, step=0.25, top=1.0, scorer=fxprune.scorers.L1Norm(), refit=None, progress=False
+    )
+    found = search(net, groups, [], lambda model: 1.0)
+    assert latency(found.plan.kept_counts()) <= 0.6 * latency({}) * (1 + 1e-9)
+
+
+def test_unknown_groups_are_refused(staircase: type[Staircase], tmp_path: Path) -> None:
+    with pytest.raises(fxprune.InputError, match="no such group; seen: nobody"):
+        measured(plain(), tmp_path).predict({"nobody": 3})
+
+
+# Which calls, at which widths
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_call_runs_by_itself(name: str, timer: Timer) -> None:
+    """At its full width, at its least, and at one between, on real tensors."""
+    case = CASES[name]
+    refused = []
+    for call in calls_of(groups_of(case.build(), case.inputs()).analysis):
+        for part in (0.0, 0.5, 1.0):
+            point = [at[round(part * (len(at) - 1))] for at in grid(call)]
+            if timer(call.op, *call.at(point)) is None:
+                refused.append(f"{call.op} at {point}")
+    assert refused == []
+
+
+@pytest.fixture(scope="module")
+def timer() -> Timer:
+    """Runs each call once."""
+    timer = Timer(torch.device("cpu"))
+    timer.runs = (0, 1, 1)
+    return timer
+
+
+def shapes_at(net: nn.Module, example: Any, counts: dict[str, int]) -> list[list[tuple[int, ...]]]:
+    """Shapes of the operands of each call of a net that was cut, and of the recorded calls for the same widths."""
+    groups = groups_of(net, example)
+    index = {g.name: i for i, g in enumerate(groups.analysis.groups)}
+    kept = {index[n]: k for n, k in counts.items()}
+    found = []
+    for call in calls_of(groups.analysis):
+        at = [w.base + sum(n * kept.get(g, groups.analysis.groups[g].size) for g, n in w.channels) for w in call.axes]
+        found.append(list(shapes(call.at(at)[0])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        *(("concat", 3), ("dense", 2), ("depthwise", 3), ("grouped_by_groups", 1), ("grouped_by_width", 1)),
+        *(("transposed_grouped", 1), ("shuffle_unit", 2), ("flatten_7x7", 2), ("layer_norm", 3)),
+    ],
+)
+def test_shapes_are_those_of_the_cut_model(name: str, kept: int) -> None:
+    net, example = CASES[name].build(), CASES[name].inputs()
+    groups = groups_of(net, example)
+    counts = groups.in_step({g.name: min(kept, g.size) for g in groups})
+    small = fxprune.rewrite(net, groups.plan({n: range(k) for n, k in counts.items()}))
+    assert shapes_at(net, example, counts) == shapes_at(small, example, {})
