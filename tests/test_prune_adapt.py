@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from data_files import write_fashion
+from data_files import write_fashion, write_images
 from torch import nn
 from typer.testing import CliRunner
 from zoo_toys import weights
@@ -120,6 +120,18 @@ def test_an_ablation_sees_less_and_as_many_images(
     assert images_of(*judge.splits).isdisjoint({image.numpy().tobytes() for image in torch.cat(data)})
     held_out = images_of(domains.source.test, domains.target.test, domains.target.val)
     assert held_out.isdisjoint(images_of(*judge.splits) | {image.numpy().tobytes() for image in torch.cat(data)})
+
+
+def test_image_files_are_seen_as_they_are_measured(model: nn.Module, tmp_path: Path) -> None:
+    """Training images of Office-31 are larger, to crop from: the search sees their middle."""
+    for domain in ("amazon", "dslr", "webcam"):
+        write_images(tmp_path / domain / "images", {"bike": 10, "mug": 10})
+    office = load_domains(ADAPTATIONS["office-amazon-webcam-resnet50"], Run(tmp_path), 0)
+    data, judge = material(model, office, replace(SMALL, images=6, judged=4), seed=0)
+    target = drawn(office.target.train, 5, 0).images
+    assert target.shape[2:] == (256, 256)
+    assert torch.equal(torch.cat(data)[3:], target[:3, :, 16:240, 16:240])
+    assert [part.images.shape[1:] for part in judge.splits] == [(3, 224, 224)] * 2
 
 
 def test_switches_reach_the_planner() -> None:

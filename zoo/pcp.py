@@ -19,7 +19,7 @@ from fxprune.scorers import Informative, L1Norm, Lasso
 from zoo.domains import Domains
 from zoo.errors import ZooError
 from zoo.footprints import borrowed
-from zoo.splits import Samples, require_samples
+from zoo.splits import Samples, Split, require_samples
 from zoo.train import accuracy
 
 
@@ -129,15 +129,15 @@ def material(model: nn.Module, domains: Domains, search: Search, seed: int) -> t
     both = search.target and search.pseudo_labels
     share = search.images // 2 if search.target else search.images
     judged = search.judged // 2 if both else search.judged
-    images = [drawn(domains.source.train, share, seed)]
-    splits = [drawn(domains.source.val, judged, seed)]
+    held_out: list[Samples] = [drawn(domains.source.val, judged, seed)]
+    size = held_out[0][:1].images.shape[2:]
+    images = [_middle(drawn(domains.source.train, share, seed), size).images]
     if search.target:
-        chosen = drawn(domains.target.train, share + (judged if both else 0), seed)
-        images.append(chosen.part(torch.arange(share)))
+        chosen = _middle(drawn(domains.target.train, share + (judged if both else 0), seed), size)
+        images.append(chosen.images[:share])
         if both:
-            splits.append(pseudo_labelled(model, chosen.part(torch.arange(share, len(chosen)))))
-    together = torch.cat([part.images for part in images])
-    return list(together.split(64)), Judge(tuple(splits))
+            held_out.append(pseudo_labelled(model, chosen[share:]))
+    return list(torch.cat(images).split(64)), Judge(tuple(held_out))
 
 
 def progressively(
@@ -176,7 +176,7 @@ def progressively(
 
 def uniformly(model: nn.Module, domains: Domains, reductions: Sequence[float]) -> dict[float, Cut]:
     """Remove the same part of every group, the smallest in L1 norm, such that 1 / reduction of the MACs is left."""
-    groups = fxprune.find_groups(fxprune.trace(model, domains.source.train[:1].images))
+    groups = fxprune.find_groups(fxprune.trace(model, domains.source.val[:1].images))
     scores = L1Norm()(model, groups)
     plans = {r: AtBudget(Uniform, 1 / r)(groups, scores) for r in reductions}
     return {r: Cut(fxprune.rewrite(model, plan), plan) for r, plan in plans.items()}
@@ -191,6 +191,13 @@ def drawn(samples: Samples, count: int, seed: int) -> Samples:
     if count > len(samples):
         raise ZooError(f"prune-adapt: {count} images are wanted where there are {len(samples)}; ask for fewer")
     return samples.part(torch.randperm(len(samples), generator=Generator().manual_seed(seed))[:count])
+
+
+def _middle(samples: Samples, size: Sequence[int]) -> Split:
+    """In memory, with the middle of larger images: training images of files leave room for random crops."""
+    images = samples.images
+    top, left = ((n - m) // 2 for n, m in zip(images.shape[2:], size, strict=True))
+    return Split(images[:, :, top : top + size[0], left : left + size[1]], samples.labels)
 
 
 def _first(history: Sequence[Step], macs: float) -> str:

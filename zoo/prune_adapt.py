@@ -187,7 +187,7 @@ class _Work:
 
     def _cost(self, model: nn.Module) -> fxprune.Cost:
         where = next(model.parameters()).device
-        return fxprune.cost(fxprune.trace(model, self.domains.source.train[:1].images.to(where)))
+        return fxprune.cost(fxprune.trace(model, self.domains.source.val[:1].images.to(where)))
 
     def _metadata(self, cut: Cut, target_test: float) -> Metadata:
         recipe = self.job.recipe
