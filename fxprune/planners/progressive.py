@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -21,10 +20,11 @@ from fxprune.allocate.units import Unit
 from fxprune.cost import Cost
 from fxprune.errors import InputError
 from fxprune.groups import Groups, find_groups
-from fxprune.plan import Ints, Plan
+from fxprune.plan import Ints
 from fxprune.planners.budget import check_budget
+from fxprune.planners.kitchen import Cut, Kitchen, Refit
+from fxprune.prefix import Remembered
 from fxprune.reconstruct import reconstruct
-from fxprune.rewrite import rewrite
 from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
 from fxprune.search.bench import Bench
@@ -34,8 +34,6 @@ from fxprune.search.workers import Runner
 from fxprune.trace import trace
 
 M = TypeVar("M", bound=nn.Module)
-Refit = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
-"""(model before, model after, the plan between them, data): changes weights of the model after, in place."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,11 @@ class Progressive:
         scorer: which channels go; scored anew on the model as it is by then.
         refit: makes up for what was removed; None for nothing.
         progress: show a progress bar.
+        cache: bytes for what the present model's modules give in `evaluate`. An attempt changes few modules, and what
+            comes before them is not computed again; the fitness is that of the full evaluation, bit by bit. It helps
+            where `evaluate` runs on the same batches each time, under `torch.no_grad()` or `torch.inference_mode()`.
+            Modules in training mode, with hooks, or that draw random numbers run as ever. Attempts in other processes
+            are evaluated in full. 0: no cache.
         seed: of the tunings.
 
     Raises:
@@ -93,6 +96,7 @@ class Progressive:
     scorer: Scorer = field(default_factory=Lasso)
     refit: Refit | None = reconstruct
     progress: bool = True
+    cache: int = 2**30
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,6 +104,8 @@ class Progressive:
         for name in ("step", "top"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} out of range", seen=str(getattr(self, name)), remedy="give a part in (0, 1]")
+        if self.cache < 0:
+            raise InputError("cache out of range", seen=str(self.cache), remedy="give a number of bytes, 0 for none")
 
     def __call__(
         self,
@@ -133,8 +139,12 @@ class Progressive:
         """
         history: list[Step] = []
         finished = True
-        kitchen = _Kitchen[M]()
-        with Bench(model, groups, evaluate, tune, self, self.seed, folder, workers, kitchen.make) as bench:
+        remembered = Remembered(self.cache)
+        kitchen = Kitchen(model, evaluate, remembered)
+        with (
+            remembered,
+            Bench(model, groups, evaluate, tune, self, self.seed, folder, workers, kitchen.make) as bench,
+        ):
             walk = _Walk(self, bench, kitchen, data, tune)
             try:
                 with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
@@ -148,45 +158,11 @@ class Progressive:
             return bench.result(history, finished)
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """What makes a candidate of the model before it, as a tuning: cut, refit against a reference, tune."""
-
-    relative: Plan
-    refit: Refit | None
-    reference: nn.Module
-    plan: Plan
-    data: Iterable[Any]
-    tune: Tune | None
-
-    def __call__(self, model: nn.Module) -> None:
-        rewrite(model, self.relative, inplace=True)
-        if self.refit is not None:
-            self.refit(self.reference, model, self.plan, self.data)
-        if self.tune is not None:
-            self.tune(model)
-
-
-@dataclass
-class _Kitchen(Generic[M]):
-    """How each candidate of the present iteration is made."""
-
-    recipes: dict[str, tuple[M, _Cut]] = field(default_factory=dict)
-
-    def forget_all_but(self, candidate: Candidate) -> None:
-        """The recipes hold models."""
-        self.recipes = {k: v for k, v in self.recipes.items() if k == candidate.key}
-
-    def make(self, candidate: Candidate) -> tuple[M, Tune]:
-        base, cut = self.recipes[candidate.key]
-        return copy.deepcopy(base), cut
-
-
 class _Walk(Generic[M]):
     """The state of one search: the model as it is by now, and which of the original's channels it has."""
 
     def __init__(
-        self, settings: Progressive, bench: Bench[M], kitchen: _Kitchen[M], data: Iterable[Any], tune: Tune | None
+        self, settings: Progressive, bench: Bench[M], kitchen: Kitchen[M], data: Iterable[Any], tune: Tune | None
     ) -> None:
         self.settings, self.bench, self.kitchen, self.data, self.tune = settings, bench, kitchen, data, tune
         self.units = settings.constraints.units(bench.groups)
@@ -283,8 +259,8 @@ class _Walk(Generic[M]):
         # An attempt touches one group; the step repairs all that the original's plan has cut so far.
         reference, between = (self.bench.model, plan) if last else (base, relative)
         tune = self.tune if last else None
-        cut = _Cut(relative, self.settings.refit, reference, between, self.data, tune)
-        self.kitchen.recipes[candidate.key] = (base, cut)
+        cut = Cut(relative, self.settings.refit, reference, between, self.data, tune)
+        self.kitchen.add(candidate, base, self.candidate, cut)
         return candidate
 
     def _groups_of(self, base: M) -> Groups:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from torch import nn
@@ -23,6 +23,7 @@ from fxprune.search.workers import Runner, in_process
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
+Made: TypeAlias = tuple[M, Tune | None, Evaluate]
 
 
 class Bench(Generic[M]):
@@ -33,11 +34,12 @@ class Bench(Generic[M]):
         groups: its groups.
         evaluate: the quality of a model, higher is better: a number, or one number per sample.
         tune: trains a cut model in place; None for none.
-        search: the search's settings, a dataclass; what differs makes another search (`progress` does not).
+        search: the search's settings, a dataclass; what differs makes another search (`progress` and `cache` do not).
         seed: of everything random.
         folder: a directory that remembers; what it knows is not tried again.
         workers: where candidates run; None is this process.
-        make: a candidate to a model and its tuning; default is the original cut by the plan, and `tune`.
+        make: a candidate to a model, its tuning and its judge; default is the original cut by the plan, `tune` unless
+            the candidate is not to be tuned, and `evaluate`.
 
     Raises:
         InputError: the directory is of another search, in use, or damaged.
@@ -53,7 +55,7 @@ class Bench(Generic[M]):
         seed: int,
         folder: str | os.PathLike[str] | None,
         workers: Runner | None,
-        make: Callable[[Candidate], tuple[M, Tune | None]] | None = None,
+        make: Callable[[Candidate], Made[M]] | None = None,
     ) -> None:
         self.model, self.groups, self.seed = model, groups, seed
         self.original = Candidate(groups.plan({}), tuned=False)
@@ -149,11 +151,12 @@ class Bench(Generic[M]):
 
     def _jobs(self, candidates: Iterable[Candidate]) -> Iterator[Job[M]]:
         for c in candidates:
-            model, tune = self._make(c) if c.tuned else (rewrite(self.model, c.plan), None)
-            yield Job(c.key, model, tune, self._evaluate, self._seed_of(c))
+            model, tune, evaluate = self._make(c)
+            yield Job(c.key, model, tune, evaluate, self._seed_of(c))
 
-    def _cut(self, candidate: Candidate) -> tuple[M, Tune | None]:
-        return rewrite(self.model, candidate.plan), self._tune
+    def _cut(self, candidate: Candidate) -> Made[M]:
+        tune = self._tune if candidate.tuned else None
+        return rewrite(self.model, candidate.plan), tune, self._evaluate
 
     def _seed_of(self, candidate: Candidate) -> int:
         """The same for all candidates of one repeat, so that they differ in nothing else."""
@@ -161,7 +164,8 @@ class Bench(Generic[M]):
 
     def _settings(self, search: Any) -> dict[str, Any]:
         told = describe(search)
-        told.pop("progress", None)
+        for name in ("progress", "cache"):  # they change no result
+            told.pop(name, None)
         return {
             "search": told,
             "seed": self.seed,
