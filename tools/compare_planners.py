@@ -21,10 +21,12 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     bisection             `Bisection` of the contribution rate as published: at most one point of validation
                           accuracy lost, 5 probes, each tuned; it lands at MACs of its own
 
-All but TP come within 1 % below the budget. Scores, refits and tunings see the same training images; searches select by
-validation images; test images decide nothing. A seed decides the tuning, the search, and which training images make
-statistics. Search cost is counted on the network itself: images in forward passes and in training steps, as epochs
-of the tuning's images; one epoch of training is taken for three of forward passes. The tuning that all get is left out.
+One-shot planners and the bee colony come within 1 % of the budget from below, PCP's last iteration within its step; the
+table tells what is left, and the largest distance. Scores, refits and tunings see the same training images; searches
+select by validation images; test images decide nothing. A seed decides the tuning, the search, and which of the
+training images make statistics. Search cost is counted on the network itself: images in forward passes and in training
+steps, as epochs of the tuning's images; one epoch of training is taken for three of forward passes. The tuning that all
+get is left out.
 
 The journal (JSON lines) is read first: points that it holds are not measured again, so a run that was stopped goes on.
 Table (Markdown) and plot go beside it.
