@@ -219,7 +219,7 @@ def test_calls_never_fall(tmp_path: Path, staircase: type[Staircase], monkeypatc
 
 
 def test_rising() -> None:
-    assert rising(np.array([[3.0, 1.0, 2.0], [1.0, 4.0, 0.0]])).tolist() == [[3, 3, 3], [3, 4, 4]]
+    assert rising(np.array([[3.0, 1.0, 2.0], [1.0, 4.0, 0.0]])).tolist() == [[1.5, 1.5, 1.5], [1.5, 2.0, 2.0]]
 
 
 @pytest.mark.parametrize("part", [0.45, 0.6, 0.8])
@@ -296,3 +296,85 @@ def test_shapes_are_those_of_the_cut_model(name: str, kept: int) -> None:
     counts = groups.in_step({g.name: min(kept, g.size) for g in groups})
     small = fxprune.rewrite(net, groups.plan({n: range(k) for n, k in counts.items()}))
     assert shapes_at(net, example, counts) == shapes_at(small, example, {})
+
+
+def test_an_op_that_refuses_to_run_by_itself(staircase: type[Staircase], tmp_path: Path, monkeypatch: Any) -> None:
+    """It is counted, and the scale makes up for it; at widths that it refuses, its time is in proportion."""
+
+    def refuses(self: Staircase, op: Any, args: Any, kwargs: Any) -> float | None:
+        if op._opname == "native_batch_norm":
+            return None
+        return 1.0 if op._opname != "relu" or args[0][1][1] >= 40 else None
+
+    monkeypatch.setattr(Staircase, "__call__", refuses)
+    latency = measured(plain(), tmp_path)
+    assert latency.unmeasured == {"aten.native_batch_norm.default": 1}
+    assert latency.of() == pytest.approx(1.0)
+    relu = {kept: latency.by_op(latency_plan(kept))["relu"] / latency.scale for kept in (10, 40)}
+    assert relu[40] - relu[10] == pytest.approx(30 / 40)
+    again = measured(plain(), tmp_path)
+    assert again.unmeasured == latency.unmeasured
+
+
+def latency_plan(kept: int) -> fxprune.Plan:
+    return groups_of(plain()).plan({"0": range(kept)})
+
+
+def test_real_times(tmp_path: Path) -> None:
+    """A net of one heavy layer; a smaller one is quicker, as predicted and as measured, and nothing is left changed."""
+    net = nn.Sequential(nn.Conv2d(16, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 16, 3, padding=1)).train()
+    state, seed = {n: t.clone() for n, t in net.state_dict().items()}, torch.get_rng_state()
+    groups = groups_of(net, torch.zeros(1, 16, 24, 24))
+    latency = measure(groups, tmp_path, rounds=1, progress=False)
+    small = fxprune.rewrite(net, groups.plan({"0": range(16)}))
+    full, less = (min(s) for s in fxprune.latency.by_turns([net, small], torch.zeros(1, 16, 24, 24), 5))
+    assert latency.unmeasured == {}
+    assert latency.predict({"0": 16}) < 0.7 * latency.of()
+    assert less < 0.7 * full
+    assert 0.2 < latency.of() / full < 5
+    assert net.training
+    assert all(torch.equal(t, state[n]) for n, t in net.state_dict().items())
+    assert torch.equal(seed, torch.get_rng_state())
+
+
+def test_many_widths_shrink_in_step() -> None:
+    """A concatenation of three parts is measured along their sum."""
+
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Conv2d(3, n, 1) for n in (8, 16, 24)])
+            self.last = nn.Conv2d(48, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.cat([part(x) for part in self.parts], 1))
+
+    calls = {call.op._opname: call for call in calls_of(groups_of(Three()).analysis)}
+    cat = calls["cat"]
+    assert [w.full for w in cat.widths] == [8, 16, 24]
+    assert [w.full for w in cat.axes] == [48]
+    assert list(shapes(cat.at([24])[0])) == [(1, 4, 8, 8), (1, 8, 8, 8), (1, 12, 8, 8)]
+
+
+def test_channels_last_tensors_are_measured_as_such() -> None:
+    net = plain().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    example = torch.zeros(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    first = next(calls_of(groups_of(net, example).analysis))
+    assert [operand.channels_last for operand in first.args[:2]] == [True, True]
+    assert not next(calls_of(groups_of(plain()).analysis)).args[0].channels_last
+
+
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_rounds_out_of_range(rounds: int, tmp_path: Path) -> None:
+    with pytest.raises(fxprune.InputError, match=f"rounds out of range; seen: {rounds}; remedy: .* at least 1"):
+        measured(plain(), tmp_path, rounds=rounds)
+
+
+def test_models_without_data(tmp_path: Path) -> None:
+    with pytest.raises(fxprune.InputError, match="a model on meta tensors takes no time; remedy: give it data"):
+        measured(plain().to("meta"), tmp_path, torch.zeros(1, 3, 8, 8, device="meta"))
+
+
+def test_nothing_to_prune(tmp_path: Path) -> None:
+    latency = measured(nn.Linear(3, 2), tmp_path, torch.zeros(1, 3))
+    assert latency({}) == latency.of() > 0

@@ -46,10 +46,12 @@ def points(axes: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
 
 
 def rising(values: Floats) -> Floats:
-    """The smallest values that are no lower, and never fall along any axis."""
+    """Values that never fall along any axis: halfway between the most before each point and the least behind it."""
+    most = least = values
     for axis in range(values.ndim):
-        values = np.maximum.accumulate(values, axis=axis)
-    return values
+        most = np.maximum.accumulate(most, axis=axis)
+        least = np.flip(np.minimum.accumulate(np.flip(least, axis), axis=axis), axis)
+    return (most + least) / 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,7 +42,7 @@ class Latency:
 
     `of` and `predict` are the best estimate, which may fall where a device is quicker with more channels (a whole
     number of blocks). Called with {group: kept channels}, as planners do, it never falls when a count rises: each op
-    counts as much as at any smaller width, and all together as much as they do for the whole model.
+    counts halfway between the most at smaller widths and the least at larger ones, and the whole model as in `of`.
 
     Attributes:
         groups: names of the groups.
@@ -63,7 +63,7 @@ class Latency:
     _rising: Surfaces
 
     def __call__(self, counts: Mapping[str, int]) -> float:
-        """Seconds, never less than for smaller counts; groups that are not named are whole."""
+        """Seconds that never fall when a count rises; groups that are not named are whole."""
         return float(self._seconds(self._rising, self._vector(counts)))
 
     def predict(self, counts: Mapping[str, int]) -> float:
@@ -181,7 +181,7 @@ class _Whole:
 
 
 _NARROW = 1 / 8  # of each group's channels
-_RUNS = 9
+_RUNS = 15
 
 
 def _whole_runs(table: LatencyTable, groups: Groups, calls: Sequence[Call], rounds: int, bar: Progress) -> _Whole:

@@ -31,21 +31,24 @@ class Setting:
         pytorch: its version.
         threads: of one op.
         dtype: of the model's weights.
+        memory: environment variables that tell how the process gets memory; "" for the system's own way.
     """
 
     device: str
     pytorch: str
     threads: int
     dtype: str
+    memory: str = ""
 
     @classmethod
     def present(cls, device: torch.device, dtype: torch.dtype) -> Setting:
         """Of this process, for models on a device."""
-        return cls(_device_name(device), torch.__version__, torch.get_num_threads(), str(dtype).rpartition(".")[2])
+        words = str(dtype).rpartition(".")[2], _memory()
+        return cls(_device_name(device), torch.__version__, torch.get_num_threads(), *words)
 
     @property
     def file_name(self) -> str:
-        words = f"{self.device} torch {self.pytorch} threads {self.threads} {self.dtype}"
+        words = f"{self.device} torch {self.pytorch} threads {self.threads} {self.dtype} {self.memory}"
         return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-") + ".json"
 
 
@@ -57,6 +60,12 @@ def _device_name(device: torch.device) -> str:
     found = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
     name = found.group(1).strip() if found else platform.processor() or platform.machine()
     return f"{name} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _memory() -> str:
+    """The variables that glibc reads, and the names of libraries that are loaded first (other allocators)."""
+    found = [f"{name} {value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
+    return " ".join([*found, *(Path(p).name for p in os.environ.get("LD_PRELOAD", "").split())])
 
 
 def _text(path: Path) -> str:
@@ -120,7 +129,7 @@ class LatencyTable:
             seen = f"{type(error).__name__}: {error}"[:80]
             raise InputError("a damaged latency table", where=str(self.path), seen=seen, remedy=_DELETE) from error
         if version != _VERSION or found != asdict(self.setting):
-            seen = ", ".join(f"{k} {v}" for k, v in found.items())
+            seen = ", ".join(f"{k} {v}" for k, v in found.items() if v)
             remedy = f"{_DELETE}; or give a directory, in which each setting has its own file"
             raise InputError("a latency table of another setting", where=str(self.path), seen=seen, remedy=remedy)
         return samples
