@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,7 +88,7 @@ def test_a_table_is_read_again(staircase: type[Staircase], tmp_path: Path) -> No
     assert sum(staircase.calls.values()) == count
     assert file.read_bytes() == before
     for kept in (1, 7, 16, 33, 40):
-        assert first.predict({"0": kept}) == second.predict({"0": kept})
+        assert first({"0": kept}) == second({"0": kept})
 
 
 def test_more_rounds_measure_again(staircase: type[Staircase], tmp_path: Path) -> None:
@@ -191,31 +191,33 @@ def test_predictions_are_the_sum_of_the_ops(staircase: type[Staircase], tmp_path
     assert latency.of() == pytest.approx(1.0)
     full = whole(net, {})
     for a, b in product((1, 16, 17, 32, 33, 40), (1, 16, 17, 33, 48)):
-        assert latency.predict({"0": a, "3": b}) == pytest.approx(whole(net, {"0": a, "3": b}) / full)
+        assert latency({"0": a, "3": b}) == pytest.approx(whole(net, {"0": a, "3": b}) / full)
 
 
 def test_plans_and_many_widths_at_once(staircase: type[Staircase], tmp_path: Path) -> None:
     net = plain()
     groups, latency = groups_of(net), measured(net, tmp_path)
     plan = groups.plan({"0": range(17), "3": range(30)})
-    assert latency.of(plan) == latency.predict({"0": 17, "3": 30}) < latency.of()
+    assert latency.of(plan) == latency({"0": 17, "3": 30}) < latency.of()
     counts = np.random.default_rng(0).integers(1, latency.sizes + 1, size=(5, len(latency.sizes))).astype(float)
-    each = [latency.predict(dict(zip(latency.groups, map(int, c), strict=True))) for c in counts]
+    each = [latency(dict(zip(latency.groups, map(int, c), strict=True))) for c in counts]
     assert latency.many(counts.T) == pytest.approx(each)
     assert sum(latency.by_op(plan).values()) == pytest.approx(latency.of(plan))
     assert set(latency.by_op()) == {"", "convolution", "native_batch_norm", "relu", "mean", "addmm"}
 
 
-def test_calls_never_fall(tmp_path: Path, staircase: type[Staircase], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rising_latencies_never_fall(
+    tmp_path: Path, staircase: type[Staircase], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where the times do: here they are random."""
     rng = np.random.default_rng(0)
     monkeypatch.setattr(Staircase, "__call__", lambda self, op, args, kwargs: float(rng.uniform()))
     latency = measured(plain(), tmp_path)
-    grown = [[latency({"0": a, "3": b}) for b in range(1, 49)] for a in range(1, 41)]
+    grown = [[latency.rising({"0": a, "3": b}) for b in range(1, 49)] for a in range(1, 41)]
     assert (np.diff(grown, axis=0) >= -1e-15).all()
     assert (np.diff(grown, axis=1) >= -1e-15).all()
-    assert latency({}) == pytest.approx(latency.of())
-    assert any(latency.predict({"0": a}) > latency.predict({"0": a + 1}) for a in range(1, 40))
+    assert latency.rising({}) == pytest.approx(latency.of())
+    assert any(latency({"0": a}) > latency({"0": a + 1}) for a in range(1, 40))
 
 
 def test_rising() -> None:
@@ -227,9 +229,28 @@ def test_planners_spend_a_part_of_the_latency(part: float, staircase: type[Stair
     net = plain()
     groups, latency = groups_of(net), measured(net, tmp_path)
     scores = fxprune.scorers.L1Norm()(net, groups)
-    for planner in (Budget(part, of=latency, tolerance=0.2), AtBudget(Uniform, part, of=latency, tolerance=0.2)):
-        spent = latency(planner(groups, scores).kept_counts()) / latency({})
-        assert 0.8 * part <= spent <= part + 1e-9
+    for of in (latency, latency.rising):
+        for planner in (Budget(part, of=of, tolerance=0.2), AtBudget(Uniform, part, of=of, tolerance=0.2)):
+            spent = of(planner(groups, scores).kept_counts()) / of({})
+            assert 0.8 * part <= spent <= part + 1e-9
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7])
+def test_planners_cope_with_latencies_that_fall(part: float, tmp_path: Path, staircase: Any, monkeypatch: Any) -> None:
+    """A device that takes half as long for whole blocks of channels, and otherwise is linear."""
+
+    def blocks(self: Staircase, op: Any, args: Any, kwargs: Any) -> float:
+        sizes = [n for shape in shapes(args) for n in shape[:2]]
+        return float(sum(sizes)) * (0.5 if all(n % 16 == 0 for n in sizes if n > 16) else 1.0)
+
+    monkeypatch.setattr(Staircase, "__call__", blocks)
+    widths = [3, 64, 96, 128, 10]
+    net = nn.Sequential(*[nn.Conv2d(a, b, 1) for a, b in pairwise(widths)])
+    groups, latency = groups_of(net), measured(net, tmp_path)
+    scores = fxprune.scorers.Random()(net, groups)
+    for planner in (Budget(part, of=latency, tolerance=0.05), AtBudget(Uniform, part, of=latency, tolerance=0.05)):
+        plan = planner(groups, scores)
+        assert 0.95 * part <= latency.of(plan) / latency.of() <= part + 1e-9
 
 
 def test_progressive_pruning_to_a_latency(staircase: type[Staircase], tmp_path: Path) -> None:
@@ -244,7 +265,7 @@ def test_progressive_pruning_to_a_latency(staircase: type[Staircase], tmp_path: 
 
 def test_unknown_groups_are_refused(staircase: type[Staircase], tmp_path: Path) -> None:
     with pytest.raises(fxprune.InputError, match="no such group; seen: nobody"):
-        measured(plain(), tmp_path).predict({"nobody": 3})
+        measured(plain(), tmp_path)({"nobody": 3})
 
 
 # Which calls, at which widths
@@ -329,7 +350,7 @@ def test_real_times(tmp_path: Path) -> None:
     small = fxprune.rewrite(net, groups.plan({"0": range(16)}))
     full, less = (min(s) for s in fxprune.latency.by_turns([net, small], torch.zeros(1, 16, 24, 24), 5))
     assert latency.unmeasured == {}
-    assert latency.predict({"0": 16}) < 0.7 * latency.of()
+    assert latency({"0": 16}) < 0.7 * latency.of()
     assert less < 0.7 * full
     assert 0.2 < latency.of() / full < 5
     assert net.training

@@ -40,9 +40,9 @@ class Latency:
 
         seconds = overhead + scale · Σ_calls seconds of the call at its widths
 
-    `of` and `predict` are the best estimate, which may fall where a device is quicker with more channels (a whole
-    number of blocks). Called with {group: kept channels}, as planners do, it never falls when a count rises: each op
-    counts halfway between the most at smaller widths and the least at larger ones, and the whole model as in `of`.
+    Called with {group: kept channels} it is a measure of cost for planners. It may fall where a device is quicker with
+    more channels (a whole number of blocks); planners that are there to spend a budget cope with that, and come nearer
+    to the measured budget so than with `rising`, which never falls when a count rises.
 
     Attributes:
         groups: names of the groups.
@@ -63,16 +63,20 @@ class Latency:
     _rising: Surfaces
 
     def __call__(self, counts: Mapping[str, int]) -> float:
-        """Seconds that never fall when a count rises; groups that are not named are whole."""
-        return float(self._seconds(self._rising, self._vector(counts)))
-
-    def predict(self, counts: Mapping[str, int]) -> float:
         """Seconds when `counts` channels of the groups stay; groups that are not named are whole."""
         return float(self._seconds(self._best, self._vector(counts)))
 
+    def rising(self, counts: Mapping[str, int]) -> float:
+        """Seconds that never fall when a count rises.
+
+        Each op counts halfway between the most at smaller widths and the least at larger ones, and the whole model as
+        much as in `of`.
+        """
+        return float(self._seconds(self._rising, self._vector(counts)))
+
     def of(self, plan: Plan | None = None) -> float:
         """Seconds after `plan`, or of the model as it is."""
-        return self.predict(plan.kept_counts() if plan else {})
+        return self(plan.kept_counts() if plan else {})
 
     def many(self, counts: Floats) -> Floats:
         """Seconds of many widths at once, of shape (n,), for counts of all groups as columns of (groups, n)."""
@@ -132,7 +136,7 @@ def measure(
     >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(16, 64)))
     >>> latency = fxprune.latency.measure(groups, tempfile.mkdtemp(), rounds=1, progress=False)
-    >>> 0 < latency({"0": 8}) <= latency({"0": 32})
+    >>> 0 < latency.rising({"0": 8}) <= latency.rising({"0": 32})
     True
     """
     if rounds < 1:
@@ -248,7 +252,7 @@ def _latency(analysis: Analysis, calls: Sequence[Call], table: LatencyTable, who
     upper = replace(upper, times=upper.times * float(best(sizes).sum() / max(upper(sizes).sum(), 1e-12)))
     ops = tuple(c.op._opname for c in calls)
     latency = Latency(tuple(names), sizes, ops, 1.0, 0.0, +unmeasured, best, upper)
-    scale, overhead = _fitted(latency.of(), latency.predict(whole.counts), whole)
+    scale, overhead = _fitted(latency.of(), latency(whole.counts), whole)
     return replace(latency, scale=scale, overhead=overhead)
 
 
