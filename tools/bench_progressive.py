@@ -151,7 +151,7 @@ def measure(name: str, s: Subject, step: float, repeats: int, limit: int) -> Row
 def show(rows: list[Row]) -> Table:
     table = Table(title="attempts of one iteration, seconds", header_style="bold")
     table.add_column("network")
-    columns = "attempts|images|refit|full|remembered|recording|times faster|MiB|equal"
+    columns = "attempts|images|refit|full|remembered|recording|faster|MiB|equal"
     for column in columns.split("|"):
         table.add_column(column, justify="right")
     for r in rows:
@@ -161,7 +161,7 @@ def show(rows: list[Row]) -> Table:
             str(r.attempts),
             str(r.images),
             *(f"{c:.2f}" for c in cells),
-            f"{r.ratio:.2f}",
+            f"{r.ratio:.2f}x",
             f"{r.memory:.0f}",
             f"{r.equal}/{r.attempts}",
         )
@@ -182,6 +182,7 @@ def main(
     names = networks or ["digits-resnet20", "fashion-resnet20"]
     rows = [measure(n, subject(n, images, data_root), step, repeats, limit * 2**20) for n in names]
     Console().print(show(rows))
+    gc.unfreeze()
     if out:
         out.write_text(json.dumps([{**asdict(r), "ratio": r.ratio} for r in rows], indent=1))
     raise typer.Exit(0 if all(r.equal == r.attempts for r in rows) else 1)

@@ -81,7 +81,8 @@ class Progressive:
             comes before them is not computed again; the fitness is that of the full evaluation, bit by bit. It helps
             where `evaluate` runs on the same batches each time, under `torch.no_grad()` or `torch.inference_mode()`.
             Modules in training mode, with hooks, or that draw random numbers run as ever. Attempts in other processes
-            are evaluated in full. 0: no cache.
+            are evaluated in full. 0: no cache; needed where a forward leaves something outside of the model's modules,
+            or writes into activations through `.data` or NumPy.
         seed: of the tunings.
 
     Raises:

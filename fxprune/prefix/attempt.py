@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -71,7 +71,8 @@ class Recording:
         if not self._remembered.limit:
             return self._evaluate(model)
         memo = Memo(model, self._remembered.limit)
-        with looking_at(Recorder(memo, _parts(model))):
+        states = {id(s.module): s for s in memo.states.values()}
+        with looking_at(Recorder(memo, _parts(model, states))):
             value = self._evaluate(model)
         memo.settle()
         self._remembered.replace(self._key, memo)
@@ -103,16 +104,16 @@ class Attempt:
         memo, before = self._remembered.of(self._key), self._before
         if memo is None or not before or not memo.entries:
             return self._evaluate(model)
-        clean = {id(s.module) for path, s in before.items() if s.same() and memo.unchanged(path, s)}
+        clean = {id(s.module): s for path, s in before.items() if s.same() and memo.unchanged(path, s)}
         with looking_at(Player(memo, _parts(model, clean))):
             return self._evaluate(model)
 
 
-def _parts(model: nn.Module, clean: set[int] | None = None) -> dict[int, Part]:
-    """The modules of a model; `clean`: those that are the original's, None: all."""
-    states = {id(m): State(m) for _, m in walk(model)}
+def _parts(model: nn.Module, clean: Mapping[int, State]) -> dict[int, Part]:
+    """The modules of a model, with the states of those that are the original's."""
     found = {}
     for path, m in walk(model):
-        below = [id(d) for d in descendants(m)]
-        found[id(m)] = Part(path, [states[i] for i in below], clean is None or all(i in clean for i in below))
+        below = [clean.get(id(d)) for d in descendants(m)]
+        states = [s for s in below if s is not None]
+        found[id(m)] = Part(path, states, clean=len(states) == len(below))
     return found

@@ -84,9 +84,13 @@ class Memo:
         """Drop what nobody would save time with, or was written into."""
         self.forget([v for v in self._held if v.tensor is None or not v.worth])
 
+    def same(self) -> set[int]:
+        """The `id` of each module that still is what it was."""
+        return {id(s.module) for s in self.states.values() if s.same()}
+
     def settle(self) -> None:
         """Drop the calls of modules that are not any more what they were."""
-        same = {id(s.module) for s in self.states.values() if s.same()}
+        same = self.same()
         whole = {path for path, s in self.states.items() if all(id(m) in same for m in descendants(s.module))}
         self.entries = {key: e for key, e in self.entries.items() if _path(key) in whole}
 

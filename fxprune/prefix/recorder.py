@@ -23,8 +23,9 @@ time as well."""
 class Recorder(Session):
     """Remembers what the modules of the original give.
 
-    What a module gives is of use to attempts that change something else in the module around it; the fewer leaves that
-    one has, the fewer attempts do.
+    A call of the model that draws random numbers, or changes an attribute or a buffer anywhere in the model, is not
+    remembered at all: what is left out would be missed. What a module gives is of use to attempts that change something
+    else in the module around it; the fewer leaves that one has, the fewer attempts do.
     """
 
     def __init__(self, memo: Memo, parts: dict[int, Part]) -> None:
@@ -35,11 +36,11 @@ class Recorder(Session):
         self._seconds, self._bytes = 0.0, 1
 
     def _outermost(self, part: Part, run: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
-        drawn, start = random_states(), time.perf_counter()
+        drawn, same, start = random_states(), self.memo.same(), time.perf_counter()
         self._fresh, self._unpriced, self._around = {}, [], []
         result = super()._outermost(part, run, module, args, kwargs)
         self._settle(self._unpriced, time.perf_counter() - start)  # the inputs
-        if random_states() == drawn:
+        if random_states() == drawn and self.memo.same() == same:
             self.memo.entries.update(self._fresh)
         else:
             self.memo.forget([v for e in self._fresh.values() for v in values_in(e.result)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -23,15 +23,15 @@ class Part:
 
     Args:
         path: its first name.
-        states: its own and those of all below it, as they are at the start.
-        clean: whether all of them are the original's.
+        states: of it and of all below it, of those that are the original's.
+        clean: whether all are.
 
     Attributes:
         tensors: parameters, buffers and others.
         leaves: how many modules have any.
     """
 
-    def __init__(self, path: str, states: Sequence[State], clean: bool = True) -> None:
+    def __init__(self, path: str, states: Sequence[State], clean: bool) -> None:
         self.path, self.clean = path, clean
         self._states = states
         self.tensors = [t for s in states for t in s.tensors]
@@ -79,12 +79,14 @@ class Session:
 
     def _outermost(self, part: Part, run: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A call by the evaluation itself: its tensors may be written into in ways that torch does not count."""
+        self._here.clear()
+        self._batch = None
         if torch.is_inference_mode_enabled():
+            if any(t.is_inference() for t in chain(module.parameters(), module.buffers())):
+                return run(module, *args, **kwargs)  # outside of the mode nobody may write into them
             with torch.inference_mode(False), torch.no_grad():
                 args, kwargs = tree_map(_counted, (args, kwargs))
                 return self._outermost(part, run, module, args, kwargs)
-        self._here.clear()
-        self._batch = None
         around = surroundings()
         try:
             self._batch = freeze((args, kwargs), lambda t: self._input(t, around))
@@ -118,6 +120,8 @@ class Session:
 
         def name(t: Tensor) -> Value | object:
             place = (self._batch, part.path, next(places))
+            if t.requires_grad and torch.is_grad_enabled():
+                return object()
             value = self._known(t) or self.memo.find(place, lambda v: v.equals(t)) or self._meet(place, t, True)
             if value is None:
                 return object()  # equal to no other

@@ -29,6 +29,12 @@ def surroundings() -> Frozen:
         torch.get_float32_matmul_precision(),
         torch.are_deterministic_algorithms_enabled(),
         backends.mha.get_fastpath_enabled(),
+        backends.mkldnn.enabled,
+        (
+            backends.cuda.flash_sdp_enabled(),
+            backends.cuda.mem_efficient_sdp_enabled(),
+            backends.cuda.math_sdp_enabled(),
+        ),
         (backends.cudnn.enabled, backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.allow_tf32),
     )
 

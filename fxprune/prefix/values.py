@@ -33,8 +33,9 @@ class Value:
 
     @property
     def tensor(self) -> Tensor | None:
-        """The tensor; None if it was forgotten or somebody has written into it."""
-        return self._tensor if self._tensor is not None and self._tensor._version == self._version else None
+        """The tensor; None if it was forgotten, somebody has written into it, or it now belongs to a gradient."""
+        t = self._tensor
+        return t if t is not None and t._version == self._version and not t.requires_grad else None
 
     def forget(self) -> None:
         self._tensor = None
@@ -47,7 +48,7 @@ class Value:
     def equals(self, other: Tensor) -> bool:
         """Whether another tensor is known to have this content."""
         tensor = self.tensor
-        return tensor is not None and same_bits(tensor, other)
+        return tensor is not None and same_bits(tensor, other, sample=True)
 
 
 class StrangeError(Exception):
