@@ -18,6 +18,7 @@ from fxprune.latency import Latency, measure
 from fxprune.latency import model as rooms
 from fxprune.latency.calls import calls_of
 from fxprune.latency.grid import grid, rising
+from fxprune.latency.table import LatencyTable, Setting
 from fxprune.latency.timer import Timer
 from fxprune.planners import AtBudget, Budget, Uniform
 
@@ -161,6 +162,26 @@ def test_an_interrupt_keeps_what_was_measured(staircase: type[Staircase], tmp_pa
     undisturbed = measured(plain(), tmp_path / "other")
     assert sum(staircase.calls.values()) == total
     assert resumed.of() == undisturbed.of()
+
+
+def test_two_processes_share_a_table(staircase: type[Staircase], tmp_path: Path) -> None:
+    """What one has measured while another ran is in the file when both are done."""
+    setting = Setting.present(torch.device("cpu"), torch.float32)
+    one, other = LatencyTable(tmp_path, setting), LatencyTable(tmp_path, setting)
+    one.add("a", 1.0)
+    other.add("b", 2.0)
+    one.save()
+    other.save()
+    assert LatencyTable(tmp_path, setting).samples == {"a": [1.0], "b": [2.0]}
+
+
+def test_the_median_counts(tmp_path: Path) -> None:
+    table = LatencyTable(tmp_path, Setting.present(torch.device("cpu"), torch.float32))
+    for seconds in (5.0, 1.0, None, 2.0):
+        table.add("a", seconds)
+    table.add("b", None)
+    assert table.seconds("a") == 2.0
+    assert table.seconds("b") is None
 
 
 def test_the_default_place(staircase: type[Staircase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def keep_memory() -> None:
 def main(
     models: Annotated[list[str] | None, typer.Argument(help="Classification models of torchvision.")] = None,
     size: Annotated[int, typer.Option(help="Height and width of the image.")] = 224,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each op is measured; the quickest counts.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each op is measured; the median counts.")] = 3,
     turns: Annotated[int, typer.Option(min=1, help="Runs of each pruned model.")] = 25,
     table: Annotated[Path | None, typer.Option(help="Where tables are kept; default is the user's cache.")] = None,
     own_malloc: Annotated[bool, typer.Option("--own-malloc", help="Leave glibc as it is.")] = False,

@@ -126,7 +126,7 @@ def measure(
         groups: of the model, whose example inputs set batch and image size. The model stays as it is.
         path: a directory, with one file for each device, version of PyTorch, number of threads and dtype; or such a
             file (`.json`). Default: `fxprune/latency` in the user's cache directory.
-        rounds: how often each is measured, at different times; the quickest counts.
+        rounds: how often each is measured, at different times; the median counts.
         progress: show a progress bar.
 
     Raises:
