@@ -3,6 +3,8 @@
 python tools/coverage.py                         # all 121 models, table at the end
 python tools/coverage.py 'resnet*' vit_b_16 --ratio 0.3 --json coverage.json
 python tools/coverage.py --export 120            # torch.export as well, up to 120 s a model
+
+With --json, models that the file has are not run again, so that a run which was cut short goes on.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def main(
     export: Annotated[int, typer.Option(help="Seconds that torch.export may take for a model; 0: no export.")] = 0,
     jobs: Annotated[int, typer.Option(help="Models at a time.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
-    out: Annotated[Path | None, typer.Option("--json", help="Write all rows to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Keep all rows in this file.")] = None,
 ) -> None:
     """Prune every torchvision model and check what comes out.
 
@@ -57,9 +59,11 @@ def main(
     if not chosen:
         raise typer.BadParameter(f"no torchvision model is called {patterns}")
     console = Console(width=None if sys.stdout.isatty() else 130)
-    work = _rows(chosen, Options(ratio, export), jobs, threads)
-    rows = []
-    for row in track(work, total=len(chosen), description="coverage", console=Console(stderr=True)):
+    rows: list[Row] = json.loads(out.read_text()) if out and out.exists() else []
+    rows = [row for row in rows if row["model"] in chosen]
+    left = [name for name in chosen if name not in {row["model"] for row in rows}]
+    work = _rows(left, Options(ratio, export), jobs, threads)
+    for row in track(work, total=len(left), description="coverage", console=Console(stderr=True)):
         rows.append(row)
         if out:
             out.write_text(json.dumps(rows, indent=1))

@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-_VIDEO = ("r3d", "mc3", "r2plus1d")
-_FULL_VIDEO = ("s3d", "mvit", "swin3d")
+_VIDEO = ("r3d", "mc3", "r2plus1d", "swin3d")
+_FULL_VIDEO = ("s3d", "mvit")
 _DETECTION = ("rcnn", "retinanet", "fcos", "ssd")
 _QUANTIZABLE = "quantized_"
 
