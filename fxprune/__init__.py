@@ -13,18 +13,18 @@ The stages, each a pure function of the one before, and usable alone:
 """
 
 from fxprune import latency, planners, scorers, search, testing
-from fxprune.analysis import Group
 from fxprune.attention import untie_attention
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
+from fxprune.grouping.analysis import Group
+from fxprune.grouping.reasons import FixedDim
 from fxprune.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan import Plan, Slot
-from fxprune.reasons import FixedDim
-from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct
+from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct, settle
 from fxprune.rewrite import cut_state, rewrite
 from fxprune.sampler import add_samplers
-from fxprune.trace import Graph, trace
+from fxprune.tracing.trace import Graph, trace
 from fxprune.verify import mask, verify
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "rewrite",
     "scorers",
     "search",
+    "settle",
     "testing",
     "trace",
     "untie_attention",

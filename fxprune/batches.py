@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.borrow import Inputs, as_call, call
 from fxprune.errors import InputError
-from fxprune.trace import Graph
+from fxprune.tracing.borrow import Inputs, as_call, call
+from fxprune.tracing.trace import Graph
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from torch import fx, nn
 
-from fxprune.analysis import Analysis
-from fxprune.balance import analyse
-from fxprune.dims import Dim
 from fxprune.errors import PlanError
-from fxprune.factorings import Heads
-from fxprune.labels import Axes
+from fxprune.grouping.analysis import Analysis
+from fxprune.grouping.balance import analyse
+from fxprune.labelling.dims import Dim
+from fxprune.labelling.factorings import Heads
+from fxprune.labelling.labels import Axes
 from fxprune.plan import Plan
-from fxprune.trace import Graph
+from fxprune.tracing.trace import Graph
 
 Length = tuple[int, Dim]
 Floats = npt.NDArray[np.float64]

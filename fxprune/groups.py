@@ -14,13 +14,13 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.analysis import Analysis, Group, mended
-from fxprune.balance import Balance, Steps, analyse, balances, steps
 from fxprune.errors import InputError
-from fxprune.factorings import Heads
+from fxprune.grouping.analysis import Analysis, Group, mended
+from fxprune.grouping.balance import Balance, Steps, analyse, balances, steps
+from fxprune.grouping.reasons import FixedDim
+from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
-from fxprune.reasons import FixedDim
-from fxprune.trace import Graph
+from fxprune.tracing.trace import Graph
 from fxprune.widths import Held, held_by_code
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.batches import Batch, batches, noise
-from fxprune.borrow import borrowed, plain_attention, set_training, tensor_names
 from fxprune.rules.contraction import turns
-from fxprune.trace import Graph
+from fxprune.tracing.borrow import borrowed, plain_attention, set_training, tensor_names
+from fxprune.tracing.trace import Graph
 
 aten = torch.ops.aten
 _TURNS = (aten.t.default, aten.permute.default, aten.transpose.int)

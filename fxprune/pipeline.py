@@ -16,7 +16,7 @@ from fxprune.planners.uniform import Uniform, check_ratio
 from fxprune.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
-from fxprune.trace import trace
+from fxprune.tracing.trace import trace
 from fxprune.verify import verify as verify_plan
 
 M = TypeVar("M", bound=nn.Module)

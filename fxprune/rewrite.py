@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.attributes import holds_int, mend
-from fxprune.borrow import swap_tensors, tensors_of, walk
 from fxprune.errors import PlanError
 from fxprune.literals import is_literal
 from fxprune.plan import Ints, Plan
 from fxprune.sampler import BUFFER, add_samplers
+from fxprune.tracing.borrow import swap_tensors, tensors_of, walk
 
 M = TypeVar("M", bound=nn.Module)
 

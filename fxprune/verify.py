@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxprune.borrow import (
+from fxprune.errors import InputError
+from fxprune.plan import Plan
+from fxprune.rewrite import check_fit, rewrite
+from fxprune.tracing.borrow import (
     Inputs,
     as_call,
     borrowed,
@@ -26,9 +29,6 @@ from fxprune.borrow import (
     set_training,
     tensors_of,
 )
-from fxprune.errors import InputError
-from fxprune.plan import Plan
-from fxprune.rewrite import check_fit, rewrite
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = True, seed: int = 0) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune import shapes
+from fxprune.tracing import shapes
 
 aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ from math import ceil
 from typing import TypeVar
 
 from fxprune.allocate.units import Unit
-from fxprune.analysis import Group
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups, matches, touches
 
 V = TypeVar("V", int, float)

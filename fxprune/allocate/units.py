@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.analysis import Group
-from fxprune.balance import Steps
+from fxprune.grouping.analysis import Group
+from fxprune.grouping.balance import Steps
 from fxprune.plan import Ints
 
 

@@ -10,12 +10,12 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
 from fxprune.batches import batches, noise
 from fxprune.errors import InputError
 from fxprune.gram.channels import Responses, owners
 from fxprune.gram.patches import draw, inputs_at, most_varied
 from fxprune.gram.sums import Gram
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observing
 from fxprune.plan import Slot

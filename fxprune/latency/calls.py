@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.analysis import Analysis
-from fxprune.dims import Loose
-from fxprune.labels import Axes
+from fxprune.grouping.analysis import Analysis
+from fxprune.labelling.dims import Loose
+from fxprune.labelling.labels import Axes
 
 _MOST_WIDTHS = 2  # a grid of three would be too large; calls with more have one, their sum
 

@@ -22,9 +22,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.analysis import Analysis
-from fxprune.borrow import as_call, borrowed, call, cloned, random_states, set_training
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Analysis
 from fxprune.groups import Groups
 from fxprune.latency.calls import Call, calls_of
 from fxprune.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
@@ -32,6 +31,7 @@ from fxprune.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.latency.timer import Timer, clock
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
+from fxprune.tracing.borrow import as_call, borrowed, call, cloned, random_states, set_training
 
 
 @dataclass(frozen=True, eq=False)

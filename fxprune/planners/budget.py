@@ -13,8 +13,8 @@ from fxprune.allocate.choose import as_array, keep_best
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.knapsack import Ladder, fill
 from fxprune.allocate.price import Floats, Measure, Price
-from fxprune.analysis import Group
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Ints, Plan
 from fxprune.scorers.base import check_scores, share

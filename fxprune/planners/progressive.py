@@ -31,7 +31,7 @@ from fxprune.search.bench import Bench
 from fxprune.search.result import Search
 from fxprune.search.trial import Candidate, Evaluate, Tune
 from fxprune.search.workers import Runner
-from fxprune.trace import trace
+from fxprune.tracing.trace import trace
 
 M = TypeVar("M", bound=nn.Module)
 

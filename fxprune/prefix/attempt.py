@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.borrow import walk
 from fxprune.prefix.intercept import INTERCEPTION, looking_at
 from fxprune.prefix.memo import Memo
 from fxprune.prefix.player import Player
 from fxprune.prefix.recorder import Recorder
 from fxprune.prefix.session import Part
 from fxprune.prefix.state import State, descendants
+from fxprune.tracing.borrow import walk
 
 Evaluate = Callable[[Any], Any]
 Change = Callable[[Any], object]

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.borrow import walk
 from fxprune.prefix.state import State, descendants, same_bits
 from fxprune.prefix.values import Frozen, Value
+from fxprune.tracing.borrow import walk
 
 
 @dataclass(frozen=True, eq=False)

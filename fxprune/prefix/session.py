@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxprune.borrow import output_tensors
 from fxprune.prefix.memo import Memo
 from fxprune.prefix.state import State, is_plain
 from fxprune.prefix.surroundings import casts, ordinary, surroundings
 from fxprune.prefix.values import Frozen, StrangeError, Value, freeze
+from fxprune.tracing.borrow import output_tensors
 
 
 class Part:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.batches import Batch
-from fxprune.borrow import tensors_of
 from fxprune.observe import Contraction
 from fxprune.reconstruct.record import Run, recording
+from fxprune.tracing.borrow import tensors_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from fxprune.observe import Contraction
 from fxprune.plan import Ints, Plan
 from fxprune.rules.contraction import unturned
-from fxprune.trace import Graph
+from fxprune.tracing.trace import Graph
 
 
 @dataclass(frozen=True, eq=False)

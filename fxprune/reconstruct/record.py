@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.batches import Batch
-from fxprune.borrow import cloned, tensor_names
 from fxprune.observe import Contraction, observing
 from fxprune.reconstruct.landing import Call, Elsewhere, Landing, Landings, Normed
+from fxprune.tracing.borrow import cloned, tensor_names
 
 
 @dataclass

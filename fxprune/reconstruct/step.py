@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from fxprune.batches import batches
-from fxprune.borrow import tensors_of
 from fxprune.errors import InputError, PlanError
 from fxprune.gram.collect import Positions, Sampling
 from fxprune.gram.sums import Gram
@@ -19,7 +18,8 @@ from fxprune.reconstruct.pair import Pair
 from fxprune.reconstruct.readers import readers_of, waves
 from fxprune.reconstruct.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewrite import check_fit
-from fxprune.trace import trace
+from fxprune.tracing.borrow import tensors_of
+from fxprune.tracing.trace import trace
 
 Order = Literal["sequential", "at_once"]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.analysis import Group
 from fxprune.cost import CostModel, cost
+from fxprune.grouping.analysis import Group
+from fxprune.grouping.reasons import FixedDim
 from fxprune.groups import Groups
 from fxprune.plan import Slot
-from fxprune.reasons import FixedDim
 
 ROLES = ("producer", "consumer", "other")
 _VERSION = 1

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 
 import networkx as nx
 
+from fxprune.grouping.reasons import FixedDim
 from fxprune.groups import Groups
-from fxprune.reasons import FixedDim
 
 Kind = Literal["group", "kept", "fixed", "input", "output", "joint"]
 _BOUNDARIES: tuple[Kind, ...] = ("input", "output")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fxprune.labels import Rule
+from fxprune.labelling.labels import Rule
 from fxprune.rules import contraction, creation, layout, norm, pick, pointwise, reduction, spatial
 
 RULES: dict[str, Rule] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.dims import Dim, Fixed
-from fxprune.labels import Axes, Call, Rule
+from fxprune.labelling.dims import Dim, Fixed
+from fxprune.labelling.labels import Axes, Call, Rule
 from fxprune.rules.pointwise import pointwise
 
 _KERNEL = Fixed("kernel size of a convolution")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.dims import Dim, Fixed
-from fxprune.labels import Axes, Call, Rule
+from fxprune.labelling.dims import Dim, Fixed
+from fxprune.labelling.labels import Axes, Call, Rule
 
 
 def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.dims import Dim
-from fxprune.labels import Axes, Call, Rule
+from fxprune.labelling.dims import Dim
+from fxprune.labelling.labels import Axes, Call, Rule
 
 
 def pointwise(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.plan import Slot

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Slot
 

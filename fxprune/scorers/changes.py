@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.analysis import Group
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.observe import Contraction
 from fxprune.plan import Slot

@@ -10,8 +10,8 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
-from fxprune.borrow import tensors_of
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.scorers.base import Scores, along, makers, per_channel
+from fxprune.tracing.borrow import tensors_of
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
-from fxprune.borrow import borrowed
 from fxprune.errors import InputError
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
+from fxprune.tracing.borrow import borrowed
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.borrow import tensors_of
 from fxprune.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, per_channel, share
 from fxprune.scorers.wiring import execution_order, gains_behind, grouped
+from fxprune.tracing.borrow import tensors_of
 
 Member = tuple[str, Slot]  # name of a group, one of its slots
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis import Group
-from fxprune.borrow import tensors_of
+from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, along, makers
+from fxprune.tracing.borrow import tensors_of
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.borrow import tensors_of
 from fxprune.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError, per_channel
 from fxprune.scorers.wiring import norms
+from fxprune.tracing.borrow import tensors_of
 
 
 @dataclass(frozen=True)

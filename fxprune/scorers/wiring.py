@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxprune.rules.contraction import ROLES, unturned
 from fxprune.rules.norm import SCALES
-from fxprune.trace import Graph
+from fxprune.tracing.trace import Graph
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fxprune.borrow import random_states
 from fxprune.errors import InputError
 from fxprune.plan import Plan
+from fxprune.tracing.borrow import random_states
 
 M = TypeVar("M", bound=nn.Module)
 Floats = npt.NDArray[np.float32]

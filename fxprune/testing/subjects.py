@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.groups import Groups, find_groups
-from fxprune.trace import trace
+from fxprune.tracing.trace import trace
 
 CLASSES = 3
 Batches = list[tuple[Tensor, Tensor]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fxprune.analysis import Analysis
-from fxprune.balance import steps
-from fxprune.dims import WidthUse
-from fxprune.factorings import Heads
+from fxprune.grouping.analysis import Analysis
+from fxprune.grouping.balance import steps
+from fxprune.labelling.dims import WidthUse
+from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints
 
 Reason = tuple[str, str]

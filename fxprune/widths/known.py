@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fxprune.analysis import Analysis
-from fxprune.borrow import walk
-from fxprune.dims import WidthUse
-from fxprune.labels import Axes
+from fxprune.grouping.analysis import Analysis
+from fxprune.labelling.dims import WidthUse
+from fxprune.labelling.labels import Axes
+from fxprune.tracing.borrow import walk
 from fxprune.widths.held import Held, names_of, stepped
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.analysis import Analysis, mended
-from fxprune.balance import balances
-from fxprune.dims import Labels, WidthUse
-from fxprune.factorings import Heads
-from fxprune.labels import Axes
+from fxprune.grouping.analysis import Analysis, mended
+from fxprune.grouping.balance import balances
+from fxprune.labelling.dims import Labels, WidthUse
+from fxprune.labelling.factorings import Heads
+from fxprune.labelling.labels import Axes
 from fxprune.widths import guess
 from fxprune.widths.fold import producing_rows
 from fxprune.widths.held import Held, Reason, ScaleUse, names_of, stepped

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
-from fxprune.analysis import Analysis
-from fxprune.balance import steps
-from fxprune.dims import Loose, WidthUse
-from fxprune.labels import Axes
+from fxprune.grouping.analysis import Analysis
+from fxprune.grouping.balance import steps
+from fxprune.labelling.dims import Loose, WidthUse
+from fxprune.labelling.labels import Axes
 from fxprune.widths.held import Held
 
 # Functions whose views take all their sizes from their arguments.

@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from fxprune import shapes
 from fxprune.attributes import mend
-from fxprune.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
-from fxprune.labels import Axes
-from fxprune.recorder import all_on_meta, meta_like
+from fxprune.labelling.labels import Axes
+from fxprune.tracing import shapes
+from fxprune.tracing.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
+from fxprune.tracing.recorder import all_on_meta, meta_like
 from fxprune.widths.prediction import Prediction
 
 aten = torch.ops.aten

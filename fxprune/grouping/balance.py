@@ -20,11 +20,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.analysis import Analysis, analysed
-from fxprune.dims import Labels, NotLooseError
-from fxprune.factorings import Heads
+from fxprune.grouping.analysis import Analysis, analysed
+from fxprune.labelling.dims import Labels, NotLooseError
+from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints, Slot
-from fxprune.trace import Graph, retrace
+from fxprune.tracing.trace import Graph, retrace
 
 Place = tuple[str, int]
 _TRIED = 12

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from fxprune.dims import Dim, Factoring, Fix, Labels
-from fxprune.labels import Labeller
+from fxprune.labelling.dims import Dim, Factoring, Fix, Labels
+from fxprune.labelling.labels import Labeller
 
 _SHRINKS, _STAYS = 1, 2
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.dims import Fix
-from fxprune.labels import Labelling
+from fxprune.labelling.dims import Fix
+from fxprune.labelling.labels import Labelling
 
 # f(0) = 0, element by element, in the first argument.
 _UNARY = frozenset(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fxprune.dims import Fixed
-from fxprune.factorings import Components
-from fxprune.labels import UNSET, Axes, Labelling
+from fxprune.labelling.dims import Fixed
+from fxprune.labelling.factorings import Components
+from fxprune.labelling.labels import UNSET, Axes, Labelling
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune import shapes
-from fxprune.borrow import Inputs, output_tensors, walk
 from fxprune.errors import TraceError
+from fxprune.tracing import shapes
+from fxprune.tracing.borrow import Inputs, output_tensors, walk
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
 

@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.dims import Dim, Labels, WidthUse
-from fxprune.factorings import Components, Heads, resolve
-from fxprune.labels import Axes, Labelling, label
+from fxprune.grouping.reasons import FixedDim, fixed_dims, place
+from fxprune.grouping.zeros import told_apart
+from fxprune.labelling.dims import Dim, Labels, WidthUse
+from fxprune.labelling.factorings import Components, Heads, resolve
+from fxprune.labelling.labels import Axes, Labelling, label
 from fxprune.literals import is_computed, is_literal
 from fxprune.plan import Slot
-from fxprune.reasons import FixedDim, fixed_dims, place
 from fxprune.rules import rule_of
 from fxprune.rules.contraction import ROLES, unturned
-from fxprune.trace import Graph
-from fxprune.zeros import told_apart
+from fxprune.tracing.trace import Graph
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
@@ -67,7 +67,7 @@ class Analysis:
         groups: all candidate groups in execution order.
         fixed: the dims that must stay.
         signatures: a number for each group that tells which places its channels touch.
-        balanced: sets of groups (by index) of which the code keeps equally many by position (see `fxprune.balance`).
+        balanced: sets of groups (by index) of which the code keeps equally many by position (see `balance`).
     """
 
     labelling: Labelling
@@ -142,7 +142,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     """Label the graph and find its components and candidate groups.
 
     Raises:
-        NotLooseError: one of the `free` grids is more than moved (see `fxprune.labels.label`).
+        NotLooseError: one of the `free` grids is more than moved (see `fxprune.labelling.labels.label`).
     """
     labelling = label(graph, rule_of, free)
     components = resolve(labelling.labeller, heads)

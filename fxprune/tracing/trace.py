@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.attributes import mend
-from fxprune.borrow import (
+from fxprune.errors import InputError, TraceError
+from fxprune.tracing.borrow import (
     Inputs,
     as_call,
     borrowed,
@@ -32,8 +33,7 @@ from fxprune.borrow import (
     tensors_of,
     watch_forwards,
 )
-from fxprune.errors import InputError, TraceError
-from fxprune.recorder import Functions, Recorder, meta_like, spare_plain_layers
+from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
 
 
 @dataclass(frozen=True, eq=False)

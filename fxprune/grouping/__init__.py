@@ -1,0 +1,1 @@
+"""From labels to groups: components, balanced splits, and why dims must stay."""

@@ -1,0 +1,1 @@
+"""Trace: record one forward on meta tensors, and leave no footprints."""
