@@ -6,9 +6,11 @@ pair           run original and pruned model side by side and collect the statis
 solve          least squares from the statistics
 step           all of it, layer by layer or at once, in place or not at all
 recalibrate    running statistics of BatchNorm, estimated anew
+settle         the same, with scale and shift that make up for it
 """
 
 from fxprune.reconstruct.recalibrate import recalibrate
+from fxprune.reconstruct.settle import settle
 from fxprune.reconstruct.step import Reconstruction, Refit, reconstruct
 
-__all__ = ["Reconstruction", "Refit", "recalibrate", "reconstruct"]
+__all__ = ["Reconstruction", "Refit", "recalibrate", "reconstruct", "settle"]
