@@ -1,5 +1,6 @@
 """Pruning an adapted network: what the search may see, that it goes on, and what the command shows."""
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -213,6 +214,24 @@ def test_all_contenders_are_pruned_tuned_and_measured(done: tuple[Path, list[Row
     # The domain head is neither kept nor counted.
     assert sum(p.numel() for p in model.parameters()) == row.parameters
     assert not any("domain" in name for name in model.state_dict())
+
+
+def test_training_begins_with_what_the_search_has_found(
+    done: tuple[Path, list[Row]], domains: Domains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training mode batch norms take the statistics of the batch, and yet the network computes the same."""
+    name = f"{recipe().name}-0.safetensors"
+    (tmp_path / name).write_bytes((done[0] / name).read_bytes())
+    x = torch.cat([drawn(part.train, 64, 0).images for part in (domains.source, domains.target)])
+    far: list[float] = []
+
+    def looks(small: nn.Module, *_: Any, **__: Any) -> None:
+        outputs = [copy.deepcopy(small).train(mode)(x).detach() for mode in (False, True)]
+        far.append(float((outputs[1] - outputs[0]).norm() / outputs[0].norm()))
+
+    monkeypatch.setattr("zoo.prune_adapt.adapt", looks)
+    compare(job(tmp_path), [job(tmp_path).contenders()[0]], [2.0], [0])
+    assert far[0] < 1e-3
 
 
 def test_what_is_there_is_not_done_again(done: tuple[Path, list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:

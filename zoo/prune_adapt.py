@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxprune
 from zoo.adapt import adapt
@@ -26,6 +26,8 @@ from zoo.train import accuracy, fit
 
 WHOLE = "not pruned"
 """The contender that is the full network."""
+SETTLED = 512
+"""Training images from which batch norms take their statistics before the fine-tuning, half of each domain."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,9 @@ class _Work:
 
     def _tune(self, contender: Contender, model: nn.Module) -> None:
         source, target = (self._some(part.train) for part in (self.domains.source, self.domains.target))
+        if contender.search is not None:
+            # Training normalises by its batches: without this it would begin by losing what the search has refitted.
+            fxprune.settle(model, _batches([source, target] if contender.unlabelled else [source], SETTLED))
         recipe, settings = self.job.recipe, self.job.settings(self.seed)
         how = {"augment": recipe.change.augment(), **replace(self.job.run, state=None, log=None).training()}
         if contender.unlabelled:
@@ -204,6 +209,11 @@ class _Work:
             commit=self.commit,
             plan=cut.plan.to_json(),
         )
+
+
+def _batches(domains: Sequence[Samples], images: int) -> list[Tensor]:
+    """The first images of each domain, ``images`` together."""
+    return list(torch.cat([part[: images // len(domains)].images for part in domains]).split(64))
 
 
 def _full(job: Job, domains: Domains, seed: int) -> nn.Module:

@@ -1,0 +1,135 @@
+"""Settling of BatchNorm: evaluation mode as before, training mode like it, statistics by hand."""
+
+from typing import Any
+
+import pytest
+import torch
+from footprints import footprint, no_footprints, switches
+from nets import CASES
+from test_recalibrate import SHAPE, good_then, net
+from torch import Tensor, nn
+
+import fxprune
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """With running statistics that are not those of any data."""
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(m.running_mean, -2, 2)
+            nn.init.uniform_(m.running_var, 0.2, 3)
+            nn.init.uniform_(m.weight, 0.5, 2)
+            nn.init.normal_(m.bias)
+    return model.eval()
+
+
+@pytest.mark.parametrize("sizes", [(12,), (5, 4, 3)])
+def test_statistics_are_those_of_the_inputs_and_outputs_stay(sizes: tuple[int, ...]) -> None:
+    model, x = shaken(net()).double(), torch.randn(12, *SHAPE, dtype=torch.float64)
+    read = {i: model[:i](x) for i in (1, 5)}
+    before = model(x)
+    assert fxprune.settle(model, list(x.split(sizes))) == 2
+    for i, value in read.items():
+        torch.testing.assert_close(model[i].running_mean, value.mean((0, 2, 3)))
+        torch.testing.assert_close(model[i].running_var, value.var((0, 2, 3), correction=0))
+    torch.testing.assert_close(model(x), before, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["batch_norm_of_features", "three_dimensional", "one_dimensional"])
+def test_training_mode_computes_what_evaluation_mode_does(name: str) -> None:
+    case = CASES[name]
+    model, x = shaken(case.build()).double(), case.inputs(24)[0].double()
+    before = model(x)
+    assert not torch.allclose(model.train()(x), before, atol=0.1)
+    shaken(model)
+    before = model(x)
+    fxprune.settle(model, [x])
+    torch.testing.assert_close(model(x), before, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(model.train()(x), before, rtol=1e-6, atol=1e-6)
+
+
+class Residual(nn.Module):
+    """A branch whose norm's input is to repair the shortcut, which a layer before it changes in mean and spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early, self.stem, self.first = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 3, padding=1)
+        self.second, self.norm, self.head = nn.Conv2d(16, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(torch.relu(self.early(x))))
+        return self.head(torch.relu(x + self.norm(self.second(torch.relu(self.first(x))))))
+
+
+def test_what_was_reconstructed_survives_training_mode() -> None:
+    model, x = Residual().double(), 2 * torch.randn(64, 3, 6, 6, dtype=torch.float64)
+    nn.init.constant_(model.norm.weight, 0.1)  # what repairs a shortcut has to be large before such a norm
+    fxprune.recalibrate(model, [x])
+    model.eval()
+    groups = fxprune.find_groups(fxprune.trace(model, x[:1]))
+    plan = groups.plan({"early": [0, 1]})
+
+    def away(settled: bool, training: bool) -> float:
+        small = fxprune.rewrite(model, plan).eval()
+        fxprune.reconstruct(model, small, plan, [x])
+        wanted = small(x).detach()
+        if settled:
+            fxprune.settle(small, [x])
+        return float((small.train(training)(x).detach() - wanted).square().mean() / wanted.var())
+
+    assert away(settled=False, training=True) > 1e-3
+    assert away(settled=True, training=False) < 1e-12
+    assert away(settled=True, training=True) < 1e-8
+
+
+def test_a_norm_that_runs_twice_takes_both_and_outputs_stay() -> None:
+    shared = nn.BatchNorm2d(3)
+    model, x = shaken(nn.Sequential(shared, nn.Conv2d(3, 3, 1), shared)).double(), torch.randn(4, *SHAPE).double()
+    before, second = model(x), model[:2](x)
+    assert fxprune.settle(model, [x]) == 1
+    torch.testing.assert_close(shared.running_mean, torch.cat([x, second]).mean((0, 2, 3)))
+    torch.testing.assert_close(model(x), before)
+
+
+def test_what_cannot_be_made_up_for_stays() -> None:
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    second.weight = first.weight
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False), first, second
+    )
+    x = torch.randn(4, *SHAPE)
+    with no_footprints(model):
+        assert fxprune.settle(model, [x]) == 0
+
+
+def test_nothing_but_the_norms_changes() -> None:
+    model = shaken(net())
+    model[4].train()
+    data = [(torch.randn(4, *SHAPE), torch.arange(4))]
+    before, process = footprint(model), switches()
+    fxprune.settle(model, data)
+    after = footprint(model)
+    assert switches() == process
+    for name in before:
+        changed = {k for k in before[name] if before[name][k] != after[name][k]}
+        assert changed <= ({"_parameters", "_buffers"} if name in ("1", "5") else set())
+    for i in (1, 5):
+        assert model[i].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ([], "the data holds no batch"),
+        (torch.randn(4, *SHAPE), "the data is one batch"),
+        (good_then(torch.randn(4, 2, 8, 8)), "the model's forward fails on the data in batch 2"),
+        (
+            good_then(torch.full((4, *SHAPE), float("inf"))),
+            "batch norm are not finite in 1; .*look for NaN",
+        ),
+    ],
+)
+def test_bad_data_is_refused_and_the_model_left_alone(data: Any, text: str) -> None:
+    model = net()
+    with no_footprints(model), pytest.raises(fxprune.InputError, match=text):
+        fxprune.settle(model, data)
