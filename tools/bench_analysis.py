@@ -18,7 +18,6 @@ versions or settings are measured again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -38,8 +37,7 @@ from bench_libraries import RATIO, Part, Row, examine, in_process
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
-import fxprune
+from sources import fingerprint
 
 Settings = dict[str, Any]
 
@@ -47,13 +45,7 @@ Settings = dict[str, Any]
 def settings(repeats: int, limit: int) -> Settings:
     """What rows must have in common to be compared."""
     packages = {p: version(p) for p in ("torch", "torchvision", "torch-pruning")}
-    return {**packages, "fxprune": _sources(), "repeats": repeats, "limit": limit}
-
-
-def _sources() -> str:
-    """A number for fxprune's code as it is on disk."""
-    root = Path(fxprune.__file__).parent
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(root.rglob("*.py")))).hexdigest()[:12]
+    return {**packages, "fxprune": fingerprint(), "repeats": repeats, "limit": limit}
 
 
 class Journal:

@@ -4,7 +4,7 @@ python tools/coverage.py                         # all 121 models, table at the 
 python tools/coverage.py 'resnet*' vit_b_16 --ratio 0.3 --json coverage.json
 python tools/coverage.py --export 120            # torch.export as well, up to 120 s a model
 
-With --json, models that the file has are not run again, so that a run which was cut short goes on.
+With --json, models that the file has from the same code and options are not run again: a run that was cut short goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from coverage_checks import Options, Row, examine, failures, passed
 from coverage_table import show, summary
 from rich.console import Console
 from rich.progress import track
+from sources import fingerprint
 
 
 def _child(job: tuple[str, Options, int]) -> Row:
@@ -59,12 +60,13 @@ def main(
     if not chosen:
         raise typer.BadParameter(f"no torchvision model is called {patterns}")
     console = Console(width=None if sys.stdout.isatty() else 130)
-    rows: list[Row] = json.loads(out.read_text()) if out and out.exists() else []
-    rows = [row for row in rows if row["model"] in chosen]
+    run = {"ratio": ratio, "export": export, "fxprune": fingerprint()}
+    kept: list[Row] = json.loads(out.read_text()) if out and out.exists() else []
+    rows = [row for row in kept if row["model"] in chosen and row.get("run") == run]
     left = [name for name in chosen if name not in {row["model"] for row in rows}]
     work = _rows(left, Options(ratio, export), jobs, threads)
     for row in track(work, total=len(left), description="coverage", console=Console(stderr=True)):
-        rows.append(row)
+        rows.append(row | {"run": run})
         if out:
             out.write_text(json.dumps(rows, indent=1))
     rows.sort(key=lambda r: (r["family"], r["model"]))
