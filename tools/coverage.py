@@ -4,7 +4,7 @@ python tools/coverage.py                         # all 121 models, table at the 
 python tools/coverage.py 'resnet*' vit_b_16 --ratio 0.3 --json coverage.json
 python tools/coverage.py --export 120            # torch.export as well, up to 120 s a model
 
-With --json, models that the file has from the same code and options are not run again: a run that was cut short goes on.
+With --json, models that the file has from the same code and options are not run again.
 """
 
 from __future__ import annotations
