@@ -58,7 +58,7 @@ def blind_spots(model: nn.Module, plan: fxprune.Plan, names: list[str], x: Any, 
     found = []
     for name in names:
         tried = list(mutants(plan, [name]))
-        for what, wrong in tried if len(tried) <= most else [*tried[: most // 2], *tried[-(most // 2) :]]:
+        for what, wrong in tried if len(tried) <= most else [*tried[: -(-most // 2)], *tried[len(tried) - most // 2 :]]:
             error = fxprune.verify(model, wrong, x)
             if error <= WRONG:
                 found.append(f"{what}: {error:.1e}")
@@ -88,7 +88,8 @@ def test_torchvision(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_all_of_torchvision(name: str) -> None:
-    check(name, most=2)
+    """A slot of the first, a middle and the last group, whose plans are wrong in nothing else."""
+    check(name, most=1)
 
 
 # Slots whose order does not matter to the net, or not to its evaluation: no oracle could see them exchanged.
