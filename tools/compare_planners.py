@@ -66,7 +66,7 @@ def points(labs: Mapping[str, Lab], names: Sequence[str], left: Sequence[float],
         for seed in range(seeds):
             for name in names:
                 for part in (1.0,) if CONTENDERS[name].own else left:
-                    yield Point(network, name, part, seed, p.epochs, p.images, p.tests)
+                    yield Point(network, name, part, seed, p.epochs, p.images, p.tests, p.lr)
 
 
 def measure(point: Point, lab: Lab, made_by: str | None) -> Result:
@@ -125,6 +125,7 @@ def main(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each fine-tuning; default by data set.")] = None,
     images: Annotated[int | None, typer.Option(min=2, help="Training images; default by data set.")] = None,
     tests: Annotated[int | None, typer.Option(min=1, help="Test images; default by data set.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Highest rate of the tuning; default by data set.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/compare-planners.jsonl"),
     report_only: Annotated[
@@ -138,7 +139,7 @@ def main(
     console = Console()
     try:
         names = chosen(networks or NETWORKS, weights, "network with weights")
-        labs = {n: Lab(n).with_protocol(epochs, images, tests) for n in names}
+        labs = {n: Lab(n).with_protocol(epochs=epochs, images=images, tests=tests, lr=lr) for n in names}
         work = list(points(labs, chosen(contender, CONTENDERS, "contender"), left or LEFT, seeds))
         book = Book(journal)
         if not report_only:

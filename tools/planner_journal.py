@@ -20,6 +20,7 @@ class Point:
         epochs: of fine-tuning.
         images: training images, at most.
         tests: test images, at most.
+        lr: highest learning rate of the tuning.
     """
 
     network: str
@@ -29,6 +30,7 @@ class Point:
     epochs: int
     images: int
     tests: int
+    lr: float = 0.03
 
 
 @dataclass(frozen=True)

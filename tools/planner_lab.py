@@ -55,7 +55,8 @@ class Protocol:
 
 PROTOCOLS = {"digits": Protocol(epochs=10, images=1_077, tests=360)}
 """By data set; what one core can do in minutes."""
-OTHERWISE = Protocol(epochs=2, images=6_000, tests=5_000)
+# Of rates 0.03 and 0.01, the one that left a VGG-16 cut by `Uniform` and L1 norms to 25 % better on validation images.
+OTHERWISE = Protocol(epochs=2, images=6_000, tests=5_000, lr=0.01)
 
 
 def _path(name: str) -> Path:
@@ -144,10 +145,9 @@ class Lab:
         """The same lab with another seed."""
         return Lab(self.name, self._protocol, seed)
 
-    def with_protocol(self, epochs: int | None, images: int | None, tests: int | None) -> Lab:
-        """The same lab with other numbers."""
-        given = {"epochs": epochs, "images": images, "tests": tests}
-        known = {name: number for name, number in given.items() if number is not None}
+    def with_protocol(self, **numbers: float | None) -> Lab:
+        """The same lab with other numbers; None leaves one as it is."""
+        known: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
         return Lab(self.name, replace(self.protocol, **known), self.seed)
 
 
