@@ -76,7 +76,7 @@ def measure(point: Point, lab: Lab, made_by: str | None) -> Result:
         found = CONTENDERS[point.contender].make(lab, point.left)
     seconds = time.process_time() - start
     if not found.whole:
-        lab.calibrate(found.model)
+        lab.calibrate(found.model, found.refitted)
     before, (macs, parameters) = accuracy(found.model, lab.test), lab.left(found.model)
     start = time.process_time()
     tuned = found.tuned or lab.tuned(found.model)

@@ -26,11 +26,13 @@ class Found:
         model: pruned, not yet tuned.
         tuned: the same after `Lab.tune`, where the search has done that already.
         whole: whether nothing was pruned, so that there is nothing to calibrate.
+        refitted: by least squares; re-calibration would undo repairs of shortcuts, so it is settled instead.
     """
 
     model: nn.Module
     tuned: nn.Module | None = None
     whole: bool = False
+    refitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def one_shot(family: Family, scorer: Callable[[int], scorers.Scorer], refit: boo
         small = fxprune.rewrite(lab.model, plan)
         if refit:
             fxprune.reconstruct(lab.model, small, plan, lab.batches(lab.protocol.scored), seed=lab.seed)
-        return Found(small)
+        return Found(small, refitted=refit)
 
     return Contender(make)
 
@@ -89,7 +91,8 @@ def _bisection(lab: Lab, _part: float) -> Found:
 def _progressive(lab: Lab, part: float) -> Found:
     search = Progressive(part, step=0.2, top=0.5, scorer=scorers.Lasso(seed=lab.seed), progress=False, seed=lab.seed)
     data = lab.batches(lab.protocol.scored)
-    return Found(search(lab.model, lab.groups, data, lab.evaluate(lab.protocol.judged // 2)).model)
+    found = search(lab.model, lab.groups, data, lab.evaluate(lab.protocol.judged // 2))
+    return Found(found.model, refitted=True)
 
 
 def _bees(lab: Lab, part: float) -> Found:

@@ -120,8 +120,9 @@ class Lab:
         part = self.val[:count]
         return lambda model: accuracy(model, part)
 
-    def calibrate(self, model: nn.Module) -> None:
-        fxprune.recalibrate(model, self.batches(self.protocol.calibrated))
+    def calibrate(self, model: nn.Module, refitted: bool = False) -> None:
+        """Fit BatchNorm's statistics to the pruned model; of a refitted one its outputs stay as they are."""
+        (fxprune.settle if refitted else fxprune.recalibrate)(model, self.batches(self.protocol.calibrated))
 
     def tune(self, model: nn.Module) -> None:
         """The fine-tuning that every contender gets, in place."""

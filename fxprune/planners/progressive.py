@@ -126,7 +126,8 @@ class Progressive:
             data: batches of training inputs for scorer and refit, read many times; a few hundred images do.
             evaluate: the quality of a model, higher is better; runs once for each group and iteration, so give it few
                 samples that are not the test set's.
-            tune: applied to the model of each iteration, not to attempts; re-calibration of BatchNorm for instance.
+            tune: applied to the model of each iteration, not to attempts; some training for instance, which after a
+                refit is best begun with `fxprune.settle`.
             folder: a directory that remembers every attempt and keeps every iteration's checkpoint; a search that was
                 killed goes on from it.
             workers: where attempts run; default is this process.
