@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
-from fxprune.tracing import shapes
+from fxprune.tracing import shapes, thrift
 from fxprune.tracing.borrow import Inputs, output_tensors, walk
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
@@ -131,7 +131,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._real:
-            result = op(*args, **kwargs)
+            result = thrift.run(op, args, kwargs)
         else:
             if not all_on_meta((*args, *kwargs.values())):
                 args, kwargs = self._move_to_meta(args, kwargs)
