@@ -38,6 +38,20 @@ def test_local_processes_change_nothing(tmp_path: Path) -> None:
     same(run("robust", None, workers=2), run("robust", None))
 
 
+def test_backends_that_return_lists_hand_them_out_in_parts() -> None:
+    """joblib's "multiprocessing", like Ray's backend, knows no generators."""
+    begun = 0
+
+    def jobs() -> Iterator[int]:
+        nonlocal begun
+        for begun in range(1, 7):
+            yield -begun
+
+    results = Workers(2, backend="multiprocessing")(abs, jobs())
+    assert [next(results), begun] == [1, 2]
+    assert [*results] == [2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("workers", [Workers(1), Workers(2, backend="threading"), Workers(3, threads=2)])
 def test_workers_start_from_their_own_copy(workers: Workers) -> None:
     """What a tuning changes of itself is not seen by the next one."""
@@ -158,6 +172,26 @@ def test_a_cluster_whose_workers_die(cluster: Any, tmp_path: Path) -> None:
     assert (tmp_path / "died").exists()
     assert set(pids) != set(cluster.run(os.getpid).values())
     same(found, run("bees", None))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_changes_nothing(tmp_path: Path) -> None:
+    """Two real workers of a Ray instance on this machine; the search's folder goes on to this process."""
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    found_by = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=found_by)
+    try:
+        register_ray()
+        model, groups, scores = perceptron(64, 40)
+        search = partial(SEARCHES["bees"], model, groups, scores, Judged(), jitter, folder=tmp_path / "run")
+        found = search(workers=Workers(2, backend="ray"))
+    finally:
+        ray.shutdown()
+    same(found, run("bees", None))
+    same(search(), found)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import cloudpickle
@@ -43,7 +44,9 @@ class Workers:
         client = dask.distributed.Client("scheduler:8786")  # workers of one thread each
         search(model, groups, scores, evaluate, tune, workers=Workers(backend="dask"))
 
-    With Ray, `ray.util.joblib.register_ray()` and `Workers(backend="ray")`.
+    With Ray (`pip install fxprune[ray]`), `ray.util.joblib.register_ray()` and `Workers(backend="ray")`. Its backend
+    returns whole lists, so that results come, and reach a search's journal, some at a time: as many as there are
+    workers. A lost worker ends the search; started again, it goes on from its folder.
 
     Attributes:
         count: processes; None is joblib's own choice: one, or what `joblib.parallel_config(n_jobs=...)` says.
@@ -67,8 +70,15 @@ class Workers:
         # with the worker that holds it.
         tasks = (joblib.delayed(_run)(cloudpickle.dumps((function, job)), self.threads) for job in jobs)
         with nullcontext() if self.backend is None else joblib.parallel_config(self.backend):
-            parallel = joblib.Parallel(self.count, return_as="generator_unordered")
-        yield from parallel(tasks)
+            try:
+                parallel, together = joblib.Parallel(self.count, return_as="generator_unordered"), None
+            except ValueError:  # the backend knows lists only
+                parallel, together = joblib.Parallel(self.count), joblib.effective_n_jobs(self.count)
+        if together is None:
+            yield from parallel(tasks)
+        else:
+            while some := list(islice(tasks, together)):
+                yield from parallel(some)
 
 
 # Threads of one process (Dask's workers have several by default) share the global generators and torch's settings.
