@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from fxprune.errors import InputError
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -48,3 +53,41 @@ def remove_leftovers(path: Path) -> None:
     """Delete what a killed process had not finished writing."""
     for left in path.glob(".*.tmp"):
         left.unlink(missing_ok=True)
+
+
+def claim(path: Path, settings: Mapping[str, Any]) -> None:
+    """Note whose folder this is; its file of settings is written once.
+
+    Raises:
+        InputError: the folder is of other settings.
+    """
+    now = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_whole(path, json.dumps(now, indent=1).encode())
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        before = None
+    if before != now:
+        remedy = "give another directory, or the settings that it was begun with"
+        raise InputError(
+            "the directory is of another run", where=str(path.parent), seen=differences(before, now), remedy=remedy
+        )
+
+
+def differences(before: Any, now: Any, name: str = "") -> str:
+    """What changed, in words.
+
+    >>> differences({"seed": 0, "search": {"cycles": 3}}, {"seed": 1, "search": {"cycles": 3}})
+    'seed was 0, now 1'
+    """
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"{name or 'settings'} was {_short(before)}, now {_short(now)}"
+    keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    return "; ".join(differences(before.get(k), now.get(k), f"{name}.{k}" if name else k) for k in keys)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -86,7 +86,7 @@ def _one_search(first: Any, second: Any, alone: Any, folder: Path) -> None:
         assert first[name]["asked"] > first[name]["steps"]
         assert first[name]["again"] == [True] * 3
         assert first[name]["asked again"] == 0
-    assert refused[0].startswith("InputError: the directory is of another search")
+    assert refused[0].startswith("InputError: the directory is of another run")
     assert refused[1].startswith("FxpruneError: the search failed in the main process; seen: the directory is of")
     assert not (folder / "searches 1").exists()
 

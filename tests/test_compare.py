@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from compare_contenders import CONTENDERS
-from compare_journal import Journal, JournalError, Measured, Point
+from compare_journal import Journal, Measured, Point
 from compare_report import complete, plot, show, value, verdicts
 from compare_scorers import Subject, Task, compare, main
 from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
+
+import fxprune
 
 POINT = Point("net", "L2", 0, "uniform", 0.5, "none", 64, 100)
 
@@ -34,7 +36,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path) ->
     assert again.rows == book.rows
     assert book.path.read_text() == text
     book.path.write_text("{}\n" + text)
-    with pytest.raises(JournalError, match="line 1, is no point of a comparison"):
+    with pytest.raises(fxprune.InputError, match=r"damaged line of a journal in .*points.jsonl:1"):
         Journal(book.path)
 
 

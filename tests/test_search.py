@@ -21,12 +21,13 @@ from search_toys import SEARCHES, Judged, given_to, jitter, perceptron, run, wid
 from torch import nn
 
 import fxprune
+from fxprune.files import differences
+from fxprune.lines import Lines
 from fxprune.planners import Bisection, Constraints
 from fxprune.search import restore
 from fxprune.search.checkpoint import save
 from fxprune.search.describe import describe, fingerprint
-from fxprune.search.folder import Folder, differences
-from fxprune.search.journal import Journal
+from fxprune.search.folder import Folder, _record
 from fxprune.search.trial import Candidate, measured
 
 # What evaluate may say
@@ -109,16 +110,20 @@ def test_a_search_depends_on_its_seed_alone(name: str) -> None:
 # Journal
 
 
+def journal_of(folder: Path) -> Lines[Any]:
+    return Lines(folder / "j", _record)
+
+
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "j")
+    journal = journal_of(tmp_path)
     for i in range(3):
         journal.append({"key": str(i), "fitness": 0.1 * i})
     whole = (tmp_path / "j").read_bytes()
     last = whole.rstrip().rfind(b"\n") + 1
     for end in range(last, len(whole)):
         (tmp_path / "j").write_bytes(whole[:end])
-        again = Journal(tmp_path / "j")
-        assert [r["key"] for r in again.records] == ["0", "1"]
+        again = journal_of(tmp_path)
+        assert [r["key"] for r in again.values] == ["0", "1"]
         again.append({"key": "2", "fitness": 0.2})
         assert (tmp_path / "j").read_bytes() == whole
 
@@ -127,14 +132,14 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "j").write_bytes(b'{"key": "a"}\n' + line + b'\n{"key": "b"}\n')
     with pytest.raises(fxprune.InputError, match=r"damaged line of a journal in .*j:2; seen: .*; remedy: delete the"):
-        Journal(tmp_path / "j")
+        journal_of(tmp_path)
 
 
 def test_numbers_come_back_exactly(tmp_path: Path) -> None:
     values = [1 / 3, 1e-300, float("inf"), -0.0]
-    journal = Journal(tmp_path / "j")
+    journal = journal_of(tmp_path)
     journal.append({"key": "a", "values": values})
-    assert Journal(tmp_path / "j").records[0]["values"] == values
+    assert journal_of(tmp_path).values[0]["values"] == values
 
 
 # Checkpoints
@@ -216,7 +221,7 @@ def test_another_search_is_refused_and_nothing_is_touched(what: str, tmp_path: P
     given = {"net": perceptron(64, 40), "search": SEARCHES["bisection"], "evaluate": Judged(), "tune": jitter}
     start(**given, folder=tmp_path)  # type: ignore[arg-type]
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(fxprune.InputError, match=f"the directory is of another search in .*; seen: .*{text}"):
+    with pytest.raises(fxprune.InputError, match=f"the directory is of another run in .*; seen: .*{text}"):
         start(**change(given), folder=tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
@@ -234,7 +239,7 @@ def test_files_that_do_not_belong(tmp_path: Path) -> None:
         run("bisection", str(tmp_path))
     (tmp_path / "journal.jsonl").unlink()
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(fxprune.InputError, match="of another search"):
+    with pytest.raises(fxprune.InputError, match="of another run"):
         run("bisection", str(tmp_path))
 
 

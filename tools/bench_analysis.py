@@ -18,7 +18,6 @@ versions or settings are measured again.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import warnings
@@ -39,6 +38,8 @@ from rich.progress import track
 from rich.table import Table
 from sources import fingerprint
 
+from fxprune.lines import Lines
+
 Settings = dict[str, Any]
 
 
@@ -49,27 +50,21 @@ def settings(repeats: int, limit: int) -> Settings:
 
 
 class Journal:
-    """Rows in a file of JSON lines, each with its settings; a line that a crash has cut off is passed over."""
+    """Rows in a file of JSON lines, each with its settings; those of other settings are passed over."""
 
     def __init__(self, path: Path, now: Settings) -> None:
-        self.path, self._now = path, now
-        self.rows: dict[str, Row] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry["settings"] == now:
-                row = entry["row"]
-                parts = {task: Part(**row[task]) for task in ("analysis", "pruning")}
-                self.rows[row["model"]] = Row(**{**row, **parts})
+        self._lines, self._now = Lines(path, _entry), now
+        self.rows: dict[str, Row] = {row.model: row for then, row in self._lines.values if then == now}
 
     def add(self, row: Row) -> None:
+        self._lines.append({"settings": self._now, "row": asdict(row)})
         self.rows[row.model] = row
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
-        with self.path.open("a") as file:
-            file.write(("" if whole else "\n") + json.dumps({"settings": self._now, "row": asdict(row)}) + "\n")
+
+
+def _entry(line: Any) -> tuple[Settings, Row]:
+    row = line["row"]
+    parts = {task: Part(**row[task]) for task in ("analysis", "pruning")}
+    return line["settings"], Row(**{**row, **parts})
 
 
 def measured(names: Sequence[str], repeats: int, limit: int, jobs: int) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -14,16 +13,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fxprune.lines import Lines
+
 P = TypeVar("P")
 M = TypeVar("M")
 
 
-class JournalError(Exception):
-    """A journal that cannot be read."""
-
-
 class Journal(Generic[P, M]):
-    """Measured points in a file of JSON lines; a last line that a crash has cut off is dropped.
+    """Measured points in a file of JSON lines.
 
     Args:
         path: of the file, which need not exist.
@@ -31,28 +28,18 @@ class Journal(Generic[P, M]):
         measured: frozen dataclass of what came out.
 
     Raises:
-        JournalError: a line that is no such point.
+        fxprune.InputError: a line that is no such point.
     """
 
     def __init__(self, path: Path, point: type[P], measured: type[M]) -> None:
         self.path = path
-        self.rows: dict[P, M] = {}
-        lines = path.read_text().splitlines() if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                self.rows[point(**row["point"])] = measured(**row["measured"])
-            except (ValueError, TypeError, KeyError) as error:
-                if number < len(lines):
-                    raise JournalError(f"{path}, line {number}, is no point of a comparison: {error}") from error
-                path.write_text("".join(f"{good}\n" for good in lines[:-1]))
+        self._lines = Lines(path, lambda line: (point(**line["point"]), measured(**line["measured"])))
+        self.rows: dict[P, M] = dict(self._lines.values)
 
     def add(self, point: P, measured: M) -> None:
-        """Append a point, so that another run that writes to the file at the same time loses nothing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Append a point."""
+        self._lines.append({"point": _plain(point), "measured": _plain(measured)})
         self.rows[point] = measured
-        with self.path.open("a") as file:
-            file.write(json.dumps({"point": _plain(point), "measured": _plain(measured)}) + "\n")
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import compare_common
-from compare_common import JournalError
-
-__all__ = ["ALLOCATIONS", "TREATMENTS", "Journal", "JournalError", "Measured", "Point"]
 
 TREATMENTS = ("none", "bn", "ls", "ls+bn")
 ALLOCATIONS = ("uniform", "budget")

@@ -42,7 +42,7 @@ from typing import Annotated
 
 import torch
 import typer
-from compare_common import JournalError, bar, chosen
+from compare_common import bar, chosen
 from planner_contenders import CONTENDERS
 from planner_journal import Book, Point, Result
 from planner_lab import Lab, Meter
@@ -144,7 +144,7 @@ def main(
         book = Book(journal)
         if not report_only:
             compare(book, work, labs, Console(stderr=True))
-    except (ZooError, JournalError) as error:
+    except (ZooError, fxprune.InputError) as error:
         raise typer.BadParameter(str(error)) from error
     report(book, work, console if console.is_terminal else Console(width=160))
 

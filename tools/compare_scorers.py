@@ -36,7 +36,7 @@ import torch
 import typer
 from compare_common import bar, chosen, some
 from compare_contenders import CONTENDERS
-from compare_journal import ALLOCATIONS, TREATMENTS, Journal, JournalError, Measured, Point
+from compare_journal import ALLOCATIONS, TREATMENTS, Journal, Measured, Point
 from compare_report import plot, show
 from rich.console import Console
 from torch import Tensor, nn
@@ -195,7 +195,7 @@ def main(
         work = list(tasks(subjects, chosen(scorer, CONTENDERS, "scorer"), seeds, grid))
         if not report:
             compare(book, work, subjects, Console(stderr=True))
-    except (ZooError, JournalError) as error:
+    except (ZooError, fxprune.InputError) as error:
         raise typer.BadParameter(str(error)) from error
     wanted = {p for t in work for p in t.points} | {p for p in book.rows if not p.scorer and p.network in subjects}
     rows = {p: m for p, m in book.rows.items() if p in wanted}

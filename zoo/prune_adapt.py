@@ -109,8 +109,8 @@ def compare(job: Job, chosen: Sequence[Contender], reductions: Sequence[float], 
         seeds: of data, training, search and fine-tuning.
 
     Raises:
-        ZooError: data or files are missing or damaged, a reduction is not above 1, or the folder is of another job.
-        fxprune.InputError: a reduction is out of reach.
+        ZooError: data or files are missing or damaged, a reduction is not above 1, or a network is of another recipe.
+        fxprune.InputError: a reduction is out of reach, or the folder is of another job.
     """
     if not reductions or not all(1 < r < float("inf") for r in reductions):
         raise ZooError(f"prune-adapt: reductions must be above 1, got {list(reductions)}; 2 halves the MACs")

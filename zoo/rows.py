@@ -1,13 +1,12 @@
 """Results of a comparison in a folder, a JSON line each, so that a run that was cut off goes on from there."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
-from zoo.files import replacing
+from fxprune.files import claim
+from fxprune.lines import Lines
 
 Key = tuple[str, int, float]
 
@@ -53,49 +52,19 @@ class Rows:
         settings: plain data of what all rows share.
 
     Raises:
-        ZooError: the folder has rows of other settings, or is damaged.
+        InputError: the folder has rows of other settings, or is damaged.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder / "settings.json", json.loads(json.dumps(settings)))
-        self._path = folder / "rows.jsonl"
-        self.by_key: dict[Key, Row] = {row.key: row for row in _read(self._path)}
+        claim(folder / "settings.json", settings)
+        self._lines = Lines(folder / "rows.jsonl", lambda line: Row(**line))
+        self.by_key: dict[Key, Row] = {row.key: row for row in self._lines.values}
 
     def __contains__(self, key: Key) -> bool:
         return key in self.by_key
 
     def add(self, row: Row) -> None:
         """Append a row, in the file too."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+        self._lines.append(asdict(row))
         self.by_key[row.key] = row
-
-
-def _claim(path: Path, settings: Any) -> None:
-    if not path.exists():
-        with replacing(path) as scratch:
-            scratch.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        before = None
-    if before != settings:
-        names = [k for k in settings if not isinstance(before, dict) or before.get(k) != settings[k]]
-        raise ZooError(f"{path}: is of a run with other settings ({', '.join(names)}); give another folder")
-
-
-def _read(path: Path) -> list[Row]:
-    """The rows at ``path``; a last line that a crash has cut off is dropped, in the file too."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(Row(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            if number < len(lines):
-                raise ZooError(f"{path}, line {number}: not a result ({error}); delete it to start over") from error
-            with replacing(path) as scratch:
-                scratch.write_text("".join(f"{good}\n" for good in lines[:-1]), encoding="utf-8")
-    return rows

@@ -11,7 +11,6 @@ plan.json                 the plan of the best so far; of the winner, when the s
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,10 +20,10 @@ import numpy as np
 from torch import nn
 
 from fxprune.errors import InputError
-from fxprune.files import remove_leftovers, write_whole
+from fxprune.files import claim, remove_leftovers, write_whole
+from fxprune.lines import Lines
 from fxprune.plan import Plan
 from fxprune.search import checkpoint
-from fxprune.search.journal import Journal
 from fxprune.search.trial import Candidate, Floats, Outcome
 
 try:
@@ -55,8 +54,8 @@ class Folder:
         try:
             for part in (".", "samples", "checkpoints"):
                 remove_leftovers(self.path / part)
-            self._check(json.loads(json.dumps(settings)))
-            self._journal = Journal(self.path / "journal.jsonl")
+            self._check(settings)
+            self._journal = Lines(self.path / "journal.jsonl", _record)
             self.outcomes = self._outcomes()
         except BaseException:
             self.close()
@@ -68,7 +67,7 @@ class Folder:
 
     def _outcomes(self) -> dict[str, Outcome]:
         try:
-            return {r["key"]: self._outcome(r) for r in self._journal.records}
+            return {r["key"]: self._outcome(r) for r in self._journal.values}
         except (KeyError, TypeError, ValueError, OSError) as error:
             remedy = "delete the directory to start over"
             raise InputError("a damaged journal", where=str(self.path), seen=repr(error), remedy=remedy) from error
@@ -103,19 +102,9 @@ class Folder:
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         path = self.path / "settings.json"
-        if not path.exists():
-            if (self.path / "journal.jsonl").exists():
-                raise InputError("a journal without settings", where=str(self.path), remedy="give another directory")
-            write_whole(path, json.dumps(settings, indent=1).encode())
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = None
-        if before != settings:
-            changes = differences(before, settings)
-            remedy = "give another directory, or the settings that it was begun with"
-            raise InputError("the directory is of another search", where=str(self.path), seen=changes, remedy=remedy)
+        if not path.exists() and (self.path / "journal.jsonl").exists():
+            raise InputError("a journal without settings", where=str(self.path), remedy="give another directory")
+        claim(path, settings)
 
     def _outcome(self, record: Mapping[str, Any]) -> Outcome:
         path = self.path / "samples" / f"{record['key']}.npy"
@@ -123,21 +112,11 @@ class Folder:
         return Outcome(record["key"], float(record["fitness"]), samples, record["seed"], record["seconds"])
 
 
-def differences(before: Any, now: Any, name: str = "") -> str:
-    """What changed, in words.
-
-    >>> differences({"seed": 0, "search": {"cycles": 3}}, {"seed": 1, "search": {"cycles": 3}})
-    'seed was 0, now 1'
-    """
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return f"{name or 'settings'} was {_short(before)}, now {_short(now)}"
-    keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-    return "; ".join(differences(before.get(k), now.get(k), f"{name}.{k}" if name else k) for k in keys)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _record(line: Any) -> Mapping[str, Any]:
+    """A line of the journal, if it tells which candidate it is of."""
+    if not isinstance(line, dict) or not isinstance(line.get("key"), str):
+        raise ValueError("no key")
+    return line
 
 
 def _locked(path: Path) -> IO[bytes]:
