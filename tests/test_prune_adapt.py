@@ -295,6 +295,14 @@ def test_bad_reductions_and_damaged_rows_are_refused(tmp_path: Path) -> None:
         Rows(tmp_path, {})
 
 
+def test_a_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ZooError, match="prune-adapt is work for one process, and a launcher started several"):
+        compare(job(tmp_path), [Contender(None)], [2.0], [0])
+    assert not [*tmp_path.iterdir()]
+
+
 # The command
 
 

@@ -147,8 +147,21 @@ class Launched:
 
 def present() -> Processes:
     """The processes that this one is part of."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
-    return _launched() if launched else Alone()
+    return _launched() if _are_several() else Alone()
+
+
+def _are_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+
+
+def refuse_several(task: str) -> None:
+    """Let nobody start ``task`` by a launcher.
+
+    Raises:
+        ZooError: there are several processes.
+    """
+    if _are_several():
+        raise ZooError(f"{task} is work for one process, and a launcher started several; start it with 'python'")
 
 
 @cache

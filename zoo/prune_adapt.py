@@ -16,6 +16,7 @@ from zoo.checkpoints import Metadata, load, save
 from zoo.domains import Domains
 from zoo.errors import ZooError
 from zoo.pcp import Cut, Search, drawn, progressively, uniformly
+from zoo.processes import refuse_several
 from zoo.provenance import commit, machine
 from zoo.recipe import Adaptation
 from zoo.rows import Row, Rows
@@ -109,9 +110,11 @@ def compare(job: Job, chosen: Sequence[Contender], reductions: Sequence[float], 
         seeds: of data, training, search and fine-tuning.
 
     Raises:
-        ZooError: data or files are missing or damaged, a reduction is not above 1, or a network is of another recipe.
+        ZooError: data or files are missing or damaged, a reduction is not above 1, a network is of another recipe, or a
+            launcher started several processes.
         fxprune.InputError: a reduction is out of reach, or the folder is of another job.
     """
+    refuse_several("prune-adapt")
     if not reductions or not all(1 < r < float("inf") for r in reductions):
         raise ZooError(f"prune-adapt: reductions must be above 1, got {list(reductions)}; 2 halves the MACs")
     rows = Rows(job.folder, job.plain())

@@ -13,6 +13,7 @@ from rich.table import Table
 from zoo.adaptation import Reached, adapted, described, load_domains, source_only
 from zoo.checkpoints import save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
+from zoo.processes import is_main
 from zoo.provenance import commit
 from zoo.recipes import ADAPTATIONS
 from zoo.run import Run
@@ -44,10 +45,11 @@ def adapt(
             for mode, execute in _MODES.items():
                 here = replace(run, log=log / f"{mode} {seed}") if log else run
                 reached[mode].append(execute(recipe, domains, here, seed))
-            if out:
+            if out and is_main():
                 path = out / f"{name}-{seed}.safetensors"
                 save(path, reached["DANN"][-1].model, described(recipe, reached["DANN"][-1], seed, made_by))
-    Console().print(_table(reached))
+    if is_main():
+        Console().print(_table(reached))
 
 
 def _table(reached: dict[str, list[Reached]]) -> Table:
