@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,11 @@ class Contraction:
             return w[None]
         w = w.unflatten(0, (self.groups, -1))
         return w.transpose(1, 2).flatten(2) if self.options[3] else w.flatten(2)
+
+    def light(self) -> Contraction:
+        """The call without its activations, of which only the shapes stay."""
+        x, output = (t.new_empty((0, *t.shape[1:])) for t in (self.x, self.output))
+        return replace(self, x=x, output=output)
 
     def respond(self, kernels: Tensor) -> Tensor:
         """The output, without bias, of other kernels, of the shape that `kernels()` gives."""

@@ -76,10 +76,13 @@ class Sampling:
         if self.positions is not None and not isinstance(self.positions, Informative):
             _require_count(self.positions)
 
-    def start(self) -> Callable[[Contraction, int], Tensor]:
+    def start(self, batch: str = "") -> Callable[[Contraction, int], Tensor]:
         """A function from a call and its number of images to positions, of shape (images, m).
 
         What a layer gets next does not depend on which other layers are looked at.
+
+        Args:
+            batch: its name, if it shall not depend on other batches either.
         """
         generators: dict[str, torch.Generator] = {}
 
@@ -87,7 +90,7 @@ class Sampling:
             if isinstance(self.positions, Informative):
                 return most_varied(seen, images, self.positions.count)
             if seen.name not in generators:
-                generators[seen.name] = torch.Generator().manual_seed(crc32(f"{self.seed} {seen.name}".encode()))
+                generators[seen.name] = torch.Generator().manual_seed(crc32(f"{self.seed} {batch}{seen.name}".encode()))
             return draw(seen, images, self.positions, generators[seen.name])
 
         return positions

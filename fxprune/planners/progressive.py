@@ -25,6 +25,7 @@ from fxprune.planners.budget import check_budget
 from fxprune.planners.kitchen import Cut, Kitchen, Refit
 from fxprune.prefix import Remembered
 from fxprune.reconstruct import reconstruct
+from fxprune.reconstruct.shared import sharing
 from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
 from fxprune.search.bench import Bench
@@ -214,7 +215,9 @@ class _Walk(Generic[M]):
             self._candidate(base, groups, scores, {i: width}, f"attempt on {self.candidate.key}", False)
             for i, width in narrower.items()
         ]
-        fitness = [-math.inf if math.isnan(o.fitness) else o.fitness for o in self.bench.run(attempts)]
+        with sharing(base, [s.tensor for g in groups for s in g.consumers], self.data):
+            outcomes = self.bench.run(attempts)
+        fitness = [-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes]
         costs = [float(self.price(self._with({i: width}))) for i, width in narrower.items()]
         order = sorted(range(len(attempts)), key=lambda k: (-fitness[k], costs[k]))
         units = list(narrower)

@@ -2,6 +2,8 @@
 
 readers        the layers whose inputs a plan cuts, in execution order, and what they should give
 landing        where a layer's output goes: the batch norm behind it, the shortcut that it is added to
+original       what the original's layers give, from one forward
+shared         statistics that refits of several small changes have in common
 pair           run original and pruned model side by side and collect the statistics
 solve          least squares from the statistics
 step           all of it, layer by layer or at once, in place or not at all

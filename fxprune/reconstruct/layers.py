@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.batches import Batch
 from fxprune.observe import Contraction
-from fxprune.reconstruct.record import Run, recording
+from fxprune.reconstruct.record import Recorded, Run, recording
 from fxprune.tracing.borrow import tensors_of
 
 
@@ -75,25 +75,24 @@ def _stored(seen: Contraction, kernels: Tensor) -> Tensor:
     return kernels.reshape(seen.weight.shape)
 
 
-def find_layers(small: nn.Module, names: Set[str], batch: Batch) -> dict[str, Layer]:
-    """The layers of the given weights that run on a batch."""
-    with recording(small, names) as record:
-        run = record(batch, names)
+def first_run(small: nn.Module, names: Set[str], batch: Batch) -> Run[Recorded]:
+    """What the layers of the given weights read and give on a batch."""
+    with recording(small, names, Recorded.of) as record:
+        return record(batch, names)
+
+
+def find_layers(run: Run[Recorded]) -> dict[str, Layer]:
+    """The layers that ran."""
     means = _means(run)
     return {
         name: Layer(
-            _light(run.calls[name, 0].seen), run.biases.get(name, ""), "" if name in run.biases else means[name]
+            run.calls[name, 0].seen.light(), run.biases.get(name, ""), "" if name in run.biases else means[name]
         )
         for name in dict.fromkeys(name for name, _ in run.calls)
     }
 
 
-def _light(seen: Contraction) -> Contraction:
-    """A call without its activations."""
-    return replace(seen, x=seen.x[:0], output=seen.output[:0])
-
-
-def _means(run: Run) -> dict[str, str]:
+def _means(run: Run[Recorded]) -> dict[str, str]:
     """The running mean that each layer alone goes into, and goes into alone; else empty."""
     users = Counter(mean for means in run.means.values() for mean in means)
     only = {name: means for name, means in run.means.items() if len(means) == 1}

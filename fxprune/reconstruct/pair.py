@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +11,12 @@ from torch import Tensor, nn
 
 from fxprune.batches import batches
 from fxprune.errors import InputError
-from fxprune.gram.collect import Sampling, gram_of
+from fxprune.gram.collect import gram_of
 from fxprune.gram.patches import outputs_at
 from fxprune.gram.sums import Gram
 from fxprune.observe import Contraction
 from fxprune.reconstruct.landing import Landing
+from fxprune.reconstruct.original import Given, Original
 from fxprune.reconstruct.readers import Reader
 from fxprune.reconstruct.record import Recorded, last_event, recording
 
@@ -29,55 +29,49 @@ class Pair:
     """An original and its pruned model.
 
     Attributes:
-        model: the original.
+        original: the original.
         small: the pruned model, as it is at the time.
         readers: the layers that read what is gone.
         wave: when each is fitted.
         data: batches, that can be read again and again.
-        sampling: which output positions count.
     """
 
-    model: nn.Module
+    original: Original
     small: nn.Module
     readers: Mapping[str, Reader]
     wave: Mapping[str, int]
     data: Iterable[Any]
-    sampling: Sampling
 
     def current(self, names: Set[str]) -> dict[str, Gram]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it lands on."""
         sums: dict[str, Gram] = {}
-        positions, stop = self.sampling.start(), None
-        with ExitStack() as stack:
-            whole = stack.enter_context(recording(self.model, set(self.readers)))
-            pruned = stack.enter_context(recording(self.small, set(self.readers)))
-            for batch in batches(self.model, self.data):
-                old, new = whole(batch, names, stop), pruned(batch, names, stop)
+        stop = None
+        with recording(self.small, set(self.readers), Recorded.of) as pruned, self.original.looking(names) as look:
+            for batch in batches(self.small, self.data):
+                given, new = look(batch), pruned(batch, names, stop)
                 stop = stop or last_event(new, names)
-                if old.calls.keys() != new.calls.keys():
+                if given.keys() != new.calls.keys():
                     raise InputError(
                         "original and pruned model do not run the same layers",
                         where=batch.place,
-                        seen=f"{sorted(old.calls)} and {sorted(new.calls)}"[:200],
+                        seen=f"{sorted(given)} and {sorted(new.calls)}"[:200],
                         remedy="give the model that the plan was made for, and its pruned copy",
                     )
                 for call, recorded in new.calls.items():
-                    # The original's outputs tell which positions say most; for random ones either does.
-                    where = positions(old.calls[call].seen, batch.size)
-                    self._add(sums, old.calls[call], recorded, where)
+                    self._add(sums, given[call], recorded)
         return sums
 
-    def _add(self, sums: dict[str, Gram], old: Recorded, new: Recorded, where: Tensor) -> None:
+    def _add(self, sums: dict[str, Gram], given: Given, new: Recorded) -> None:
         name = new.seen.name
-        kept, targets = self._wanted(old.seen, where)
-        if old.landing and new.landing and self._repairs(name, new.landing):
-            targets += _repair(new.landing, outputs_at(old.landing.other, where)[:, kept], where)
-        _sum(sums, name, gram_of(new.seen, where, targets.unflatten(1, (new.seen.groups, -1))))
+        kept, targets = self._wanted(given.seen, given.outputs)
+        if given.shortcut is not None and new.landing and self._repairs(name, new.landing):
+            targets += _repair(new.landing, given.shortcut[:, kept], given.where)
+        _sum(sums, name, gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1))))
 
-    def _wanted(self, seen: Contraction, where: Tensor) -> tuple[Tensor, Tensor]:
+    def _wanted(self, seen: Contraction, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The original's output channels that stay, and what a layer should give there, of shape (rows, kept)."""
-        kept, factors = (t.to(seen.output.device) for t in self.readers[seen.name].outputs(seen))
-        return kept, outputs_at(seen.output, where)[:, kept].double() * factors
+        kept, factors = (t.to(outputs.device) for t in self.readers[seen.name].outputs(seen))
+        return kept, outputs[:, kept].double() * factors
 
     def _repairs(self, name: str, landing: Landing) -> bool:
         """Of two layers that are added, the one that is fitted later repairs the other's error."""
@@ -86,15 +80,17 @@ class Pair:
     def at_once(self, names: Set[str]) -> dict[str, Gram]:
         """X and Y from the original, as if all that comes before a layer were repaired already."""
         sums: dict[str, Gram] = {}
-        positions, stop = self.sampling.start(), None
-        with recording(self.model, set(self.readers)) as whole:
-            for batch in batches(self.model, self.data):
+        model, positions, stop = self.original.model, self.original.sampling.start(), None
+        with recording(model, set(self.readers), Recorded.of) as whole:
+            for batch in batches(model, self.data):
                 run = whole(batch, names, stop)
                 stop = stop or last_event(run, names)
                 for (name, _), old in run.calls.items():
                     where = positions(old.seen, batch.size)
                     blocks, entries = (i.to(old.seen.x.device) for i in self.readers[name].entries(old.seen))
-                    targets = self._wanted(old.seen, where)[1].unflatten(1, (len(blocks), -1))
+                    targets = self._wanted(old.seen, outputs_at(old.seen.output, where))[1].unflatten(
+                        1, (len(blocks), -1)
+                    )
 
                     def pick(patches: Tensor, blocks: Tensor = blocks, entries: Tensor = entries) -> Tensor:
                         return patches[:, blocks[:, None], entries]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
@@ -16,10 +16,19 @@ from fxprune.observe import Contraction, observing
 from fxprune.reconstruct.landing import Call, Elsewhere, Landing, Landings, Normed
 from fxprune.tracing.borrow import cloned, tensor_names
 
+K = TypeVar("K", bound="Kept")
+
+
+class Kept(Protocol):
+    """What is kept of a layer's call."""
+
+    def lands(self, landing: Landing) -> None:
+        """The output is added to something else; only now is that known."""
+
 
 @dataclass
 class Recorded:
-    """One call of a layer.
+    """One call of a layer, in full.
 
     Attributes:
         seen: the call, with copies of its input and output.
@@ -29,39 +38,52 @@ class Recorded:
     seen: Contraction
     landing: Landing | None = None
 
+    @classmethod
+    def of(cls, seen: Contraction) -> Recorded:
+        return cls(replace(seen, x=seen.x.clone(), output=seen.output.clone()))
+
+    def lands(self, landing: Landing) -> None:
+        self.landing = replace(landing, other=landing.other.clone())
+
 
 @dataclass
-class Run:
+class Run(Generic[K]):
     """One run of a model on a batch.
 
     Attributes:
-        calls: of the layers that are kept.
+        calls: what is kept of the wanted layers.
         events: the weights to which something happened, in order.
         biases: the name of each layer's bias, for those that have one of their own.
         means: the names of the running means that each layer's output meets, "" where it goes elsewhere.
     """
 
-    calls: dict[Call, Recorded] = field(default_factory=dict)
+    calls: dict[Call, K] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     biases: dict[str, str] = field(default_factory=dict)
     means: dict[str, set[str]] = field(default_factory=dict)
 
 
-Record: TypeAlias = Callable[..., Run]
+class Record(Protocol[K]):
+    """Runs a model on a batch."""
+
+    def __call__(self, batch: Batch, keep: Set[str], stop: int | None = None) -> Run[K]:
+        """
+        Args:
+            batch: copied before.
+            keep: the weights whose calls are kept.
+            stop: events of the weights after which to stop; None: run to the end.
+        """
 
 
 @contextmanager
-def recording(model: nn.Module, weights: Set[str]) -> Iterator[Record]:
-    """Inside the block, what is given is `record(batch, keep, stop)`.
-
-    It runs `model`, in evaluation mode, on a copy of the batch until `stop` events have happened to the weights (None:
-    to the end), and keeps the calls of the weights in `keep`.
-    """
-    recorder = _Recorder()
+def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction], K | None]) -> Iterator[Record[K]]:
+    """Inside the block, what is given runs `model`, in evaluation mode, and keeps what `keep` makes of calls, if
+    it makes anything."""
+    recorder = _Recorder(keep)
     with observing(model, set(weights), recorder.saw) as run:
         recorder.names = tensor_names(model)
 
-        def record(batch: Batch, keep: Set[str], stop: int | None = None) -> Run:
+        def record(batch: Batch, keep: Set[str], stop: int | None = None) -> Run[K]:
             recorder.start(keep, stop)
             try:
                 with recorder.landings:
@@ -77,13 +99,14 @@ class _Enough(BaseException):
     """All that is wanted of a run has happened; no `except Exception` of the model's code shall stop it."""
 
 
-class _Recorder:
-    def __init__(self) -> None:
+class _Recorder(Generic[K]):
+    def __init__(self, of: Callable[[Contraction], K | None]) -> None:
         self.names: dict[int, str] = {}
+        self._of = of
         self.start(set(), None)
 
     def start(self, keep: Set[str], stop: int | None) -> None:
-        self.run, self._keep, self._stop = Run(), keep, stop
+        self.run, self._keep, self._stop = Run[K](), keep, stop
         self._counts: Counter[str] = Counter()
         self.landings = Landings(self.note)
 
@@ -95,14 +118,16 @@ class _Recorder:
             if seen.bias is not None:
                 self.run.biases[seen.name] = self.names.get(id(seen.bias), "")
             if seen.name in self._keep:
-                self.run.calls[call] = Recorded(replace(seen, x=seen.x.clone(), output=seen.output.clone()))
+                kept = self._of(seen)
+                if kept is not None:
+                    self.run.calls[call] = kept
         self._happened(seen.name)
 
     def note(self, event: Landing | Normed | Elsewhere) -> None:
         name = event.way.call[0] if isinstance(event, Landing) else event.name
         if isinstance(event, Landing):
             if event.way.call in self.run.calls:
-                self.run.calls[event.way.call].landing = replace(event, other=event.other.clone())
+                self.run.calls[event.way.call].lands(event)
         else:
             mean = self.names.get(id(event.running_mean), "") if isinstance(event, Normed) else ""
             self.run.means.setdefault(name, set()).add(mean)
@@ -114,6 +139,6 @@ class _Recorder:
             raise _Enough
 
 
-def last_event(run: Run, names: Set[str]) -> int:
+def last_event(run: Run[Any], names: Set[str]) -> int:
     """How many events there are up to the last one of the given weights."""
     return max((i for i, name in enumerate(run.events, 1) if name in names), default=len(run.events))

@@ -13,9 +13,11 @@ from fxprune.errors import InputError, PlanError
 from fxprune.gram.collect import Positions, Sampling
 from fxprune.gram.sums import Gram
 from fxprune.plan import Plan
-from fxprune.reconstruct.layers import Layer, find_layers, or_as_before
+from fxprune.reconstruct.layers import Layer, find_layers, first_run, or_as_before
+from fxprune.reconstruct.original import Original
 from fxprune.reconstruct.pair import Pair
 from fxprune.reconstruct.readers import readers_of, waves
+from fxprune.reconstruct.shared import shared_by
 from fxprune.reconstruct.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewrite import check_fit
 from fxprune.tracing.borrow import tensors_of
@@ -126,16 +128,23 @@ def reconstruct(
     _check_settings(order, ridge, memory)
     _check_models(model, small, plan)
     _check_data(data)
-    readers = readers_of(plan)
+    readers, sampling = readers_of(plan), Sampling(positions, seed)
     first = next(iter(batches(small, data)))
-    layers = find_layers(small, readers.keys(), first)
+    run = first_run(small, readers.keys(), first)
+    layers = find_layers(run)
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
-    pair = Pair(model, small, readers, wave, data, Sampling(positions, seed))
+    shared = shared_by(model, data) if order == "sequential" else None
+    original = shared.original(sampling) if shared else Original(model, list(wave), sampling, memory)
+    ready = shared.grams(sampling, readers, run, ordered[0]) if shared and ordered else {}
+    del run  # it holds activations
+    pair = Pair(original, small, readers, wave, data)
     done: list[Refit] = []
     with or_as_before(small, layers):
         for names in _passes(ordered, layers, order, memory):
-            grams = pair.current(names) if order == "sequential" else pair.at_once(names)
+            grams = {name: ready[name] for name in names if name in ready}
+            if missing := names - grams.keys():
+                grams |= pair.current(missing) if order == "sequential" else pair.at_once(missing)
             done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
     return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
 

@@ -1,0 +1,149 @@
+"""Original: what the layers of the original give where it counts, remembered from one forward over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fxprune.batches import Batch
+from fxprune.gram.collect import Sampling
+from fxprune.gram.patches import outputs_at
+from fxprune.observe import Contraction
+from fxprune.reconstruct.landing import Call, Landing
+from fxprune.reconstruct.record import last_event, recording
+
+Prints: TypeAlias = tuple[tuple[Any, ...], ...]
+
+
+@dataclass(eq=False)
+class Given:
+    """What one call of a layer gives in the original, at the output positions that count.
+
+    Attributes:
+        seen: the call, without its activations.
+        where: the positions, of shape (images, m).
+        outputs: there, of shape (rows, channels).
+        shortcut: what the output is added to, there, of the same shape; None: to nothing.
+    """
+
+    seen: Contraction
+    where: Tensor
+    outputs: Tensor
+    shortcut: Tensor | None = None
+
+    def lands(self, landing: Landing) -> None:
+        self.shortcut = outputs_at(landing.other, self.where)
+
+    def bytes(self) -> int:
+        return sum(t.nbytes for t in (self.where, self.outputs, self.shortcut) if t is not None)
+
+
+class Original:
+    """The original, which runs once on each batch for as many layers as there is memory for.
+
+    Batches are known by their contents. What differs each time (a loader that shuffles or augments) is computed each
+    time, for no more layers than are asked for. Which positions count depends on the layer and the batch's place alone.
+
+    Args:
+        model: the original.
+        weights: of the layers that may be asked for, in the order in which they will be.
+        sampling: which output positions count.
+        memory: bytes that are held.
+        again: whether layers will be asked for again, in any order.
+    """
+
+    def __init__(
+        self, model: nn.Module, weights: Sequence[str], sampling: Sampling, memory: int, *, again: bool = False
+    ) -> None:
+        self.model, self.sampling = model, sampling
+        self._weights, self._memory, self._again = weights, memory, again
+        self._known: dict[Prints, dict[Call, Given]] = {}
+        self._held: set[str] = set()
+        self._bytes = 0
+        self._ahead = True
+
+    @contextmanager
+    def looking(self, names: Set[str]) -> Iterator[Callable[[Batch], dict[Call, Given]]]:
+        """Inside the block, what is given tells of a batch what the calls of these layers give."""
+        fresh = not names <= self._held
+        if fresh:
+            self._known, self._held, self._bytes = {}, {*names} | self._later(names), 0
+        with self._running() as run:
+
+            def look(batch: Batch) -> dict[Call, Given]:
+                key = _prints(batch)
+                calls = self._known.get(key)
+                if calls is None:
+                    self._ahead &= fresh
+                    calls = run(batch, self._held if self._ahead else names)
+                    self._keep(key, calls, names)
+                return {call: given for call, given in calls.items() if call[0] in names}
+
+            yield look
+
+    def _later(self, names: Set[str]) -> set[str]:
+        """The layers that will be asked for after these."""
+        last = -1 if self._again else max((i for i, name in enumerate(self._weights) if name in names), default=-1)
+        return {*self._weights[last + 1 :]} if self._ahead else set()
+
+    @contextmanager
+    def _running(self) -> Iterator[Callable[[Batch, Set[str]], dict[Call, Given]]]:
+        """Runs the model on batches; it is not touched before the first one."""
+        positions, size, stop = self.sampling.start(), 1, None
+
+        def keep(seen: Contraction) -> Given:
+            where = positions(seen, size)
+            return Given(seen.light(), where, outputs_at(seen.output, where))
+
+        with ExitStack() as stack:
+            record = None
+
+            def run(batch: Batch, names: Set[str]) -> dict[Call, Given]:
+                nonlocal record, positions, size, stop
+                record = record or stack.enter_context(recording(self.model, {*self._weights}, keep))
+                positions, size = self.sampling.start(batch.place), batch.size
+                done = record(batch, names, stop)
+                stop = stop or last_event(done, names)
+                return dict(done.calls)
+
+            yield run
+
+    def _keep(self, key: Prints, calls: dict[Call, Given], names: Set[str]) -> None:
+        """Remember a batch, at the expense of the layers that will be asked for last."""
+        if not self._ahead:
+            return
+        self._known[key] = calls
+        self._bytes += _bytes(calls.values())
+        for name in reversed(self._weights):
+            if self._bytes <= self._memory:
+                return
+            if name in self._held - names:
+                self._held.discard(name)
+                for known in self._known.values():
+                    gone = [call for call in known if call[0] == name]
+                    self._bytes -= _bytes([known.pop(call) for call in gone])
+        if self._bytes > self._memory:  # these alone are too much; they are handed out and forgotten
+            self._bytes -= _bytes(self._known.pop(key).values())
+
+
+def _bytes(several: Iterable[Given]) -> int:
+    return sum(given.bytes() for given in several)
+
+
+def _prints(batch: Batch) -> Prints:
+    """Tells batches apart, by their place in the data, checksums of their tensors and the text of all else."""
+    return (batch.place,), *(_print(leaf) for leaf in tree_leaves(batch.inputs))
+
+
+def _print(leaf: Any) -> tuple[Any, ...]:
+    if not isinstance(leaf, Tensor):
+        return (repr(leaf),)
+    flat = leaf.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return tuple(leaf.shape), leaf.dtype, crc32(flat.numpy().data)
