@@ -157,8 +157,8 @@ def test_little_memory_shares_less() -> None:
     model, data = counted()
     names = [n for n, _ in model.named_parameters() if n.endswith("weight") and "stem" not in n]
     room = 8 * 72 * (72 + 8)  # of one 3x3 convolution
-    assert {*Shared(model, names, data, room)._collected(Sampling())} == {"blocks.0.0.weight"}
-    assert {*Shared(model, names, data, room + 8 * 8 * (8 + 4))._collected(Sampling())} == {
+    assert {*Shared(model, names, data, room)._collected(Sampling()).layers} == {"blocks.0.0.weight"}
+    assert {*Shared(model, names, data, room + 8 * 8 * (8 + 4))._collected(Sampling()).layers} == {
         "blocks.0.0.weight",
         "head.weight",
     }

@@ -1,12 +1,13 @@
-"""Time the attempts of one iteration of progressive pruning, with and without remembered activations.
+"""Time the attempts of one iteration of progressive pruning, with and without what they have in common.
 
-    python tools/bench_progressive.py                          # both ResNet-20 of the zoo, 500 validation images
+    python tools/bench_progressive.py                          # two ResNet-20 and a VGG-16, 500 validation images
     python tools/bench_progressive.py digits-resnet20 --images 360 --repeats 9 --json bench.json
 
-Each attempt removes a part of one group from a copy of the trained model and refits its readers; then the copy's
-accuracy on validation images is measured in full, and once more from what the original's modules gave. Both numbers
-must be the same. "Remembered" is all that it costs: watching the copy while it changes, and the attempt's evaluation;
-"recording" is what the one evaluation of the original takes longer, once an iteration.
+Each attempt removes a part of one group from a copy of the trained model and refits its readers: each "alone", or all
+with "shared" statistics of the original, whose collection counts. Then the copy's accuracy on validation images is
+measured in full, and once more from what the original's modules gave. Both numbers must be the same. "Remembered" is
+all that it costs: watching the copy while it changes, and the attempt's evaluation; "recording" is what the one
+evaluation of the original takes longer, once an iteration. "Together" compares alone + full with the three others.
 
 Time is CPU time on one thread; each is measured several times by turns, and the median counts. Memory is what is
 remembered.
@@ -20,7 +21,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.prefix import Attempt, Recording, Remembered
+from fxprune.reconstruct.shared import sharing
 from fxprune.scorers import L1Norm
 from zoo.checkpoints import load as load_checkpoint
 from zoo.cook import WEIGHTS
@@ -49,7 +51,8 @@ class Row:
         network: the checkpoint.
         attempts: groups.
         images: of each evaluation.
-        refit: seconds that all attempts' cuts and refits take.
+        alone: seconds that all attempts' cuts and refits take, each for itself.
+        shared: the same with shared statistics.
         full: seconds of all full evaluations.
         remembered: seconds of all evaluations from what is remembered.
         recording: seconds that the original's evaluation takes longer when it is remembered.
@@ -60,7 +63,8 @@ class Row:
     network: str
     attempts: int
     images: int
-    refit: float
+    alone: float
+    shared: float
     full: float
     remembered: float
     recording: float
@@ -68,8 +72,11 @@ class Row:
     equal: int
 
     @property
-    def ratio(self) -> float:
-        return self.full / (self.remembered + self.recording)
+    def ratios(self) -> tuple[float, float, float]:
+        """How much faster: refits, evaluations, both."""
+        evaluations = self.remembered + self.recording
+        together = (self.alone + self.full) / (self.shared + evaluations)
+        return self.alone / self.shared, self.full / evaluations, together
 
 
 @dataclass(frozen=True)
@@ -123,18 +130,34 @@ def by_turns(repeats: int, *tasks: Callable[[], Any]) -> list[float]:
     ]
 
 
+def refits(s: Subject, changes: Sequence[Callable[[nn.Module], object]], repeats: int) -> list[float]:
+    """Seconds of all refits, each alone and all with shared statistics."""
+    weights = [slot.tensor for g in s.groups for slot in g.consumers]
+
+    def alone() -> None:
+        for change in changes:
+            change(copy.deepcopy(s.model))
+
+    def shared() -> None:
+        with sharing(s.model, weights, s.data):
+            alone()
+
+    return by_turns(repeats, alone, shared)
+
+
 def measure(name: str, s: Subject, step: float, repeats: int, limit: int) -> Row:
-    refit = full = remembered = 0.0
+    full = remembered = 0.0
     equal, changes = 0, list(attempts(s, step))
     gc.collect()
     gc.freeze()
+    alone, shared = refits(s, changes, repeats)
     with Remembered(limit) as memory:
         recording = Recording(s.evaluate, memory, name)
         plain, recorded = by_turns(repeats, lambda: s.evaluate(s.model), lambda: recording(s.model))
         memo = memory.of(name)
         for change in track(changes, name, console=Console(stderr=True)):
             attempt, model = Attempt(change, s.evaluate, memory, name), copy.deepcopy(s.model)
-            refit += timed(lambda attempt=attempt, model=model: attempt.make(model))  # type: ignore[misc]
+            attempt.make(model)
             equal += attempt.evaluate(model) == s.evaluate(model)
             watching = Attempt(lambda _: None, s.evaluate, memory, name)
             times = by_turns(
@@ -145,26 +168,22 @@ def measure(name: str, s: Subject, step: float, repeats: int, limit: int) -> Row
             )
             full, remembered = full + times[0], remembered + times[1] + times[2]
         held = memo.bytes / 2**20 if memo else 0.0
-    return Row(name, len(changes), s.images, refit, full, remembered, max(0.0, recorded - plain), held, equal)
+    saved = max(0.0, recorded - plain)
+    return Row(name, len(changes), s.images, alone, shared, full, remembered, saved, held, equal)
 
 
 def show(rows: list[Row]) -> Table:
     table = Table(title="attempts of one iteration, seconds", header_style="bold")
     table.add_column("network")
-    columns = "attempts|images|refit|full|remembered|recording|faster|MiB|equal"
+    columns = "attempts|images|alone|shared|faster|full|remembered|recording|faster|together|MiB|equal"
     for column in columns.split("|"):
         table.add_column(column, justify="right")
     for r in rows:
-        cells = (r.refit, r.full, r.remembered, r.recording)
-        table.add_row(
-            r.network,
-            str(r.attempts),
-            str(r.images),
-            *(f"{c:.2f}" for c in cells),
-            f"{r.ratio:.2f}x",
-            f"{r.memory:.0f}",
-            f"{r.equal}/{r.attempts}",
-        )
+        refits, evaluations, together = (f"{ratio:.2f}x" for ratio in r.ratios)
+        seconds = [f"{t:.2f}" for t in (r.alone, r.shared, r.full, r.remembered, r.recording)]
+        counts = str(r.attempts), str(r.images)
+        cells = (*counts, *seconds[:2], refits, *seconds[2:], evaluations, together)
+        table.add_row(r.network, *cells, f"{r.memory:.0f}", f"{r.equal}/{r.attempts}")
     return table
 
 
@@ -177,14 +196,15 @@ def main(
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data's files.")] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
-    """Time attempts' evaluations in full and from remembered activations; they must be equal."""
+    """Time attempts' refits alone and shared, their evaluations in full and from remembered activations."""
     torch.set_num_threads(1)
-    names = networks or ["digits-resnet20", "fashion-resnet20"]
+    names = networks or ["digits-resnet20", "fashion-resnet20", "fashion-vgg16"]
     rows = [measure(n, subject(n, images, data_root), step, repeats, limit * 2**20) for n in names]
-    Console().print(show(rows))
+    console = Console()
+    (console if console.is_terminal else Console(width=150)).print(show(rows))
     gc.unfreeze()
     if out:
-        out.write_text(json.dumps([{**asdict(r), "ratio": r.ratio} for r in rows], indent=1))
+        out.write_text(json.dumps([{**asdict(r), "ratios": r.ratios} for r in rows], indent=1))
     raise typer.Exit(0 if all(r.equal == r.attempts for r in rows) else 1)
 
 

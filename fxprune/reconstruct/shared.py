@@ -6,7 +6,7 @@ statistics are a part of the original's. An attempt of a progressive search most
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ class Shared:
         self.model, self.data = model, data
         self._weights, self._memory = list(dict.fromkeys(weights)), memory
         self._originals: dict[Sampling, Original] = {}
-        self._known: dict[Sampling, dict[str, Known]] = {}
+        self._known: dict[Sampling, _Collection] = {}
 
     def original(self, sampling: Sampling) -> Original:
         """The original, remembered for all refits."""
@@ -110,20 +110,27 @@ class Shared:
             run: of the pruned model on the first batch.
             names: of layers that depend on no other layer that is fitted.
         """
-        if sampling not in self._known:
-            self._known[sampling] = self._collected(sampling)
-        known = self._known[sampling]
+        known = self._about(sampling).layers
         once = [n for n in names if n in known and (n, 0) in run.calls and (n, 1) not in run.calls]
         return {n: known[n].part(readers[n]) for n in once if known[n].holds(readers[n], run.calls[n, 0])}
 
-    def _collected(self, sampling: Sampling) -> dict[str, Known]:
+    def stop(self, sampling: Sampling, names: Set[str]) -> int:
+        """How many events there are, if only these layers count, in a run on a batch."""
+        return sum(name in names for name in self._about(sampling).events)
+
+    def _about(self, sampling: Sampling) -> _Collection:
+        if sampling not in self._known:
+            self._known[sampling] = self._collected(sampling)
+        return self._known[sampling]
+
+    def _collected(self, sampling: Sampling) -> _Collection:
         known = _Collection(self._memory)
         positions, size = sampling.start(), 1
         with recording(self.model, set(self._weights), lambda seen: known.of(seen, positions(seen, size))) as record:
             for batch in batches(self.model, self.data):
                 positions, size = sampling.start(batch.place), batch.size
                 known.add(record(batch, known.names(self._weights)))
-        return known.layers
+        return known
 
 
 class _Collection:
@@ -131,10 +138,15 @@ class _Collection:
 
     Args:
         room: bytes for Gram statistics.
+
+    Attributes:
+        layers: what is known, by weight.
+        events: the weights to which something happened in the first batch, in order.
     """
 
     def __init__(self, room: int) -> None:
         self.layers: dict[str, Known] = {}
+        self.events: list[str] = []
         self._room = room
         self._first = True
 
@@ -155,6 +167,7 @@ class _Collection:
 
     def add(self, run: Run[Known]) -> None:
         """Take in a batch."""
+        self.events = self.events or run.events
         for (name, _), call in run.calls.items():
             if (name, 1) in run.calls:  # what such a layer reads is no part of one input
                 self.layers.pop(name, None)

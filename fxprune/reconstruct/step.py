@@ -130,11 +130,11 @@ def reconstruct(
     _check_data(data)
     readers, sampling = readers_of(plan), Sampling(positions, seed)
     first = next(iter(batches(small, data)))
-    run = first_run(small, readers.keys(), first)
+    shared = shared_by(model, data) if order == "sequential" else None
+    run = first_run(small, readers.keys(), first, shared.stop(sampling, readers.keys()) if shared else None)
     layers = find_layers(run)
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
-    shared = shared_by(model, data) if order == "sequential" else None
     original = shared.original(sampling) if shared else Original(model, list(wave), sampling, memory)
     ready = shared.grams(sampling, readers, run, ordered[0]) if shared and ordered else {}
     del run  # it holds activations
