@@ -76,7 +76,8 @@ class Progressive:
         top: part of the groups that an iteration prunes, at least one group.
         constraints: which widths are allowed.
         scorer: which channels go; scored anew on the model as it is by then.
-        refit: makes up for what was removed; None for nothing.
+        refit: makes up for what was removed; None for nothing. With `fxprune.reconstruct`, attempts in this process
+            share what they have in common: statistics of the model before them.
         progress: show a progress bar.
         cache: bytes for what the present model's modules give in `evaluate`. An attempt changes few modules, and what
             comes before them is not computed again; the fitness is that of the full evaluation, bit by bit. It helps

@@ -94,16 +94,18 @@ def reconstruct(
         plan: what was removed.
         data: batches of training inputs, or (inputs, targets) as data loaders give them; read several times. A few
             hundred images do where every layer gets several rows for each weight of a kernel.
-        order: "sequential" as above: two forwards over the data for each layer (or wave of layers that do not depend
-            on each other), up to that layer. "at_once": X and Y from the original alone, one pass for all layers;
-            each is fitted as if all before it were repaired, so that errors add up.
+        order: "sequential" as above: one forward of the pruned model over the data for each layer (or wave of layers
+            that do not depend on each other), up to that layer, and one of the original for all of them; for each, if
+            the data differ each time. "at_once": X and Y from the original alone, one pass for all layers; each is
+            fitted as if all before it were repaired, so that errors add up.
         positions: output positions of each image that count, drawn anew for each layer and image;
             `fxprune.scorers.Informative`: those where the original's outputs vary most over channels; None: all.
         ridge: ρ as a part of the mean of Σ(x - μ)². It pulls towards the weights as they are: with few images much is
             gained by 0.01 to 0.1, and with many little is lost.
         memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;
-            layers that do not fit together take a pass each. Beside it: the model's activations for one batch, two
-            more copies of the largest layer's statistics, and 32 MiB of patches.
+            layers that do not fit together take a pass each. As much again for what the original gives at the
+            positions; layers that do not fit take another pass. Beside both: the model's activations for one batch,
+            two more copies of the largest layer's statistics, and 32 MiB of patches.
         seed: of the positions.
 
     Returns:
