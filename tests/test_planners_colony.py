@@ -137,8 +137,8 @@ def test_what_is_no_number_never_wins() -> None:
     found, *_ = hunt(evaluate, 10, 10, cycles=0, sources=12)
     assert sum(math.isnan(t.fitness) for t in found.history) > 2
     assert sum(found.plan.kept_counts().values()) == min(-t.fitness for t in found.history if t.fitness == t.fitness)
-    found, model, *_ = hunt(lambda m: math.nan, 10, 10, cycles=2)
-    assert found.model is model
+    with pytest.raises(fxprune.InputError, match="the original's quality is no finite number"):
+        hunt(lambda m: math.nan, 10, 10, cycles=2)
 
 
 def test_per_sample_fitness_is_its_mean() -> None:

@@ -124,3 +124,21 @@ def test_bad_data_is_refused_and_the_model_left_alone(data: Any, text: str) -> N
     model = net()
     with no_footprints(model), pytest.raises(fxprune.InputError, match=text):
         fxprune.recalibrate(model, data)
+
+
+def test_norms_of_branches_that_do_not_run_stay_as_they_are() -> None:
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.aside = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+            for norm in (self.main, self.aside):
+                nn.init.constant_(norm.running_mean, 5.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.main(x) + (self.aside(x) if self.training else 0)
+
+    net = Branched()
+    assert fxprune.recalibrate(net, [torch.randn(8, 3)]) == 1
+    assert bool((net.main.running_mean.abs() < 3).all())
+    assert bool((net.aside.running_mean == 5).all())
+    assert net.aside.num_batches_tracked == 0

@@ -159,6 +159,7 @@ def first_of(change: Callable[[Tensor], Any]) -> Broken:
 BROKEN: list[tuple[str, Broken, tuple[str, ...]]] = [
     ("works", knows_modules, ("KeyError: 'b.0.weight'", "network 'transposed'", "read the groups' slots")),
     ("works", but(lambda found: list(found.values())), ("returns no dict", "seen: list")),  # type: ignore[arg-type, return-value]
+    ("works", but(lambda found: None), ("returns no dict", "seen: NoneType")),  # type: ignore[arg-type, return-value]
     ("works", lambda m, g, d=None: s.Taylor()(m, g), ("InputError: this scorer needs data",)),
     ("complete", but(lambda found: dict(list(found.items())[:-1])), ("a group has no scores in group b.0", "for each")),
     ("complete", but(lambda found: {**found, "x": 1}), ("scores of what is no group", "seen: x")),

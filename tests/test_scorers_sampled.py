@@ -202,6 +202,10 @@ def test_a_norm_further_on_is_not_the_layers() -> None:
         (lambda: SampledPermutation(distance="l1"), ("unknown distance", "seen: l1", "cosine, ssim")),  # type: ignore[arg-type]
         (lambda: SampledPermutation(samples=0), ("too few samples", "seen: 0", "at least 1")),
         (lambda: SampledPermutation(scale="bn", distance="ssim"), ("does not depend", "seen: ssim", "leave out scale")),
+        (
+            lambda: WeightPermutation(scale="bn", distance="relative"),
+            ("does not depend", "seen: relative", "leave out scale"),
+        ),
         (lambda: WeightPermutation(scale="gn"), ("unknown scale", "seen: gn", "bn")),  # type: ignore[arg-type]
         (lambda: WeightPermutation(distance="cosine"), ("unknown distance", "seen: cosine", "relative")),  # type: ignore[arg-type]
     ],

@@ -25,6 +25,7 @@ from fxprune.files import differences
 from fxprune.lines import Lines
 from fxprune.planners import Bisection, Constraints
 from fxprune.search import restore
+from fxprune.search.bench import Bench
 from fxprune.search.checkpoint import save
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.folder import Folder, _record
@@ -374,6 +375,45 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
         assert len(found.history) <= len(whole.history)
     if folder:
         assert run(name, str(tmp_path)).plan == whole.plan
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is read again quickly, but not in no time."""
+    whole = run(name, str(tmp_path))
+    best = (tmp_path / "best.safetensors").read_bytes()
+    model, groups, scores = perceptron(64, 40)
+    before = Bench.run
+    for stop in (0, 2, 5):
+        calls = count()
+
+        def impatient(self: Any, candidates: Any, calls: Any = calls, stop: int = stop) -> Any:
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            return before(self, candidates)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Bench, "run", impatient)
+            found = SEARCHES[name](model, groups, given_to(name, scores), Judged(), jitter, folder=tmp_path)
+        assert not found.finished
+        assert found.plan == whole.plan
+        same_weights(found.model, whole.model)
+        assert (tmp_path / "best.safetensors").read_bytes() == best
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_quality_that_is_no_number(name: str) -> None:
+    model, groups, scores = perceptron(8, 5)
+    with pytest.raises(fxprune.InputError, match="the original's quality is no finite number; seen: nan; remedy: "):
+        SEARCHES[name](model, groups, given_to(name, scores), lambda m: float("nan"))
+
+
+def test_a_directory_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(fxprune.InputError, match=r"the search's folder is a file in .*file; remedy: "):
+        Folder(tmp_path / "file", {})
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ def test_no_worker(values: dict[str, int]) -> None:
         Workers(**values)
 
 
+def test_an_unknown_backend() -> None:
+    with pytest.raises(fxprune.InputError, match="joblib knows no such backend; seen: celery; remedy: "):
+        list(Workers(2, backend="celery")(abs, [1]))
+
+
 class Deadly(Judged):
     """The first worker that gets a pruned model kills itself."""
 

@@ -45,12 +45,14 @@ class Measured:
         macs: part of the MACs that is left.
         parameters: part of the parameters that is left.
         seconds: of CPU for the treatment.
+        commit: of the code.
     """
 
     accuracy: float
     macs: float = 1.0
     parameters: float = 1.0
     seconds: float = 0.0
+    commit: str | None = None
 
 
 class Journal(compare_common.Journal[Point, Measured]):

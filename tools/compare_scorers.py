@@ -47,6 +47,7 @@ from zoo.checkpoints import load as load_checkpoint
 from zoo.cook import WEIGHTS
 from zoo.data import load as load_data
 from zoo.errors import ZooError
+from zoo.provenance import commit
 from zoo.train import accuracy
 
 LESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -137,7 +138,7 @@ def measure(subject: Subject, task: Task, missing: Sequence[Point]) -> Iterator[
         plan = subject.plan(scores, allocation, less)
         here = {p.treatment: p for p in missing if (p.allocation, p.less) == (allocation, less)}
         for treatment, small, seconds in subject.treated(plan, here):
-            yield here[treatment], Measured(accuracy(small, subject.test), *subject.left(plan), seconds)
+            yield here[treatment], Measured(accuracy(small, subject.test), *subject.left(plan), seconds, commit())
 
 
 def compare(journal: Journal, work: Sequence[Task], subjects: Mapping[str, Subject], console: Console) -> None:
@@ -145,7 +146,7 @@ def compare(journal: Journal, work: Sequence[Task], subjects: Mapping[str, Subje
     for name, subject in subjects.items():
         whole = Point(name, "", 0, "", 0.0, "none", subject.images, subject.tests)
         if whole not in journal.rows:
-            journal.add(whole, Measured(accuracy(subject.model, subject.test)))
+            journal.add(whole, Measured(accuracy(subject.model, subject.test), commit=commit()))
     with bar(console) as progress:
         shown = progress.add_task("", total=sum(len(t.points) for t in work))
         for task in work:

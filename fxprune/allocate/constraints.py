@@ -46,7 +46,7 @@ class Constraints:
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.round_to < 1:
+        if not isinstance(self.round_to, int) or self.round_to < 1:
             raise InputError("round_to must be a positive integer", seen=str(self.round_to), remedy="8 or 16 are usual")
         for value in _values(self.minimum):
             if value < 1:

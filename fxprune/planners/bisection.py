@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ class Bisection:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.tolerance) or self.tolerance < 0:
+            raise InputError("tolerance out of range", seen=str(self.tolerance), remedy="give 0 or more, such as 0.01")
         if not 1e-12 <= self.precision < 1:
             raise InputError("precision out of range", seen=str(self.precision), remedy="give a number in (0, 1)")
 
@@ -182,6 +185,7 @@ def fastest(
     precision: float = 0.01,
     judge: Judge = ROBUST,
     seed: int = 0,
+    progress: bool = True,
 ) -> Bisection:
     """The search for the fastest model that loses at most `tolerance`: `Budget` is bisected on its part.
 
@@ -192,6 +196,7 @@ def fastest(
         precision: in parts of the original's cost.
         judge: how carefully to decide.
         seed: of the tunings.
+        progress: show a progress bar.
 
     >>> import fxprune
     >>> search = fxprune.planners.fastest("macs", 0.01)
@@ -199,4 +204,4 @@ def fastest(
     0.25
     """
     family = partial(Budget, of=of, constraints=constraints, tolerance=1 - 1e-9, strict=False)
-    return Bisection(tolerance, precision, family=family, judge=judge, seed=seed)
+    return Bisection(tolerance, precision, progress, family=family, judge=judge, seed=seed)

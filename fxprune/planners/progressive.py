@@ -131,7 +131,7 @@ class Progressive:
             tune: applied to the model of each iteration, not to attempts; some training for instance, which after a
                 refit is best begun with `fxprune.settle`.
             folder: a directory that remembers every attempt and keeps every iteration's checkpoint; a search that was
-                killed goes on from it.
+                killed goes on from it, if it is given the same data, which are not compared.
             workers: where attempts run; default is this process.
 
         Returns:
@@ -219,6 +219,8 @@ class _Walk(Generic[M]):
         with sharing(base, [s.tensor for g in groups for s in g.consumers], self.data):
             outcomes = self.bench.run(attempts)
         fitness = [-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes]
+        if max(fitness) == -math.inf:
+            raise InputError("no attempt's quality is a number", seen="nan", remedy="look at what evaluate returns")
         costs = [float(self.price(self._with({i: width}))) for i, width in narrower.items()]
         order = sorted(range(len(attempts)), key=lambda k: (-fitness[k], costs[k]))
         units = list(narrower)

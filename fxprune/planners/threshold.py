@@ -67,6 +67,6 @@ class GlobalThreshold:
         owner = np.repeat(np.arange(len(members)), [g.size for g in members])
         # Of equals the later ones go, as inside a group.
         rising = np.lexsort((-np.arange(len(values)), values))
-        stays = rising[int(self.ratio * len(values)) :]
+        stays = rising[int(self.ratio * len(values) + 1e-9) :]
         kept = np.bincount(owner[stays], minlength=len(members))
         return {g.name: max(1, int(n)) for g, n in zip(members, kept, strict=True)}

@@ -83,8 +83,12 @@ class PerGroup:
 
 
 def remaining(size: int, ratio: float) -> int:
-    """Channels that stay of `size` when ⌊ratio · size⌋ go, at least one."""
-    return max(1, size - int(ratio * size))
+    """Channels that stay of `size` when ⌊ratio · size⌋ go, at least one.
+
+    >>> remaining(100, 0.29)  # 0.29 of 100 are 29, not 28.999999999999996
+    71
+    """
+    return max(1, size - int(ratio * size + 1e-9))
 
 
 def check_ratio(ratio: float) -> None:

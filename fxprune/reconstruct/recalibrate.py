@@ -28,7 +28,8 @@ def recalibrate(model: nn.Module, data: Iterable[Any]) -> int:
             hundred images do. Batches count equally, whatever their size.
 
     Returns:
-        The number of BatchNorms; 0 where there is nothing to do.
+        The number of BatchNorms that ran; 0 where there is nothing to do. Others (of branches that only training
+        uses) stay as they are.
 
     Raises:
         InputError: unusable data, a batch with one value per channel, or statistics that are not finite. The model then
@@ -45,10 +46,10 @@ def recalibrate(model: nn.Module, data: Iterable[Any]) -> int:
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and _tracks(m)}
     found = _estimate(model, norms, data)
     with torch.no_grad():
-        for name, m in norms.items():
-            for key, value in found[name].items():
-                getattr(m, key).copy_(value)
-    return len(norms)
+        for name, statistics in found.items():
+            for key, value in statistics.items():
+                getattr(norms[name], key).copy_(value)
+    return len(found)
 
 
 def _tracks(norm: nn.modules.batchnorm._BatchNorm) -> bool:
@@ -58,15 +59,17 @@ def _tracks(norm: nn.modules.batchnorm._BatchNorm) -> bool:
 def _estimate(
     model: nn.Module, norms: dict[str, nn.modules.batchnorm._BatchNorm], data: Iterable[Any]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """The new statistics by module; the model is left alone."""
+    """The new statistics of the modules that ran; the model is left alone."""
+    ran: set[str] = set()
     with borrowed(model, keep_buffers=True):
         set_training(model, False)
-        for m in norms.values():
+        for name, m in norms.items():
             m.reset_running_stats()
             m.__dict__["momentum"], m.__dict__["training"] = None, True
+            m.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.add(name))
         for batch in batches(model, data):
             batch.run(model)
-        found = {n: {k: v for k in _KEYS if (v := getattr(m, k)) is not None} for n, m in norms.items()}
+        found = {n: {k: v for k in _KEYS if (v := getattr(norms[n], k)) is not None} for n in norms if n in ran}
     for name, statistics in found.items():
         if not all(bool(torch.isfinite(v).all()) for v in statistics.values()):
             raise InputError(

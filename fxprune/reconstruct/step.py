@@ -202,7 +202,7 @@ def _check_models(model: nn.Module, small: nn.Module, plan: Plan) -> None:
 
 
 def _check_data(data: Iterable[Any]) -> None:
-    if iter(data) is data:
+    if isinstance(data, Iterable) and iter(data) is data:
         raise InputError(
             "the data can be read only once", seen=type(data).__name__, remedy="give a list of batches or a data loader"
         )

@@ -67,3 +67,9 @@ def check_option(what: str, value: object, known: Sequence[object]) -> None:
     if value not in known:
         names = ", ".join(str(k) for k in known)
         raise InputError(f"unknown {what}", seen=str(value), remedy=f"one of {names}")
+
+
+def check_scale(scale: str | None, distance: str) -> None:
+    """Refuse a scale for a distance that does not depend on it."""
+    if scale and distance != "squared":
+        raise InputError("a scale for a distance that does not depend on it", seen=distance, remedy="leave out scale")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Scale, Sums, check_option, shares_of_producers
+from fxprune.scorers.changes import Layer, Scale, Sums, check_option, check_scale, shares_of_producers
 from fxprune.scorers.patches import (
     mean_and_spread,
     patch_energy,
@@ -70,6 +70,7 @@ class WeightPermutation:
         check_option("change of a kernel", self.change, get_args(Change))
         check_option("scale", self.scale, ("bn", None))
         check_option("distance", self.distance, get_args(Distance))
+        check_scale(self.scale, self.distance)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         require_producers(groups)

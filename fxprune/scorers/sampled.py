@@ -15,7 +15,7 @@ from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Scale, Sums, check_option, shares_of_producers
+from fxprune.scorers.changes import Layer, Scale, Sums, check_option, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim
 
 Draw = Literal["permute", "reinit"]
@@ -58,10 +58,7 @@ class SampledPermutation:
         check_option("scale", self.scale, ("bn", None))
         if self.samples < 1:
             raise InputError("too few samples", seen=str(self.samples), remedy="give at least 1")
-        if self.scale and self.distance != "squared":
-            raise InputError(
-                "a scale for a distance that does not depend on it", seen=self.distance, remedy="leave out scale"
-            )
+        check_scale(self.scale, self.distance)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         require_producers(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -11,10 +12,11 @@ import numpy as np
 from torch import nn
 
 from fxprune.cost import Cost, cost_model
+from fxprune.errors import InputError
 from fxprune.groups import Groups
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
-from fxprune.search.checkpoint import restore
+from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.folder import Folder
 from fxprune.search.result import Search, Trial
@@ -67,6 +69,7 @@ class Bench(Generic[M]):
         self._known: dict[str, Outcome] = dict(self._folder.outcomes) if self._folder else {}
         self._models: dict[str, M] = {}
         self._asked: set[str] = set()
+        self._replaying = bool(self._known)
         self._best = self.original
 
     def __enter__(self) -> Bench[M]:
@@ -82,8 +85,19 @@ class Bench(Generic[M]):
         return self._tune is None
 
     def baseline(self) -> Outcome:
-        """What is known of the original."""
-        return self.run([self.original])[0]
+        """What is known of the original.
+
+        Raises:
+            InputError: its quality is no finite number.
+        """
+        (known,) = self.run([self.original])
+        if not math.isfinite(known.fitness):
+            raise InputError(
+                "the original's quality is no finite number",
+                seen=str(known.fitness),
+                remedy="let evaluate(model) return a number, higher for better models",
+            )
+        return known
 
     def run(self, candidates: Sequence[Candidate]) -> list[Outcome]:
         """Judge candidates, several at a time if there are workers; those that are known are not tried again."""
@@ -91,6 +105,7 @@ class Bench(Generic[M]):
         self._asked |= {c.key for c in candidates}
         for outcome, model in self._runner(attempt, self._jobs(fresh.values())):
             candidate = fresh[outcome.key]
+            self._replaying = False
             if self._folder is not None:
                 cost = self.cost(candidate.plan)
                 facts = {"macs": cost.macs, "parameters": cost.parameters}
@@ -129,14 +144,22 @@ class Bench(Generic[M]):
         return Trial(plan.kept_counts(), self.cost(plan), known.fitness, known.seed, known.seconds)
 
     def result(self, history: Sequence[T], finished: bool) -> Search[M, T]:
-        """The best so far, as the search's result; also written to the directory."""
-        best = self._best
-        model = self.made(best)
-        if self._folder is not None:
-            self._folder.put_best(model, best.plan)
+        """The best so far, as the search's result; also written to the directory.
+
+        A search that was stopped before it got as far as the one that it goes on from has that one's best.
+        """
+        plan, model = self._best_of_before() if self._replaying and not finished else (None, None)
+        if plan is None or model is None:
+            plan, model = self._best.plan, self.made(self._best)
+            if self._folder is not None:
+                self._folder.put_best(model, plan)
         baseline = self._known.get(self.original.key)
         fitness = baseline.fitness if baseline else float("nan")
-        return Search(best.plan, model, fitness, tuple(history), finished)
+        return Search(plan, model, fitness, tuple(history), finished)
+
+    def _best_of_before(self) -> tuple[Plan | None, M | None]:
+        path = None if self._folder is None else self._folder.best()
+        return (None, None) if path is None else (plan_of(path), restore(self.model, path))
 
     def made(self, candidate: Candidate) -> M:
         """The tuned model of a candidate that was kept: at hand, from its checkpoint, or made once more, same seed."""

@@ -48,6 +48,8 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("the search's folder is a file", where=str(path), remedy="give a directory, or a new name")
         for part in ("samples", "checkpoints"):
             (self.path / part).mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path / "lock")
@@ -94,6 +96,11 @@ class Folder:
         """Delete the checkpoints of candidates that cannot win any more."""
         for key in keys:
             self.checkpoint(key).unlink(missing_ok=True)
+
+    def best(self) -> Path | None:
+        """The checkpoint of the best so far; None before there is one."""
+        path = self.path / "best.safetensors"
+        return path if path.exists() else None
 
     def put_best(self, model: nn.Module, plan: Plan) -> None:
         """Make a model the best so far."""

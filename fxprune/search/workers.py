@@ -69,7 +69,7 @@ class Workers:
         # Bytes are part of the task itself. An object might be spread over the cluster beforehand, and be lost there
         # with the worker that holds it.
         tasks = (joblib.delayed(_run)(cloudpickle.dumps((function, job)), self.threads) for job in jobs)
-        with nullcontext() if self.backend is None else joblib.parallel_config(self.backend):
+        with nullcontext() if self.backend is None else _backend(self.backend):
             try:
                 parallel, together = joblib.Parallel(self.count, return_as="generator_unordered"), None
             except ValueError:  # the backend knows lists only
@@ -79,6 +79,14 @@ class Workers:
         else:
             while some := list(islice(tasks, together)):
                 yield from parallel(some)
+
+
+def _backend(name: str) -> Any:
+    try:
+        return joblib.parallel_config(name)
+    except ValueError as error:
+        remedy = "None is local processes; 'dask' wants a Client first, 'ray' register_ray()"
+        raise InputError("joblib knows no such backend", seen=name, remedy=remedy) from error
 
 
 # Threads of one process (Dask's workers have several by default) share the global generators and torch's settings.

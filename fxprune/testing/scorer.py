@@ -78,7 +78,15 @@ Scores = dict[str, Tensor]
 def _score(scorer: Scorer, subject: Subject, groups: Groups | None = None) -> Scores | None:
     """Scores of a network; None where the scorer may refuse and does."""
     try:
-        return scorer(subject.model, groups or subject.groups, subject.batches())
+        scores = scorer(subject.model, groups or subject.groups, subject.batches())
+        if not isinstance(scores, dict):
+            seen = type(scores).__name__
+            raise BrokenPromiseError(
+                "works", "it returns no dict", where=_place(subject), seen=seen, remedy="{name: tensor}"
+            )
+        return scores
+    except BrokenPromiseError:
+        raise
     except InputError as error:
         if not subject.normed:
             return None
@@ -98,11 +106,7 @@ def _failed(subject: Subject, error: Exception) -> BrokenPromiseError:
 
 
 def _works(scorer: Scorer, subject: Subject) -> None:
-    scores = _score(scorer, subject)
-    if scores is not None and not isinstance(scores, dict):
-        raise BrokenPromiseError(
-            "works", "it returns no dict", where=_place(subject), seen=type(scores).__name__, remedy="{name: tensor}"
-        )
+    _score(scorer, subject)
 
 
 def _complete(scorer: Scorer, subject: Subject) -> None:
