@@ -1,15 +1,15 @@
 """Robust bisection: the paired test, repeats near the tolerance, the verified winner, and what they are good for."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bench_bisection import JUDGES, simulate
 from search_toys import Judged, jitter, perceptron, widths_of
 
 import fxprune
@@ -197,82 +197,11 @@ def test_families_of_the_users_own() -> None:
 # What it is good for
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A plan of which only the rate is known."""
-
-    rate: float
-
-    def kept_counts(self) -> dict[str, int]:
-        return {"rate": round(1e9 * self.rate)}
-
-
-class Simulated:
-    """A bench whose candidates are drawn: 95 % right before, a loss of 0.2·exp(-6·rate) after, 2 % flips both ways.
-
-    Each tuning's true accuracy varies with a standard deviation of 0.3 %; what is seen are 1000 samples.
-    """
-
-    deterministic = False
-    original = SimpleNamespace(plan=Rate(1.0))
-
-    def __init__(self, seed: int) -> None:
-        self.random = np.random.default_rng(seed)
-        right = (self.random.random(1000) < 0.95).astype(np.float32)
-        self._baseline = outcome(float(right.mean()), right)
-        self.tunings = 0
-
-    def baseline(self) -> Outcome:
-        return self._baseline
-
-    def run(self, candidates: Any) -> list[Outcome]:
-        return [self._known(c.plan.rate, c.repeat) for c in candidates]
-
-    def keep(self, candidates: Any, best: Any) -> None:
-        self.best = best
-
-    def cost(self, plan: Any) -> fxprune.Cost:
-        return fxprune.Cost(0, 0)
-
-    def _known(self, rate: float, repeat: int, memo: Any = None) -> Outcome:
-        self._memo = getattr(self, "_memo", {})
-        if (rate, repeat) not in self._memo:
-            self._memo[rate, repeat] = self._drawn(rate)
-        return self._memo[rate, repeat]
-
-    def _drawn(self, rate: float) -> Outcome:
-        self.tunings += 1
-        loss = true_loss(rate) + self.random.normal(0, 0.003)
-        before = self._baseline.samples > 0  # type: ignore[operator]
-        falls, rises = (0.02 + max(loss, 0)) / 0.95, (0.02 - min(loss, 0)) / 0.05
-        chance = np.where(before, 1 - falls, rises)
-        right = (self.random.random(1000) < chance).astype(np.float32)
-        return outcome(float(right.mean()), right)
-
-
-def true_loss(rate: float) -> float:
-    return 0.2 * math.exp(-6 * rate)
-
-
-def simulate(judge: Judge, runs: int = 250) -> tuple[float, float, float]:
-    """Part of searches whose result truly loses more than the tolerance of 1 %, the mean rate, and tunings a search."""
-    wrong, rates, tunings = [], [], []
-    for seed in range(runs):
-        bench = Simulated(seed)
-        list(Bisection(0.01, judge=judge, progress=False)._search(bench, Rate))  # type: ignore[arg-type]
-        rate = bench.best.plan.rate
-        wrong.append(true_loss(rate) > 0.01 and rate < 1)
-        rates.append(rate)
-        tunings.append(bench.tunings)
-    return float(np.mean(wrong)), float(np.mean(rates)), float(np.mean(tunings))
-
-
 def test_wrong_acceptances_plain_against_robust() -> None:
-    plain, repeated, robust = (simulate(j) for j in (PLAIN, replace(ROBUST, margin=0.0), ROBUST))
-    print(f"\nwrong, rate, tunings: plain {plain}, robust without margin {repeated}, robust {robust}")
-    assert plain[2] == 7
-    assert 0.35 < plain[0] < 0.6
-    assert repeated[0] < 0.6 * plain[0]
-    assert robust[0] < 0.12
-    assert robust[1] < 0.75  # the right one is 0.5: caution costs a larger model
-    assert robust[2] < 40
+    plain, repeated, robust = (simulate(judge) for judge in JUDGES.values())
+    assert plain.tunings == 7
+    assert 0.35 < plain.wrong < 0.6
+    assert repeated.wrong < 0.6 * plain.wrong
+    assert robust.wrong < 0.12
+    assert robust.rate < 0.75  # the right one is 0.5: caution costs a larger model
+    assert robust.tunings < 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -84,8 +85,19 @@ def _means(rows: Rows, allocation: str) -> Table:
     for treatment in treatments:
         table.add_column(treatment, justify="right")
     for name in sorted(complete(rows, allocation), key=lambda n: -(_mean(rows, allocation, n, treatments[-1]) or 0)):
-        table.add_row(name, *(_percent(_mean(rows, allocation, name, t)) for t in treatments))
+        table.add_row(
+            f"{name}{_seeds(rows, allocation, name)}", *(_percent(_mean(rows, allocation, name, t)) for t in treatments)
+        )
     return table
+
+
+def _seeds(rows: Rows, allocation: str, name: str) -> str:
+    """How many seeds a random scorer was measured with, if with several anywhere."""
+    counts = Counter(
+        (p.network, p.less, p.treatment) for p in rows if p.scorer == name and p.allocation == allocation
+    ).values()
+    least, most = min(counts), max(counts)
+    return "" if most == 1 else f" ({most} seeds)" if least == most else f" ({least} to {most} seeds)"
 
 
 def _mean(rows: Rows, allocation: str, name: str, treatment: str) -> float | None:
