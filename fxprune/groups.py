@@ -20,6 +20,7 @@ from fxprune.grouping.balance import Balance, Steps, analyse, balances, steps
 from fxprune.grouping.reasons import FixedDim
 from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
+from fxprune.tracing.borrow import walk
 from fxprune.tracing.trace import Graph
 from fxprune.widths import Held, held_by_code
 
@@ -68,8 +69,15 @@ class Groups(Sequence[Group]):
     def __contains__(self, key: object) -> bool:
         return key in self._by_name if isinstance(key, str) else key in self._members
 
+    def __repr__(self) -> str:
+        channels = sum(g.size for g in self)
+        return f"Groups({len(self)} groups, {channels} channels, {len(self.fixed)} dims fixed)"
+
     def plan(self, kept: Mapping[str, npt.ArrayLike]) -> Plan:
         """The plan that keeps the given channels of the named groups, and all channels of the others.
+
+        Args:
+            kept: {group: indices, or a mask of one bool for each channel}.
 
         Raises:
             InputError: an unknown group, a channel out of range, a group that would lose all channels, or tied groups
@@ -142,7 +150,7 @@ class Groups(Sequence[Group]):
         return tuple(Scale(u.tensor, u.rows, part**u.exponent) for u, part in uses if part < 1)
 
     def _checked(self, group: Group, channels: npt.ArrayLike) -> Ints:
-        kept = np.unique(np.asarray(channels, dtype=np.int64))
+        kept = np.unique(_indices(group, np.asarray(channels)))
         if not len(kept) and not any(group.name in b.names for b in self._balances()):
             raise InputError(
                 "a group must keep at least one channel", where=group.name, remedy="lower the pruning ratio"
@@ -175,9 +183,20 @@ class Groups(Sequence[Group]):
         return graph
 
 
+def _indices(group: Group, channels: npt.NDArray[Any]) -> Ints:
+    """Kept channels, given as indices or as a mask."""
+    if channels.dtype == bool and channels.shape == (group.size,):
+        return np.flatnonzero(channels)
+    if channels.ndim != 1 or (len(channels) and channels.dtype.kind not in "iu"):
+        seen = f"{channels.dtype} of shape {channels.shape}"
+        remedy = f"give indices in [0, {group.size}), or a mask of {group.size} booleans"
+        raise InputError("kept channels are no list of indices", where=group.name, seen=seen, remedy=remedy)
+    return channels.astype(np.int64)
+
+
 def find_groups(
     graph: Graph,
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     *,
     heads: str | Mapping[str, str] = "",
     rewrite_code: bool = True,
@@ -186,7 +205,7 @@ def find_groups(
 
     Args:
         graph: from `fxprune.trace`.
-        protect: names (or shell patterns) of modules, parameters or groups that must keep all channels.
+        protect: name, names or shell patterns of modules, parameters or groups that must keep all channels.
         heads: what shrinks where attention splits its width into heads: "width" (of every head), "count" (of heads), ""
             (whichever has more indices), or {module name pattern: one of these}.
         rewrite_code: where a literal in a module's `forward` is a width (`view(-1, 400)`): the plan makes the module a
@@ -196,7 +215,7 @@ def find_groups(
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
 
     Raises:
-        InputError: an entry of `protect` matches nothing, or an unknown choice of `heads`.
+        InputError: an entry of `protect` or `heads` matches nothing, or an unknown choice of `heads`.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
@@ -210,8 +229,12 @@ def find_groups(
     for value in [choice] if isinstance(choice, str) else [v for _, v in choice]:
         if value not in ("", "width", "count"):
             raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
+    for pattern in [] if isinstance(choice, str) else [p for p, _ in choice]:
+        if not any(fnmatchcase(path, pattern) for path, _ in walk(graph.model)):
+            raise InputError("no module has the name or pattern", seen=pattern, remedy="heads={module: choice}")
     analysis = analyse(graph, choice)
-    held = held_by_code(analysis, _protected(analysis, tuple(protect)), choice, rewrite_code=rewrite_code)
+    names = (protect,) if isinstance(protect, str) else tuple(protect)
+    held = held_by_code(analysis, _protected(analysis, names), choice, rewrite_code=rewrite_code)
     return Groups(analysis, held, choice)
 
 

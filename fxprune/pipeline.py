@@ -75,7 +75,7 @@ def prune(
     scorer: Scorer | None = None,
     data: Iterable[Any] | None = None,
     planner: Callable[[Groups, Mapping[str, Tensor]], Plan] | None = None,
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     verify: bool = True,
 ) -> Result[M]:
     """Make a model smaller.
@@ -89,6 +89,9 @@ def prune(
         planner: how many channels stay; default `planners.Uniform(ratio)`.
         protect: names or patterns of modules, parameters and groups that keep all channels.
         verify: also measure that the pruned model equals the masked one (three forwards in float64).
+
+    Returns:
+        The smaller model, the plan that made it, and a report that can be printed.
 
     Raises:
         InputError: ratio out of range, bad inputs, unusable scores, or no prunable group.

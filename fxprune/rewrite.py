@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.attributes import holds_int, mend
-from fxprune.errors import PlanError
+from fxprune.errors import InputError, PlanError
 from fxprune.literals import is_literal
 from fxprune.plan import Ints, Plan
 from fxprune.sampler import BUFFER, add_samplers
@@ -36,6 +36,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     Raises:
         PlanError: tensors that the plan names are missing or have other shapes, or the root module would have to become
             a GraphModule in place.
+        InputError: the model cannot be copied.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -57,8 +58,31 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
         swap_tensors(model, lambda _, tensor: replaced.get(id(tensor), tensor))
     else:
         # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
-        model = copy.deepcopy(model, dict(replaced))
+        model = copied(model, dict(replaced))
     return mend(model, plan.attributes)
+
+
+def copied(model: M, memo: dict[int, Any] | None = None) -> M:
+    """A copy of a model; what is in `memo` stands for the copies of what has these ids.
+
+    Raises:
+        InputError: it holds what cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, memo)
+    except RuntimeError as error:
+        held = [f"{path}.{k}" for path, m in walk(model) for k, v in vars(m).items() if _is_computed(v)]
+        if not held:
+            raise
+        raise InputError(
+            "a module holds a tensor that was computed from its parameters and cannot be copied",
+            where=held[0].lstrip("."),
+            remedy="make it a plain parameter: torch.nn.utils.prune.remove, torch.nn.utils.remove_weight_norm",
+        ) from error
+
+
+def _is_computed(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -83,6 +107,8 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     Returns:
         The model's tensors by name.
     """
+    if not isinstance(plan, Plan):
+        raise PlanError("this is no plan", seen=type(plan).__name__, remedy="give what a planner returns")
     tensors = tensors_of(model)
     _check_shapes(tensors, plan)
     modules = dict(walk(model))

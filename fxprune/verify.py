@@ -6,18 +6,17 @@ model is, except where a norm, mean or softmax runs over the pruned dim itself.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
 from fxprune.plan import Plan
-from fxprune.rewrite import check_fit, rewrite
+from fxprune.rewrite import check_fit, copied, rewrite
 from fxprune.tracing.borrow import (
     Inputs,
     as_call,
@@ -56,7 +55,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
 
     Raises:
         PlanError: the plan is for another model.
-        InputError: there was nothing to compare.
+        InputError: the model fails on the inputs or cannot be copied, or there was nothing to compare.
     """
     check_fit(model, plan)
     inputs = as_call(example_inputs)
@@ -66,7 +65,20 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
                 return _compare(_double_copy(model), plan, tree_map(_double, inputs), excite, seed)
         except RuntimeError:
             # The model's code insists on a type of its own (`.float()`); its own precision must do.
-            return _compare(copy.deepcopy(model), plan, inputs, excite, seed)
+            return _in_own_precision(model, plan, inputs, excite, seed)
+
+
+def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
+    try:
+        return _compare(copied(model), plan, inputs, excite, seed)
+    except RuntimeError as error:
+        shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+        raise InputError(
+            "the model fails on the example inputs",
+            where=type(model).__name__,
+            seen=f"{(str(error).splitlines() or [''])[0][:160]} (inputs of shape {shapes})",
+            remedy="give the inputs that it was traced with",
+        ) from error
 
 
 def _compare(masked: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
@@ -121,7 +133,7 @@ def _double_copy(model: nn.Module) -> nn.Module:
     for t in tensors_of(model).values():
         new = _double(t.detach()) if t.is_floating_point() and t.dtype != torch.float64 else t.detach().clone()
         doubled[id(t)] = nn.Parameter(new, requires_grad=False) if isinstance(t, nn.Parameter) else new
-    return copy.deepcopy(model, doubled).double()
+    return copied(model, doubled).double()
 
 
 def _draw_constants(model: nn.Module, seed: int) -> None:

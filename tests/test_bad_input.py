@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from footprints import footprint
 from nets import CASES, Net
 from torch import nn
+from torch.nn.utils import prune
 
 import fxprune
 
@@ -438,3 +440,61 @@ def test_every_error_is_an_fxprune_error_with_its_parts() -> None:
     assert isinstance(error, ValueError)
     assert (error.what, error.where, error.seen, error.remedy) == ("what", "where", "seen", "remedy")
     assert str(fxprune.PlanError("what")) == "what"
+
+
+def test_what_is_no_model(net: Net) -> None:
+    for wrong in (None, net.forward):
+        with pytest.raises(fxprune.InputError, match=r"the model is no torch.nn.Module; seen: (NoneType|method);"):
+            fxprune.trace(wrong, X)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Linear(3, 4))
+    with pytest.raises(fxprune.InputError, match="a scripted module has no Python code to follow in 1; remedy: give"):
+        fxprune.trace(nn.Sequential(nn.Linear(3, 3), scripted), torch.zeros(1, 3))
+
+
+def test_what_cannot_be_copied() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    prune.random_unstructured(net[0], "weight", 0.5)
+    with pytest.raises(fxprune.InputError, match=r"cannot be copied in 0.weight; remedy: .*prune.remove"):
+        fxprune.prune(net, torch.zeros(1, 3), 0.5)
+
+
+def test_verify_on_other_inputs(net: Net, plan: fxprune.Plan) -> None:
+    with pytest.raises(fxprune.InputError, match=r"the model fails on the example inputs in Net; seen: .*99, 8, 8"):
+        fxprune.verify(net, plan, torch.zeros(1, 99, 8, 8))
+
+
+@pytest.mark.parametrize("kept", [[0.7, 1.2], ["0"], [[0, 1]], [True, False], np.zeros((2, 2), dtype=bool)])
+def test_kept_channels_that_are_no_list_of_indices(net: Net, kept: Any) -> None:
+    groups = groups_of(net)
+    with pytest.raises(fxprune.InputError, match=r"kept channels are no list of indices in .*; seen: .*; remedy: give"):
+        groups.plan({groups[0].name: kept})
+
+
+def test_a_mask_of_booleans_is_a_choice(net: Net) -> None:
+    groups = groups_of(net)
+    name, size = groups[0].name, groups[0].size
+    mask = [i % 2 == 1 for i in range(size)]
+    assert groups.plan({name: mask}) == groups.plan({name: list(range(1, size, 2))})
+    assert repr(groups).startswith(f"Groups({len(groups)} groups, ")
+
+
+def test_names_that_fit_nothing(net: Net) -> None:
+    name = groups_of(net)[0].name
+    assert name not in groups_of_protected(net, name)
+    with pytest.raises(fxprune.InputError, match="nothing has the name to protect; seen: nosuch"):
+        groups_of_protected(net, "nosuch")
+    with pytest.raises(fxprune.InputError, match="no module has the name or pattern; seen: nosuch"):
+        fxprune.find_groups(fxprune.trace(net, X), heads={"nosuch": "count"})
+
+
+def groups_of_protected(net: Net, name: str) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(net, X), name)
+
+
+def test_ratios_and_plans_of_other_types(net: Net) -> None:
+    with pytest.raises(fxprune.InputError, match=r"pruning ratio out of range; seen: 0.5; remedy: give a number"):
+        fxprune.prune(net, X, "0.5")  # type: ignore[arg-type]
+    with pytest.raises(fxprune.PlanError, match="this is no plan; seen: Groups; remedy: give what a planner returns"):
+        fxprune.rewrite(net, groups_of(net))  # type: ignore[arg-type]

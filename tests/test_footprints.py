@@ -5,6 +5,7 @@ import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,34 @@ def test_caches_of_other_kinds(make: Callable[[], Any]) -> None:
     model, x = Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "cache": make()}), torch.rand(1, 3, 4, 4)
     with no_footprints(model, x):
         fxprune.prune(model, x)
+
+
+def test_caches_in_plain_objects_and_tuples() -> None:
+    """Whatever holds them: objects of the model's own classes, of other classes inside, and tuples."""
+
+    class Notes:
+        def __init__(self) -> None:
+            self.calls, self.last = 0, None
+            self.inner = SimpleNamespace()
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+            self.notes, self.pair = Notes(), ([], 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.notes.calls += 1
+            self.notes.last = x
+            self.notes.inner.seen = x
+            self.pair[0].append(x)
+            return self.layers(x)
+
+    model = Noting().eval()
+    x = torch.randn(2, 3)
+    result = fxprune.prune(model, x, 0.5)
+    assert (model.notes.calls, model.notes.last, vars(model.notes.inner), model.pair) == (0, None, {}, ([], 1))
+    assert (result.model.notes.calls, result.model.pair) == (0, ([], 1))
 
 
 def test_queues() -> None:

@@ -7,7 +7,7 @@ product of activations that runs over such channels gives another result once th
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from fxprune.labelling.labels import Labelling
 _UNARY = frozenset(
     """
 abs alias as_strided asin atan celu ceil clone col2im constant_pad_nd contiguous detach div dropout elu erf expand expm1
-flip floor gelu hardshrink hardswish hardtanh im2col index index_select leaky_relu lift_fresh log1p mish native_dropout
+flip floor gelu hardshrink hardswish im2col index index_select leaky_relu lift_fresh log1p mish native_dropout
 neg permute pixel_shuffle pixel_unshuffle prelu _prelu_kernel relu relu6 repeat reshape roll round rrelu_with_noise
 select sgn sign silu sin sinh slice softshrink split split_with_sizes sqrt square squeeze t tan tanh _to_copy transpose
 trunc unbind unfold unsafe_split unsqueeze _unsafe_view _reshape_alias view mean sum amax amin linalg_vector_norm
@@ -41,9 +41,18 @@ def told_apart(labelling: Labelling) -> Iterator[Fix]:
     """The calls that run over labelled dims whose masked channels are not zero, with the labels concerned."""
     zero: dict[fx.Node, bool] = {}
     for node in labelling.graph.fx.nodes:
-        zero[node] = node.op == "get_attr" or (node.op == "call_function" and _stays_zero(node, zero))
+        if node.op == "get_attr":
+            zero[node] = _has_channels(node, labelling)
+        else:
+            zero[node] = node.op == "call_function" and _stays_zero(node, zero)
         if node.op == "call_function" and node.target is not operator.getitem:
             yield from _mixing(node, zero, labelling)
+
+
+def _has_channels(node: fx.Node, labelling: Labelling) -> bool:
+    """Whether a parameter is masked where it has channels; one number for all of them is not."""
+    axes: Any = labelling.axes[node]
+    return any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
 
 
 def _name(node: fx.Node) -> str:
@@ -64,7 +73,27 @@ def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
         return True  # weights and bias are masked
     if name in _PRODUCTS:
         return all(zero[n] for n in inputs) or _by_weight(node, name)
+    if name in _RANGES:
+        low, high = _RANGES[name](node)
+        return zero[inputs[0]] and not (low or 0) > 0 and not (high or 0) < 0
+    if name in _FILLS and _argument(node, _FILLS[name], "value") not in (0, False):
+        return False
     return name in _UNARY and (not inputs or zero[inputs[0]])
+
+
+def _argument(node: fx.Node, i: int, name: str, default: Any = 0) -> Any:
+    return node.args[i] if len(node.args) > i else node.kwargs.get(name, default)
+
+
+# Which argument is the value that an op puts in.
+_FILLS = {"constant_pad_nd": 2, "masked_fill": 2}
+# Between which numbers an op keeps what it gets.
+_RANGES: dict[str, Callable[[fx.Node], tuple[Any, Any]]] = {
+    "hardtanh": lambda n: (_argument(n, 1, "min_val", -1), _argument(n, 2, "max_val", 1)),
+    "clamp": lambda n: (_argument(n, 1, "min"), _argument(n, 2, "max")),
+    "clamp_min": lambda n: (_argument(n, 1, "min"), 0),
+    "clamp_max": lambda n: (0, _argument(n, 1, "max")),
+}
 
 
 # What a linear layer may do to its weight first.

@@ -23,6 +23,7 @@ import numpy as np
 from torch import fx
 
 from fxprune.labelling.dims import Dim, Factoring, Fix, Fixed, Labels, Loose, NotLooseError, Shape, WidthUse
+from fxprune.labelling.unread import unread
 from fxprune.tracing.trace import Graph
 
 
@@ -248,6 +249,7 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str
             for out in node.args[0]:
                 lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]
     lab.node = None
+    lab.fixes += unread(graph.fx.nodes, axes)
     return Labelling(graph, lab, axes)
 
 

@@ -93,5 +93,5 @@ def remaining(size: int, ratio: float) -> int:
 
 def check_ratio(ratio: float) -> None:
     """Refuse a pruning ratio outside [0, 1)."""
-    if not 0 <= ratio < 1:
+    if not isinstance(ratio, float | int) or not 0 <= ratio < 1:
         raise InputError("pruning ratio out of range", seen=str(ratio), remedy="give a number in [0, 1)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from fxprune.labelling.dims import Dim, Fixed
@@ -63,7 +64,7 @@ def _grouped(call: Call, x: Axes, w: Axes, channel: int, transposed: bool, group
     lab.factor(flat_in, [(groups, rows), (n_in, inner_in)])
     lab.factor(flat_out, [(groups, rows), (n_out, inner_out)])
     lab.width("groups", rows)
-    lab.suspect()
+    lab.suspect(*([rows] if isinstance(rows, np.ndarray) else []))
     return flat_out
 
 

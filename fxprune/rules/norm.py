@@ -9,7 +9,13 @@ from fxprune.labelling.labels import Axes, Call, Rule
 
 
 def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:
-    """Weight, bias and running statistics share the channel dim; saved statistics are nobody's input."""
+    """Weight, bias and running statistics share the channel dim; saved statistics are nobody's input.
+
+    Statistics of the present input run over all other dims.
+    """
+    if next((a for a in rest if isinstance(a, bool)), False):
+        for i in (i for i in range(len(x)) if i != 1):
+            call.lab.mix(x[i])
     for t in rest:
         if isinstance(t, Axes) and len(t) == 1 and t.shape[0] == x.shape[1]:
             call.lab.unite(x, 1, t, 0)

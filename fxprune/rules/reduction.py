@@ -35,6 +35,8 @@ def variance(call: Call, x: Axes, dim: Any = None, *_: Any, **kwargs: Any) -> An
 
 def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     """The result holds positions along the dim (argmax, sort, top-k) or depends on their order (cumsum)."""
+    if _only_values(call):
+        return [reduce(Call(call.lab, call.node, s), x, *args, **kwargs) for s in call.shape]
     ints = [a for a in (*args, kwargs.get("dim")) if isinstance(a, int) and not isinstance(a, bool)]
     dim = ints[-1] if ints else None
     if dim is None or not -len(x) <= dim < len(x):
@@ -43,6 +45,13 @@ def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     shapes: Sequence[Any] = call.shape if call.shape and isinstance(call.shape[0], tuple) else (call.shape,)
     dims = [_without(x, dim % len(x), s) for s in shapes]
     return dims if shapes is call.shape else dims[0]
+
+
+def _only_values(call: Call) -> bool:
+    """Whether of an extremum along a dim nobody uses the positions."""
+    extremum = call.node.target._opname in ("max", "min")  # type: ignore[union-attr]
+    pair = len(call.shape) == 2 and isinstance(call.shape[0], tuple)
+    return extremum and pair and all(user.args[1] == 0 for user in call.node.users)
 
 
 def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:

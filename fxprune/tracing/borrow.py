@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,7 +45,7 @@ def borrowed(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
 
 
 class _Saved:
-    """A module's attributes, and the contents of the containers among them, at any depth."""
+    """A module's attributes, and the contents of the containers and plain objects among them, at any depth."""
 
     def __init__(self, module: nn.Module) -> None:
         self._contents: list[tuple[Any, Any]] = []
@@ -55,12 +56,16 @@ class _Saved:
         seen.add(id(container))
         self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
         for value in container.values() if isinstance(container, dict) else container:
-            if not isinstance(value, _CONTAINERS):
-                continue
-            if not value:
-                self._empty.append(value)
-            elif id(value) not in seen:
-                self._save(value, seen)
+            if isinstance(value, _CONTAINERS):
+                self._meet(value, seen)
+            elif type(value) not in _PLAIN and (state := _state(value)) is not None:
+                self._meet(state, seen)
+
+    def _meet(self, container: Any, seen: set[int]) -> None:
+        if not container:
+            self._empty.append(container)
+        elif id(container) not in seen:
+            self._save(container, seen)
 
     def restore(self) -> None:
         for container in self._empty:
@@ -73,6 +78,23 @@ class _Saved:
 
 
 _CONTAINERS = (dict, list, set, deque)
+# Most attributes are of these types, which hold nothing.
+_PLAIN = frozenset([bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, type])
+_LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections"}
+
+
+def _state(value: Any) -> Any:
+    """What a tuple holds, or the attributes of an object of somebody's own class; None for all else.
+
+    Objects of libraries (loggers, locks, functions) lead to the state of the whole process.
+    """
+    if isinstance(value, tuple):
+        return [v for v in value if type(v) not in _PLAIN] or None
+    kind = type(value)
+    if isinstance(value, type | nn.Module | Tensor) or kind.__module__.partition(".")[0] in _LIBRARIES:
+        return None
+    attributes = getattr(value, "__dict__", None)
+    return attributes if type(attributes) is dict else None
 
 
 def _same(container: Any, contents: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import operator
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fxprune.labelling.labels import Axes
 from fxprune.tracing import shapes
 from fxprune.tracing.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing.recorder import all_on_meta, meta_like
+from fxprune.widths.asked import asked, reshaped
 from fxprune.widths.prediction import Prediction
 
 aten = torch.ops.aten
@@ -102,6 +104,8 @@ class Diverged(Exception):
 
 _COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default])
 _RESHAPES = frozenset([aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default])
+# Calls that stand for one another: a slice of all that there is is an alias.
+_ALIKE = (_RESHAPES, frozenset([aten.slice.Tensor, aten.alias.default]))
 
 
 @dataclass
@@ -115,7 +119,7 @@ class _Script:
         """The recorded call of `op`; None for a copy that the recorded run did not need."""
         while self._present() is not op and (self._present() in _COPIES or self._copies_for(op)):
             self.at += 1
-        if self._present() is op or (op in _RESHAPES and self._present() in _RESHAPES):
+        if self._present() is op or any(op in s and self._present() in s for s in _ALIKE):
             self.at += 1
             return self.nodes[self.at - 1]
         if op in _COPIES or (op is aten.clone.default and self._present() in _RESHAPES):
@@ -185,11 +189,11 @@ class _Prober(TorchDispatchMode):
         try:
             result = shapes.answer(op, args, kwargs)
         except Exception as error:
-            return self.differ(node, _asked(node, args), predicted, _brief(error), args)
+            return self.differ(node, asked(node, args), predicted, _brief(error), args)
         seen = _shapes(result)
         if seen != predicted:
             return self.differ(
-                node, _asked(node, args) or _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args
+                node, asked(node, args) or _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args
             )
         self._check_offset(node, args)
         self._check_scalars(node, args)
@@ -250,7 +254,7 @@ class _Prober(TorchDispatchMode):
     def _line(node: fx.Node) -> str:
         """The line of the model's code that issued the present call."""
         frame = sys._getframe(2)
-        while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _MACHINERY):
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_MACHINERY):
             frame = frame.f_back
         file, number = frame.f_code.co_filename, frame.f_lineno
         source = linecache.getline(file, number).strip()
@@ -258,14 +262,12 @@ class _Prober(TorchDispatchMode):
         return f"{Path(file).name}:{number} `{source[:80]}`{module}"
 
 
+_TORCH = Path(torch.__file__).parent
+# Whose lines are not the model's code.
 _MACHINERY = (
-    "fxprune",
-    "torch/_ops",
-    "torch/_compile",
-    "torch/_dynamo",
-    "torch/utils",
-    "torch/_tensor.py",
-    "functional.py",
+    str(Path(__file__).parents[1]) + os.sep,
+    *(str(_TORCH / name) for name in ("_ops", "_compile", "_dynamo", "utils", "_tensor.py", "overrides.py")),
+    *(str(_TORCH / name) for name in ("functional.py", "nn/functional.py", "_jit_internal.py")),
 )
 
 
@@ -282,29 +284,7 @@ class _Reshapes(TorchFunctionMode):
         except RuntimeError as error:
             if func not in (Tensor.reshape, torch.reshape, Tensor.unflatten) or kwargs:
                 raise
-            return self._prober.reshape(_sizes(func, args), _brief(error), args)
-
-
-def _sizes(func: Any, args: Any) -> list[int | None]:
-    """The sizes that a call of reshape or unflatten asks for."""
-    if func is Tensor.unflatten:
-        x, dim, sizes = args
-        shape = [*x.shape[: dim % x.dim()], *sizes, *x.shape[dim % x.dim() + 1 :]]
-    else:
-        shape = list(args[1] if isinstance(args[1], list | tuple) else args[1:])
-    return [None if n == -1 else int(n) for n in shape]
-
-
-# Which argument of an ATen call holds the sizes that the code asks for.
-_SIZES = {"view": 1, "_unsafe_view": 1, "_reshape_alias": 1, "expand": 1, "new_zeros": 1, "new_full": 1, "zeros": 0}
-
-
-def _asked(node: fx.Node, args: Any) -> list[int | None]:
-    if node.target is aten.split_with_sizes.default:
-        dim = (args[2] if len(args) > 2 else 0) % args[0].dim()
-        return [size if i == dim else n for size in args[1] for i, n in enumerate(args[0].shape)]
-    at = _SIZES.get(node.target._opname)  # type: ignore[union-attr]
-    return [] if at is None else [None if n == -1 else int(n) for n in args[at]]
+            return self._prober.reshape(reshaped(func, args), _brief(error), args)
 
 
 def _made(node: fx.Node, predicted: Any, args: Any) -> Any:
