@@ -215,7 +215,7 @@ def find_groups(
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
 
     Raises:
-        InputError: an entry of `protect` or `heads` matches nothing, or an unknown choice of `heads`.
+        InputError: an entry of `protect` or `heads` matches nothing, an unknown choice of `heads`, a scripted module.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))

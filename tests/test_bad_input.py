@@ -450,7 +450,7 @@ def test_what_is_no_model(net: Net) -> None:
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Linear(3, 4))
     with pytest.raises(fxprune.InputError, match="a scripted module has no Python code to follow in 1; remedy: give"):
-        fxprune.trace(nn.Sequential(nn.Linear(3, 3), scripted), torch.zeros(1, 3))
+        groups_of(nn.Sequential(nn.Linear(3, 3), scripted), torch.zeros(1, 3))
 
 
 def test_what_cannot_be_copied() -> None:

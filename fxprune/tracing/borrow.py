@@ -56,16 +56,15 @@ class _Saved:
         seen.add(id(container))
         self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
         for value in container.values() if isinstance(container, dict) else container:
-            if isinstance(value, _CONTAINERS):
-                self._meet(value, seen)
-            elif type(value) not in _PLAIN and (state := _state(value)) is not None:
-                self._meet(state, seen)
-
-    def _meet(self, container: Any, seen: set[int]) -> None:
-        if not container:
-            self._empty.append(container)
-        elif id(container) not in seen:
-            self._save(container, seen)
+            if type(value) in _PLAIN:
+                continue
+            inner = value if isinstance(value, _CONTAINERS) else _state(value)
+            if inner is None:
+                continue
+            if not inner:
+                self._empty.append(inner)
+            elif id(inner) not in seen:
+                self._save(inner, seen)
 
     def restore(self) -> None:
         for container in self._empty:

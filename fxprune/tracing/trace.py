@@ -31,7 +31,6 @@ from fxprune.tracing.borrow import (
     swap_tensors,
     tensor_names,
     tensors_of,
-    walk,
     watch_forwards,
 )
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
@@ -79,8 +78,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         The recorded calls with the model that they are of.
 
     Raises:
-        InputError: no module, or a scripted one; the inputs hold no tensor, or lie on a device that the model does not
-            use.
+        InputError: the model is none, or the inputs hold no tensor, or lie on a device that the model does not use.
         TraceError: the model's forward fails, or returns no tensor.
 
     >>> import torch, fxprune
@@ -89,7 +87,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     >>> [str(node.target) for node in graph.fx.nodes if node.op == "call_function"]
     ['aten.convolution.default', 'aten.relu.default']
     """
-    _check_model(model)
+    if not isinstance(model, nn.Module):
+        raise InputError("the model is no torch.nn.Module", seen=type(model).__name__, remedy="give a module")
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)
     _check(inputs, tensors)
@@ -100,15 +99,6 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         if all(t.is_meta for t in tensors.values()) and tensors:
             raise _failure(model, meta_error) from meta_error
         return _trace_for_real(model, inputs, tensors)
-
-
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError("the model is no torch.nn.Module", seen=type(model).__name__, remedy="give a module")
-    scripted = [path or type(m).__name__ for path, m in walk(model) if isinstance(m, torch.jit.ScriptModule)]
-    if scripted:
-        remedy = "give the module that torch.jit.script or trace was given"
-        raise InputError("a scripted module has no Python code to follow", where=scripted[0], remedy=remedy)
 
 
 def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:

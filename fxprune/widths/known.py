@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from fxprune.errors import InputError
 from fxprune.grouping.analysis import Analysis
 from fxprune.labelling.dims import WidthUse
 from fxprune.labelling.labels import Axes
@@ -19,6 +21,10 @@ from fxprune.widths.held import Held, names_of, stepped
 def known_beforehand(analysis: Analysis, held: Held) -> Held:
     """What PyTorch's own modules are known to hold."""
     for path, module in walk(analysis.labelling.graph.model):
+        if isinstance(module, torch.jit.ScriptModule):
+            remedy = "give the module that torch.jit.script or trace was given"
+            where = path or type(module).__name__
+            raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
         if type(module).forward is nn.MultiheadAttention.forward:
             held = _attention(analysis, held, path)
         elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and module._parameters.get("weight") is None:
