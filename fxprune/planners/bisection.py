@@ -71,6 +71,15 @@ class Bisection:
         family: a number in (0, 1) to a planner; a smaller number must give a smaller model.
         judge: how carefully to decide.
         seed: of the tunings.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
+    >>> scores = fxprune.scorers.L2Norm()(net, groups)
+    >>> quality = lambda model: 1.0 if model[0].out_features >= 9 else 0.5  # stands for an accuracy
+    >>> found = fxprune.planners.Bisection(progress=False)(net, groups, scores, quality)
+    >>> found.model[0].out_features, len(found.history) <= 7
+    (9, True)
     """
 
     tolerance: float = 0.01

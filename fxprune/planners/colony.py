@@ -64,6 +64,15 @@ class BeeColony:
 
     Raises:
         InputError: a value out of range.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
+    >>> scores = fxprune.scorers.L2Norm()(net, groups)
+    >>> quality = lambda model: -abs(model[0].out_features - 12)
+    >>> found = fxprune.planners.BeeColony(sources=3, cycles=3, progress=False)(net, groups, scores, quality)
+    >>> found.model[0].out_features
+    12
     """
 
     sources: int = 10

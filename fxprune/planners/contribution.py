@@ -31,6 +31,13 @@ class CumulativeContribution:
 
     Raises:
         InputError: rate out of range, or unusable or negative scores.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Linear(4, 1))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> planner = fxprune.planners.CumulativeContribution(0.8)
+    >>> planner(groups, {"0": torch.tensor([5.0, 1.0, 3.0, 1.0])}).groups["0"].kept
+    array([0, 2])
     """
 
     rate: float = 0.9

@@ -89,6 +89,15 @@ class Progressive:
 
     Raises:
         InputError: a value out of range.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+    >>> x = torch.randn(64, 4)
+    >>> groups = fxprune.find_groups(fxprune.trace(net, x))
+    >>> quality = lambda model: -float((model(x) - net(x)).square().mean().detach())
+    >>> found = fxprune.planners.Progressive(0.5, step=0.2, progress=False)(net, groups, [x], quality)
+    >>> [step.counts["0"] for step in found.history]
+    [16, 12, 10]
     """
 
     target: float = 0.5

@@ -55,6 +55,13 @@ class APoZ:
     Attributes:
         threshold: |a| up to which an activation counts as zero; above 0 for activations that are never exactly zero.
         seed: of the standard normal inputs that are used when no data is given.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0], [-2.0]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> fxprune.scorers.APoZ()(net, groups, [torch.tensor([[3.0], [-1.0], [2.0], [1.0]])])  # the second sees one image
+    {'0': tensor([0.7500, 0.2500], dtype=torch.float64)}
     """
 
     threshold: float = 0.0
@@ -82,6 +89,13 @@ class HRank:
 
     Attributes:
         seed: of the standard normal inputs that are used when no data is given.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1, bias=False), torch.nn.Conv2d(2, 1, 1))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1, 3, 3)))
+    >>> fxprune.scorers.HRank()(net, groups, [torch.eye(3).view(1, 1, 3, 3)])
+    {'0': tensor([3., 0.], dtype=torch.float64)}
     """
 
     seed: int = 0
@@ -101,6 +115,13 @@ class ActivationEntropy:
     Attributes:
         bins: number of bins.
         seed: of the standard normal inputs that are used when no data is given.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0], [-2.0]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> fxprune.scorers.ActivationEntropy(bins=4)(net, groups, [torch.tensor([[0.0], [1.0], [2.0], [3.0]])])
+    {'0': tensor([1.3863, 0.0000], dtype=torch.float64)}
     """
 
     bins: int = 100

@@ -100,6 +100,10 @@ class SeedAverage:
 
     Raises:
         InputError: the scorer has no seed, fewer than one seed, or data that can be iterated only once.
+
+    >>> import fxprune
+    >>> fxprune.scorers.SeedAverage(fxprune.scorers.Random(seed=3), seeds=10).seeds  # of seeds 3 to 12
+    10
     """
 
     scorer: Any

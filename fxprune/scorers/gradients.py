@@ -63,6 +63,14 @@ class GroupTaylor:
 
     Raises:
         InputError: as for `Taylor`.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
+    >>> _ = [layer.weight.data.fill_(2.0) for layer in (net[0], net[2])]
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> score = fxprune.scorers.GroupTaylor(loss=lambda outputs, targets: (outputs * targets).mean())
+    >>> score(net, groups, [(torch.tensor([[1.0]]), torch.tensor([[1.0]]))])  # 2·2 by what makes and by what reads it
+    {'0': tensor([64., 64.], dtype=torch.float64)}
     """
 
     loss: Loss | None = None
@@ -88,6 +96,15 @@ class HessianDiagonal:
 
     Raises:
         InputError: an option out of range, or as for `Taylor`.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0], [2.0]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> _ = net[2].weight.data.fill_(1.0)
+    >>> score = fxprune.scorers.HessianDiagonal("given", loss=lambda outputs, targets: (outputs * targets).mean())
+    >>> score(net, groups, [(torch.tensor([[3.0]]), torch.tensor([[1.0]]))])  # the gradients are 3, so h is 9
+    {'0': tensor([ 4.5000, 18.0000], dtype=torch.float64)}
     """
 
     labels: Literal["sampled", "given"] = "sampled"

@@ -84,6 +84,13 @@ class RefitLoss:
 
     Raises:
         InputError: bad settings, unusable data, or a group that no convolution or linear layer reads.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 1))
+    >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))  # the first two are alike
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 2)))
+    >>> fxprune.scorers.RefitLoss()(net, groups, [torch.randn(50, 2)])["0"] > 1e-3
+    tensor([False, False,  True])
     """
 
     positions: Positions = 10

@@ -35,6 +35,9 @@ class Judge:
         z: standard errors from the tolerance within which it is repeated.
         margin: standard errors that an accepted loss must stay below the tolerance.
         verify: fresh seeds on which the winner must be good enough once more; else the next larger one is asked.
+
+    >>> import fxprune
+    >>> search = fxprune.planners.Bisection(judge=fxprune.planners.Judge(repeats=3))  # or PLAIN, ROBUST
     """
 
     repeats: int = 1
