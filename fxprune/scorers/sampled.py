@@ -49,7 +49,7 @@ class SampledPermutation:
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 1))
     >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 1.0], [3.0, -3.0]]))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 2)))
-    >>> score = fxprune.scorers.SampledPermutation()
+    >>> score = fxprune.scorers.SampledPermutation(samples=20)
     >>> score(net, groups, [torch.tensor([[2.0, 1.0]])])["0"] > 1e-6  # the order of equal weights says nothing
     tensor([False,  True])
     """
