@@ -48,7 +48,8 @@ class WeightPermutation:
         seed: of the standard normal inputs that are used when no data is given.
         scale: "bn" multiplies D by γ²/(σ² + ε) of the batch norm that directly follows the layer, where there is one:
             the change after the norm, which no longer depends on the scale of the weights before it.
-        distance: "squared", D itself; "relative", D/Σ(y - b)², the part of the response's energy that changes.
+        distance: "squared", D itself; "relative", D/Σ(y - b)², the part of the response's energy that changes; the bias
+            b, which no order of the weights touches, is left out (a choice of fxprune; published is D/Σy²).
 
     Raises:
         InputError: an unknown option, no batch in `data`, or a group that no convolution or linear layer makes.
