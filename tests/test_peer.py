@@ -22,17 +22,12 @@ import fxprune
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the peer warns of what it guesses
 
 AGREE = (
-    "alexnet",
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "googlenet",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "resnet18",
-    "squeezenet1_0",
-    "vgg11_bn",
+    *("alexnet", "convnext_tiny", "convnext_small", "densenet121", "densenet161", "densenet169", "densenet201"),
+    *("efficientnet_b0", "efficientnet_b1", "efficientnet_b3", "efficientnet_b5", "efficientnet_v2_s", "googlenet"),
+    *("inception_v3", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3", "mobilenet_v2", "mobilenet_v3_small"),
+    *("mobilenet_v3_large", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "squeezenet1_0"),
+    *("squeezenet1_1", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
 )
 
 GROUPED = "resnext50_32x4d"
@@ -63,7 +58,8 @@ Coupled = frozenset[Part]
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
-    options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    plain = {"aux_logits": False, "init_weights": False}
+    options: dict[str, Any] = plain if name in ("googlenet", "inception_v3") else {}
     torch.manual_seed(0)
     return torchvision.models.get_model(name, weights=None, **options).eval(), torch.rand(1, 3, 224, 224)
 
