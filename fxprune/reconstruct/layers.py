@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fxprune.batches import Batch
 from fxprune.observe import Contraction
+from fxprune.plan import Plan
 from fxprune.reconstruct.record import Recorded, Run, recording
+from fxprune.rewrite import cut
 from fxprune.tracing.borrow import tensors_of
 
 
@@ -24,11 +26,15 @@ class Layer:
         seen: a call of it; its weight is the model's own.
         bias: the name of its bias, or empty.
         mean: without a bias, the name of the running mean of the BatchNorm that alone gets its output, or empty.
+        centre: what that mean is in the original, where it stays, of shape (channels,).
+        fallen: how far it lies below that already, from an earlier fit: the present intercept.
     """
 
     seen: Contraction
     bias: str
     mean: str
+    centre: Tensor | None = None
+    fallen: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -44,9 +50,12 @@ class Layer:
         return self.seen.kernels().double()
 
     def offset(self) -> Tensor:
-        """The bias as it is now, a parameter or not, of shape (groups, outputs); zeros if there is none."""
+        """The intercept as it is now, of shape (groups, outputs); zeros if there is none.
+
+        It is the bias, a parameter or not, or what an earlier fit has put into the running mean.
+        """
         kernels = self.kernels()
-        bias = self.seen.bias
+        bias = self.seen.bias if self.fallen is None else self.fallen
         return kernels.new_zeros(kernels.shape[:2]) if bias is None else bias.detach().double().view(kernels.shape[:2])
 
     def bytes(self) -> int:
@@ -55,14 +64,14 @@ class Layer:
         return 8 * groups * n * (n + outputs)
 
     def put(self, small: nn.Module, kernels: Tensor, intercept: Tensor) -> None:
-        """Write weights and intercept; a BatchNorm's running mean falls by what its input lacks."""
+        """Write weights and intercept; a BatchNorm's running mean is the original's less what its input lacks."""
         tensors = tensors_of(small)
         with torch.no_grad():
             tensors[self.name].copy_(_stored(self.seen, kernels))
             if self.bias:
                 tensors[self.bias].copy_(intercept.flatten())
-            elif self.mean:
-                tensors[self.mean].sub_(intercept.flatten().to(tensors[self.mean]))
+            elif self.centre is not None:
+                tensors[self.mean].copy_(self.centre.double() - intercept.flatten())
 
 
 def _stored(seen: Contraction, kernels: Tensor) -> Tensor:
@@ -81,15 +90,25 @@ def first_run(small: nn.Module, names: Set[str], batch: Batch, stop: int | None 
         return record(batch, names, stop)
 
 
-def find_layers(run: Run[Recorded]) -> dict[str, Layer]:
-    """The layers that ran."""
-    means = _means(run)
-    return {
-        name: Layer(
-            run.calls[name, 0].seen.light(), run.biases.get(name, ""), "" if name in run.biases else means[name]
-        )
-        for name in dict.fromkeys(name for name, _ in run.calls)
-    }
+def find_layers(run: Run[Recorded], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:
+    """The layers that ran.
+
+    Args:
+        run: of the pruned model.
+        model: the original.
+        small: the pruned model.
+        plan: what was removed.
+    """
+    means, cuts, before, now = _means(run), plan.cuts(), tensors_of(model), tensors_of(small)
+    layers: dict[str, Layer] = {}
+    for name in dict.fromkeys(name for name, _ in run.calls):
+        seen, bias = run.calls[name, 0].seen.light(), run.biases.get(name, "")
+        mean = "" if name in run.biases else means[name]
+        layers[name] = Layer(seen, bias, mean)
+        if mean:
+            centre = cut(before[mean], cuts.get(mean, {}))
+            layers[name] = Layer(seen, bias, mean, centre, centre.double() - now[mean].double())
+    return layers
 
 
 def _means(run: Run[Recorded]) -> dict[str, str]:

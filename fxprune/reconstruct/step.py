@@ -81,10 +81,11 @@ def reconstruct(
     minimise ‖Y - WX - b‖² + ρ‖W - W₀‖², layer by layer in execution order, so that each makes up for the errors of
     those before it. Labels are not read. Source: He, Zhang and Sun, Channel Pruning, 2017.
 
-    The intercept b goes to the layer's bias, or else to the running mean of the BatchNorm behind it; a layer with
-    neither is fitted through zero. Where a layer's output (through a BatchNorm) is added to a shortcut that has changed
-    from Y₁ to Y₁', its target is Y₁ - Y₁' + Y₂, with Y₂ the original branch, so that the sum is repaired; channels with
-    a scale γ ≈ 0 are left out of that. Of two fitted layers that are added, the one that is fitted later does so.
+    The intercept b goes to the layer's bias, or else to the running mean of the BatchNorm behind it, which becomes the
+    original's less b, also where an earlier fit has changed it; a layer with neither is fitted through zero. Where a
+    layer's output (through a BatchNorm) is added to a shortcut that has changed from Y₁ to Y₁', its target is
+    Y₁ - Y₁' + Y₂, with Y₂ the original branch, so that the sum is repaired; channels with a scale γ ≈ 0 are left out
+    of that. Of two fitted layers that are added, the one that is fitted later does so.
 
     Args:
         model: the original; untouched.
@@ -134,7 +135,7 @@ def reconstruct(
     first = next(iter(batches(small, data)))
     shared = shared_by(model, data) if order == "sequential" else None
     run = first_run(small, readers.keys(), first, shared.stop(sampling, readers.keys()) if shared else None)
-    layers = find_layers(run)
+    layers = find_layers(run, model, small, plan)
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
     original = shared.original(sampling) if shared else Original(model, list(wave), sampling, memory)
