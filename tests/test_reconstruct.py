@@ -246,6 +246,43 @@ class ComputedBias(SharedNorm):
         return F.conv2d(self.a(x).relu(), self.b.weight, self.norm.bias * 2 + 1)
 
 
+class Chain(nn.Module):
+    """Blocks whose convolutions have no bias, each added to what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def layer(a: int, b: int) -> nn.Sequential:
+            norm = nn.BatchNorm2d(b)
+            nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+            return nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), norm)
+
+        self.stem, self.head = layer(3, 8), nn.Linear(8, 4)
+        self.blocks = nn.ModuleList(nn.Sequential(layer(8, 8), nn.ReLU(), layer(8, 8)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        for block in self.blocks:
+            x = (x + block(x)).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_second_fit_finds_nothing_to_do() -> None:
+    """An intercept that the first one has put into a running mean counts once, through shortcuts and layer by layer."""
+    torch.manual_seed(0)
+    model, x = Chain().double().eval(), torch.randn(40, 3, 8, 8, dtype=torch.float64)
+    plan = halves(model, x)
+    small = fxprune.rewrite(model, plan)
+    means = {k: v.clone() for k, v in small.state_dict().items() if k.endswith("running_mean")}
+    fxprune.reconstruct(model, small, plan, [x], positions=None, ridge=0)
+    first = {k: v.clone() for k, v in small.state_dict().items()}
+    assert sum(not torch.equal(v, first[k]) for k, v in means.items()) == 4
+    again = fxprune.reconstruct(model, small, plan, [x], positions=None, ridge=0)
+    for name, value in small.state_dict().items():
+        torch.testing.assert_close(value, first[name], rtol=1e-6, atol=1e-6)
+    assert all(r.after == pytest.approx(r.before, rel=1e-6, abs=1e-12) for r in again.layers)
+
+
 @pytest.mark.parametrize("kind", [SharedNorm, BareToo, ComputedBias])
 def test_without_a_place_the_fit_goes_through_zero(kind: type[nn.Module]) -> None:
     model = kind().double().eval()
