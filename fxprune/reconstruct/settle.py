@@ -26,8 +26,8 @@ def settle(model: nn.Module, data: Iterable[Any]) -> int:
 
     leave every output in evaluation mode as it is. Do so between `reconstruct` and fine-tuning: a reconstructed layer
     may give another mean and spread than the running statistics say, on purpose, where it repairs the error of the
-    shortcut that it is added to. Training mode normalises by the batch, which takes that away and can leave nothing of
-    what the model knew; after settling, both modes give the same, up to the difference between batches and the data.
+    shortcut that it is added to. Training mode normalises by the batch, which takes that away; after settling, both
+    modes give the same, up to the difference between batches and the data.
     `recalibrate`, in contrast, keeps scale and shift and changes the outputs. The formula is fxprune's own.
 
     Args:
