@@ -454,6 +454,15 @@ def test_program_pipes_json_and_nothing_else(nets: Path) -> None:
     assert "hello" in found.stderr
 
 
+def test_program_takes_choices_of_heads(app: typer.Typer) -> None:
+    sizes = []
+    for choice in ("width", "encoder.layers.*=count"):
+        out = RUN.invoke(app, ["vit_b_32", "--heads", choice, "--json", "-"]).stdout
+        sizes.append({g["name"]: g["size"] for g in json.loads(out)["groups"]})
+    assert sizes[0].keys() == sizes[1].keys()
+    assert sizes[0] != sizes[1]
+
+
 def test_program_takes_several_inputs_and_protects(app: typer.Typer, nets: Path) -> None:
     both = ["my_nets:Two", "--input-shape", "1,4", "--input-shape", "1,6", "--json", "-"]
     assert [g["name"] for g in json.loads(RUN.invoke(app, both).stdout)["groups"]] == ["a"]
@@ -478,6 +487,12 @@ def test_program_takes_several_inputs_and_protects(app: typer.Typer, nets: Path)
         (["my_nets:small", "--input-shape", "1,0"], "not a shape: '1,0'"),
         (["my_nets:small", "--input-shape", "1,5"], "mat1 and mat2"),
         (["my_nets:small", "--input-shape", "1,4", "--protect", "nobody"], "nothing has the name to protect"),
+        (["my_nets:small", "--input-shape", "1,4", "--heads", "both"], "unknown choice of heads; seen: 'both'"),
+        (["my_nets:small", "--input-shape", "1,4", "--heads", "x=count"], "no module has the name or pattern; seen: x"),
+        (
+            ["my_nets:small", "--input-shape", "1,4", "--heads", "count", "--heads", "0=width"],
+            "several choices of heads",
+        ),
         (["my_nets:small", "--input-shape", "1,4", "--svg", "no/such/folder.svg"], "cannot write no/such/folder.svg"),
         (["my_nets:small", "--input-shape", "1,4", "--json", "."], "cannot write .: "),
     ],

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -40,6 +40,10 @@ def main(
     protect: Annotated[
         list[str] | None, typer.Option(help="Keep this module, parameter or group whole; repeatable.")
     ] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(help="What of attention shrinks: width, count, or MODULE=width; patterns and repeats are fine."),
+    ] = None,
     members: Annotated[bool, typer.Option("--members", help="List all members of each group.")] = False,
     as_json: Annotated[
         str | None, typer.Option("--json", help="Write JSON to this file; - for standard output.")
@@ -56,7 +60,7 @@ def main(
         with redirect_stdout(sys.stderr):  # what a model prints is no part of the output
             torch.manual_seed(0)
             inputs = _inputs(model, input_shape or [])
-            groups = fxprune.find_groups(fxprune.trace(_model(model), inputs), protect or ())
+            groups = fxprune.find_groups(fxprune.trace(_model(model), inputs), protect or (), heads=_heads(heads or []))
         for path, make in ((svg, report.picture), (html, report.page)):
             if path:
                 _write(path, make(groups, model))
@@ -79,6 +83,16 @@ def show(groups: fxprune.Groups, title: str, members: bool) -> None:
     console.print(report.fixed_table(groups))
     named = ", ".join(f"{op} ({n}x)" for op, n in groups.unknown_ops.most_common())
     console.print(f"ops without a rule: {named or 'none'}", markup=False, highlight=False)
+
+
+def _heads(given: Sequence[str]) -> str | dict[str, str]:
+    """A choice for all attention, or one for each module."""
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    pairs = [text.partition("=")[::2] for text in given]
+    if any(not choice for _, choice in pairs):
+        _fail("several choices of heads need modules; give --heads 'layers.0*=width' --heads 'layers.1*=count'")
+    return dict(pairs)
 
 
 def _model(name: str) -> nn.Module:
