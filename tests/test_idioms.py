@@ -113,6 +113,7 @@ CHANGES: dict[str, tuple[Callable[[Any, Tensor], Tensor], bool]] = {
     "above a half": (lambda m, t: F.hardtanh(t, 0.5, 2.0), True),
     "around zero": (lambda m, t: F.hardtanh(t, -0.5, 2.0), False),
     "clamped around zero": (lambda m, t: t.clamp(-1, 1), False),
+    "clamped by a tensor": (lambda m, t: t.clamp(min=m.each), True),
     "clamped from below": (lambda m, t: t.clamp(min=0.1), True),
 }
 

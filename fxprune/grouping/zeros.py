@@ -74,8 +74,9 @@ def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
     if name in _PRODUCTS:
         return all(zero[n] for n in inputs) or _by_weight(node, name)
     if name in _RANGES:
-        low, high = _RANGES[name](node)
-        return zero[inputs[0]] and not (low or 0) > 0 and not (high or 0) < 0
+        low, high = (b or 0 for b in _RANGES[name](node))
+        known = isinstance(low, float | int) and isinstance(high, float | int)  # bounds may also be tensors
+        return zero[inputs[0]] and known and low <= 0 <= high
     if name in _FILLS and _argument(node, _FILLS[name], "value") not in (0, False):
         return False
     return name in _UNARY and (not inputs or zero[inputs[0]])
