@@ -47,6 +47,15 @@ DIFFERENCES: dict[str, dict[str, str]] = {
         "trunk_output.block[123].*.f.[ab].0": SAME_COLUMNS,
         "trunk_output.block4.*.f.[ab].0": WHOLE_GROUPS,
     },
+    "regnet_x_800mf": {
+        "trunk_output.block[12].*.f.[ab].0": SAME_COLUMNS,
+        "trunk_output.block[34].*.f.[ab].0": WHOLE_GROUPS,
+    },
+    "regnet_y_400mf": {
+        "trunk_output.block1.*.f.[ab].0": SAME_COLUMNS,
+        "trunk_output.block[234].*.f.[ab].0": WHOLE_GROUPS,
+    },
+    "resnext101_32x8d": {"layer[12].*.conv[12]": WHOLE_GROUPS, "layer[34].*.conv[12]": SAME_COLUMNS},
 }
 
 WEIGHTED = (nn.Conv2d, nn.Linear)
