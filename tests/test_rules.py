@@ -381,9 +381,9 @@ def test_every_rule_has_a_case() -> None:
 
 
 def test_every_rule_is_the_name_of_an_op() -> None:
-    """A misspelt name would never be met."""
-    products = ("avg_pool", "max_pool")
-    assert [n for n in RULES if not exists(n) and not any(p in n for p in products)] == []
+    """A misspelt name would never be met. Some ops are newer than the oldest PyTorch that is supported."""
+    products, newer = ("avg_pool", "max_pool"), ("_fused_rms_norm",)
+    assert [n for n in RULES if not exists(n) and n not in newer and not any(p in n for p in products)] == []
 
 
 @pytest.mark.parametrize("name", CASES)
