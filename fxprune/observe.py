@@ -1,7 +1,7 @@
 """Observe a model's convolutions and linear layers while it runs on data: inputs, kernels and outputs.
 
-What is watched are ATen calls, not modules: functional convolutions and custom parameters are seen like any other. This
-file and `rules/` are where ops have names; who observes sees contractions.
+What is watched are ATen calls, not modules: functional convolutions and custom parameters are seen like any other. Who
+observes sees contractions and needs no names of ops.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
 
 def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
     try:
-        return _compare(copied(model), plan, inputs, excite, seed)
+        call(copied(model).eval(), cloned(inputs))  # a failure of the pruned model is none of the inputs'
     except RuntimeError as error:
         shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
         raise InputError(
@@ -79,6 +79,7 @@ def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, excite: bool
             seen=f"{(str(error).splitlines() or [''])[0][:160]} (inputs of shape {shapes})",
             remedy="give the inputs that it was traced with",
         ) from error
+    return _compare(copied(model), plan, inputs, excite, seed)
 
 
 def _compare(masked: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:

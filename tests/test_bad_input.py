@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -463,6 +464,17 @@ def test_what_cannot_be_copied() -> None:
 def test_verify_on_other_inputs(net: Net, plan: fxprune.Plan) -> None:
     with pytest.raises(fxprune.InputError, match=r"the model fails on the example inputs in Net; seen: .*99, 8, 8"):
         fxprune.verify(net, plan, torch.zeros(1, 99, 8, 8))
+
+
+def test_verify_does_not_blame_the_inputs_for_a_pruned_model_that_fails(
+    net: Net, plan: fxprune.Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("sizes do not fit")
+
+    monkeypatch.setattr(sys.modules["fxprune.verify"], "rewrite", broken)  # fxprune.verify is the function
+    with pytest.raises(RuntimeError, match="sizes do not fit"):
+        fxprune.verify(net, plan, X)
 
 
 @pytest.mark.parametrize("kept", [[0.7, 1.2], ["0"], [[0, 1]], [True, False], np.zeros((2, 2), dtype=bool)])

@@ -104,10 +104,9 @@ def find_layers(run: Run[Recorded], model: nn.Module, small: nn.Module, plan: Pl
     for name in dict.fromkeys(name for name, _ in run.calls):
         seen, bias = run.calls[name, 0].seen.light(), run.biases.get(name, "")
         mean = "" if name in run.biases else means[name]
-        layers[name] = Layer(seen, bias, mean)
-        if mean:
-            centre = cut(before[mean], cuts.get(mean, {}))
-            layers[name] = Layer(seen, bias, mean, centre, centre.double() - now[mean].double())
+        centre = cut(before[mean], cuts.get(mean, {})) if mean else None
+        fallen = None if centre is None else centre.double() - now[mean].double()
+        layers[name] = Layer(seen, bias, mean, centre, fallen)
     return layers
 
 

@@ -148,18 +148,16 @@ class Bench(Generic[M]):
 
         A search that was stopped before it got as far as the one that it goes on from has that one's best.
         """
-        plan, model = self._best_of_before() if self._replaying and not finished else (None, None)
-        if plan is None or model is None:
+        before = self._folder.best() if self._folder is not None and self._replaying and not finished else None
+        if before is not None:
+            plan, model = plan_of(before), restore(self.model, before)
+        else:
             plan, model = self._best.plan, self.made(self._best)
             if self._folder is not None:
                 self._folder.put_best(model, plan)
         baseline = self._known.get(self.original.key)
         fitness = baseline.fitness if baseline else float("nan")
         return Search(plan, model, fitness, tuple(history), finished)
-
-    def _best_of_before(self) -> tuple[Plan | None, M | None]:
-        path = None if self._folder is None else self._folder.best()
-        return (None, None) if path is None else (plan_of(path), restore(self.model, path))
 
     def made(self, candidate: Candidate) -> M:
         """The tuned model of a candidate that was kept: at hand, from its checkpoint, or made once more, same seed."""
