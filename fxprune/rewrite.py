@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -94,10 +93,17 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
 
     Raises:
         PlanError: a tensor that the plan cuts has another shape.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
+    >>> average = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    >>> cut = fxprune.cut_state(average, groups.plan({"0": [0, 2, 5]}))
+    >>> {name: tuple(tensor.shape) for name, tensor in cut.items()}
+    {'0.weight': (3, 4), '0.bias': (3,), '2.weight': (2, 3), '2.bias': (2,)}
     """
     cuts = plan.cuts()
-    for name in (n for n in plan.shapes if n in state):
-        _check_shapes({name: state[name]}, replace(plan, shapes={name: plan.shapes[name]}))
+    _check_shapes(state, {name: shape for name, shape in plan.shapes.items() if name in state})
     return {name: cut(_scaled(name, t, plan), cuts.get(name, {})) for name, t in state.items()}
 
 
@@ -110,7 +116,7 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     if not isinstance(plan, Plan):
         raise PlanError("this is no plan", seen=type(plan).__name__, remedy="give what a planner returns")
     tensors = tensors_of(model)
-    _check_shapes(tensors, plan)
+    _check_shapes(tensors, plan.shapes)
     modules = dict(walk(model))
     for path, values in plan.attributes.items():
         for name in values:
@@ -129,8 +135,8 @@ def _check_in_place(plan: Plan) -> None:
         )
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], plan: Plan) -> None:
-    for name, shape in plan.shapes.items():
+def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, shape in shapes.items():
         if name not in tensors:
             remedy = f"call fxprune.{add_samplers.__name__} first" if name.endswith(BUFFER) else _REMEDY
             raise PlanError("the plan is for another model", seen=f"no tensor {name}", remedy=remedy)

@@ -41,6 +41,9 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
     masked model from the example, and biases are set so that no ReLU is dead. That tests the plan and the rewriting,
     whatever the weights.
 
+    Where modules run in training mode only (auxiliary heads), and the model trains without targets, both models are
+    compared in training mode as well, with BatchNorm in evaluation mode and without dropout.
+
     Args:
         model: the full-size model; untouched.
         plan: the plan to prove.
@@ -51,11 +54,18 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
     Returns:
         max |pruned - masked| / max |masked|, the largest over all outputs, and over the results of all modules whose
         shape the plan leaves alone (a detector's outputs may be empty). Rounding gives about 1e-12, a wrong
-        plan more than 1e-5.
+        plan more than 1e-5; infinity if the masked model trains and the pruned one fails.
 
     Raises:
         PlanError: the plan is for another model.
         InputError: the model fails on the inputs or cannot be copied, or there was nothing to compare.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> x = torch.rand(2, 3, 8, 8)
+    >>> groups = fxprune.find_groups(fxprune.trace(net, x))
+    >>> fxprune.verify(net, groups.plan({"0": [0, 3, 5]}), x) < 1e-12
+    True
     """
     check_fit(model, plan)
     inputs = as_call(example_inputs)
@@ -102,6 +112,13 @@ def mask(model: nn.Module, plan: Plan) -> None:
 
     Raises:
         PlanError: the plan is for another model.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
+    >>> fxprune.mask(net, groups.plan({"0": [1]}))
+    >>> net[0].weight[[0, 2]].flatten().tolist(), net[2].weight[0, [0, 2]].tolist()
+    ([0.0, 0.0], [0.0, 0.0])
     """
     tensors = tensors_of(model)
     check_fit(model, plan)
@@ -210,10 +227,10 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, seen: Outputs) -> float:
-    """The deviation in training mode, if some modules ran only there; else 0.
+    """The deviation in training mode, if some modules ran only there; else 0. Infinite if only the masked model trains.
 
-    BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that, or that
-    needs targets to train, is left out.
+    BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that is not compared, and
+    one that needs targets to train is not even run.
     """
     ran = {name for name, _ in seen}
     if all(name in ran for name in _callable_leaves(masked)):
@@ -225,9 +242,12 @@ def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, se
                 module.p = 0.0
     try:
         once, *others = (_seeded(masked, inputs, seed) for seed in range(_RANDOM_RUNS))
-        small = _seeded(pruned, inputs, 0)
     except Exception:
         return 0.0
+    try:
+        small = _seeded(pruned, inputs, 0)
+    except Exception:
+        return float("inf")
     # A layer that is skipped at random may be skipped in no run; the pruned model has the first one's seed.
     return _deviation(once, small) if all(_deviation(once, other) == 0 for other in others) else 0.0
 

@@ -234,7 +234,8 @@ def test_the_readmes_scorer_keeps_the_contract() -> None:
         weights = dict(model.named_parameters())
 
         def score(group: fxprune.Group) -> Tensor:
-            parts = [s.per_channel(s.along(weights[m.tensor], m).std(1), m, group.size) for m in s.makers(group)]
+            makers = s.makers(group, weights)
+            parts = [s.per_channel(s.along(weights[m.tensor], m).std(1, correction=0), m, group.size) for m in makers]
             return torch.stack(parts).sum(0)
 
         return {g.name: score(g) for g in groups}

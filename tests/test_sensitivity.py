@@ -13,7 +13,7 @@ import torch
 import torchvision_models as tv
 from nets import CASES, Case
 from oracle import ROUNDING, WRONG, random_plan, without_mixed
-from torch import nn
+from torch import Tensor, nn
 
 import fxprune
 
@@ -132,6 +132,28 @@ def test_removing_another_channel_than_planned(name: str) -> None:
     slots = (replace(g.slots[0], channels=channels), *g.slots[1:])
     wrong = replace(plan, groups={**plan.groups, g.name: replace(plan.groups[g.name], slots=slots)})
     assert fxprune.verify(model, wrong, x) > WRONG
+
+
+def test_a_slot_that_is_read_in_training_alone() -> None:
+    """A plan that forgot an auxiliary head: the pruned model evaluates, but does not train."""
+
+    class WithHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.out, self.head = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.stem(x).relu()
+            return (self.out(x), self.head(x)) if self.training else self.out(x)
+
+    model, x = WithHead(), torch.rand(2, 4)
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"stem": [0, 2, 3]})
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    planned = plan.groups["stem"]
+    known = tuple(s for s in planned.slots if s.tensor != "head.weight")
+    assert len(known) == len(planned.slots) - 1
+    forgetful = replace(plan, groups={"stem": replace(planned, slots=known)})
+    assert fxprune.verify(model, forgetful, x) == float("inf")
 
 
 def test_the_mutation_is_a_mutation() -> None:

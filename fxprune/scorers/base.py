@@ -70,9 +70,20 @@ def along(tensor: Tensor, slot: Slot) -> Tensor:
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
-def makers(group: Group) -> tuple[Slot, ...]:
-    """The slots that stand for a channel: what makes it; where no layer makes it, all that it has."""
-    return group.producers or group.slots
+def makers(group: Group, tensors: Mapping[str, Tensor]) -> tuple[Slot, ...]:
+    """The slots that stand for a channel: what makes it; where no layer makes it, all its parameters.
+
+    Args:
+        group: the group.
+        tensors: the model's by name; what is not among them is no parameter.
+
+    Raises:
+        UnscorableError: neither a layer nor a parameter belongs to the channels.
+    """
+    slots = group.producers or tuple(s for s in group.slots if isinstance(tensors.get(s.tensor), nn.Parameter))
+    if not slots:
+        raise UnscorableError("no layer makes these channels, and they have no parameters", [group.name])
+    return slots
 
 
 def require_producers(groups: Groups) -> None:

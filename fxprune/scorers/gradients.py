@@ -49,7 +49,8 @@ class Taylor:
     loss: Loss | None = None
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        return _first_order(model, groups, data, {g.name: makers(g) for g in groups}, self.loss)
+        tensors = tensors_of(model)
+        return _first_order(model, groups, data, {g.name: makers(g, tensors) for g in groups}, self.loss)
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,9 @@ class HessianDiagonal:
         if not len(groups):
             return {}
         generator = torch.Generator().manual_seed(self.seed)
-        slots = {g.name: makers(g) for g in groups}
-        sums = _Sums(groups, slots, tensors_of(model), lambda g, w: (g * w).square(), lambda total: total)
+        tensors = tensors_of(model)
+        slots = {g.name: makers(g, tensors) for g in groups}
+        sums = _Sums(groups, slots, tensors, lambda g, w: (g * w).square(), lambda total: total)
 
         def objective(outputs: Any, batch: Batch) -> Tensor:
             losses = self._losses(outputs, batch, generator)

@@ -85,5 +85,6 @@ def _part_of_larger(squares: Tensor) -> Tensor:
 def _power_sums(group: Group, tensors: Mapping[str, Tensor], power: int) -> Tensor:
     """Σ|w|ᵖ over the weights that make each channel, of shape (channels,)."""
     # Norms are many times as fast as sums of powers.
-    parts = [(s, torch.linalg.vector_norm(along(tensors[s.tensor], s), power, dim=1).double()) for s in makers(group)]
+    slots = makers(group, tensors)
+    parts = [(s, torch.linalg.vector_norm(along(tensors[s.tensor], s), power, dim=1).double()) for s in slots]
     return torch.stack([per_channel(norms**power, s, group.size) for s, norms in parts]).sum(0)

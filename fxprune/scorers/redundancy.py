@@ -40,7 +40,7 @@ class GeometricMedian:
 
 
 def _distances(group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
-    vectors = torch.cat([_vectors(tensors[s.tensor], s, group.size) for s in makers(group)], 1)
+    vectors = torch.cat([_vectors(tensors[s.tensor], s, group.size) for s in makers(group, tensors)], 1)
     return torch.cdist(vectors, vectors).sum(1)
 
 

@@ -35,9 +35,9 @@ def check_scorer(scorer: Scorer, *, promises: Iterable[str] = (), devices: Itera
     """Run a scorer on small networks, and raise at the first promise that it breaks.
 
     The networks hold chains, channels that several layers make, a layer that runs twice, grouped, depthwise and
-    transposed convolutions, concatenations, flattened maps and linear layers, in float32 and float64. All end in three
-    classes, and data comes as batches of (inputs, classes). On the one network without batch norms a scorer may refuse,
-    with an `InputError`; all others it must score.
+    transposed convolutions, concatenations, flattened maps, linear layers, channel samplers and tables of positions, in
+    float32 and float64. All end in three classes, and data comes as batches of (inputs, classes). Where a group has no
+    batch norm, or no layer makes its channels, a scorer may refuse with an `InputError`; all others it must score.
 
     Args:
         scorer: any scorer; one with options is checked as it is configured.
@@ -88,7 +88,7 @@ def _score(scorer: Scorer, subject: Subject, groups: Groups | None = None) -> Sc
     except BrokenPromiseError:
         raise
     except InputError as error:
-        if not subject.normed:
+        if not subject.ordinary:
             return None
         raise _failed(subject, error) from error
     except Exception as error:
@@ -193,7 +193,7 @@ def _untouched(scorer: Scorer, subject: Subject) -> None:
         try:
             scorer(subject.model, subject.groups, data)
         except InputError as error:
-            if subject.normed:
+            if subject.ordinary:
                 raise _failed(subject, error) from error
         _same(before, subject, "untouched", data)
 

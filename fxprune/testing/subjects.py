@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.groups import Groups, find_groups
+from fxprune.sampler import add_samplers
 from fxprune.tracing.trace import trace
 
 CLASSES = 3
@@ -24,7 +25,7 @@ class Subject:
     Attributes:
         name: what its groups are like.
         make: makes the network, with random weights.
-        normed: every group has a batch norm.
+        ordinary: a layer makes each channel, and it has a batch norm.
         shape: of one sample.
         dtype: of weights and inputs.
         device: where they are.
@@ -32,7 +33,7 @@ class Subject:
 
     name: str
     make: Callable[[], nn.Module]
-    normed: bool = True
+    ordinary: bool = True
     shape: tuple[int, ...] = (3, 8, 8)
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
@@ -122,6 +123,27 @@ def _linear() -> nn.Module:
     return _Net(lambda m, x: m.b(m.a(x).relu()).relu(), 7, a=nn.Linear(5, 6), b=nn.Linear(6, 7))
 
 
+def _sampled() -> nn.Module:
+    """No layer makes the channels that a sampler selects: indices and the columns that read them are all they have."""
+    layers = {"a": _conv(3, 6), "b": _conv(6, 6), "c": _conv(6, 5)}
+    return add_samplers(_Net(lambda m, x: m.c(m.a(x) + m.b(m.a(x))), 5, **layers), ["c.0"])
+
+
+class _Placed(nn.Module):
+    """A learned table of positions, scaled and normed: parameters and statistics, but no layer makes its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 6, 8, 8))
+        self.norm = nn.BatchNorm2d(6)
+        self.conv = nn.Conv2d(9, 5, 3, padding=1)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.norm(self.table).expand(len(x), -1, -1, -1)
+        return self.head(self.conv(torch.cat([x, places], 1)).relu().mean((2, 3)))
+
+
 SUBJECTS: tuple[Subject, ...] = (
     Subject("chain", _chain),
     Subject("shared", _shared),
@@ -129,5 +151,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject("flattened, float64", _flattened, dtype=torch.float64),
     Subject("joined", _joined),
     Subject("transposed", _transposed),
-    Subject("linear, without norms", _linear, normed=False, shape=(5,)),
+    Subject("linear, without norms", _linear, ordinary=False, shape=(5,)),
+    Subject("sampled", _sampled, ordinary=False),
+    Subject("placed, made by no layer", _Placed, ordinary=False),
 )
