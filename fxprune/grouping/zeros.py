@@ -15,6 +15,7 @@ from torch import fx
 
 from fxprune.labelling.dims import Fix
 from fxprune.labelling.labels import Labelling
+from fxprune.rules.norm import BATCH_NORMS
 
 # f(0) = 0, element by element, in the first argument.
 _UNARY = frozenset(
@@ -28,9 +29,9 @@ native_channel_shuffle fill_zero zero zeros_like zeros new_zeros
 avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d max_pool2d_with_indices
 max_pool3d_with_indices upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_nearest1d upsample_linear1d
 upsample_nearest3d upsample_trilinear3d grid_sampler_2d grid_sampler_3d masked_fill
-native_batch_norm native_layer_norm native_group_norm
+native_layer_norm native_group_norm
 """.split()
-)
+).union(BATCH_NORMS)
 _ANY = frozenset(["mul", "logical_and", "bitwise_and"])
 _ALL = frozenset(["add", "sub", "cat", "stack", "copy", "maximum", "minimum", "lerp", "rsub"])
 _PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2), "mv": (0, 1), "dot": (0, 1)}

@@ -12,12 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxprune.observe import Contraction
+from fxprune.rules.norm import BATCH_NORMS, BatchNorm
 
 Call: TypeAlias = tuple[str, int]
-_NORMS = frozenset(
-    "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training "
-    "_batch_norm_no_update".split()
-)
 _VIEWS = frozenset(["view", "_unsafe_view", "_reshape_alias"])
 
 
@@ -101,9 +98,10 @@ class Landings(TorchDispatchMode):
             self._added(args[0], args[1])
         result = op(*args, **kwargs)
         way = known[0][1]
-        if name in _NORMS and way.scale is None and args[0].shape == way.shape and args[3] is not None:
-            self._ways[result[0]] = replace(way, scale=_scale(args))
-            self._note(Normed(way.call[0], args[3]))
+        norm = BATCH_NORMS.get(name)
+        if norm and way.scale is None and args[0].shape == way.shape and isinstance(args[norm.mean], Tensor):
+            self._ways[result[0]] = replace(way, scale=_scale(norm, args))
+            self._note(Normed(way.call[0], args[norm.mean]))
         elif name in _VIEWS:
             self._ways[result] = way
         else:
@@ -121,8 +119,8 @@ class Landings(TorchDispatchMode):
                 self._note(Landing(way, other.reshape(way.shape), partner and partner.call[0]))
 
 
-def _scale(args: Any) -> Tensor:
-    """γ/√(σ² + ε) from a batch norm's arguments: x, weight, bias, running mean and variance, ..., epsilon."""
-    weight, variance, epsilon = args[1], args[4], args[-1]
+def _scale(norm: BatchNorm, args: Any) -> Tensor:
+    """γ/√(σ² + ε) from a batch norm's arguments."""
+    weight, variance, epsilon = args[norm.scale], args[norm.variance], args[norm.epsilon]
     scale: Tensor = torch.rsqrt(variance.double() + epsilon)
     return scale if weight is None else scale * weight.double()

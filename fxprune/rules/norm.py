@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fxprune.labelling.dims import Dim, Fixed
 from fxprune.labelling.labels import Axes, Call, Rule
@@ -57,26 +57,30 @@ def rms_norm(call: Call, x: Axes, shape: Any, weight: Axes | None = None, *_: An
     return [dims, [*dims[: len(x) - len(shape)], *([None] * len(shape))]] if isinstance(call.shape[0], tuple) else dims
 
 
+class BatchNorm(NamedTuple):
+    """What a batch norm multiplies and shifts each channel by, as numbers of its arguments."""
+
+    epsilon: int
+    scale: int = 1
+    shift: int = 2
+    mean: int = 3
+    variance: int = 4
+
+
+BATCH_NORMS: dict[str, BatchNorm] = {
+    "native_batch_norm": BatchNorm(epsilon=7),
+    "_native_batch_norm_legit": BatchNorm(epsilon=7),
+    "_native_batch_norm_legit_no_training": BatchNorm(epsilon=6),
+    "_batch_norm_with_update": BatchNorm(epsilon=6),
+    "_batch_norm_no_update": BatchNorm(epsilon=6),
+    "cudnn_batch_norm": BatchNorm(epsilon=7),
+    "miopen_batch_norm": BatchNorm(epsilon=7),
+}
+
 RULES: dict[str, Rule] = {
-    "native_batch_norm": batch_norm,
-    "_native_batch_norm_legit": batch_norm,
-    "_native_batch_norm_legit_no_training": batch_norm,
-    "_batch_norm_with_update": batch_norm,
-    "_batch_norm_no_update": batch_norm,
-    "cudnn_batch_norm": batch_norm,
-    "miopen_batch_norm": batch_norm,
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
     "native_layer_norm": layer_norm,
     "native_group_norm": group_norm,
     "_fused_rms_norm": rms_norm,
     "rms_norm": rms_norm,
-}
-
-# Where the norms that multiply each channel by scale/√(variance + ε) take these three, by argument.
-SCALES: dict[str, tuple[int, int, int]] = {
-    "native_batch_norm": (1, 4, 7),
-    "_native_batch_norm_legit": (1, 4, 7),
-    "_native_batch_norm_legit_no_training": (1, 4, 6),
-    "_batch_norm_with_update": (1, 4, 6),
-    "cudnn_batch_norm": (1, 4, 7),
-    "miopen_batch_norm": (1, 4, 7),
 }

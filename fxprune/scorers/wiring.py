@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from fxprune.rules.contraction import ROLES, unturned
-from fxprune.rules.norm import SCALES
+from fxprune.rules.norm import BATCH_NORMS
 from fxprune.tracing.trace import Graph
 
 
@@ -38,9 +38,9 @@ def norms(graph: Graph) -> dict[fx.Node, Norm]:
     """The graph's norms of that kind, by the node that they normalise; the first of several."""
     found: dict[fx.Node, Norm] = {}
     for node in graph.fx.nodes:
-        places = SCALES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
-        if places:
-            scale, variance, eps = (node.args[i] for i in places)
+        places = BATCH_NORMS.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
+        if places and len(node.args) > places.epsilon:  # else it is a form without running statistics
+            scale, variance, eps = (node.args[i] for i in (places.scale, places.variance, places.epsilon))
             found.setdefault(node.args[0], Norm(_name(scale), _name(variance), eps))
     return found
 

@@ -110,13 +110,16 @@ class Recorder(TorchDispatchMode):
     def has_seen(self, tensors: Mapping[str, Tensor]) -> bool:
         return all(name in self._seen for name, t in tensors.items() if isinstance(t, nn.Parameter))
 
-    def attempt_extra(self, run: Callable[[], None]) -> None:
-        """Record `run` behind what there is; if it fails, forget it."""
+    def attempt_extra(self, run: Callable[[], None], tensors: Mapping[str, Tensor]) -> None:
+        """Record `run` behind what there is; forget it if it fails, or uses no more parameters of `tensors`."""
         last, self._extra, seen = next(iter(reversed(self.graph.nodes))), True, dict(self._seen)
         outputs = list(self._outputs)
         try:
             run()
+            useful = any(isinstance(tensors.get(name), nn.Parameter) for name in self._seen.keys() - seen.keys())
         except Exception:  # A model that cannot train on these inputs; the evaluation run stands alone.
+            useful = False
+        if not useful:
             self.stack.clear()
             self._seen, self._outputs = seen, outputs
             for node in reversed(list(self.graph.nodes)):

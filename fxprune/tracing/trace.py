@@ -65,8 +65,8 @@ class Graph:
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """Record one forward of `model` in evaluation mode.
 
-    Where parameters remain unused in that forward (auxiliary heads), a second one in training mode is recorded behind
-    it, so that their widths are known as well.
+    Where parameters remain unused in that forward and a second one, in training mode, uses them (auxiliary heads), that
+    is recorded behind it, so that their widths are known as well.
 
     Args:
         model: any module. Its weights, buffers, mode, hooks, gradients and attributes, and the random states, are the
@@ -148,7 +148,7 @@ def _trace_on_meta(
         with _recording(model, recorder):
             _run(model, meta_inputs, recorder, training=False)
             if not recorder.has_seen(tensors):
-                recorder.attempt_extra(lambda: _run(model, meta_inputs, recorder, training=True))
+                recorder.attempt_extra(lambda: _run(model, meta_inputs, recorder, training=True), tensors)
     return Graph(recorder.finish(), model, inputs, tensors, on_meta=True, answers=recorder.answers)
 
 

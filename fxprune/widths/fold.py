@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.plan import Ints
+from fxprune.rules.norm import BATCH_NORMS
 
 _MOVES = frozenset(
     "view _unsafe_view _reshape_alias permute transpose select slice clone expand unsqueeze squeeze alias contiguous t "
@@ -18,14 +19,9 @@ _MOVES = frozenset(
 )
 _COPIES = frozenset(["clone", "contiguous", "alias", "detach"])
 _RESHAPES = frozenset(["view", "_unsafe_view", "_reshape_alias"])
-# Where the scale and shift stand among the arguments of a norm.
-_NORMS = {
-    "native_layer_norm": (2, 3),
-    "native_group_norm": (1, 2),
-    "native_batch_norm": (1, 2),
-    "_native_batch_norm_legit_no_training": (1, 2),
-    "_fused_rms_norm": (2,),
-}
+# Where the scale and shift stand among the arguments of a norm, and whether channels are dim 1 or the last.
+_CHANNELS_FIRST = {**{name: (n.scale, n.shift) for name, n in BATCH_NORMS.items()}, "native_group_norm": (1, 2)}
+_NORMS = {**_CHANNELS_FIRST, "native_layer_norm": (2, 3), "_fused_rms_norm": (2,)}
 
 Numbers = Any  # a tensor of row numbers, or the tuple of tensors that a split makes
 # A parameter, its row for each element of a call's result (-1: another's), and the way from that result.
@@ -36,14 +32,44 @@ class _Unfoldable(Exception):
     """No weights make the tensor, or they make something else as well."""
 
 
-def producing_rows(node: fx.Node) -> list[tuple[str, Ints]]:
-    """The parameter rows whose scaling scales the tensor that `node` makes, and nothing else.
+# Parameters' names, each with positions along its first dim.
+Rows = list[tuple[str, Ints]]
+
+
+def absorbing_rows(call: fx.Node) -> tuple[Rows, frozenset[str]]:
+    """The parameter rows that can take up the scalar that `call` applies to its first argument.
+
+    Returns:
+        The rows, none if there are none, and the names of all calls that they do it for: `call`, and its like where a
+        run in training mode was recorded that uses the same parameters.
+    """
+    rows, like = _producing_rows(call.args[0]), []  # type: ignore[arg-type]
+    used = [n for n in call.graph.nodes if n.op == "get_attr" and n.target in {name for name, _ in rows}]
+    if any(not _same_run(user, call) for n in used for user in n.users):
+        like = [n for n in call.graph.nodes if _alike(n, call) and _equal(_producing_rows(n.args[0]), rows)]
+        rows = rows if like else []
+    return rows, frozenset(n.name for n in (call, *like))
+
+
+def _same_run(a: fx.Node, b: fx.Node) -> bool:
+    """Whether two nodes are of the same forward; in evaluation and in training mode are two."""
+    return a.meta.get("extra", False) is b.meta.get("extra", False)
+
+
+def _alike(a: fx.Node, b: fx.Node) -> bool:
+    """Whether a node is another run's counterpart of a call with a scalar."""
+    return a.target is b.target and a.args[1:] == b.args[1:] and not _same_run(a, b)
+
+
+def _equal(a: Rows, b: Rows) -> bool:
+    return len(a) == len(b) and all(n == m and np.array_equal(x, y) for (n, x), (m, y) in zip(a, b, strict=True))
+
+
+def _producing_rows(node: fx.Node) -> Rows:
+    """The parameter rows whose scaling scales the tensor that `node` makes, and nothing else in its run.
 
     Walks back through moves, sums, and the first factor of matrix products, to linear layers, convolutions, and the
     scales and shifts of norms.
-
-    Returns:
-        (tensor name, positions along its first dim); empty if there are none.
     """
     try:
         if len(node.users) > 1:
@@ -87,7 +113,7 @@ def _weights(call: fx.Node, parameters: list[Any], result: fx.Node, way: list[fx
     if not parameters or parameters[0] is None:
         raise _Unfoldable
     shape = result.meta["shape"]
-    channel = 1 if _name(call) in ("convolution", "native_batch_norm", "native_group_norm") else len(shape) - 1
+    channel = 1 if _name(call) == "convolution" or _name(call) in _CHANNELS_FIRST else len(shape) - 1
     for p in parameters:
         for source, numbers in _row_numbers(call, p) if p is not None else ():
             if len(numbers) != shape[channel]:
@@ -132,7 +158,7 @@ def _sources(node: Any) -> Iterator[tuple[fx.Node, Tensor]]:
     parts = node.args[0] if joined else [node]
     start = 0
     for part in parts:
-        if not isinstance(part, fx.Node) or part.op != "get_attr" or (joined and len(part.users) > 1):
+        if not isinstance(part, fx.Node) or part.op != "get_attr" or (joined and _is_read_twice(part, node)):
             raise _Unfoldable
         shape, rows = node.meta["shape"], part.meta["shape"][0]
         numbers = torch.full((shape[0],), -1, dtype=torch.int32)
@@ -141,10 +167,14 @@ def _sources(node: Any) -> Iterator[tuple[fx.Node, Tensor]]:
         start += rows
 
 
+def _is_read_twice(parameter: fx.Node, reader: fx.Node) -> bool:
+    return sum(_same_run(user, reader) for user in parameter.users) > 1
+
+
 def _alone(node: fx.Node, numbers: Numbers, way: list[fx.Node], rows: Tensor) -> bool:
     """Whether the given rows, on their way from `node`, are used by nobody else."""
     for step in way:
-        if not all(u is step or _misses(u, numbers, rows) for u in node.users):
+        if not all(u is step or _misses(u, numbers, rows) for u in node.users if _same_run(u, step)):
             return False
         if step is not way[-1]:
             numbers = _step(step, numbers)

@@ -17,7 +17,7 @@ from fxprune.labelling.dims import Labels, WidthUse
 from fxprune.labelling.factorings import Heads
 from fxprune.labelling.labels import Axes
 from fxprune.widths import guess
-from fxprune.widths.fold import producing_rows
+from fxprune.widths.fold import absorbing_rows
 from fxprune.widths.held import Held, Reason, ScaleUse, names_of, stepped
 from fxprune.widths.known import known_beforehand
 from fxprune.widths.prediction import Prediction, doubtful
@@ -195,7 +195,9 @@ class _Lesson:
 
     def _fold(self, d: Difference, recorded: float, present: float) -> None:
         """A scalar follows a width: the layer before it takes up the difference."""
-        rows = producing_rows(d.node.args[0])  # type: ignore[arg-type]
+        if d.node.name in self._held.folded:  # together with its like of another run
+            return
+        rows, calls = absorbing_rows(d.node)
         divides = d.node.target._opname == "div"  # type: ignore[union-attr]
         factor = present / recorded if divides else recorded / present
         for g in self._near(d.node):
@@ -207,7 +209,7 @@ class _Lesson:
                 name = self._analysis.groups[g].name
                 uses = [ScaleUse(tensor, r, name, round(exponent * 4) / 4) for tensor, r in rows]
                 scales = (*self._held.scales, *uses)
-                self._held = replace(self._held, scales=scales, folded=self._held.folded | {d.node.name})
+                self._held = replace(self._held, scales=scales, folded=self._held.folded | calls)
                 return
         self._fix(d)
 

@@ -1,0 +1,109 @@
+"""Scales of attention that follow a width: the weights before them take up the difference."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import ROUNDING
+from torch import Tensor, nn
+
+import fxprune
+
+aten = torch.ops.aten
+
+
+def halved(model: nn.Module, groups: fxprune.Groups) -> fxprune.Plan:
+    return fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+
+
+class Normed(nn.Module):
+    """Queries come out of a batch norm, in one of the forms that PyTorch and its exports have of it."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.q, self.k, self.norm = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def normed(self, x: Tensor) -> Tensor:
+        n = self.norm
+        if self.form == "module":
+            return n(x)  # type: ignore[no-any-return]
+        if self.form == "without statistics":
+            return aten._native_batch_norm_legit.no_stats(x, n.weight, n.bias, True, 0.1, 1e-5)[0]  # type: ignore[no-any-return]
+        op = aten._native_batch_norm_legit_no_training
+        return op(x, n.weight, n.bias, n.running_mean, n.running_var, 0.1, 1e-5)[0]  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.normed(self.q(x)).flatten(2), self.k(x).flatten(2)
+        return (q.transpose(1, 2) @ k * q.shape[1] ** -0.5).softmax(-1)
+
+
+@pytest.mark.parametrize("form", ["module", "of an export", "without statistics"])
+def test_scale_and_shift_of_a_batch_norm_take_up_a_scalar(form: str) -> None:
+    torch.manual_seed(0)
+    model, x = Normed(form).eval(), torch.rand(2, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("q", 8)]
+    plan = halved(model, groups)
+    assert [s.tensor for s in plan.scales] == ["norm.weight", "norm.bias"]
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    fxprune.scorers.NISP()(model, groups)  # asks for the norms' gains
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
+
+
+class Trained(nn.Module):
+    """Two blocks, and more parameters than evaluation uses: never used ones, or those of a head for training."""
+
+    def __init__(self, more: str) -> None:
+        super().__init__()
+        self.more = more
+        self.a, self.b, self.head, self.drop = Attention(), Attention(), nn.Linear(16, 3), nn.Dropout(0.1)
+        if more == "unused":
+            self.mask_token, self.spare = nn.Parameter(torch.zeros(1, 1, 16)), nn.Linear(3, 3)
+        elif more:
+            self.auxiliary = nn.Linear(16 if more == "behind a block" else 48, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        first = x + self.drop(self.a(x))
+        out = self.head((first + self.drop(self.b(first))).mean(1))
+        if not self.training or self.more in ("", "unused"):
+            return out
+        return out, self.auxiliary((first if self.more == "behind a block" else self.a.qkv(x)).mean(1))
+
+
+@pytest.mark.parametrize("more", ["", "unused", "behind a block"])
+def test_parameters_that_evaluation_does_not_use_change_no_group(more: str) -> None:
+    torch.manual_seed(0)
+    model, x = Trained(more).eval(), torch.rand(2, 5, 16)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("a.qkv", 8), ("b.qkv", 8)]
+    plan = halved(model, groups)
+    assert len(plan.scales) == 8  # queries and keys, weights and biases, of two blocks: each once
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+
+
+def test_rows_that_training_uses_otherwise_take_up_nothing() -> None:
+    torch.manual_seed(0)
+    model, x = Trained("beside the scale").eval(), torch.rand(2, 5, 16)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [g.name for g in groups] == ["b.qkv"]
+    assert any(f.tensor == "a.qkv.weight" and "scalar" in f.reason for f in groups.fixed)
+    assert fxprune.verify(model, halved(model, groups), x) <= ROUNDING
+
+
+def test_a_run_in_training_mode_that_uses_no_more_is_forgotten() -> None:
+    x = torch.rand(2, 5, 16)
+    recorded = {more: len(fxprune.trace(Trained(more), x).fx.nodes) for more in ("", "unused", "behind a block")}
+    assert recorded[""] == recorded["unused"] < recorded["behind a block"]
