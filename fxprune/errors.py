@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FxpruneError(Exception):
     """Base of every error that fxprune raises on purpose.
@@ -35,3 +37,14 @@ class InputError(FxpruneError, ValueError):
 
 class PlanError(FxpruneError):
     """A plan does not fit the model, is damaged, or cannot be applied."""
+
+
+def check_option(what: str, value: object, known: Sequence[object]) -> None:
+    """Refuse an option that is none of the known ones.
+
+    Raises:
+        InputError: it is not, with the known ones as the remedy.
+    """
+    if value not in known:
+        names = ", ".join(str(k) for k in known)
+        raise InputError(f"unknown {what}", seen=str(value), remedy=f"one of {names}")

@@ -73,6 +73,26 @@ def test_files_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < MOST_LINES
 
 
+def rooms(package: Path) -> set[str]:
+    """The rooms that a package's docstring lists, a line each."""
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+    return set(re.findall(r"^ *(\w+)(?:\.py)? {2,}\S", docstring, re.M)) | set(
+        re.findall(r"; (\w+)(?:\.py)?: ", docstring)
+    )
+
+
+MAPPED = [p for p in sorted({p.parent for p in FILES} - {ROOT}) if len(rooms(p)) > 2]
+
+
+def test_most_packages_say_what_their_rooms_are() -> None:
+    assert len(MAPPED) >= 7
+
+
+@pytest.mark.parametrize("package", MAPPED, ids=relative)
+def test_the_map_of_a_package_is_complete(package: Path) -> None:
+    assert rooms(package) == {p.stem for p in package.glob("*.py")} - {"__init__"}
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef]:
     return (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))  # type: ignore[misc]
 

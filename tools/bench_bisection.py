@@ -113,7 +113,7 @@ def simulate(judge: Judge, runs: int = 250, spread: float = 0.003, samples: int 
     rates, tunings = list[float](), list[int]()
     for seed in range(runs):
         bench = Simulated(seed, spread, samples)
-        for _ in Bisection(TOLERANCE, judge=judge, progress=False)._search(bench, Rate):  # type: ignore[arg-type]
+        for _ in Bisection(TOLERANCE, judge=judge, progress=False).probes(bench, Rate):  # type: ignore[arg-type]
             pass
         rates.append(bench.best.plan.rate)
         tunings.append(bench.tunings)

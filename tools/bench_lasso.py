@@ -43,8 +43,7 @@ from rich.table import Table
 from sklearn.linear_model import Lasso
 
 import fxprune
-from fxprune.scorers import Path as LassoPath
-from fxprune.scorers import lasso_path
+from fxprune.scorers import LassoPath, lasso_path
 from zoo.checkpoints import load as load_checkpoint
 from zoo.cook import WEIGHTS
 from zoo.data import load as load_data

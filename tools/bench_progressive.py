@@ -1,7 +1,7 @@
 """Time the attempts of one iteration of progressive pruning, with and without what they have in common.
 
-    python tools/bench_progressive.py                          # two ResNet-20 and a VGG-16, 500 validation images
-    python tools/bench_progressive.py digits-resnet20 --images 360 --repeats 9 --json bench.json
+    PYTHONPATH=. python tools/bench_progressive.py         # two ResNet-20 and a VGG-16, 500 validation images
+    PYTHONPATH=. python tools/bench_progressive.py digits-resnet20 --images 360 --repeats 9 --json bench.json
 
 Each attempt removes a part of one group from a copy of the trained model and refits its readers: each "alone", or all
 with "shared" statistics of the original, whose collection counts. Then the copy's accuracy on validation images is

@@ -4,5 +4,6 @@
 ``tune`` prunes and fine-tunes, ``checkpoints`` keeps weights. Each module in ``recipes`` names one combination;
 ``cook`` and ``adaptation`` execute them, ``python -m zoo`` is the command line.
 
-The library ``fxprune`` is used through its public names only, and knows nothing of the zoo.
+The library ``fxprune`` is used through its public names, but for files that must be whole (``fxprune.files``,
+``fxprune.lines``), and knows nothing of the zoo.
 """

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Generator, Tensor, nn
 
 import fxprune
@@ -206,6 +205,4 @@ def _first(history: Sequence[Step], macs: float) -> str:
 
 def _checkpoint(model: nn.Module, folder: Path, key: str) -> Cut:
     path = folder / "checkpoints" / f"{key}.safetensors"
-    with safe_open(path, framework="pt") as file:
-        plan = fxprune.Plan.from_json(file.metadata()["plan"], str(path))
-    return Cut(fxprune.search.restore(model, path), plan)
+    return Cut(fxprune.search.restore(model, path), fxprune.search.plan_of(path))

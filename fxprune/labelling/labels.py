@@ -63,7 +63,24 @@ class Axes:
 
 
 class Labeller:
-    """Collects the labels, equalities, factorings and fixed labels of one graph."""
+    """Collects what rules find out about the labels of one graph.
+
+    Attributes:
+        count: labels made so far; they are 0, 1, ..., count - 1.
+        edges: pairs of label arrays of one shape that are equal element by element.
+        fixes: labels that must stay, with the reason.
+        factorings: dims that are grids of others.
+        mixes: labels that a norm, mean or softmax runs over.
+        widths: attributes of modules that hold the length of a labelled dim.
+        suspects: calls whose sizes may come from the model's own code, to be probed.
+        counted: of a suspect, labels that its numbers count, where these are not the lengths of the result's dims.
+        unknown: ops without a rule, by how often they occurred.
+        node: the present call.
+        free: names of calls whose equal parts keep equally many indices, but not the same ones.
+        splits: (call, labels of the dim, number of parts) of each split into equal parts.
+        balances: labels of dims that such free calls cut into parts.
+        closed: identities of the label arrays of loose grids that were merged again.
+    """
 
     def __init__(self, free: frozenset[str] = frozenset()) -> None:
         self.count = 0
@@ -215,7 +232,13 @@ class Labelling:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a rule sees of one ATen call beside its arguments."""
+    """What a rule sees of one ATen call beside its arguments.
+
+    Attributes:
+        lab: where it notes what it finds out.
+        node: the recorded call.
+        shape: of the result, a tuple of ints; of several results, a tuple of such tuples.
+    """
 
     lab: Labeller
     node: fx.Node

@@ -41,8 +41,8 @@ class Latency:
         seconds = overhead + scale · Σ_calls seconds of the call at its widths
 
     Called with {group: kept channels} it is a measure of cost for planners. It may fall where a device is quicker with
-    more channels (a whole number of blocks); planners that are there to spend a budget cope with that, and come nearer
-    to the measured budget so than with `rising`, which never falls when a count rises.
+    more channels (a whole number of blocks). Planners that spend a budget can handle that, and meet the measured budget
+    more closely than with `rising`, which never falls when a count rises.
 
     Attributes:
         groups: names of the groups.

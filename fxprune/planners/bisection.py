@@ -127,7 +127,7 @@ class Bisection:
             try:
                 with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
                     task = bar.add_task("bisection", total=self.steps())
-                    for probe in self._search(bench, lambda rate: self.family(rate)(groups, scores)):
+                    for probe in self.probes(bench, lambda rate: self.family(rate)(groups, scores)):
                         history.append(probe)
                         bar.update(task, advance=1, description=f"rate {probe.rate:.3f}: {probe.score:.4f}")
             except KeyboardInterrupt:
@@ -141,7 +141,13 @@ class Bisection:
             width, n = width / 2, n + 1
         return n
 
-    def _search(self, bench: Bench[M], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
+    def probes(self, bench: Bench[M], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
+        """The search itself: asks `bench` for candidates, notes its best one there, and yields each probe when made.
+
+        Args:
+            bench: makes and judges candidates.
+            plan_at: the plan for a rate.
+        """
         bench.baseline()
         low, high = 0.0, 1.0
         tried: dict[tuple[int, ...], Verdict] = {}

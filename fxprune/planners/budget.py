@@ -38,8 +38,9 @@ class Budget:
 
     Attributes:
         part: of the original's cost that may stay, in (0, 1].
-        of: what is counted: "macs", "parameters", or a function of {group: kept channels} that never falls when a count
-            rises, such as a latency. If that is a staircase, give its step as `round_to`.
+        of: what is counted: "macs", "parameters", or a function of {group: kept channels}, such as a latency. It should
+            not fall when a count rises; where it does here and there, the plan still meets the budget but may not be
+            the best one. If it is a staircase, give its step as `round_to`.
         constraints: which widths are allowed.
         tolerance: part of the budget that may stay unused without a warning.
         strict: refuse a budget below the smallest allowed widths; else these are taken.

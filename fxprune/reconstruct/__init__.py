@@ -1,6 +1,8 @@
 """Reconstruction: after channels are gone, the weights that stay make up for them; no training, no labels.
 
 readers        the layers whose inputs a plan cuts, in execution order, and what they should give
+record         run a model on a batch, and keep what its layers read, give and land on
+layers         a layer as a refit changes it: its weight, and the bias or running mean that takes the intercept
 landing        where a layer's output goes: the batch norm behind it, the shortcut that it is added to
 original       what the original's layers give, from one forward
 shared         statistics that refits of several small changes have in common

@@ -10,7 +10,7 @@ from fxprune.scorers.activations import ActivationEntropy, ActivationMean, APoZ,
 from fxprune.scorers.base import Scorer, UnscorableError, along, check_scores, makers, per_channel
 from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAverage, WeightedSum
 from fxprune.scorers.gradients import GroupTaylor, HessianDiagonal, Taylor
-from fxprune.scorers.lasso import Lasso, Path, lasso_path
+from fxprune.scorers.lasso import Lasso, LassoPath, lasso_path
 from fxprune.scorers.norms import LAMP, L1Norm, L2Norm
 from fxprune.scorers.peer import TorchPruning
 from fxprune.scorers.permutation import WeightPermutation
@@ -37,9 +37,9 @@ __all__ = [
     "L1Norm",
     "L2Norm",
     "Lasso",
+    "LassoPath",
     "Normalised",
     "OverMembers",
-    "Path",
     "Random",
     "RefitLoss",
     "SampledPermutation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Mapping, Sequence
+from collections.abc import ItemsView, Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -60,13 +60,6 @@ def shares_of_producers(groups: Groups, changes: Mapping[Layer, Tensor], scale: 
     return {
         g.name: torch.stack([part(g, s) for s in g.producers if (s.tensor, s.dim) in changes]).mean(0) for g in groups
     }
-
-
-def check_option(what: str, value: object, known: Sequence[object]) -> None:
-    """Refuse an option that is none of the known ones."""
-    if value not in known:
-        names = ", ".join(str(k) for k in known)
-        raise InputError(f"unknown {what}", seen=str(value), remedy=f"one of {names}")
 
 
 def check_scale(scale: str | None, distance: str) -> None:

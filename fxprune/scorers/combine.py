@@ -10,12 +10,11 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_option
 from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share
-from fxprune.scorers.changes import check_option
 
 By = Literal["sum", "mean", "max", "rank"]
 Members = Literal["layers", "producers", "consumers"]

@@ -28,9 +28,9 @@ class Lasso:
         min_β 1/2 ‖Y - Σ β_i Z_i‖² + λ‖β‖₁        (as a part of ‖Y‖²; centred, for the bias)
 
     needs A_ij = Z_i·Z_j and b_i = Z_i·Y alone, summed over the data in one pass, and its whole path gives the channels
-    to keep for every count (see `Path`). A channel's score is the λ at which it is first among those to keep; layers
-    that read the same group add up. Source: He, Zhang and Sun, Channel Pruning, 2017, who search λ for each count;
-    the path in its place, and adding up relative errors over several readers, are fxprune's own.
+    to keep for every count (see `LassoPath`). A channel's score is the λ at which it is first among those to keep;
+    layers that read the same group add up. Source: He, Zhang and Sun, Channel Pruning, 2017, who search λ for each
+    count; the path in its place, and adding up relative errors over several readers, are fxprune's own.
 
     Attributes:
         positions: output positions of each image that count, drawn anew for each image; 10 in the paper; `Informative`:
@@ -67,7 +67,7 @@ class Lasso:
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class LassoPath:
     """The LASSO's solutions for all λ: they are linear in λ between knots.
 
     Attributes:
@@ -117,7 +117,7 @@ class Path:
         return order, lambdas[first[order]]
 
 
-def lasso_path(a: Floats, b: Floats) -> Path:
+def lasso_path(a: Floats, b: Floats) -> LassoPath:
     """The path of min_β 1/2 βᵀAβ - bᵀβ + λ‖β‖₁ over all λ.
 
     Args:
@@ -131,4 +131,4 @@ def lasso_path(a: Floats, b: Floats) -> Path:
         # Channels that are copies of others leave the path; they come last.
         warnings.simplefilter("ignore", ConvergenceWarning)
         lambdas, _, coefficients = lars_path_gram(b, a, n_samples=1, method="lasso", max_iter=8 * len(a))
-    return Path(lambdas, coefficients, a.diagonal())
+    return LassoPath(lambdas, coefficients, a.diagonal())

@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from fxprune.errors import check_option
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Scale, Sums, check_option, check_scale, shares_of_producers
+from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
 from fxprune.scorers.patches import (
     mean_and_spread,
     patch_energy,

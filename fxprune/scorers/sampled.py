@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_option
 from fxprune.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Scale, Sums, check_option, check_scale, shares_of_producers
+from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim
 
 Draw = Literal["permute", "reinit"]

@@ -2,9 +2,9 @@
 
     trial       one candidate: cut, tune, evaluate, under its own seed
     workers     where candidates run: in this process, in others, on a cluster (joblib)
-    journal     every candidate that was judged, a line each
+    judge       whether a candidate is good enough: one evaluation, or as many as it takes to tell
     checkpoint  a plan and its weights in one file
-    folder      the directory of a search: settings, journal, checkpoints, plan
+    folder      the directory of a search: settings, a journal with a line for each candidate, checkpoints, plan
     describe    settings and models in words, to tell one search from another
     bench       all of it together: what a search asks for candidates' fitness
     result      what a search returns
@@ -15,8 +15,6 @@ state of its own on disk: started again, it asks for the same candidates, and th
 done.
 """
 
-from fxprune.search.checkpoint import restore
-from fxprune.search.together import together
-from fxprune.search.workers import Workers
+from fxprune.search.checkpoint import plan_of, restore
 
-__all__ = ["Workers", "restore", "together"]
+__all__ = ["plan_of", "restore"]
