@@ -6,9 +6,20 @@ that each ATen call delivers with the one that the labels predict. A difference 
 that one run finds all of them; what it means is learned from the numbers:
 
 * the call kept its old size, and an int attribute of a module holds it: the attribute is *mended*;
-* the call follows another group's width: the two groups are *tied*, they keep the same part;
+* the call follows another group's width: the two groups are *tied*, they keep the same fraction;
 * a scalar changed (an attention scale computed from a width): its old value is *folded* into the weights before it;
 * else the group is *fixed*, with the line of code as the reason.
+
+The rooms:
+
+    known        what PyTorch's own modules are known to hold, without a probe
+    prediction   the shapes that the labels predict when every group keeps a count of its own
+    probe        run the model on cut meta tensors and compare every call with the prediction
+    asked        the sizes that the model's own code asks for in a call
+    learn        what each difference says about the code
+    guess        which attributes or literals may hold a width
+    fold         which weights can take up a scalar
+    held         what is known by then
 """
 
 from fxprune.widths.held import Held, ScaleUse
