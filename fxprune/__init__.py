@@ -12,7 +12,7 @@ The stages, each a pure function of the one before, and usable alone:
 `fxprune.prune(model, example_inputs, 0.5)` does it all.
 """
 
-from fxprune import latency, planners, scorers, search, testing
+from fxprune import latency, planners, report, rules, scorers, search, testing
 from fxprune.attention import untie_attention
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
@@ -52,7 +52,9 @@ __all__ = [
     "prune",
     "recalibrate",
     "reconstruct",
+    "report",
     "rewrite",
+    "rules",
     "scorers",
     "search",
     "settle",

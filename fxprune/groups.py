@@ -30,10 +30,12 @@ class Groups(Sequence[Group]):
 
     Attributes:
         graph: the recorded forward.
+        heads: which part of an attention shrinks, as asked of `find_groups`.
+        analysis: the labels behind the groups.
         fixed: every parameter dim that must stay, with the reason.
         unknown_ops: ops without a rule, counted; they fix what they touch.
-        ties: sets of groups that must keep the same part of their channels, because the model's code computes one width
-            from another.
+        ties: sets of groups that must keep the same fraction of their channels, because the model's code computes one
+            width from another.
     """
 
     def __init__(self, analysis: Analysis, held: Held, heads: Heads) -> None:
@@ -46,7 +48,7 @@ class Groups(Sequence[Group]):
         ]
         self.analysis = analysis
         self.ties = held.ties
-        self._held, self._heads = held, heads
+        self._held, self.heads = held, heads
         self.graph: Graph = analysis.labelling.graph
         self.fixed: tuple[FixedDim, ...] = (*analysis.fixed, *fixed)
         self.unknown_ops: Counter[str] = analysis.labelling.labeller.unknown
@@ -90,7 +92,7 @@ class Groups(Sequence[Group]):
         tensors = self.graph.tensors
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
         attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
-        plan = Plan(planned, attributes, shapes, self._scales(counts), self._heads)
+        plan = Plan(planned, attributes, shapes, self._scales(counts), self.heads)
         return replace(plan, orders=self._orders(plan, chosen))
 
     def _orders(self, plan: Plan, chosen: Mapping[str, Ints]) -> dict[str, dict[int, Ints]]:
@@ -107,7 +109,7 @@ class Groups(Sequence[Group]):
         return orders
 
     def _balances(self) -> list[Balance]:
-        return [b for b in balances(self.analysis, self._heads) if b.names in self.ties]
+        return [b for b in balances(self.analysis, self.heads) if b.names in self.ties]
 
     def among(self, groups: Iterable[Group]) -> Groups:
         """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
@@ -132,7 +134,7 @@ class Groups(Sequence[Group]):
 
     def steps(self, tie: frozenset[str]) -> Steps:
         """How the groups of a tie can shrink together."""
-        found = steps(self.analysis, tie, self._heads)
+        found = steps(self.analysis, tie, self.heads)
         assert found is not None, f"a tie without a common step: {sorted(tie)[:3]}"
         return found
 

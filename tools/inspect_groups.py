@@ -11,9 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -27,6 +25,7 @@ from torch import nn
 
 import fxprune
 from fxprune import report
+from fxprune.files import write_whole
 
 _DEFAULT_SHAPE = (1, 3, 224, 224)
 _PIPE_WIDTH = 120
@@ -173,18 +172,9 @@ def _write_json(target: str, groups: fxprune.Groups) -> None:
 def _write(path: Path, text: str) -> None:
     """Replace the file whole or not at all."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        write_whole(path, text.encode())
     except OSError as error:
         _fail(f"cannot write {path}: {error.strerror}")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        _fail(f"cannot write {path}: {error.strerror}")
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     print(f"wrote {path}", file=sys.stderr)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxprune
 from zoo.errors import ZooError
-from zoo.files import replacing
+from zoo.files import write
 from zoo.footprints import own_randomness
 from zoo.networks import build
 
@@ -54,8 +54,7 @@ class Metadata:
 def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     """Write weights, buffers and ``metadata`` to ``path``; an old file is replaced whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as scratch:
-        scratch.write_bytes(serialise(tensors, metadata={_KEY: json.dumps(asdict(metadata))}))
+    write(path, serialise(tensors, metadata={_KEY: json.dumps(asdict(metadata))}))
 
 
 def load(path: Path) -> tuple[nn.Module, Metadata]:

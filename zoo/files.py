@@ -1,18 +1,11 @@
 """Write a file so that a reader sees the old one or the whole new one, never a part."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from fxprune.files import write_whole
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A scratch path beside ``path`` to write to; it replaces ``path`` if the body raises nothing."""
+
+def write(path: Path, data: bytes) -> None:
+    """Replace ``path``; its folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(path, data)

@@ -1,5 +1,6 @@
 """The state of an unfinished training run on disk, so that it can go on where it was cut off."""
 
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from zoo.errors import ZooError
-from zoo.files import replacing
+from zoo.files import write
 from zoo.progress import EpochLog
 
 Run = Mapping[str, Any]
@@ -26,8 +27,9 @@ def keep(path: Path, run: Run, logs: list[EpochLog], model: nn.Module, optimizer
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with replacing(path) as scratch:
-        torch.save(state, scratch)
+    file = io.BytesIO()
+    torch.save(state, file)
+    write(path, file.getvalue())
 
 
 def pick_up(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> list[EpochLog]:

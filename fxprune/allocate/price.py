@@ -41,7 +41,7 @@ class Price:
         return self._evaluate(parts)
 
     def _model(self, groups: Groups, of: str) -> Callable[[Ints], Any]:
-        model: CostModel = cost_model(groups.graph, groups.plan({}).heads)
+        model: CostModel = cost_model(groups.graph, groups.heads)
         if of not in ("macs", "parameters"):
             raise InputError("unknown measure of cost", seen=repr(of), remedy="'macs', 'parameters' or a function")
         cost = model.macs if of == "macs" else model.parameters

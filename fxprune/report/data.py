@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.cost import CostModel, cost
+from fxprune.cost import cost, cost_model
 from fxprune.grouping.analysis import Group
 from fxprune.grouping.reasons import FixedDim
 from fxprune.groups import Groups
@@ -73,7 +73,7 @@ def group_rows(groups: Groups) -> list[GroupRow]:
     >>> row.group.name, row.parameters, row.share, row.members
     ('0', 56, 1.0, '1 producer, 1 consumer, 1 other')
     """
-    shares = CostModel(groups.analysis).shares()
+    shares = cost_model(groups.graph, groups.heads).shares()
     return [GroupRow(g, _parameters(groups, g), shares[g.name], tuple(_notes(groups, g))) for g in groups]
 
 

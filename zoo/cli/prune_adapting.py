@@ -12,7 +12,7 @@ from rich.table import Table
 
 import fxprune
 from zoo.cli.options import Device, Download, Mixed, Name, Root, Threads, chosen, one_line_errors, use
-from zoo.files import replacing
+from zoo.files import write
 from zoo.pcp import Search
 from zoo.prune_adapt import Contender, Job, compare
 from zoo.recipes import ADAPTATIONS
@@ -70,8 +70,7 @@ def prune_adapt(
         one = Contender(None if uniform else search, not tune_on_source)
         first = recipe.settings.seed
         rows = compare(job, job.contenders() if everything else [one], reduction or [2, 4], range(first, first + seeds))
-        with replacing(folder / "table.md") as scratch:
-            scratch.write_text(markdown(rows), encoding="utf-8")
+        write(folder / "table.md", markdown(rows).encode())
     Console().print(_shown(rows))
 
 
