@@ -22,7 +22,7 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
         module = model.get_submodule(path)
         for name, value in values.items():
             if not is_literal(name):
-                setattr(module, name, value)
+                setattr(module, name, (value,) if isinstance(getattr(module, name), tuple) else value)
     _follow_tensors(model)
     # Inner modules first: a module's graph refers to them by name.
     for path in sorted(attributes, key=lambda p: -p.count(".") - bool(p)):
@@ -32,10 +32,17 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
     return model
 
 
+def int_of(module: nn.Module, name: str) -> int | None:
+    """The int that an attribute holds, alone or in a tuple of one (`normalized_shape`)."""
+    value = getattr(module, name, None)
+    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return value if type(value) is int else None
+
+
 def holds_int(module: nn.Module, name: str) -> bool:
-    """Whether a module has an int attribute, or a literal in its code, of this name."""
+    """Whether a module has an int attribute (or a tuple of one), or a literal in its code, of this name."""
     if not is_literal(name):
-        return type(getattr(module, name, None)) is int
+        return int_of(module, name) is not None
     try:
         return name in (set().union(*computed_sizes(module).values()) if is_computed(name) else literals(module))
     except NoGraphError:

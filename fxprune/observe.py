@@ -51,6 +51,11 @@ class Contraction:
         """Number of convolution groups; 1 for linear layers."""
         return 1 if self.options is None else int(self.options[5])
 
+    @property
+    def rows(self) -> int:
+        """Number of output positions, over all images of the batch."""
+        return self.output.numel() // max(1, self.output.shape[1])
+
     def kernels(self) -> Tensor:
         """The weights that make each output channel, of shape (groups, channels per group, n)."""
         w = self.weight.detach()
@@ -61,7 +66,7 @@ class Contraction:
 
     def light(self) -> Contraction:
         """The call without its activations, of which only the shapes stay."""
-        x, output = (t.new_empty((0, *t.shape[1:])) for t in (self.x, self.output))
+        x, output = (t.new_empty(()).expand(t.shape) for t in (self.x, self.output))
         return replace(self, x=x, output=output)
 
     def respond(self, kernels: Tensor) -> Tensor:

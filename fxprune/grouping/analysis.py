@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fxprune.attributes import int_of
 from fxprune.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.grouping.zeros import told_apart
 from fxprune.labelling.dims import Dim, Labels, WidthUse
@@ -129,9 +130,7 @@ def mended(analysis: Analysis, learned: Iterable[WidthUse], keep: npt.NDArray[np
     model = analysis.labelling.graph.model
     for use in (*analysis.labelling.labeller.widths, *learned):
         new = int(keep[analysis.components.of[use.labels]].sum())
-        holds = is_literal(use.attribute) or (
-            getattr(model.get_submodule(use.module), use.attribute, None) == len(use.labels)
-        )
+        holds = is_literal(use.attribute) or int_of(model.get_submodule(use.module), use.attribute) == len(use.labels)
         if holds and (new != len(use.labels) or is_computed(use.attribute)):
             found.setdefault(use.module, {})[use.attribute] = new
             changed |= {use.module} if new != len(use.labels) else set()

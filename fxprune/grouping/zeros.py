@@ -45,7 +45,7 @@ def told_apart(labelling: Labelling) -> Iterator[Fix]:
         if node.op == "get_attr":
             zero[node] = _has_channels(node, labelling)
         else:
-            zero[node] = node.op == "call_function" and _stays_zero(node, zero)
+            zero[node] = node.op == "call_function" and _stays_zero(node, zero) and not _shifted(node, labelling)
         if node.op == "call_function" and node.target is not operator.getitem:
             yield from _mixing(node, zero, labelling)
 
@@ -81,6 +81,20 @@ def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
     if name in _FILLS and _argument(node, _FILLS[name], "value") not in (0, False):
         return False
     return name in _UNARY and (not inputs or zero[inputs[0]])
+
+
+# Layers: which argument is the bias, and which dim of the result, from behind, it lies along (None: dim 1).
+_BIASES = {"addmm": (0, 1), "linear": (2, 1), "convolution": (2, None)}
+
+
+def _shifted(node: fx.Node, labelling: Labelling) -> bool:
+    """Whether a layer adds its bias to all of a labelled dim that is not its own: channels lie beside what it mixes."""
+    at, behind = _BIASES.get(_name(node), (0, None))
+    if _name(node) not in _BIASES or _argument(node, at, "bias", None) is None:
+        return False
+    axes: Any = labelling.axes[node]
+    own = 1 if behind is None else len(axes) - behind
+    return any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)) if i != own)
 
 
 def _argument(node: fx.Node, i: int, name: str, default: Any = 0) -> Any:

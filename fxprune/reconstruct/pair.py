@@ -58,7 +58,8 @@ class Pair:
                         remedy="give the model that the plan was made for, and its pruned copy",
                     )
                 for call, recorded in new.calls.items():
-                    self._add(sums, given[call], recorded)
+                    if recorded.seen.rows == given[call].seen.rows:  # else its positions are channels that are gone
+                        self._add(sums, given[call], recorded)
         return sums
 
     def _add(self, sums: dict[str, Gram], given: Given, new: Recorded) -> None:

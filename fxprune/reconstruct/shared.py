@@ -62,6 +62,8 @@ class Known:
 
     def holds(self, reader: Reader, new: Recorded) -> bool:
         """Whether a pruned layer reads, and is added to, what the original's is, in the first batch."""
+        if new.seen.rows != self.seen.rows:
+            return False
         blocks, entries, *_ = self._kept(reader)
         reads = _close(_moments(new.seen, self.where), self.first[:, blocks[:, None], entries])
         if self.shortcut is None or new.landing is None:

@@ -52,7 +52,8 @@ class Reconstruction:
 
     Attributes:
         layers: the layers that were fitted, in order.
-        skipped: weights that read what is gone, but in no convolution or linear layer that ran.
+        skipped: weights that read what is gone, but in no convolution or linear layer that ran, or in one that has
+            channels that are gone for its positions (a layer over tokens).
     """
 
     layers: tuple[Refit, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,14 @@ def convolution(
     output_padding: Any,
     groups: int,
 ) -> list[Dim]:
-    """w is (out, in/groups, *kernel), transposed (in, out/groups, *kernel)."""
+    """w is (out, in/groups, *kernel), transposed (in, out/groups, *kernel).
+
+    Spatial dims are fixed, but where the kernel is 1, the stride 1 and nothing padded: indices there stay apart, and
+    the dim may be anything (a layer over tokens has channels there).
+    """
     lab, channel = call.lab, len(x) - len(w) + 1
-    for i in range(channel + 1, len(x)):
+    apart = [*_apart(w.shape[2:], stride, padding, output_padding)]
+    for i in (i for i in range(channel + 1, len(x)) if not apart[i - channel - 1]):
         lab.fix(x[i], "spatial dim of a convolution")
     for i in range(2, len(w)):
         lab.fix_axes(Axes(lab, w.shape[i : i + 1], [w.known(i)]), _KERNEL.reason)
@@ -38,7 +43,16 @@ def convolution(
     out = _plain(call, x, w, channel, transposed) if groups == 1 else _grouped(call, x, w, channel, transposed, groups)
     if bias is not None:
         out = lab.unite(Axes(lab, (call.shape[channel],), [out]), 0, bias, 0)
-    return [*x.dims()[:channel], out, *(None if n == 1 else _SPATIAL for n in call.shape[channel + 1 :])]
+    swept = [None if n == 1 else _SPATIAL for n in call.shape[channel + 1 :]]
+    kept = x.dims()[channel + 1 :]
+    return [*x.dims()[:channel], out, *(k if alone else s for k, s, alone in zip(kept, swept, apart, strict=True))]
+
+
+def _apart(kernel: Sequence[int], *settings: Sequence[int]) -> Iterator[bool]:
+    """For each spatial dim, whether no index of the result sees two of the input's, nor anything else."""
+    for i, n in enumerate(kernel):
+        stride, padding, more = (s[i if len(s) > 1 else 0] for s in settings)
+        yield (n, stride, padding, more) == (1, 1, 0, 0)
 
 
 def _plain(call: Call, x: Axes, w: Axes, channel: int, transposed: bool) -> Dim:

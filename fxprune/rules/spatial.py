@@ -90,9 +90,9 @@ def roi_align(call: Call, x: Axes, boxes: Axes, *_: Any) -> Any:
 
 
 def channel_shuffle(call: Call, x: Axes, groups: int) -> list[Dim]:
-    """The grid (groups, c/groups) is transposed."""
+    """The grid (groups, c/groups) is transposed; the number of groups stands in the call."""
     lab, n = call.lab, x.shape[1]
-    rows, columns = lab.fresh(groups), lab.fresh(n // groups)
+    rows, columns = Fixed("groups of a channel shuffle") if groups > 1 else None, lab.fresh(n // groups)
     flat = lab.fresh(n)
     lab.factor(x[1], [(groups, rows), (n // groups, columns)])
     lab.factor(flat, [(n // groups, columns), (groups, rows)])

@@ -13,9 +13,10 @@ that one run finds all of them; what it means is learned from the numbers:
 The rooms:
 
     known        what PyTorch's own modules are known to hold, without a probe
+    sight        whether the code can see a width at all
     prediction   the shapes that the labels predict when every group keeps a count of its own
     probe        run the model on cut meta tensors and compare every call with the prediction
-    asked        the sizes that the model's own code asks for in a call
+    asked        the sizes that the model's own code asks for in a call, and the numbers that it gives it
     learn        what each difference says about the code
     guess        which attributes or literals may hold a width
     fold         which weights can take up a scalar

@@ -1,11 +1,14 @@
-"""Asked: the sizes that the model's own code asks for in a call."""
+"""Asked: the sizes that the model's own code asks for in a call, and the numbers that it gives it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from fxprune.rules import pointwise
 
 aten = torch.ops.aten
 
@@ -32,6 +35,23 @@ def asked(node: fx.Node, args: Any) -> list[int | None]:
         return _parts(node, *args)
     at = _SIZES.get(node.target._opname)  # type: ignore[union-attr]
     return [] if at is None else [None if n == -1 else int(n) for n in args[at]]
+
+
+# Calls whose numbers are no sizes, but values.
+_VALUED = frozenset(
+    "full full_like new_full scalar_tensor masked_fill addcmul addcdiv addmm baddbmm constant_pad_nd".split()
+).union(pointwise.RULES)
+
+
+def numbers(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, float]]:
+    """The numbers that a call takes as values: the recorded one and the present one."""
+    if node.target._opname.rstrip("_") in _VALUED:  # type: ignore[union-attr]
+        pairs = [*zip(node.args, args, strict=False), *((node.kwargs.get(k), v) for k, v in kwargs.items())]
+        yield from ((a, b) for a, b in pairs if _is_number(a) and _is_number(b))  # type: ignore[misc]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _parts(node: fx.Node, x: Tensor, size: int, dim: int = 0) -> list[int | None]:

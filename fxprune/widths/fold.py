@@ -36,6 +36,11 @@ class _Unfoldable(Exception):
 Rows = list[tuple[str, Ints]]
 
 
+def is_scaling(call: fx.Node) -> bool:
+    """Whether a call multiplies or divides a tensor by a number."""
+    return _name(call) in ("mul", "div") and isinstance(call.args[1], int | float)
+
+
 def absorbing_rows(call: fx.Node) -> tuple[Rows, frozenset[str]]:
     """The parameter rows that can take up the scalar that `call` applies to its first argument.
 

@@ -17,7 +17,12 @@ Guesser = Callable[[nn.Module, fx.Node, Sequence[Labels]], Iterator[Guess]]
 
 def attributes(model: nn.Module, node: fx.Node, wanted: Sequence[Labels]) -> Iterator[Guess]:
     """The attributes nearest to the issuing module that hold the wanted length."""
-    for path, name in _holders(model, node.meta["module"], len(wanted[0])):
+    return attributes_near(node.meta["module"], model, node, wanted)
+
+
+def attributes_near(module: str, model: nn.Module, _: fx.Node, wanted: Sequence[Labels]) -> Iterator[Guess]:
+    """The attributes nearest to a module that hold the wanted length."""
+    for path, name in _holders(model, module, len(wanted[0])):
         yield from ((WidthUse(path, name, labels),) for labels in wanted)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fxprune.attributes import holds_int
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Analysis
 from fxprune.labelling.dims import WidthUse
@@ -27,8 +28,8 @@ def known_beforehand(analysis: Analysis, held: Held) -> Held:
             raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
         if type(module).forward is nn.MultiheadAttention.forward:
             held = _attention(analysis, held, path)
-        elif isinstance(module, nn.modules.instancenorm._InstanceNorm) and module._parameters.get("weight") is None:
-            held = _instance_norm(analysis, held, path)
+        elif module._parameters.get("weight") is None:
+            held = _weightless(analysis, held, path, module)
     return held
 
 
@@ -53,13 +54,25 @@ def _attention(analysis: Analysis, held: Held, path: str) -> Held:
     return stepped(analysis, held.tie([*names, *inside]), names, f"widths of {path}") if len(names) > 1 else held
 
 
-def _instance_norm(analysis: Analysis, held: Held, path: str) -> Held:
-    """Without weights, only an attribute holds the width."""
+# Norms whose width, if they have no weight, only an attribute holds: which, and that of which dim of their input.
+_NORMS: tuple[tuple[type[nn.Module], str, int], ...] = (
+    (nn.modules.instancenorm._InstanceNorm, "num_features", 1),
+    (nn.LayerNorm, "normalized_shape", -1),
+    (nn.RMSNorm, "normalized_shape", -1),
+)
+
+
+def _weightless(analysis: Analysis, held: Held, path: str, module: nn.Module) -> Held:
+    """A norm without a weight."""
+    attribute, dim = next(((name, dim) for kind, name, dim in _NORMS if isinstance(module, kind)), ("", 0))
     first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
-    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
-    if not isinstance(axes, Axes) or len(axes) < 2 or not isinstance(axes.known(1), np.ndarray):
+    axes = analysis.labelling.axes[first.all_input_nodes[0]] if attribute and first is not None else None
+    if not isinstance(axes, Axes) or len(axes) < 2 or not holds_int(module, attribute):
         return held
-    return replace(held, mends=(*held.mends, WidthUse(path, "num_features", axes.known(1))))
+    labels = axes.known(dim % len(axes))
+    if not isinstance(labels, np.ndarray):
+        return held
+    return replace(held, mends=(*held.mends, WidthUse(path, attribute, labels)))
 
 
 def _carried(analysis: Analysis, held: Held, dims: Iterable[Any]) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from fxprune.labelling.dims import Labels, WidthUse
 from fxprune.labelling.factorings import Heads
 from fxprune.labelling.labels import Axes
 from fxprune.widths import guess
-from fxprune.widths.fold import absorbing_rows
+from fxprune.widths.fold import absorbing_rows, is_scaling
 from fxprune.widths.held import Held, Reason, ScaleUse, names_of, stepped
 from fxprune.widths.known import known_beforehand
 from fxprune.widths.prediction import Prediction, doubtful
 from fxprune.widths.probe import Difference, Refusal, probe
+from fxprune.widths.sight import sees_widths
 
 # A difference, and label arrays of one length that the code asked for.
 Wanted = tuple[Difference, Sequence[Labels]]
@@ -48,11 +50,13 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
     for name, reason in fixed.items():
         held = held.fix([name], reason)
     held = known_beforehand(analysis, held)
-    if not doubtful(analysis):
+    sighted = sees_widths(analysis.labelling.graph)
+    if not doubtful(analysis) and not sighted:
         return held
     strikes: Counter[fx.Node] = Counter()
     prediction = Prediction(analysis, held)
-    while prediction.can_differ():
+    while prediction.can_differ(sighted):
+        before = held
         found, refusal = _probe(prediction, held)
         if not found and refusal is None:
             if prediction.other:
@@ -61,6 +65,8 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
             continue
         strikes.update({d.node for d in found})
         held = _Lesson(prediction, held, strikes, rewrite_code).learn(found, refusal)
+        if held is before:
+            held = _Lesson(prediction, held, strikes, rewrite_code).give_up(found, refusal)
         prediction = prediction.again(held)
     return held
 
@@ -95,6 +101,14 @@ class _Lesson:
             self._difference(d)
         self._test_guesses(found, refusal)
         if refusal is not None and not found and not self._foreseen(refusal) and not self._together(refusal):
+            self._refused(refusal)
+        return self._held
+
+    def give_up(self, found: Sequence[Difference], refusal: Refusal | None) -> Held:
+        """Fix what a round has learned nothing of."""
+        for d in found:
+            self._fix(d)
+        if refusal is not None:
             self._refused(refusal)
         return self._held
 
@@ -197,6 +211,9 @@ class _Lesson:
         """A scalar follows a width: the layer before it takes up the difference."""
         if d.node.name in self._held.folded:  # together with its like of another run
             return
+        if not is_scaling(d.node):
+            self._fix(d)
+            return
         rows, calls = absorbing_rows(d.node)
         divides = d.node.target._opname == "div"  # type: ignore[union-attr]
         factor = present / recorded if divides else recorded / present
@@ -226,16 +243,21 @@ class _Lesson:
         self._held = self._held.fix(names_of(self._analysis, groups), reason)
 
     def _foreseen(self, refusal: Refusal) -> bool:
-        """Whether an int that the next doubtful call of the refusing module holds explains the refusal."""
+        """Whether an int explains the refusal: one that the refusing module holds of its next doubtful call, or of what
+        the last call made, which it may have checked.
+        """
+        if refusal.diverged:
+            return False
         doubted = set(doubtful(self._analysis))
         ahead = (n for n in refusal.unseen if n in doubted and n.meta["module"] == refusal.module)
-        node = next(ahead, None)
-        if node is None or refusal.diverged:
-            return False
+        near = partial(guess.attributes_near, refusal.module)
+        return any(self._explains(n, near, refusal) for n in (next(ahead, None), refusal.after) if n is not None)
+
+    def _explains(self, node: fx.Node, guesser: guess.Guesser, refusal: Refusal) -> bool:
+        """Whether a guess for the length of a dim of the call's result explains the refusal."""
         dims = [dim for dim in self._dims(node) if isinstance(dim, np.ndarray) and len(self._prediction.carried([dim]))]
         self._wanted = [(Difference(node, (), (), refusal.what, refusal.module), [dim]) for dim in dims]
-        left = list(self._unresolved(guess.attributes, {}, refusal))
-        return len(left) < len(dims)
+        return len(list(self._unresolved(guesser, {}, refusal))) < len(dims)
 
     def _together(self, refusal: Refusal) -> bool:
         """Whether the module accepts widths that keep the same part (`assert width % heads == 0`).
@@ -263,7 +285,9 @@ class _Lesson:
         return refusal is None or len(refusal.unseen) < len(refused.unseen)
 
     def _refused(self, refusal: Refusal) -> None:
-        """The forward raised: what the last call made keeps its width; else the innermost module with groups left."""
+        """The forward raised: what the last call made keeps its width; else what the module's code goes on with; else
+        all in the innermost module with groups left.
+        """
         reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
         if refusal.diverged:
             unseen = self._prediction.carried_by_doubtful(refusal.unseen)
@@ -271,8 +295,10 @@ class _Lesson:
             self._held = self._held.fix(names_of(self._analysis, unseen), reason)
             return
         last = refusal.after
+        ahead = (n for n in refusal.unseen if n.meta["module"] == refusal.module)
+        involved = (self._prediction.touched(n).tolist() for n in ahead)
         made = [] if last is None else self._prediction.groups(self._axes[last]).tolist()
-        if len(made):
+        if made := made or next(filter(None, involved), []):
             self._held = self._held.fix(names_of(self._analysis, made), reason)
             return
         path, groups = refusal.module, self._analysis.groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ _RELATIVE = frozenset(
     ["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"]
 )
 # Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
-_MENDED: dict[str, type[nn.Module]] = {
-    "convolution": nn.modules.conv._ConvNd,
-    "native_group_norm": nn.GroupNorm,
-    "native_layer_norm": nn.LayerNorm,
+_MENDED: dict[str, tuple[type[nn.Module], str]] = {
+    "convolution": (nn.modules.conv._ConvNd, "groups"),
+    "native_group_norm": (nn.GroupNorm, "num_groups"),
+    "native_layer_norm": (nn.LayerNorm, "normalized_shape"),
 }
 
 
@@ -36,8 +37,17 @@ def doubtful(analysis: Analysis) -> list[fx.Node]:
 def _follows(model: nn.Module, node: fx.Node) -> bool:
     if node.meta["function"] in _RELATIVE:
         return True
-    kind = _MENDED.get(node.target._opname)  # type: ignore[union-attr]
-    return kind is not None and isinstance(model.get_submodule(node.meta["module"]), kind)
+    if (name := node.target._opname) not in _MENDED:  # type: ignore[union-attr]
+        return False
+    (kind, attribute), module = _MENDED[name], model.get_submodule(node.meta["module"])
+    own: Any = type(module)
+    return isinstance(module, kind) and _goes_by(own, attribute)
+
+
+@cache
+def _goes_by(kind: Any, attribute: str) -> bool:
+    """Whether the forward of one of PyTorch's layers, or of a subclass, goes by an attribute, or passes the call on."""
+    return bool({attribute, "_conv_forward", "super"} & set(kind.forward.__code__.co_names))
 
 
 class Prediction:
@@ -88,17 +98,17 @@ class Prediction:
         """The other choice."""
         return Prediction(self.analysis, held, other=not self.other)
 
-    def can_differ(self) -> bool:
-        """Whether any size in the model's code concerns an active group."""
-        return any(self._concerned(node) for node in doubtful(self.analysis))
+    def can_differ(self, sighted: bool) -> bool:
+        """Whether any size in the model's code may concern an active group; where code is sighted, it may be any."""
+        return (sighted and bool(self.active.any())) or any(self._concerned(node) for node in doubtful(self.analysis))
 
     def _concerned(self, node: fx.Node) -> bool:
         """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
         if node.target._opname in ("mul", "div", "lift_fresh"):  # type: ignore[union-attr]
             return bool(self.active.any())
-        return len(self._touched(node)) > 0
+        return len(self.touched(node)) > 0
 
-    def _touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
+    def touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
         """The active groups on a call's result and arguments."""
         axes = self.analysis.labelling.axes
         several = [axes[node], *(axes[n] for n in node.all_input_nodes)]
@@ -107,7 +117,7 @@ class Prediction:
     def carried_by_doubtful(self, nodes: Iterable[fx.Node]) -> list[int]:
         """The active groups that calls with sizes of the model's own concern, among the given ones."""
         wanted = set(nodes)
-        touched = [self._touched(n) for n in doubtful(self.analysis) if n in wanted]
+        touched = [self.touched(n) for n in doubtful(self.analysis) if n in wanted]
         return np.unique(np.concatenate(touched)).tolist() if touched else []
 
     def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:

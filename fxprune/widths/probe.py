@@ -23,7 +23,7 @@ from fxprune.labelling.labels import Axes
 from fxprune.tracing import shapes
 from fxprune.tracing.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing.recorder import all_on_meta, meta_like
-from fxprune.widths.asked import asked, reshaped
+from fxprune.widths.asked import asked, numbers, reshaped
 from fxprune.widths.prediction import Prediction
 
 aten = torch.ops.aten
@@ -196,7 +196,7 @@ class _Prober(TorchDispatchMode):
                 node, asked(node, args) or _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args
             )
         self._check_offset(node, args)
-        self._check_scalars(node, args)
+        self._check_scalars(node, args, kwargs)
         return result
 
     def reshape(self, asked: Sequence[int | None], what: str, args: Any) -> Any:
@@ -244,9 +244,9 @@ class _Prober(TorchDispatchMode):
             what = f"constant {present:.4g} instead of {recorded:.4g}"
             self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
 
-    def _check_scalars(self, node: fx.Node, args: Any) -> None:
-        for recorded, present in zip(node.args, args, strict=False):
-            if isinstance(recorded, float) and isinstance(present, float) and recorded != present:
+    def _check_scalars(self, node: fx.Node, args: Any, kwargs: Any) -> None:
+        for recorded, present in numbers(node, args, kwargs):
+            if recorded != present:
                 what = f"scalar {present:.4g} instead of {recorded:.4g}"
                 self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
 
