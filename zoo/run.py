@@ -1,4 +1,4 @@
-"""Where and how a recipe is executed: all that should not decide what comes out, beyond rounding."""
+"""Where and how a recipe runs: options that should change results by rounding only."""
 
 from dataclasses import dataclass
 from pathlib import Path

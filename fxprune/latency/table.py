@@ -112,7 +112,7 @@ class LatencyTable:
     def seconds(self, key: str) -> float | None:
         """The median of the measurements; None where the op refused its arguments.
 
-        Not the least: that is a matter of luck, of which short calls have more than a whole model.
+        Not the minimum: a short call is lucky more often than a whole model, so minima would not add up.
         """
         found = [s for s in self.samples[key] if s is not None]
         return statistics.median(found) if found else None

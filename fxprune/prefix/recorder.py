@@ -16,16 +16,16 @@ from fxprune.prefix.surroundings import random_states
 from fxprune.prefix.values import Frozen, StrangeError, Value, freeze, values_in
 
 FLOOR = 0.5
-"""What is worth less, for its bytes, than this part of what all modules take for theirs is not kept: new memory costs
-time as well."""
+"""A value is kept only if it saves, per byte, at least this fraction of what values save on average: allocating memory
+takes time as well."""
 
 
 class Recorder(Session):
     """Remembers what the modules of the original give.
 
     A call of the model that draws random numbers, or changes an attribute or a buffer anywhere in the model, is not
-    remembered at all: what is left out would be missed. What a module gives is of use to attempts that change something
-    else in the module around it; the fewer leaves that one has, the fewer attempts do.
+    remembered, because a replay would skip that side effect. A result helps only attempts that change another module
+    inside the same parent; the smaller the parent, the fewer those are.
     """
 
     def __init__(self, memo: Memo, parts: dict[int, Part]) -> None:

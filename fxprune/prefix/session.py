@@ -153,10 +153,10 @@ class Session:
 
 
 def place_of(t: Tensor) -> int:
-    """Of its memory; views have that of what they look at."""
+    """Address of the tensor's storage; views share that of their base."""
     return t.untyped_storage().data_ptr()
 
 
 def _counted(t: Any) -> Any:
-    """A copy of which changes are counted."""
+    """A copy made outside inference mode, so that PyTorch counts writes to it."""
     return t.clone() if isinstance(t, Tensor) and t.is_inference() else t

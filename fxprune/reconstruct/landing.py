@@ -23,7 +23,7 @@ class Way:
     """A layer's output on its way.
 
     Attributes:
-        call: the weight's name and the how-manieth of its calls it is.
+        call: the weight's name, and the number of the call among its calls, from 0.
         shape: of the output.
         scale: by which a batch norm in evaluation mode multiplies it, of shape (channels,); None: none has.
     """

@@ -146,7 +146,7 @@ class Bench(Generic[M]):
     def result(self, history: Sequence[T], finished: bool) -> Search[M, T]:
         """The best so far, as the search's result; also written to the directory.
 
-        A search that was stopped before it got as far as the one that it goes on from has that one's best.
+        If a resumed search is interrupted while it is still replaying the journal, that is the best of the earlier run.
         """
         before = self._folder.best() if self._folder is not None and self._replaying and not finished else None
         if before is not None:

@@ -91,7 +91,7 @@ class Recorder(TorchDispatchMode):
         self._outputs: list[fx.Node] = []
 
     def begin(self, inputs: Inputs) -> None:
-        """Make placeholders for the tensors of `inputs`; a second run meets the first run's."""
+        """Make placeholders for the tensors of `inputs`; a second run uses those of the first."""
         tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
         self._inputs = self._inputs or [
             self._describe(self.graph.placeholder(f"x{i}"), t) for i, t in enumerate(tensors)
