@@ -211,10 +211,7 @@ class _Lesson:
         """A scalar follows a width: the layer before it takes up the difference."""
         if d.node.name in self._held.folded:  # together with its like of another run
             return
-        if not is_scaling(d.node):
-            self._fix(d)
-            return
-        rows, calls = absorbing_rows(d.node)
+        rows, calls = absorbing_rows(d.node) if is_scaling(d.node) else ([], frozenset())
         divides = d.node.target._opname == "div"  # type: ignore[union-attr]
         factor = present / recorded if divides else recorded / present
         for g in self._near(d.node):
