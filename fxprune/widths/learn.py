@@ -32,7 +32,7 @@ Wanted = tuple[Difference, Sequence[Labels]]
 Wrong = dict[fx.Node, int]
 
 # How often a call may differ in spite of what was learned from it, before its groups are fixed.
-_STRIKES = 3
+_STRIKES = 8
 
 
 def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = "", *, rewrite_code: bool = True) -> Held:
@@ -63,7 +63,7 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
                 break
             prediction = prediction.turned(held)
             continue
-        strikes.update({d.node for d in found})
+        strikes.update({d.node for d in _judged(found)})
         held = _Lesson(prediction, held, strikes, rewrite_code).learn(found, refusal)
         if held is before:
             held = _Lesson(prediction, held, strikes, rewrite_code).give_up(found, refusal)
@@ -95,9 +95,7 @@ class _Lesson:
             self._by_module.setdefault(node.meta.get("module", ""), []).append(node)
 
     def learn(self, found: Sequence[Difference], refusal: Refusal | None) -> Held:
-        # Scalars are judged when all shapes are right: they follow widths that may not be settled yet.
-        shapes = [d for d in found if d.scalar is None]
-        for d in shapes or found:
+        for d in _judged(found):
             self._difference(d)
         self._test_guesses(found, refusal)
         if refusal is not None and not found and not self._foreseen(refusal) and not self._together(refusal):
@@ -309,6 +307,11 @@ class _Lesson:
                 self._held = self._held.fix(inside, reason)
                 return
             path = path.rpartition(".")[0]
+
+
+def _judged(found: Sequence[Difference]) -> Sequence[Difference]:
+    """Scalars are judged when all shapes are right: they follow widths that may not be settled yet."""
+    return [d for d in found if d.scalar is None] or found
 
 
 def _wrong(found: Sequence[Difference]) -> Wrong:
