@@ -528,6 +528,18 @@ def test_nan_that_only_the_mask_makes_is_no_bad_input() -> None:
     assert fxprune.prune(model, X).report.deviation == float("inf")
 
 
+@pytest.mark.parametrize("x", [X, X[0].to("meta")])
+def test_meta_weights(x: Any) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 3))
+    with refused(fxprune.InputError, "a meta tensor holds no data", "the scores of 0", "load the model's weights"):
+        fxprune.prune(model, x)
+    with refused(fxprune.InputError, "a meta tensor holds no data", "0.weight", "load the model's weights"):
+        fxprune.prune(model, x, scorer=fxprune.scorers.Random())
+    small = fxprune.prune(model, x, scorer=fxprune.scorers.Random(), verify=False).model
+    assert small[0].weight.shape == (4, 3, 3, 3)
+
+
 def test_verify_on_meta_inputs(net: Net, plan: fxprune.Plan) -> None:
     with refused(fxprune.InputError, "a meta tensor holds no data", "the example inputs"):
         fxprune.verify(net, plan, X[0].to("meta"))

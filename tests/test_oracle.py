@@ -2,7 +2,8 @@
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -260,3 +261,38 @@ LAYERS: dict[str, Callable[[], Net]] = {
 @pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
 def test_layers_that_return_no_map_of_their_channels(build: Callable[[], Net]) -> None:
     assert verified(build()) <= ROUNDING
+
+
+@contextmanager
+def default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+SCORERS: list[fxprune.scorers.Scorer] = [
+    fxprune.scorers.L2Norm(),
+    fxprune.scorers.Random(),
+    fxprune.scorers.NISP(),
+    fxprune.scorers.Taylor(),
+    fxprune.scorers.HessianDiagonal(),
+]
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("device", [default_device, torch.device])
+def test_a_default_device_that_is_not_the_models(
+    device: Callable[[str], AbstractContextManager[Any]], scorer: fxprune.scorers.Scorer
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 6), nn.Flatten())
+    data = [(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))]
+    expected = fxprune.prune(model, X, 0.5, scorer=scorer, data=data)
+    with device("meta"):
+        found = fxprune.prune(model, X, 0.5, scorer=scorer, data=data)
+        fxprune.mask(model, found.plan)
+    assert found.plan == expected.plan
+    assert found.report.deviation is not None
+    assert found.report.deviation <= ROUNDING
+    assert int(model[0].weight.flatten(1).any(1).sum()) == 4
