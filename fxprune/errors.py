@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 
 class FxpruneError(Exception):
     """Base of every error that fxprune raises on purpose.
@@ -48,3 +50,13 @@ def check_option(what: str, value: object, known: Sequence[object]) -> None:
     if value not in known:
         names = ", ".join(str(k) for k in known)
         raise InputError(f"unknown {what}", seen=str(value), remedy=f"one of {names}")
+
+
+def check_data(where: str, tensor: Tensor) -> None:
+    """Refuse a tensor on the meta device where numbers are needed.
+
+    Raises:
+        InputError: it is one.
+    """
+    if tensor.is_meta:
+        raise InputError("a meta tensor holds no data", where=where, remedy="load the model's weights first")

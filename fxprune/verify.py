@@ -6,15 +6,18 @@ model is, except where a norm, mean or softmax runs over the pruned dim itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import inf, isnan
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.errors import InputError
+from fxprune.errors import FxpruneError, InputError, check_data
+from fxprune.excite import calibrate, draw_constants, drawn_inputs, has_constants, is_leaf, outlives_the_call
 from fxprune.plan import Plan
 from fxprune.rewrite import check_fit, copied, rewrite
 from fxprune.tracing.borrow import (
@@ -25,6 +28,7 @@ from fxprune.tracing.borrow import (
     cloned,
     output_tensors,
     plain_attention,
+    seed_random_states,
     set_training,
     tensors_of,
 )
@@ -37,9 +41,11 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
 
     A deep net that was never trained damps its signal until a wrong channel in an early layer hides below rounding.
     Therefore the comparison runs, on copies, with every signal excited: tensors whose elements are all equal (fresh
-    scales and shifts, which look the same in any order) are drawn anew, BatchNorm statistics are estimated on the
-    masked model from the example, and biases are set so that no ReLU is dead. That tests the plan and the rewriting,
-    whatever the weights.
+    scales and shifts, which look the same in any order, and blank example inputs, unless the model refuses others) are
+    drawn anew, BatchNorm statistics are estimated on the masked model from the example, and biases are set so that no
+    ReLU is dead. That tests the plan and the rewriting, whatever the weights and the example.
+
+    Both models draw the same random numbers. Noise in the shape of a pruned activation differs in spite of that.
 
     Where modules run in training mode only (auxiliary heads), and the model trains without targets, both models are
     compared in training mode as well, with BatchNorm in evaluation mode and without dropout.
@@ -48,17 +54,19 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
         model: the full-size model; untouched.
         plan: the plan to prove.
         example_inputs: as for `fxprune.trace`.
-        excite: False compares with the model's own weights and statistics as they are.
-        seed: of the values drawn for constant tensors.
+        excite: False compares with the model's own weights and statistics, and on the example, as they are.
+        seed: of the values drawn for constant tensors, and of the random numbers that the models draw.
 
     Returns:
         max |pruned - masked| / max |masked|, the largest over all outputs, and over the results of all modules whose
         shape the plan leaves alone (a detector's outputs may be empty). Rounding gives about 1e-12, a wrong
-        plan more than 1e-5; infinity if the masked model trains and the pruned one fails.
+        plan more than 1e-5; infinity if the masked model trains and the pruned one fails, or if either computes NaN
+        where the model itself does not.
 
     Raises:
         PlanError: the plan is for another model.
-        InputError: the model fails on the inputs or cannot be copied, or there was nothing to compare.
+        InputError: the model fails on the inputs, computes NaN, is on the meta device, or cannot be copied; or there
+            was nothing to compare.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
@@ -69,42 +77,82 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
     """
     check_fit(model, plan)
     inputs = as_call(example_inputs)
+    _check_all_data(model, inputs)
     with borrowed(model), plain_attention():
         try:
             with _default_dtype(torch.float64):
-                return _compare(_double_copy(model), plan, tree_map(_double, inputs), excite, seed)
-        except RuntimeError:
-            # The model's code insists on a type of its own (`.float()`); its own precision must do.
+                return _compare(lambda: _double_copy(model), plan, tree_map(_double, inputs), excite, seed)
+        except FxpruneError:
+            raise
+        except Exception:
+            # The model's code insists on a type of its own (`.float()`, an assertion); its own precision must do.
             return _in_own_precision(model, plan, inputs, excite, seed)
+
+
+def _check_all_data(model: nn.Module, inputs: Inputs) -> None:
+    for name, t in [*tensors_of(model).items(), *(("the example inputs", t) for t in _tensors(inputs))]:
+        check_data(name, t)
 
 
 def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
     try:
         call(copied(model).eval(), cloned(inputs))  # a failure of the pruned model is none of the inputs'
-    except RuntimeError as error:
-        shapes = [tuple(t.shape) for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    except Exception as error:
+        message = (str(error).splitlines() or [""])[0][:160]
         raise InputError(
             "the model fails on the example inputs",
             where=type(model).__name__,
-            seen=f"{(str(error).splitlines() or [''])[0][:160]} (inputs of shape {shapes})",
+            seen=f"{type(error).__name__}: {message} (inputs of shape {[tuple(t.shape) for t in _tensors(inputs)]})",
             remedy="give the inputs that it was traced with",
         ) from error
-    return _compare(copied(model), plan, inputs, excite, seed)
+    return _compare(lambda: copied(model), plan, inputs, excite, seed)
 
 
-def _compare(masked: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
-    """The deviation after `masked`, a copy of the model, was masked."""
-    set_training(masked, False)
-    if excite:
-        _draw_constants(masked, seed)
-    mask(masked, plan)
-    if excite:
-        _calibrate(masked, inputs, seed)
+Outputs = list[tuple[str, Tensor]]
+
+
+class _Pair(NamedTuple):
+    """The masked and the pruned model, the inputs of both, and what the masked one made of them."""
+
+    masked: nn.Module
+    pruned: nn.Module
+    inputs: Inputs
+    expected: Outputs
+
+
+def _compare(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
+    """The deviation between two models made from fresh copies of one."""
+    pair = _excited_pair(copy, plan, inputs, seed) if excite else _pair(copy(), plan, inputs, seed)
+    if _first_nan(pair.expected) is not None:
+        _check_numbers(copy(), inputs, seed)
+    error = _deviation(pair.expected, _outputs(pair.pruned, pair.inputs, seed))
+    return max(error, _training_deviation(pair))
+
+
+def _excited_pair(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, seed: int) -> _Pair:
+    def excited(inputs: Inputs) -> _Pair:
+        masked = copy()
+        set_training(masked, False)
+        draw_constants(masked, seed)
         mask(masked, plan)
+        calibrate(masked, inputs, seed)
+        return _pair(masked, plan, inputs, seed)
+
+    if has_constants(inputs):
+        # The model may refuse other values than the given ones.
+        with suppress(Exception):
+            pair = excited(drawn_inputs(inputs, seed))
+            if _first_nan(pair.expected) is None:
+                return pair
+    return excited(inputs)
+
+
+def _pair(masked: nn.Module, plan: Plan, inputs: Inputs, seed: int) -> _Pair:
+    """`masked`, a copy of the model, masked in place and run, and its pruned twin."""
+    set_training(masked, False)
+    mask(masked, plan)
     pruned = rewrite(masked, plan)
-    expected = _outputs(masked, inputs)
-    error = _deviation(expected, _outputs(pruned, inputs))
-    return max(error, _training_deviation(masked, pruned, inputs, expected))
+    return _Pair(masked, pruned, inputs, _outputs(masked, inputs, seed))
 
 
 def mask(model: nn.Module, plan: Plan) -> None:
@@ -125,9 +173,8 @@ def mask(model: nn.Module, plan: Plan) -> None:
     with torch.no_grad():
         for name, cuts in plan.cuts().items():
             for dim, kept in cuts.items():
-                gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
-                gone[torch.from_numpy(kept)] = False
-                tensors[name].index_fill_(dim, gone.nonzero().flatten().to(tensors[name].device), 0)
+                gone = np.delete(np.arange(tensors[name].shape[dim]), kept)
+                tensors[name].index_fill_(dim, torch.from_numpy(gone).to(tensors[name].device), 0)
 
 
 @contextmanager
@@ -154,84 +201,51 @@ def _double_copy(model: nn.Module) -> nn.Module:
     return copied(model, doubled).double()
 
 
-def _draw_constants(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for t in tensors_of(model).values():
-        if t.is_floating_point() and t.numel() > 1 and bool((t == t.flatten()[0]).all()):
-            t.copy_(torch.rand(t.shape, generator=generator, dtype=t.dtype) + 0.5)
-
-
-def _calibrate(model: nn.Module, inputs: Inputs, seed: int) -> None:
-    """One forward that estimates the statistics of all BatchNorms, and sets biases so that no activation is dead."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum, m.training = None, True
-    generator = torch.Generator().manual_seed(seed)
-    biased = [m for m in model.modules() if _is_leaf(m) and _is_biased(m)]
-    hooks = [m.register_forward_hook(_liven(generator)) for m in biased]
-    try:
-        call(model, cloned(inputs))
-    except ValueError:
-        # One value per channel (1x1 maps, batch 1) has no variance; the statistics stay at their defaults.
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum, m.training = momentum, False
-
-
-def _is_biased(module: nn.Module) -> bool:
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    return isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(bias, nn.Parameter)
-
-
-def _liven(generator: torch.Generator) -> Any:
-    """A hook that shifts a layer's bias so that the mean response of every channel is between 0.5 and 1.5."""
-
-    def shift(module: Any, _: Any, out: Tensor) -> Tensor | None:
-        channel = out.dim() - 1 if isinstance(module, nn.Linear) else out.dim() - module.weight.dim() + 1
-        if out.shape[channel] != len(module.bias):
-            return None
-        wanted = torch.rand(len(module.bias), generator=generator, dtype=torch.float64).to(out)
-        delta = wanted + 0.5 - out.mean([d for d in range(out.dim()) if d != channel])
-        module.bias += delta
-        return out + delta.view([-1 if d == channel else 1 for d in range(out.dim())])
-
-    return shift
-
-
-Outputs = list[tuple[str, Tensor]]
-
-
-def _outputs(model: nn.Module, inputs: Inputs) -> Outputs:
-    """The model's outputs and the results of its parametrised modules, in execution order."""
+def _outputs(model: nn.Module, inputs: Inputs, seed: int) -> Outputs:
+    """The results of the model's parametrised modules in execution order, and its outputs, of a run with that seed."""
     found: Outputs = []
 
     def keep(name: str) -> Any:
-        return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out))
+        return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out) if outlives_the_call(t))
 
-    hooks = [m.register_forward_hook(keep(name)) for name, m in model.named_modules() if _is_leaf(m)]
+    hooks = [m.register_forward_hook(keep(name)) for name, m in model.named_modules() if is_leaf(m)]
+    seed_random_states(seed)
     try:
         output = call(model, cloned(inputs))
     finally:
         for hook in hooks:
             hook.remove()
-    return [*found, *(("output", t) for t in output_tensors(output))]
+    return [*found, *((_WHOLE, t) for t in output_tensors(output))]
 
 
-def _is_leaf(module: nn.Module) -> bool:
-    return bool(module._parameters) and not module._modules
+_WHOLE = ""  # the name of the whole model, as in `named_modules`
 
 
-def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, seen: Outputs) -> float:
+def _first_nan(results: Outputs) -> str | None:
+    return next((name for name, t in results if t.isnan().any()), None)
+
+
+def _check_numbers(model: nn.Module, inputs: Inputs, seed: int) -> None:
+    """Refuse a model whose outputs hold NaN; where it returns no numbers, its modules' results stand for them."""
+    set_training(model, False)
+    results = _outputs(model, inputs, seed)
+    returned = [(name, t) for name, t in results if name == _WHOLE and t.is_floating_point() and t.numel()]
+    first = _first_nan([*(("the example inputs", t) for t in _tensors(inputs)), *results])
+    if first is not None and (not returned or _first_nan(returned) is not None):
+        raise InputError(
+            "the model computes NaN; it first appears",
+            where=first or "the output",
+            remedy="look for weights or inputs that are not finite",
+        )
+
+
+def _training_deviation(pair: _Pair) -> float:
     """The deviation in training mode, if some modules ran only there; else 0. Infinite if only the masked model trains.
 
     BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that is not compared, and
     one that needs targets to train is not even run.
     """
+    masked, pruned, inputs, seen = pair
     ran = {name for name, _ in seen}
     if all(name in ran for name in _callable_leaves(masked)):
         return 0.0
@@ -241,13 +255,13 @@ def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, se
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.p = 0.0
     try:
-        once, *others = (_seeded(masked, inputs, seed) for seed in range(_RANDOM_RUNS))
+        once, *others = (_outputs(masked, inputs, seed) for seed in range(_RANDOM_RUNS))
     except Exception:
         return 0.0
     try:
-        small = _seeded(pruned, inputs, 0)
+        small = _outputs(pruned, inputs, 0)
     except Exception:
-        return float("inf")
+        return inf
     # A layer that is skipped at random may be skipped in no run; the pruned model has the first one's seed.
     return _deviation(once, small) if all(_deviation(once, other) == 0 for other in others) else 0.0
 
@@ -255,30 +269,38 @@ def _training_deviation(masked: nn.Module, pruned: nn.Module, inputs: Inputs, se
 _RANDOM_RUNS = 3
 
 
-def _seeded(model: nn.Module, inputs: Inputs, seed: int) -> Outputs:
-    torch.manual_seed(seed)
-    return _outputs(model, inputs)
-
-
 def _callable_leaves(model: nn.Module) -> Iterator[str]:
     """Parametrised modules that run by being called; nn.MultiheadAttention reads its child's tensors instead."""
     inside = {id(c) for m in model.modules() if isinstance(m, nn.MultiheadAttention) for c in m.children()}
-    return (name for name, m in model.named_modules() if _is_leaf(m) and id(m) not in inside)
+    return (name for name, m in model.named_modules() if is_leaf(m) and id(m) not in inside)
 
 
 def _deviation(masked: Outputs, pruned: Outputs) -> float:
-    errors = [
-        float((p - m).abs().max() / m.abs().max().clamp_min(torch.finfo(m.dtype).tiny))
-        for m, p in _pairs(masked, pruned)
-    ]
+    errors = list(_errors(masked, pruned))
     if not errors:
         raise InputError("no output to compare", remedy="give example inputs on which the model returns numbers")
-    return max((e if e == e else float("inf")) for e in errors)
+    return max(errors)
 
 
-def _pairs(masked: Outputs, pruned: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
+def _errors(masked: Outputs, pruned: Outputs) -> Iterator[float]:
     for (name, m), (_, p) in zip(masked, pruned, strict=False):
         if m.shape == p.shape and m.is_floating_point() and m.numel():
-            yield m, p
-        elif name == "output" and m.shape != p.shape:
-            yield torch.ones(1), torch.full((1,), float("inf"))
+            yield _error(m, p, nan_is_nan=name != _WHOLE)  # a module's NaN may be meant to be overwritten
+        elif name == _WHOLE and m.shape != p.shape:
+            yield inf
+
+
+def _error(masked: Tensor, pruned: Tensor, *, nan_is_nan: bool) -> float:
+    """max |pruned - masked| / max |masked|, where equal infinities are no difference."""
+    gap, size = (pruned - masked).abs(), masked.abs()
+    if not gap.max().isfinite():
+        same = masked == pruned
+        if nan_is_nan:
+            same |= masked.isnan() & pruned.isnan()
+        gap, size = gap.masked_fill(same, 0), size.masked_fill(~size.isfinite(), 0)
+    error = float(gap.max() / size.max().clamp_min(torch.finfo(masked.dtype).tiny))
+    return inf if isnan(error) else error
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    return [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]

@@ -466,6 +466,85 @@ def test_verify_on_other_inputs(net: Net, plan: fxprune.Plan) -> None:
         fxprune.verify(net, plan, torch.zeros(1, 99, 8, 8))
 
 
+def asserting(m: Any, x: torch.Tensor) -> torch.Tensor:
+    torch._assert(x.shape[1] == 3, "three colours")
+    return m.b(m.a(x))
+
+
+def refusing(m: Any, x: torch.Tensor) -> torch.Tensor:
+    if x.shape[2] != 8:
+        raise ValueError("eight rows")
+    return m.b(m.a(x))
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "seen"),
+    [
+        (asserting, (), "TypeError: .*missing 1 required positional argument"),
+        (asserting, torch.zeros(1, 5, 8, 8), r"AssertionError: three colours \(inputs of shape .*1, 5, 8, 8"),
+        (refusing, torch.zeros(1, 3, 9, 9), r"ValueError: eight rows \(inputs of shape .*1, 3, 9, 9"),
+    ],
+)
+def test_verify_on_inputs_that_the_models_own_code_refuses(run: Any, given: Any, seen: str) -> None:
+    model = Net(run, {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3)})
+    plan = groups_of(model).plan({"a": [0, 3]})
+    with pytest.raises(fxprune.InputError, match=f"the model fails on the example inputs in Net; seen: {seen}"):
+        fxprune.verify(model, plan, given)
+
+
+def test_verify_with_a_hook_that_fails(net: Net, plan: fxprune.Plan) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("not me")
+
+    handle = net.a.register_forward_hook(fail)
+    with refused(fxprune.InputError, "the model fails on the example inputs", "ValueError: not me"):
+        fxprune.verify(net, plan, X)
+    handle.remove()
+
+
+@pytest.mark.parametrize("excite", [False, True])
+def test_verify_with_nan(excite: bool) -> None:
+    """In the example, and in the weights of the second layer; a blank example is drawn anew, the NaN stays."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    plan = groups_of(model, torch.zeros(1, 3, 8, 8)).plan({"0": [0, 3]})
+    x = torch.rand(1, 3, 8, 8)
+    x[0, 0, 0, 0] = float("nan")
+    with refused(fxprune.InputError, "computes NaN", "first appears in the example inputs", "not finite"):
+        fxprune.verify(model, plan, x, excite=excite)
+    model[2].weight.data[1] = float("nan")
+    for example in (torch.rand(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)):
+        with refused(fxprune.InputError, "computes NaN", "first appears in 2", "not finite"):
+            fxprune.verify(model, plan, example, excite=excite)
+        with refused(fxprune.InputError, "computes NaN", "first appears in 2", "not finite"):
+            fxprune.prune(model, example, scorer=fxprune.scorers.Random())
+
+
+def test_nan_that_only_the_mask_makes_is_no_bad_input() -> None:
+    """A norm without epsilon divides nothing by nothing where a channel is masked; the pruned model has no such one."""
+    model = Net(
+        lambda m, x: m.b(m.a(x) / m.a(x).norm(dim=(2, 3), keepdim=True)),
+        {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3)},
+    )
+    assert fxprune.prune(model, X).report.deviation == float("inf")
+
+
+@pytest.mark.parametrize("x", [X, X[0].to("meta")])
+def test_meta_weights(x: Any) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 3))
+    with refused(fxprune.InputError, "a meta tensor holds no data", "the scores of 0", "load the model's weights"):
+        fxprune.prune(model, x)
+    with refused(fxprune.InputError, "a meta tensor holds no data", "0.weight", "load the model's weights"):
+        fxprune.prune(model, x, scorer=fxprune.scorers.Random())
+    small = fxprune.prune(model, x, scorer=fxprune.scorers.Random(), verify=False).model
+    assert small[0].weight.shape == (4, 3, 3, 3)
+
+
+def test_verify_on_meta_inputs(net: Net, plan: fxprune.Plan) -> None:
+    with refused(fxprune.InputError, "a meta tensor holds no data", "the example inputs"):
+        fxprune.verify(net, plan, X[0].to("meta"))
+
+
 def test_verify_does_not_blame_the_inputs_for_a_pruned_model_that_fails(
     net: Net, plan: fxprune.Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,17 @@
 """Pruned equals masked, costs, training and round trips, on every toy network and several ratios."""
 
 import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from nets import CASES, Case
-from oracle import ROUNDING, check, random_plan
+from nets import CASES, Case, Net
+from oracle import ROUNDING, WRONG, check, random_plan
+from torch import Tensor, nn
 
 import fxprune
 
@@ -142,3 +147,152 @@ def test_mask_by_hand(name: str) -> None:
     torch.testing.assert_close(
         fxprune.rewrite(model, plan)(*x), outputs_after_masking(model, plan, x), rtol=1e-11, atol=1e-12
     )
+
+
+# Models that a comparison has to be fair to
+
+X = torch.rand(1, 3, 8, 8)
+
+
+def two_layers(run: Callable[..., Any], first: Callable[..., nn.Module] = nn.Conv2d) -> Net:
+    return Net(run, {"a": first(3, 8, 3), "b": nn.Conv2d(8, 4, 3)})
+
+
+def verified(model: nn.Module, x: Any = X, **options: Any) -> float:
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [g.name for g in groups if g.size == 8]
+    return fxprune.verify(model, random_plan(model, groups, 0.5), x, **options)
+
+
+NOISE: dict[str, Callable[[Tensor], Any]] = {
+    "torch": torch.randn_like,
+    "numpy": lambda x: np.random.rand(),  # noqa: NPY002, the global state is what a model may draw from
+    "python": lambda x: random.random(),
+}
+
+
+@pytest.mark.parametrize("excite", [False, True])
+@pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
+def test_noise_is_the_same_in_both_models(noise: Callable[[Tensor], Any], excite: bool) -> None:
+    assert verified(two_layers(lambda m, x: m.b(m.a(x + noise(x)).relu())), excite=excite) <= ROUNDING
+
+
+def test_a_gpu_that_is_not_in_use_is_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep the seed when it is put to use, instead of the caller's."""
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
+    monkeypatch.setattr("torch.cuda.manual_seed_all", lambda _: pytest.fail("seeded"))
+    assert verified(two_layers(lambda m, x: m.b(m.a(x)))) <= ROUNDING
+
+
+def test_modules_whose_nan_is_overwritten() -> None:
+    """As of a softmax over nothing but masked places, before somebody says what that is."""
+    parts = {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3), "side": nn.Conv2d(3, 4, 3)}
+    model = Net(lambda m, x: m.b(m.a(x)) + m.side((x - x) / (x - x)).nan_to_num(0)[..., 2:, 2:], parts)
+    assert verified(model) <= ROUNDING
+
+
+def test_a_model_that_insists_on_its_precision() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return m.b(m.a(x).relu())
+
+    assert verified(two_layers(run)) <= WRONG
+    deviation = fxprune.prune(two_layers(run), X, 0.5).report.deviation
+    assert deviation is not None
+    assert deviation <= WRONG
+
+
+def test_a_module_whose_name_is_output() -> None:
+    """Its width may change; that of the model's own output may not."""
+    model = Net(lambda m, x: m.b(m.output(x)), {"output": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3)})
+    assert verified(model) <= ROUNDING
+
+
+class WithMask(nn.Conv2d):
+    """A partial convolution."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x[:, :1]
+
+
+class Pooled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean((2, 3))
+
+
+class Mean(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean()
+
+
+class Silent(nn.Linear):
+    def forward(self, x: Tensor) -> None:
+        return None
+
+
+class Upright(nn.Module):
+    """Its bias has the shape of a map."""
+
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(outputs, inputs, size, size))
+        self.bias = nn.Parameter(torch.rand(outputs, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight) + self.bias
+
+
+LAYERS: dict[str, Callable[[], Net]] = {
+    "tuple": lambda: two_layers(lambda m, x: m.b(m.a(x)[0].relu()), WithMask),
+    "no positions": lambda: two_layers(lambda m, x: m.b(m.a(x)[..., None, None].expand(-1, -1, 3, 3)), Pooled),
+    "upright bias": lambda: two_layers(lambda m, x: m.b(m.a(x).relu()), Upright),
+    "scalar": lambda: Net(
+        lambda m, x: m.b(m.a(x)) * m.c(x[..., 0, 0]),
+        {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3), "c": Mean(3, 1)},
+    ),
+    "nothing": lambda: Net(
+        lambda m, x: (m.c(x), m.b(m.a(x)))[1], {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3), "c": Silent(3, 1)}
+    ),
+    "vmap": lambda: two_layers(lambda m, x: m.b(torch.vmap(m.a)(x[None])[0].relu())),
+    "empty batch": lambda: two_layers(lambda m, x: m.b(torch.cat([m.a(x), m.a(x[:0])]).relu())),
+}
+
+
+@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
+def test_layers_that_return_no_map_of_their_channels(build: Callable[[], Net]) -> None:
+    assert verified(build()) <= ROUNDING
+
+
+@contextmanager
+def default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+SCORERS: list[fxprune.scorers.Scorer] = [
+    fxprune.scorers.L2Norm(),
+    fxprune.scorers.Random(),
+    fxprune.scorers.NISP(),
+    fxprune.scorers.Taylor(),
+    fxprune.scorers.HessianDiagonal(),
+]
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("device", [default_device, torch.device])
+def test_a_default_device_that_is_not_the_models(
+    device: Callable[[str], AbstractContextManager[Any]], scorer: fxprune.scorers.Scorer
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 6), nn.Flatten())
+    data = [(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))]
+    expected = fxprune.prune(model, X, 0.5, scorer=scorer, data=data)
+    with device("meta"):
+        found = fxprune.prune(model, X, 0.5, scorer=scorer, data=data)
+        fxprune.mask(model, found.plan)
+    assert found.plan == expected.plan
+    assert found.report.deviation is not None
+    assert found.report.deviation <= ROUNDING
+    assert int(model[0].weight.flatten(1).any(1).sum()) == 4

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision_models as tv
-from nets import CASES, Case
+from nets import CASES, Case, Net
 from oracle import ROUNDING, WRONG, random_plan, without_mixed
 from torch import Tensor, nn
 
@@ -154,6 +154,47 @@ def test_a_slot_that_is_read_in_training_alone() -> None:
     assert len(known) == len(planned.slots) - 1
     forgetful = replace(plan, groups={"stem": replace(planned, slots=known)})
     assert fxprune.verify(model, forgetful, x) == float("inf")
+
+
+def convolution_and_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+@pytest.mark.parametrize("blank", [torch.zeros, torch.ones])
+def test_blank_examples(blank: Any) -> None:
+    """A black image makes no channel differ from another; `verify` draws its own, unless told to take it as it is."""
+    model, x = convolution_and_norm(), blank(1, 3, 8, 8)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    assert len(list(mutants(plan, ["0"]))) == 6
+    assert blind_spots(model, plan, ["0"], x, most=99) == []
+    assert min(fxprune.verify(model, wrong, x, excite=False) for _, wrong in mutants(plan, ["0"])) <= ROUNDING
+
+
+@pytest.mark.parametrize("types", [{torch.float32}, {torch.float32, torch.float64}])
+def test_a_model_that_takes_blank_examples_only(types: set[torch.dtype]) -> None:
+    """The example is then taken as it is, also where the model insists on its precision as well."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        if bool(x.any()) or x.dtype not in types:
+            raise KeyError("not black, or of the wrong type")
+        return m.net(x + 0.5)
+
+    model, x = Net(run, {"net": convolution_and_norm()}), torch.zeros(1, 3, 8, 8)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    assert fxprune.verify(model, plan, x) <= (ROUNDING if torch.float64 in types else WRONG)
+    reader = next(wrong for what, wrong in mutants(plan, ["net.0"]) if what.startswith("net.3.weight"))
+    assert fxprune.verify(model, reader, x) > WRONG
+
+
+def test_infinities_hide_nothing() -> None:
+    """Outputs that are infinite in both models; the finite ones are compared by their own size."""
+    parts = {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3)}
+    model = Net(lambda m, x: m.b(m.a(x).relu()).masked_fill(torch.eye(4, dtype=torch.bool), float("-inf")), parts)
+    x = torch.rand(1, 3, 8, 8)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    assert blind_spots(model, plan, ["a"], x, most=99) == []
 
 
 def test_the_mutation_is_a_mutation() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_data
 from fxprune.grouping.analysis import Group
 from fxprune.groups import Groups
 from fxprune.plan import Slot
@@ -104,7 +104,7 @@ def share(scores: Tensor) -> Tensor:
 
 
 def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:
-    """Refuse scores that a planner cannot use: groups missing, wrong lengths, values that are not finite.
+    """Refuse scores that a planner cannot use: groups missing, wrong lengths, no data, values that are not finite.
 
     Raises:
         InputError: names the group and what is wrong.
@@ -122,6 +122,7 @@ def _check(group: Group, values: Tensor) -> None:
         raise InputError(
             "scores of the wrong shape", where=group.name, seen=f"{tuple(values.shape)}, not ({group.size},)"
         )
+    check_data(f"the scores of {group.name}", values)
     if not torch.isfinite(values).all():
         raise InputError(
             "scores that are not finite",

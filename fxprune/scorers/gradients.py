@@ -131,7 +131,7 @@ class HessianDiagonal:
 
         def objective(outputs: Any, batch: Batch) -> Tensor:
             losses = self._losses(outputs, batch, generator)
-            signs = torch.randint(0, 2, losses.shape, generator=generator) * 2 - 1
+            signs = torch.randint(0, 2, losses.shape, generator=generator, device="cpu") * 2 - 1
             return (losses * signs.to(losses)).sum()
 
         samples = differentiate(model, data, sums.wanted, objective, lambda found, _: sums.add(found, 1), self.draws)
@@ -180,7 +180,7 @@ class _Sums:
         if without:
             raise UnscorableError("no parameter makes these channels", without)
         self.wanted = {s.tensor for found in self._slots.values() for s in found}
-        self.totals = {g.name: torch.zeros(g.size, dtype=torch.float64) for g in groups}
+        self.totals = {g.name: torch.zeros(g.size, dtype=torch.float64, device="cpu") for g in groups}
 
     def add(self, gradients: Mapping[str, Tensor], weight: float) -> None:
         terms = {name: self._measure(g, self._tensors[name].detach()) for name, g in gradients.items()}

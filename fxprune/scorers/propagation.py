@@ -62,7 +62,9 @@ class _Sweep:
         self.out = {name: 1 - found[0][1].dim for name, found in self._read.items()}
         self.out |= {name: found[0][1].dim for name, found in self._made.items()}
         self._one_group = grouped(groups.graph)
-        self._state = {g.name: torch.full((g.size,), float(not g.consumers), dtype=torch.float64) for g in groups}
+        self._state = {
+            g.name: torch.full((g.size,), float(not g.consumers), dtype=torch.float64, device="cpu") for g in groups
+        }
         self._left = {g.name: {s.tensor for s in (*g.producers, *g.consumers)} for g in groups}
         self._finished: Scores = {}
 
@@ -112,7 +114,7 @@ def _magnitudes(weight: Tensor, out: int, gain: Tensor | None) -> Tensor:
 
 def _importance(made: Iterable[Member], state: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     """The importance of each of a layer's outputs: its channel's, in equal parts; 1 where it belongs to no group."""
-    values = torch.ones(len(weights), dtype=torch.float64)
+    values = torch.ones(len(weights), dtype=torch.float64, device="cpu")
     for group, slot in made:
         owned = len(slot.positions) / len(state[group])
         values[torch.from_numpy(slot.positions)] = state[group][torch.from_numpy(slot.channels)] / owned

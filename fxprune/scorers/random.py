@@ -35,4 +35,4 @@ class Random:
 
     def _draw(self, name: str, size: int) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
-        return torch.rand(size, generator=generator, dtype=torch.float64)
+        return torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")

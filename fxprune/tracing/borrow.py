@@ -120,6 +120,18 @@ def random_states() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
+def seed_random_states(seed: int) -> None:
+    """Seed the global generators that `random_states` restores.
+
+    `torch.manual_seed` would also leave a seed behind for a GPU that is put to use later.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002, what the model's code may draw from
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """`model.named_modules()` without its recursion, in which every module is handed up through all its parents."""
     seen: set[nn.Module] = set()
