@@ -156,8 +156,7 @@ def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     tensor = tensor.detach()
     if not cuts:
         return tensor
-    last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = _memory_format(tensor)
     index = {dim: torch.from_numpy(kept).to(tensor.device) for dim, kept in cuts.items()}
     if len(index) == 1 or 0 not in index or tensor.numel() <= _BLOCK:
         return _select(tensor, index).contiguous(memory_format=layout)
@@ -169,6 +168,13 @@ def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     for start in range(0, len(rows), step):
         result[start : start + step] = _select(tensor.index_select(0, rows[start : start + step]), index)
     return result
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
 def _select(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:

@@ -336,6 +336,19 @@ def test_a_saved_plan_has_the_permissions_of_any_new_file(plan: fxprune.Plan, tm
     assert (tmp_path / "plan.json").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_plan_is_saved_where_a_link_leads(plan: fxprune.Plan, tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "plan.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    if exists:
+        target.write_text("old")
+    plan.save(link)
+    assert link.is_symlink()
+    assert not target.is_symlink()
+    assert fxprune.Plan.load(target) == plan
+
+
 def test_a_plan_is_saved_whole_or_not_at_all(
     plan: fxprune.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
