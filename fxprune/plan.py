@@ -28,6 +28,7 @@ class Plan:
         heads: the choice of heads or head width that the groups were found with.
         orders: what stays of dims whose channels the smaller model's shuffles put in another order, in that order:
             {tensor: {dim: indices}}.
+        aliases: further names of tensors in `shapes` that the model has under several: {name: name in `shapes`}.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -45,6 +46,7 @@ class Plan:
     scales: tuple[Scale, ...] = ()
     heads: str | tuple[tuple[str, str], ...] = ""
     orders: Mapping[str, Mapping[int, Ints]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def kept_counts(self) -> dict[str, int]:
         """Channels that stay, by group."""
@@ -104,3 +106,13 @@ class Plan:
 
     def __hash__(self) -> int:
         return hash(tuple(self.kept_counts().items()))
+
+
+def check_plan(plan: object) -> None:
+    """Refuse what is no plan.
+
+    Raises:
+        PlanError: it is none.
+    """
+    if not isinstance(plan, Plan):
+        raise PlanError("this is no plan", seen=type(plan).__name__, remedy="give what a planner returns")

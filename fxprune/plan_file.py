@@ -29,6 +29,7 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "scales": [{"tensor": s.tensor, "rows": s.rows.tolist(), "factor": s.factor} for s in plan.scales],
         "orders": {name: {str(d): order.tolist() for d, order in dims.items()} for name, dims in plan.orders.items()},
         "heads": plan.heads if isinstance(plan.heads, str) else [list(pair) for pair in plan.heads],
+        "aliases": dict(plan.aliases),
         "shapes": {name: list(shape) for name, shape in plan.shapes.items()},
     }
 
@@ -70,6 +71,7 @@ def fields_of(data: Any) -> dict[str, Any]:
         "scales": tuple(_scale(s, shapes) for s in data["scales"]),
         "heads": data["heads"] if isinstance(data["heads"], str) else tuple((str(a), str(b)) for a, b in data["heads"]),
         "orders": _orders(data["orders"], kept),
+        "aliases": _aliases(data.get("aliases", {}), shapes),  # older files have none
     }
 
 
@@ -82,6 +84,13 @@ def _orders(data: Mapping[str, Any], cuts: Mapping[str, Mapping[int, Ints]]) -> 
                 raise PlanError(f"the order of {tensor} is not one of what it keeps", remedy="save the plan again")
             orders.setdefault(tensor, {})[int(dim)] = order
     return orders
+
+
+def _aliases(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    for name, tensor in data.items():
+        if name in shapes or tensor not in shapes:
+            raise PlanError(f"{name} is no other name of a tensor", seen=str(tensor)[:60], remedy="save the plan again")
+    return dict(data)
 
 
 def _check_not_empty(cuts: Mapping[str, Mapping[int, Ints]]) -> None:

@@ -1,8 +1,11 @@
 """Bad input: every error says what failed, where, what was seen and the remedy, and leaves the model as it was."""
 
+import copy
 import json
 import pickle
+import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -295,6 +298,14 @@ def test_cutting_a_state_of_another_model(plan: fxprune.Plan) -> None:
         fxprune.cut_state(narrower_net().state_dict(), plan)
 
 
+def test_cutting_a_state_with_names_of_its_own(plan: fxprune.Plan) -> None:
+    average = torch.optim.swa_utils.AveragedModel(CASES["residual"].build())
+    with refused(fxprune.PlanError, "the state is of another model", "module.stem.weight", "that of its .module"):
+        fxprune.cut_state(average.state_dict(), plan)
+    assert fxprune.cut_state(average.module.state_dict(), plan)["stem.weight"].shape == (4, 3, 3, 3)
+    assert fxprune.cut_state({}, plan) == {}
+
+
 def test_the_cost_of_a_plan_for_another_model(net: Net, plan: fxprune.Plan) -> None:
     with refused(fxprune.PlanError, "the plan is for another model", "stem"):
         fxprune.cost(fxprune.trace(other_net(), X), plan)
@@ -406,6 +417,7 @@ DAMAGE: list[tuple[tuple[Any, ...], Any]] = [
         (("attributes",), v)
         for v in (None, [], {"stem": 3}, {"stem": {"groups": -1}}, {"stem": {"groups": "1"}}, {"stem": {"groups": 1.5}})
     ),
+    *((("aliases",), v) for v in (None, [], 3, {"x": "nosuch"}, {"x": 3}, {"x": []}, {"stem.weight": "a.weight"})),
 ]
 
 
@@ -474,6 +486,25 @@ def test_what_cannot_be_copied() -> None:
         fxprune.prune(net, torch.zeros(1, 3), 0.5)
 
 
+@pytest.mark.parametrize("make", [threading.Lock, lambda: (n for n in range(3)), lambda: [{"inner": threading.Lock()}]])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, plan: fxprune.prune(model, X, 0.5),
+        lambda model, plan: fxprune.rewrite(model, plan),
+        lambda model, plan: fxprune.verify(model, plan, X),
+    ],
+    ids=["prune", "rewrite", "verify"],
+)
+def test_a_model_that_holds_what_cannot_be_copied(plan: fxprune.Plan, use: Use, make: Callable[[], Any]) -> None:
+    model = CASES["residual"].build()
+    model.bn.held = make()
+    before = footprint(model)
+    with refused(fxprune.InputError, "cannot be copied in bn.held", "cannot pickle", "take it off"):
+        use(model, plan)
+    assert footprint(model) == before
+
+
 def test_verify_on_other_inputs(net: Net, plan: fxprune.Plan) -> None:
     with pytest.raises(fxprune.InputError, match=r"the model fails on the example inputs in Net; seen: .*99, 8, 8"):
         fxprune.verify(net, plan, torch.zeros(1, 99, 8, 8))
@@ -523,3 +554,76 @@ def test_ratios_and_plans_of_other_types(net: Net) -> None:
         fxprune.prune(net, X, "0.5")  # type: ignore[arg-type]
     with pytest.raises(fxprune.PlanError, match="this is no plan; seen: Groups; remedy: give what a planner returns"):
         fxprune.rewrite(net, groups_of(net))  # type: ignore[arg-type]
+
+
+# Arguments of another kind
+
+
+WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError], str]] = {
+    "find_groups(model)": (lambda m, g, p: fxprune.find_groups(m), fxprune.InputError, "give what fxprune.trace"),
+    "cost(model)": (lambda m, g, p: fxprune.cost(m), fxprune.InputError, "give what fxprune.trace"),
+    "cost(graph, groups)": (lambda m, g, p: fxprune.cost(g.graph, g), fxprune.PlanError, "give what a planner returns"),
+    "rewrite(None)": (lambda m, g, p: fxprune.rewrite(None, p), fxprune.InputError, "seen: NoneType"),
+    "verify(None)": (lambda m, g, p: fxprune.verify(None, p, X), fxprune.InputError, "seen: NoneType"),  # type: ignore[arg-type]
+    "mask(None)": (lambda m, g, p: fxprune.mask(None, p), fxprune.InputError, "seen: NoneType"),  # type: ignore[arg-type]
+    "cut_state(model)": (lambda m, g, p: fxprune.cut_state(m, p), fxprune.InputError, "model.state_dict()"),
+    "cut_state(lists)": (
+        lambda m, g, p: fxprune.cut_state({"stem.weight": [1.0]}, p),  # type: ignore[dict-item]
+        fxprune.InputError,
+        "stem.weight is no Tensor; seen: list",
+    ),
+    "cut_state(groups)": (
+        lambda m, g, p: fxprune.cut_state(m.state_dict(), g),
+        fxprune.PlanError,
+        "give what a planner returns",
+    ),
+    "protect=None": (
+        lambda m, g, p: fxprune.prune(m, X, protect=None),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "what to protect is no name; seen: NoneType; remedy: give names or shell patterns",
+    ),
+    "protect=[module]": (
+        lambda m, g, p: fxprune.find_groups(g.graph, [m.stem]),
+        fxprune.InputError,
+        "what to protect is no name; seen: Conv2d; remedy: give names or shell patterns",
+    ),
+    "heads=None": (
+        lambda m, g, p: fxprune.find_groups(g.graph, heads=None),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "unknown choice of heads; seen: None",
+    ),
+    "heads={3}": (
+        lambda m, g, p: fxprune.find_groups(g.graph, heads={3: "count"}),  # type: ignore[dict-item]
+        fxprune.InputError,
+        "no module has the name or pattern; seen: 3",
+    ),
+    "plan([0])": (lambda m, g, p: g.plan([0]), fxprune.InputError, "give {group name: indices"),
+    "plan(ragged)": (
+        lambda m, g, p: g.plan({"stem": [[0], [1, 2]]}),
+        fxprune.InputError,
+        "kept channels are no list of indices in stem",
+    ),
+    "pickle(groups)": (lambda m, g, p: pickle.dumps(g), fxprune.InputError, "save the plan"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_of_another_kind(net: Net, plan: fxprune.Plan, name: str) -> None:
+    use, error, text = WRONG[name]
+    with pytest.raises(error, match=re.escape(text)):
+        use(net, groups_of(net), plan)
+
+
+def test_groups_can_be_copied_in_memory(net: Net) -> None:
+    groups = groups_of(net)
+    for again in (copy.copy(groups), copy.deepcopy(groups)):
+        assert [g.name for g in again] == [g.name for g in groups]
+        assert again.plan({"stem": [1, 2]}) == groups.plan({"stem": [1, 2]})
+    assert copy.copy(groups).graph is groups.graph
+    assert copy.deepcopy(groups).graph.model is not net
+
+
+def test_planned_groups_can_be_compared(plan: fxprune.Plan, net: Net) -> None:
+    one, other = plan.groups["stem"], groups_of(net).plan({}).groups["stem"]
+    assert one != other
+    assert {one, other, one} == {other, one}

@@ -1,12 +1,15 @@
 """Pruned equals masked, costs, training and round trips, on every toy network and several ratios."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from nets import CASES, Case
+from nets import CASES, Case, Net
 from oracle import ROUNDING, check, random_plan
+from torch import Tensor, nn
 
 import fxprune
 
@@ -123,6 +126,77 @@ def test_cut_state_follows_the_plan() -> None:
     cut = fxprune.cut_state(average.state_dict(), plan)
     small.load_state_dict(cut)
     torch.testing.assert_close(small(*x), fxprune.rewrite(average, plan)(*x), rtol=0, atol=0)
+
+
+def _tied_weights() -> dict[str, nn.Module]:
+    parts = {name: nn.Conv2d(8, 8, 1) for name in "ab"}
+    parts["b"].weight = parts["a"].weight
+    return parts
+
+
+def _one_layer_twice() -> dict[str, nn.Module]:
+    return dict.fromkeys("ab", nn.Conv2d(8, 8, 1))
+
+
+State = dict[str, Tensor]
+
+
+def _clones(state: State, folder: Path) -> State:
+    """Tensors that do not know of one another any more."""
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _saved(state: State, folder: Path) -> State:
+    torch.save(state, folder / "state.pt")
+    return dict(torch.load(folder / "state.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("again", [_clones, _saved])
+@pytest.mark.parametrize("shared", [_tied_weights, _one_layer_twice])
+def test_cut_state_knows_all_names_of_a_shared_tensor(
+    shared: Callable[[], dict[str, nn.Module]], again: Callable[[State, Path], State], tmp_path: Path
+) -> None:
+    model = Net(
+        lambda m, x: m.head(m.b(m.a(m.stem(x)).relu()).relu()),
+        {"stem": nn.Conv2d(3, 8, 1), **shared(), "head": nn.Conv2d(8, 2, 1)},
+    )
+    result = fxprune.prune(model, torch.rand(1, 3, 8, 8), 0.5)
+    plan = fxprune.Plan.from_json(result.plan.to_json())
+    assert plan.aliases["b.weight"] == "a.weight"
+    cut = fxprune.cut_state(again(model.state_dict(), tmp_path), plan)
+    result.model.load_state_dict(cut)
+    assert cut["b.weight"].shape == (4, 4, 1, 1)
+
+
+def test_cut_state_passes_on_what_is_no_tensor() -> None:
+    """A module's extra state stands beside the tensors."""
+    case = CASES["residual"]
+    model = case.build()
+    plan = fxprune.prune(model, case.inputs(2), 0.5).plan
+    extra = {"version": 3}
+    assert fxprune.cut_state({**model.state_dict(), "_extra_state": extra}, plan)["_extra_state"] is extra
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, x, plan: fxprune.prune(model, x, 0.5).model,
+        lambda model, x, plan: fxprune.rewrite(model, plan),
+        lambda model, x, plan: fxprune.rewrite(model, plan, inplace=True),
+    ],
+    ids=["prune", "rewrite", "in place"],
+)
+def test_what_is_pruned_in_inference_mode_can_be_trained(make: Any) -> None:
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(2)
+    plan = fxprune.prune(case.build(), x, 0.5).plan
+    with torch.inference_mode():
+        small = make(model, x, plan)
+        state = fxprune.cut_state(case.build().state_dict(), plan)
+    assert not any(t.is_inference() for t in (*small.parameters(), *small.buffers()))
+    assert not any(state[name].is_inference() for name in plan.cuts())
+    small.train()(*x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
 
 
 def outputs_after_masking(model: torch.nn.Module, plan: fxprune.Plan, x: Any) -> Any:
