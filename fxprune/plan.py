@@ -15,6 +15,18 @@ from fxprune.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
 
+# What reading raises where data are not laid out like a plan.
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -74,7 +86,7 @@ class Plan:
             return cls(**fields_of(json.loads(text)))
         except PlanError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        except _MALFORMED as error:
             raise PlanError(
                 "not a plan",
                 where=source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fxprune.plan import Plan
 
 _VERSION = 1
+_MOST = 2**24  # indices: a vision transformer of 300 million parameters has 2**20; as arrays, 256 MB
 
 
 def to_data(plan: Plan) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def fields_of(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("fxprune_plan") != _VERSION:
         raise PlanError("not a plan of this version", seen=str(data)[:60], remedy=f"version {_VERSION} is understood")
     shapes = {str(k): tuple(_index(n) for n in v) for k, v in data["shapes"].items()}
+    _check_size(data["groups"], shapes)
     groups = [_group(g, shapes) for g in data["groups"]]
     _check_disjoint(groups)
     kept = kept_indices(groups, shapes)
@@ -73,6 +75,19 @@ def fields_of(data: Any) -> dict[str, Any]:
         "orders": _orders(data["orders"], kept),
         "aliases": _aliases(data.get("aliases", {}), shapes),  # older files have none
     }
+
+
+def _check_size(groups: Iterable[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse numbers that no model has, before memory is taken for them: a few bytes can claim anything."""
+    slots = [slot for group in groups for slot in group["slots"]]
+    positions = sum(_index(s["channels"]) * _index(s["repeat"]) for s in slots if "start" in s)
+    lengths = sum(shapes[tensor][dim] for tensor, dim in {(str(s["tensor"]), _index(s["dim"])) for s in slots})
+    if max(positions, lengths) > _MOST:
+        raise PlanError(
+            "a plan claims larger tensors than it can be read for",
+            seen=f"{max(positions, lengths)} indices",
+            remedy=f"save the plan again, of a model whose pruned dims have no more than {_MOST} indices together",
+        )
 
 
 def _orders(data: Mapping[str, Any], cuts: Mapping[str, Mapping[int, Ints]]) -> dict[str, dict[int, Ints]]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.attributes import holds_int, mend
+from fxprune.attributes import can_become, mend
 from fxprune.errors import InputError, PlanError, check_kind
 from fxprune.literals import is_literal
 from fxprune.plan import Ints, Plan, check_plan
@@ -147,9 +147,10 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     _check_shapes(tensors, plan.shapes)
     modules = dict(walk(model))
     for path, values in plan.attributes.items():
-        for name in values:
-            if path not in modules or not holds_int(modules[path], name):
-                raise PlanError("the plan is for another model", seen=f"no width {name} in '{path}'", remedy=_REMEDY)
+        for name, new in values.items():
+            if path not in modules or not can_become(modules[path], name, new):
+                seen = f"no width {name} in '{path}' that can become {new}"
+                raise PlanError("the plan is for another model", seen=seen, remedy=_REMEDY)
     return tensors
 
 

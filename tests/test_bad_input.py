@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -321,6 +322,26 @@ def test_a_plan_whose_attributes_the_model_lacks(plan: fxprune.Plan) -> None:
         assert footprint(model) == before
 
 
+class Counted(nn.Conv2d):
+    ran = False
+
+    @property
+    def doubled(self) -> int:
+        type(self).ran = True
+        return 2 * self.out_channels
+
+
+def test_a_plan_for_an_attribute_that_cannot_be_set(plan: fxprune.Plan) -> None:
+    """Found before the first tensor is cut, and without running the code behind it."""
+    model = CASES["residual"].build()
+    model.stem.__class__ = Counted
+    before = footprint(model)
+    with refused(fxprune.PlanError, "no width doubled in 'stem'"):
+        fxprune.rewrite(model, replace(plan, attributes={"stem": {"doubled": 8}}), inplace=True)
+    assert footprint(model) == before
+    assert not Counted.ran
+
+
 # Plan files
 
 
@@ -428,6 +449,35 @@ def test_damaged_plans_are_refused(plan: fxprune.Plan, where: tuple[Any, ...], v
         fxprune.Plan.from_json(damaged(plan, where, value))
 
 
+def inflated(plan: fxprune.Plan, size: int, repeat: int = 1) -> str:
+    """A plan file of a few hundred bytes all of whose numbers agree on a huge tensor."""
+    data = json.loads(plan.to_json())
+    slot = data["groups"][0]["slots"][0] | {"channels": size, "repeat": repeat}
+    group = data["groups"][0] | {"size": size, "kept": [0], "slots": [slot]}
+    shapes = {slot["tensor"]: [size * repeat, 3, 3, 3]}
+    return json.dumps(data | {"groups": [group], "shapes": shapes, "orders": {}, "aliases": {}})
+
+
+@pytest.mark.parametrize(("size", "repeat"), [(10**9, 1), (10**13, 1), (10**30, 1), (8, 10**9), (10**5, 10**5)])
+def test_plans_whose_huge_numbers_agree_are_refused_without_memory(plan: fxprune.Plan, size: int, repeat: int) -> None:
+    text = inflated(plan, size, repeat)
+    assert fxprune.Plan.from_json(inflated(plan, 8)).kept_counts() == {"stem": 1}
+    tracemalloc.start()
+    try:
+        with refused(fxprune.PlanError, "plan"):
+            fxprune.Plan.from_json(text)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_plan_without_memory_to_read_it(plan: fxprune.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = plan.to_json()
+    monkeypatch.setattr("numpy.repeat", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+    with refused(fxprune.PlanError, "not a plan", "MemoryError"):
+        fxprune.Plan.from_json(text)
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", "3", '"plan"', "{" * 100_000, "[" * 100_000, "1" * 10_000])
 def test_texts_that_are_no_plan(text: str) -> None:
     with refused(fxprune.PlanError, "not a plan"):
@@ -435,7 +485,13 @@ def test_texts_that_are_no_plan(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"stem": {"__class__": 1}}, {"stem": {"forward": 1}}, {"": {"training": 0}}, {"stem": {"weight": 1}}]
+    "attributes",
+    [
+        *({"stem": {name: 1}} for name in ("__class__", "forward", "weight")),
+        *({"stem": {"groups": n}} for n in (0, 7, 10**30)),
+        *({"bn": {"_version": n}} for n in (1, 2, 7)),
+        {"": {"training": 0}},
+    ],
 )
 def test_a_plan_sets_only_widths(net: Net, plan: fxprune.Plan, attributes: dict[str, dict[str, int]]) -> None:
     """A plan file from elsewhere can't replace methods, modes or tensors."""

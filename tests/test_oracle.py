@@ -1,6 +1,7 @@
 """Pruned equals masked, costs, training and round trips, on every toy network and several ratios."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from nets import CASES, Case, Net
 from oracle import ROUNDING, check, random_plan
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fxprune
+from fxprune.attributes import mend
 
 
 def named(case: Case) -> str:
@@ -91,6 +94,39 @@ def test_modules_know_their_new_widths(name: str) -> None:
         assert {n: t.shape for n, t in fresh.state_dict().items()} == {
             n: t.shape for n, t in child.state_dict().items()
         }
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_layer_whose_weight_is_computed_knows_its_new_widths(inplace: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its newer form
+        first = nn.utils.spectral_norm(nn.Conv2d(3, 8, 3))
+    model, x = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.rand(1, 3, 8, 8)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    small = fxprune.rewrite(model, plan, inplace=inplace)
+    assert small[0].weight_orig.shape == (4, 3, 3, 3)
+    assert small[0].out_channels == 4
+    assert small(x).shape == (1, 4, 6, 6)
+
+
+def test_a_weight_norm_is_read_before_the_weight_of_the_last_forward() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layer = nn.utils.weight_norm(nn.Linear(3, 8))
+    layer.weight_v, layer.weight_g = nn.Parameter(layer.weight_v[:5]), nn.Parameter(layer.weight_g[:5])
+    assert mend(layer, {}).out_features == 5
+
+
+def test_a_pad_shrinks_to_nothing() -> None:
+    """The only width that may: where the channels before the padded ones go, and those behind them stay."""
+    model = Net(
+        lambda m, x: m.c((m.b(y := m.a(x)) + F.pad(y, (0, 0, 0, 0, m.before, m.behind))).relu()),
+        {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 8, 1), "c": nn.Conv2d(8, 2, 1), "before": 1, "behind": 3},
+    )
+    x = torch.rand(1, 3, 8, 8)
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"a": [0, 1], "b": [1, 2]})
+    assert plan.attributes == {"": {"before": 0, "behind": 2}}
+    assert fxprune.verify(model, plan, x) <= ROUNDING
 
 
 def test_tied_parameters_stay_tied() -> None:
