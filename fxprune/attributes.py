@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -33,20 +34,30 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
 
 
 def int_of(module: nn.Module, name: str) -> int | None:
-    """The int that an attribute holds, alone or in a tuple of one (`normalized_shape`)."""
-    value = getattr(module, name, None)
+    """The int that an attribute holds, alone or in a tuple of one (`normalized_shape`); no property is run."""
+    value = _own(module, name)
     value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return value if type(value) is int else None
 
 
-def holds_int(module: nn.Module, name: str) -> bool:
-    """Whether a module has an int attribute (or a tuple of one), or a literal in its code, of this name."""
-    if not is_literal(name):
-        return int_of(module, name) is not None
+def can_become(module: nn.Module, name: str, new: int) -> bool:
+    """Whether a module has an int attribute, or a literal in its code, of this name that can shrink to `new`.
+
+    A layer of PyTorch's needs at least one channel, where other code may pad by nothing.
+    """
     try:
-        return name in (set().union(*computed_sizes(module).values()) if is_computed(name) else literals(module))
+        if is_computed(name):
+            return any(name in sizes for sizes in computed_sizes(module).values())
+        old = literals(module).get(name) if is_literal(name) else int_of(module, name)
     except NoGraphError:
         return False
+    lowest = 1 if isinstance(module, _LAYERS) and not is_literal(name) else 0
+    return type(old) is int and lowest <= new <= old
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    """What is stored under a name in a module or its class, unless PyTorch keeps its books under it."""
+    return None if name in vars(nn.Module) else inspect.getattr_static(module, name, None)
 
 
 def _exchanged(model: M, path: str, new: nn.Module) -> M:
@@ -73,35 +84,42 @@ def _follow_tensors(model: nn.Module) -> None:
 Widths = Iterator[tuple[str, Any]]
 
 
+def _shape(m: Any) -> tuple[int, ...]:
+    """The shape of a layer's weight, () without one; what a weight is computed from before each forward comes first."""
+    # torch.nn.utils.spectral_norm and weight_norm leave the weight of the last forward behind.
+    source = next((m._parameters[k] for k in ("weight_orig", "weight_v") if k in m._parameters), m.weight)
+    return () if source is None else tuple(source.shape)
+
+
 def _convolution(m: Any) -> Widths:
-    a, b = m.weight.shape[0], m.weight.shape[1] * m.groups
+    a, b = _shape(m)[0], _shape(m)[1] * m.groups
     yield from zip(
         ("in_channels", "out_channels") if m.transposed else ("out_channels", "in_channels"), (a, b), strict=True
     )
 
 
 def _linear(m: Any) -> Widths:
-    yield from zip(("out_features", "in_features"), m.weight.shape, strict=True)
+    yield from zip(("out_features", "in_features"), _shape(m), strict=True)
 
 
 def _statistics(m: Any) -> Widths:
-    known = m.weight if m.weight is not None else m.running_mean
-    if known is not None:
-        yield "num_features", known.shape[0]
+    known = _shape(m) or (() if m.running_mean is None else m.running_mean.shape)
+    if known:
+        yield "num_features", known[0]
 
 
 def _normalized(m: Any) -> Widths:
-    if m.weight is not None:
-        yield "normalized_shape", tuple(m.weight.shape)
+    if _shape(m):
+        yield "normalized_shape", _shape(m)
 
 
 def _group_norm(m: Any) -> Widths:
-    if m.weight is not None:
-        yield "num_channels", m.weight.shape[0]
+    if _shape(m):
+        yield "num_channels", _shape(m)[0]
 
 
 def _embedding(m: Any) -> Widths:
-    yield from zip(("num_embeddings", "embedding_dim"), m.weight.shape, strict=True)
+    yield from zip(("num_embeddings", "embedding_dim"), _shape(m), strict=True)
 
 
 # What PyTorch's own modules know of their widths, as a function of their tensors.
@@ -113,6 +131,7 @@ _WIDTHS: dict[type, Callable[[Any], Widths]] = {
     nn.RMSNorm: _normalized,
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
-    nn.PReLU: lambda m: iter([("num_parameters", m.weight.shape[0])]),
+    nn.PReLU: lambda m: iter([("num_parameters", _shape(m)[0])]),
     nn.RNNBase: lambda m: iter([("input_size", m.weight_ih_l0.shape[1])]),
 }
+_LAYERS = (*_WIDTHS, nn.MultiheadAttention)

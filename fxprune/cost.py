@@ -16,13 +16,13 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from torch import fx, nn
 
-from fxprune.errors import PlanError
+from fxprune.errors import PlanError, check_kind
 from fxprune.grouping.analysis import Analysis
 from fxprune.grouping.balance import analyse
 from fxprune.labelling.dims import Dim
 from fxprune.labelling.factorings import Heads
 from fxprune.labelling.labels import Axes
-from fxprune.plan import Plan
+from fxprune.plan import Plan, check_plan
 from fxprune.tracing.trace import Graph
 
 Length = tuple[int, Dim]
@@ -129,13 +129,17 @@ def cost(graph: Graph, plan: Plan | None = None) -> Cost:
     operations a MAC), for the batch of the example inputs, in evaluation mode.
 
     Raises:
-        PlanError: the plan is for another model.
+        InputError: `graph` is no graph.
+        PlanError: the plan is none, or for another model.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> fxprune.cost(fxprune.trace(net, torch.zeros(1, 4)))
     Cost(macs=48, parameters=58)
     """
+    check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
+    if plan is not None:
+        check_plan(plan)
     model = cost_model(graph, plan.heads if plan else "")
     return model(model.counts(plan))
 

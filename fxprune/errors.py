@@ -41,6 +41,16 @@ class PlanError(FxpruneError):
     """A plan does not fit the model, is damaged, or cannot be applied."""
 
 
+def check_kind(what: str, value: object, kind: type, remedy: str) -> None:
+    """Refuse an argument of another kind.
+
+    Raises:
+        InputError: it is none of this kind.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{what} is no {kind.__name__}", seen=type(value).__name__, remedy=remedy)
+
+
 def check_option(what: str, value: object, known: Sequence[object]) -> None:
     """Refuse an option that is none of the known ones.
 

@@ -13,7 +13,8 @@ from fxprune.errors import InputError
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file; a reader sees the old one or the whole new one, also after a crash."""
+    """Write a file; a reader sees the old one or the whole new one, also after a crash. A link stays one."""
+    path = path.resolve()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as f:

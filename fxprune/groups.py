@@ -14,13 +14,13 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_kind
 from fxprune.grouping.analysis import Analysis, Group, mended
 from fxprune.grouping.balance import Balance, Steps, analyse, balances, steps
 from fxprune.grouping.reasons import FixedDim
 from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
-from fxprune.tracing.borrow import walk
+from fxprune.tracing.borrow import aliases_of, walk
 from fxprune.tracing.trace import Graph
 from fxprune.widths import Held, held_by_code
 
@@ -52,6 +52,7 @@ class Groups(Sequence[Group]):
         self.graph: Graph = analysis.labelling.graph
         self.fixed: tuple[FixedDim, ...] = (*analysis.fixed, *fixed)
         self.unknown_ops: Counter[str] = analysis.labelling.labeller.unknown
+        self._aliases = aliases_of(self.graph.model)
         self._members = tuple(members)
         self._by_name = {g.name: g for g in members}
 
@@ -75,6 +76,25 @@ class Groups(Sequence[Group]):
         channels = sum(g.size for g in self)
         return f"Groups({len(self)} groups, {channels} channels, {len(self.fixed)} dims fixed)"
 
+    def __copy__(self) -> Groups:
+        return self._of(self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Groups:
+        memo[id(self)] = made = self._of({})
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def _of(self, attributes: Mapping[str, Any]) -> Groups:
+        made = object.__new__(type(self))
+        made.__dict__.update(attributes)
+        return made
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "groups cannot be pickled: they hold the recorded calls of the model's own code",
+            remedy="save the plan (plan.save, Plan.load) and the smaller model's state_dict",
+        )
+
     def plan(self, kept: Mapping[str, npt.ArrayLike]) -> Plan:
         """The plan that keeps the given channels of the named groups, and all channels of the others.
 
@@ -85,6 +105,7 @@ class Groups(Sequence[Group]):
             InputError: an unknown group, a channel out of range, a group that would lose all channels, or tied groups
                 that would keep different parts.
         """
+        check_kind("what is kept", kept, Mapping, "give {group name: indices, or a mask of one bool for each channel}")
         chosen = {name: self._checked(self._known(name), channels) for name, channels in kept.items()}
         counts = {g.name: len(chosen[g.name]) if g.name in chosen else g.size for g in self}
         self._check_ties(counts)
@@ -92,7 +113,8 @@ class Groups(Sequence[Group]):
         tensors = self.graph.tensors
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
         attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
-        plan = Plan(planned, attributes, shapes, self._scales(counts), self.heads)
+        aliases = {name: first for name, first in self._aliases.items() if first in shapes}
+        plan = Plan(planned, attributes, shapes, self._scales(counts), self.heads, aliases=aliases)
         return replace(plan, orders=self._orders(plan, chosen))
 
     def _orders(self, plan: Plan, chosen: Mapping[str, Ints]) -> dict[str, dict[int, Ints]]:
@@ -152,7 +174,7 @@ class Groups(Sequence[Group]):
         return tuple(Scale(u.tensor, u.rows, part**u.exponent) for u, part in uses if part < 1)
 
     def _checked(self, group: Group, channels: npt.ArrayLike) -> Ints:
-        kept = np.unique(_indices(group, np.asarray(channels)))
+        kept = np.unique(_indices(group, channels))
         if not len(kept) and not any(group.name in b.names for b in self._balances()):
             raise InputError(
                 "a group must keep at least one channel", where=group.name, remedy="lower the pruning ratio"
@@ -185,13 +207,18 @@ class Groups(Sequence[Group]):
         return graph
 
 
-def _indices(group: Group, channels: npt.NDArray[Any]) -> Ints:
+def _indices(group: Group, given: npt.ArrayLike) -> Ints:
     """Kept channels, given as indices or as a mask."""
+    remedy = f"give indices in [0, {group.size}), or a mask of {group.size} booleans"
+    try:
+        channels = np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on a GPU, or with a gradient
+        what, seen = "kept channels are no list of indices", str(error).partition("\n")[0][:160]
+        raise InputError(what, where=group.name, seen=seen, remedy=remedy) from error
     if channels.dtype == bool and channels.shape == (group.size,):
         return np.flatnonzero(channels)
     if channels.ndim != 1 or (len(channels) and channels.dtype.kind not in "iu"):
         seen = f"{channels.dtype} of shape {channels.shape}"
-        remedy = f"give indices in [0, {group.size}), or a mask of {group.size} booleans"
         raise InputError("kept channels are no list of indices", where=group.name, seen=seen, remedy=remedy)
     return channels.astype(np.int64)
 
@@ -217,7 +244,8 @@ def find_groups(
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
 
     Raises:
-        InputError: an entry of `protect` or `heads` matches nothing, an unknown choice of `heads`, a scripted module.
+        InputError: `graph` is no graph, an entry of `protect` or `heads` is no name or matches nothing, an unknown
+            choice of `heads`, a scripted module.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
@@ -227,17 +255,31 @@ def find_groups(
     >>> groups.fixed[0]
     FixedDim(tensor='0.weight', dim=1, count=3, reason='model input', where='')
     """
-    choice: Heads = heads if isinstance(heads, str) else tuple(heads.items())
-    for value in [choice] if isinstance(choice, str) else [v for _, v in choice]:
-        if value not in ("", "width", "count"):
-            raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
-    for pattern in [] if isinstance(choice, str) else [p for p, _ in choice]:
-        if not any(fnmatchcase(path, pattern) for path, _ in walk(graph.model)):
-            raise InputError("no module has the name or pattern", seen=pattern, remedy="heads={module: choice}")
+    check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
+    names, choice = _names(protect), _choice(graph, heads)
     analysis = analyse(graph, choice)
-    names = (protect,) if isinstance(protect, str) else tuple(protect)
     held = held_by_code(analysis, _protected(analysis, names), choice, rewrite_code=rewrite_code)
     return Groups(analysis, held, choice)
+
+
+def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
+    choice: Heads = tuple(heads.items()) if isinstance(heads, Mapping) else heads
+    for value in [v for _, v in choice] if isinstance(choice, tuple) else [choice]:
+        if value not in ("", "width", "count"):
+            raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
+    for pattern in [p for p, _ in choice] if isinstance(choice, tuple) else []:
+        if not any(fnmatchcase(path, str(pattern)) for path, _ in walk(graph.model)):
+            raise InputError("no module has the name or pattern", seen=str(pattern), remedy="heads={module: choice}")
+    return choice
+
+
+def _names(protect: str | Iterable[str]) -> tuple[str, ...]:
+    names = tuple(protect) if isinstance(protect, Iterable) and not isinstance(protect, str) else (protect,)
+    for name in names:
+        if not isinstance(name, str):
+            remedy = "give names or shell patterns, as in model.named_modules(); () protects nothing"
+            raise InputError("what to protect is no name", seen=type(name).__name__, remedy=remedy)
+    return names
 
 
 def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:

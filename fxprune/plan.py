@@ -5,80 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from fxprune.errors import PlanError
 from fxprune.files import write_whole
+from fxprune.plan_file import fields_of, to_data
+from fxprune.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
 
-Ints = npt.NDArray[np.int64]
-_VERSION = 1
+__all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
 
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """Where the channels of a group lie in one dim of one tensor.
-
-    Attributes:
-        tensor: qualified name of the parameter or buffer.
-        dim: the dim.
-        length: the dim's length.
-        positions: indices along the dim that belong to the group, of shape (n,), in the order in which they stand in
-            the rewritten tensor (ascending).
-        channels: the channel of each position, of shape (n,). One channel may own several positions: 49 columns of a
-            linear layer after a 7x7 feature map was flattened.
-        role: what the dim is to the op that uses the tensor: "producer" (makes the channels), "consumer" (reads them)
-            or "other" (norms, biases, statistics).
-    """
-
-    tensor: str
-    dim: int
-    length: int
-    positions: Ints
-    channels: Ints
-    role: str = "other"
-
-    def __str__(self) -> str:
-        return f"{self.tensor}[dim {self.dim}]"
-
-
-@dataclass(frozen=True)
-class PlannedGroup:
-    """One group's part of a plan: its channels' places and the channels that stay.
-
-    Attributes:
-        name: the group's name.
-        size: its number of channels.
-        kept: the channels that stay, ascending, of shape (k,), 1 <= k <= size.
-        slots: where its channels lie.
-    """
-
-    name: str
-    size: int
-    kept: Ints
-    slots: tuple[Slot, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """Rows of a weight or bias that are multiplied by a factor.
-
-    Where the model's code computes an attention scale from a width, the shorter width would change it; the weights
-    before it take up the difference, so that the scale keeps its old effect.
-
-    Attributes:
-        tensor: qualified name.
-        rows: positions along the first dim of the full-size tensor.
-        factor: what they are multiplied by.
-    """
-
-    tensor: str
-    rows: Ints
-    factor: float
+# What reading raises where data are not laid out like a plan.
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +40,7 @@ class Plan:
         heads: the choice of heads or head width that the groups were found with.
         orders: what stays of dims whose channels the smaller model's shuffles put in another order, in that order:
             {tensor: {dim: indices}}.
+        aliases: further names of tensors in `shapes` that the model has under several: {name: name in `shapes`}.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -110,6 +58,7 @@ class Plan:
     scales: tuple[Scale, ...] = ()
     heads: str | tuple[tuple[str, str], ...] = ""
     orders: Mapping[str, Mapping[int, Ints]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def kept_counts(self) -> dict[str, int]:
         """Channels that stay, by group."""
@@ -117,27 +66,14 @@ class Plan:
 
     def cuts(self) -> dict[str, dict[int, Ints]]:
         """What stays of each tensor: {tensor: {dim: kept indices in their order}}; untouched dims are absent."""
-        parts: dict[tuple[str, int], list[_Part]] = {}
-        for group in self.groups.values():
-            stays = np.zeros(group.size, dtype=bool)
-            stays[group.kept] = True
-            for slot in group.slots:
-                parts.setdefault((slot.tensor, slot.dim), []).append((slot.positions, slot.channels, stays))
-        cuts: dict[str, dict[int, Ints]] = {}
-        known: dict[tuple[int, ...], Ints | None] = {}  # equated dims have the very same arrays
-        for (tensor, dim), found in parts.items():
-            length = self.shapes[tensor][dim]
-            key = (length, *(id(array) for part in found for array in part))
-            if key not in known:
-                known[key] = _kept_positions(length, found)
-            kept = known[key]
-            if kept is not None:
-                cuts.setdefault(tensor, {})[dim] = self.orders.get(tensor, {}).get(dim, kept)
-        return cuts
+        return {
+            tensor: {dim: self.orders.get(tensor, {}).get(dim, kept) for dim, kept in dims.items()}
+            for tensor, dims in kept_indices(self.groups.values(), self.shapes).items()
+        }
 
     def to_json(self) -> str:
         """Readable JSON, one group a paragraph."""
-        return json.dumps(_to_dict(self), indent=1)
+        return json.dumps(to_data(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str, source: str = "the given text") -> Plan:
@@ -147,10 +83,10 @@ class Plan:
             PlanError: the text is truncated, malformed or inconsistent.
         """
         try:
-            return _from_dict(json.loads(text))
+            return cls(**fields_of(json.loads(text)))
         except PlanError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        except _MALFORMED as error:
             raise PlanError(
                 "not a plan",
                 where=source,
@@ -178,150 +114,17 @@ class Plan:
         return cls.from_json(text, str(path))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Plan) and _to_dict(self) == _to_dict(other)
+        return isinstance(other, Plan) and to_data(self) == to_data(other)
 
     def __hash__(self) -> int:
         return hash(tuple(self.kept_counts().items()))
 
 
-_Part = tuple[Ints, Ints, npt.NDArray[np.bool_]]  # a slot's positions and channels, and which channels stay
+def check_plan(plan: object) -> None:
+    """Refuse what is no plan.
 
-
-def _kept_positions(length: int, parts: list[_Part]) -> Ints | None:
-    """Indices that stay, in the slots' own order; indices outside every slot stay where they are. None for all."""
-    source, keep = np.arange(length), np.ones(length, dtype=bool)
-    for positions, channels, stays in parts:
-        places = np.sort(positions)
-        source[places] = positions
-        keep[places] = stays[channels]
-    return None if keep.all() else source[keep]
-
-
-def _to_dict(plan: Plan) -> dict[str, Any]:
-    groups = [
-        {"name": g.name, "size": g.size, "kept": g.kept.tolist(), "slots": [_slot_to_dict(s) for s in g.slots]}
-        for g in plan.groups.values()
-    ]
-    return {
-        "fxprune_plan": _VERSION,
-        "groups": groups,
-        "attributes": {m: dict(a) for m, a in plan.attributes.items()},
-        "scales": [{"tensor": s.tensor, "rows": s.rows.tolist(), "factor": s.factor} for s in plan.scales],
-        "orders": {name: {str(d): order.tolist() for d, order in dims.items()} for name, dims in plan.orders.items()},
-        "heads": plan.heads if isinstance(plan.heads, str) else [list(pair) for pair in plan.heads],
-        "shapes": {name: list(shape) for name, shape in plan.shapes.items()},
-    }
-
-
-def _slot_to_dict(slot: Slot) -> dict[str, Any]:
-    """Regular slots (channel i at `start + i·repeat`, `repeat` times) are written without their index lists."""
-    head: dict[str, Any] = {"tensor": slot.tensor, "dim": slot.dim, "role": slot.role}
-    n = len(slot.positions)
-    channels = int(slot.channels.max(initial=-1)) + 1
-    repeat = n // max(channels, 1)
-    regular = _regular(int(slot.positions[0]), channels, repeat)
-    if all(map(np.array_equal, (slot.positions, slot.channels), regular)):
-        return {**head, "start": int(slot.positions[0]), "channels": channels, "repeat": repeat}
-    return {**head, "positions": slot.positions.tolist(), "channels": slot.channels.tolist()}
-
-
-def _regular(start: int, channels: int, repeat: int) -> tuple[Ints, Ints]:
-    return start + np.arange(channels * repeat), np.repeat(np.arange(channels), repeat)
-
-
-def _from_dict(data: Any) -> Plan:
-    if not isinstance(data, dict) or data.get("fxprune_plan") != _VERSION:
-        raise PlanError("not a plan of this version", seen=str(data)[:60], remedy=f"version {_VERSION} is understood")
-    shapes = {str(k): tuple(_index(n) for n in v) for k, v in data["shapes"].items()}
-    groups = [_group(g, shapes) for g in data["groups"]]
-    _check_disjoint(groups)
-    attributes = {str(m): {str(k): _index(v) for k, v in a.items()} for m, a in data["attributes"].items()}
-    scales = tuple(_scale(s, shapes) for s in data["scales"])
-    heads = data["heads"] if isinstance(data["heads"], str) else tuple((str(a), str(b)) for a, b in data["heads"])
-    plan = Plan({g.name: g for g in groups}, attributes, shapes, scales, heads)
-    _check_not_empty(plan)
-    return replace(plan, orders=_orders(data["orders"], plan.cuts()))
-
-
-def _orders(data: Mapping[str, Any], cuts: Mapping[str, Mapping[int, Ints]]) -> dict[str, dict[int, Ints]]:
-    orders: dict[str, dict[int, Ints]] = {}
-    for tensor, dims in data.items():
-        for dim, values in dims.items():
-            order, kept = np.array([_index(v) for v in values], dtype=np.int64), cuts[tensor][int(dim)]
-            if not np.array_equal(np.sort(order), np.sort(kept)):
-                raise PlanError(f"the order of {tensor} is not one of what it keeps", remedy="save the plan again")
-            orders.setdefault(tensor, {})[int(dim)] = order
-    return orders
-
-
-def _check_not_empty(plan: Plan) -> None:
-    """Balanced groups may lose all channels, but no dim may."""
-    for tensor, dims in plan.cuts().items():
-        if any(not len(kept) for kept in dims.values()):
-            raise PlanError(f"nothing is kept of {tensor}", remedy="save the plan again")
-
-
-def _check_disjoint(groups: list[PlannedGroup]) -> None:
-    """Each group stands once, and each position of a dim belongs to one group."""
-    owned: dict[tuple[str, int], list[Ints]] = {}
-    for group in groups:
-        for slot in group.slots:
-            owned.setdefault((slot.tensor, slot.dim), []).append(slot.positions)
-    twice = [f"{tensor}[dim {dim}]" for (tensor, dim), p in owned.items() if len(np.unique(_all(p))) != len(_all(p))]
-    if twice or len({g.name for g in groups}) != len(groups):
-        raise PlanError("a group or position stands twice in a plan", seen=str(twice[:3]), remedy="save the plan again")
-
-
-def _all(parts: list[Ints]) -> Ints:
-    return np.concatenate(parts)
-
-
-def _scale(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Scale:
-    tensor, factor = str(data["tensor"]), float(data["factor"])
-    if not 0 < factor < float("inf"):
-        raise PlanError(f"a factor of {tensor} is out of range", seen=str(factor), remedy="save the plan again")
-    return Scale(tensor, _indices(data["rows"], shapes[tensor][0], f"row of {tensor}"), factor)
-
-
-def _index(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise PlanError("a plan holds a value that is no index", seen=repr(value)[:60], remedy="save the plan again")
-    return value
-
-
-def _indices(values: Any, below: int, what: str) -> Ints:
-    array = np.array([_index(v) for v in values], dtype=np.int64)
-    if len(array) and array.max() >= below:
-        raise PlanError(f"{what} out of range", seen=f"{array.max()} of {below}", remedy="save the plan again")
-    return array
-
-
-def _group(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> PlannedGroup:
-    size = _index(data["size"])
-    if not data["slots"] or size > max(shapes[s["tensor"]][s["dim"]] for s in data["slots"]):
-        raise PlanError(f"group {data['name']} is larger than its tensors", remedy="save the plan again")
-    kept = _indices(data["kept"], size, f"kept channel of group {data['name']}")
-    if len(np.unique(kept)) != len(kept):
-        raise PlanError(f"group {data['name']} keeps a channel twice", remedy="save the plan again")
-    slots = tuple(_slot(s, size, shapes) for s in data["slots"])
-    if not isinstance(data["name"], str) or any(len(np.unique(s.channels)) != size for s in slots):
-        raise PlanError(f"slots of group {data['name']} do not hold its channels", remedy="save the plan again")
-    return PlannedGroup(data["name"], size, kept, slots)
-
-
-def _slot(data: Mapping[str, Any], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Slot:
-    tensor, dim = str(data["tensor"]), _index(data["dim"])
-    length = shapes[tensor][dim]
-    if "start" in data:
-        start, count, repeat = (_index(data[key]) for key in ("start", "channels", "repeat"))
-        if count > size or start + count * repeat > length:
-            raise PlanError(f"a slot of {tensor} is longer than its dim", remedy="save the plan again")
-        positions, channels = _regular(start, count, repeat)
-    else:
-        positions = _indices(data["positions"], length, f"index of {tensor}")
-        channels = _indices(data["channels"], size, f"channel of {tensor}")
-    if len(positions) != len(channels) or len(np.unique(positions)) != len(positions):
-        raise PlanError(f"positions and channels of {tensor} disagree", remedy="save the plan again")
-    if data["role"] not in ("producer", "consumer", "other"):
-        raise PlanError(f"unknown role in {tensor}", seen=repr(data["role"])[:40], remedy="save the plan again")
-    return Slot(tensor, dim, length, positions, channels, data["role"])
+    Raises:
+        PlanError: it is none.
+    """
+    if not isinstance(plan, Plan):
+        raise PlanError("this is no plan", seen=type(plan).__name__, remedy="give what a planner returns")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.attributes import holds_int, mend
-from fxprune.errors import InputError, PlanError
+from fxprune.attributes import can_become, mend
+from fxprune.errors import InputError, PlanError, check_kind
 from fxprune.literals import is_literal
-from fxprune.plan import Ints, Plan
+from fxprune.plan import Ints, Plan, check_plan
 from fxprune.sampler import BUFFER, add_samplers
 from fxprune.tracing.borrow import swap_tensors, tensors_of, walk
 
@@ -35,7 +35,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     Raises:
         PlanError: tensors that the plan names are missing or have other shapes, or the root module would have to become
             a GraphModule in place.
-        InputError: the model cannot be copied.
+        InputError: the model is none, or cannot be copied.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -52,13 +52,14 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
         _check_in_place(plan)
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
-    replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
-    if inplace:
-        swap_tensors(model, lambda _, tensor: replaced.get(id(tensor), tensor))
-    else:
-        # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
-        model = copied(model, dict(replaced))
-    return mend(model, plan.attributes)
+    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be trained
+        replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
+        if inplace:
+            swap_tensors(model, lambda _, tensor: replaced.get(id(tensor), tensor))
+        else:
+            # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
+            model = copied(model, dict(replaced))
+        return mend(model, plan.attributes)
 
 
 def copied(model: M, memo: dict[int, Any] | None = None) -> M:
@@ -69,6 +70,13 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     """
     try:
         return copy.deepcopy(model, memo)
+    except TypeError as error:
+        raise InputError(
+            "a module holds what cannot be copied",
+            where=next(_uncopied(model), type(model).__name__),
+            seen=str(error),
+            remedy="take it off the module before, and put it back afterwards",
+        ) from error
     except RuntimeError as error:
         held = [f"{path}.{k}" for path, m in walk(model) for k, v in vars(m).items() if _is_computed(v)]
         if not held:
@@ -80,6 +88,16 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
         ) from error
 
 
+def _uncopied(model: nn.Module) -> Iterator[str]:
+    """The attributes that cannot be copied, such as locks, files and generators."""
+    for path, module in walk(model):
+        for name, value in vars(module).items():
+            try:
+                copy.deepcopy(None if name == "_modules" else value)
+            except (TypeError, RuntimeError):
+                yield f"{path}.{name}".lstrip(".")
+
+
 def _is_computed(value: object) -> bool:
     return isinstance(value, Tensor) and not value.is_leaf
 
@@ -88,11 +106,13 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """Cut tensors that are laid out like the model's own: a `state_dict`, an average of weights, optimizer moments.
 
     Args:
-        state: tensors by parameter name; those that the plan does not cut are passed on.
+        state: tensors by the names that the model has for them, all names of a shared one included; what the plan does
+            not cut is passed on.
         plan: what stays. Its scales are applied as well, as to weights.
 
     Raises:
-        PlanError: a tensor that the plan cuts has another shape.
+        InputError: the state is no mapping of names to tensors.
+        PlanError: a tensor that the plan cuts has another shape, or none of them is in the state.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -102,9 +122,17 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     >>> {name: tuple(tensor.shape) for name, tensor in cut.items()}
     {'0.weight': (3, 4), '0.bias': (3,), '2.weight': (2, 3), '2.bias': (2,)}
     """
+    check_kind("the state", state, Mapping, "give tensors by name, as model.state_dict() does")
+    check_plan(plan)
+    names = {name: plan.aliases.get(name, name) for name in state}
+    _check_names(names, plan)
+    _check_shapes(state, {name: plan.shapes[known] for name, known in names.items() if known in plan.shapes})
     cuts = plan.cuts()
-    _check_shapes(state, {name: shape for name, shape in plan.shapes.items() if name in state})
-    return {name: cut(_scaled(name, t, plan), cuts.get(name, {})) for name, t in state.items()}
+    with torch.inference_mode(False):
+        return {
+            name: cut(_scaled(names[name], t, plan), cuts.get(names[name], {})) if isinstance(t, Tensor) else t
+            for name, t in state.items()
+        }
 
 
 def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
@@ -113,15 +141,16 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     Returns:
         The model's tensors by name.
     """
-    if not isinstance(plan, Plan):
-        raise PlanError("this is no plan", seen=type(plan).__name__, remedy="give what a planner returns")
+    check_plan(plan)
+    check_kind("the model", model, nn.Module, "give the full-size model")
     tensors = tensors_of(model)
     _check_shapes(tensors, plan.shapes)
     modules = dict(walk(model))
     for path, values in plan.attributes.items():
-        for name in values:
-            if path not in modules or not holds_int(modules[path], name):
-                raise PlanError("the plan is for another model", seen=f"no width {name} in '{path}'", remedy=_REMEDY)
+        for name, new in values.items():
+            if path not in modules or not can_become(modules[path], name, new):
+                seen = f"no width {name} in '{path}' that can become {new}"
+                raise PlanError("the plan is for another model", seen=seen, remedy=_REMEDY)
     return tensors
 
 
@@ -135,11 +164,22 @@ def _check_in_place(plan: Plan) -> None:
         )
 
 
+def _check_names(names: Mapping[str, str], plan: Plan) -> None:
+    """Refuse a state that the plan cuts nothing of."""
+    if names and plan.shapes and plan.shapes.keys().isdisjoint(names.values()):
+        raise PlanError(
+            "the state is of another model",
+            seen=f"{', '.join(list(names)[:3])}, but no {next(iter(plan.shapes))}",
+            remedy="give tensors by the model's own names: of torch.optim.swa_utils.AveragedModel, that of its .module",
+        )
+
+
 def _check_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in shapes.items():
         if name not in tensors:
             remedy = f"call fxprune.{add_samplers.__name__} first" if name.endswith(BUFFER) else _REMEDY
             raise PlanError("the plan is for another model", seen=f"no tensor {name}", remedy=remedy)
+        check_kind(name, tensors[name], Tensor, "give tensors by name, as model.state_dict() does")
         if tuple(tensors[name].shape) != tuple(shape):
             seen = f"{name} is {tuple(tensors[name].shape)}, the plan expects {tuple(shape)}"
             raise PlanError("the plan is for another model, or was applied already", seen=seen, remedy=_REMEDY)
@@ -156,8 +196,7 @@ def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     tensor = tensor.detach()
     if not cuts:
         return tensor
-    last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = _memory_format(tensor)
     index = {dim: torch.from_numpy(kept).to(tensor.device) for dim, kept in cuts.items()}
     if len(index) == 1 or 0 not in index or tensor.numel() <= _BLOCK:
         return _select(tensor, index).contiguous(memory_format=layout)
@@ -169,6 +208,13 @@ def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
     for start in range(0, len(rows), step):
         result[start : start + step] = _select(tensor.index_select(0, rows[start : start + step]), index)
     return result
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
 def _select(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:

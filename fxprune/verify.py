@@ -168,8 +168,7 @@ def mask(model: nn.Module, plan: Plan) -> None:
     >>> net[0].weight[[0, 2]].flatten().tolist(), net[2].weight[0, [0, 2]].tolist()
     ([0.0, 0.0], [0.0, 0.0])
     """
-    tensors = tensors_of(model)
-    check_fit(model, plan)
+    tensors = check_fit(model, plan)
     with torch.no_grad():
         for name, cuts in plan.cuts().items():
             for dim, kept in cuts.items():

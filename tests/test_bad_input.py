@@ -1,8 +1,12 @@
 """Bad input: every error says what failed, where, what was seen and the remedy, and leaves the model as it was."""
 
+import copy
 import json
 import pickle
+import re
 import sys
+import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -295,6 +299,14 @@ def test_cutting_a_state_of_another_model(plan: fxprune.Plan) -> None:
         fxprune.cut_state(narrower_net().state_dict(), plan)
 
 
+def test_cutting_a_state_with_names_of_its_own(plan: fxprune.Plan) -> None:
+    average = torch.optim.swa_utils.AveragedModel(CASES["residual"].build())
+    with refused(fxprune.PlanError, "the state is of another model", "module.stem.weight", "that of its .module"):
+        fxprune.cut_state(average.state_dict(), plan)
+    assert fxprune.cut_state(average.module.state_dict(), plan)["stem.weight"].shape == (4, 3, 3, 3)
+    assert fxprune.cut_state({}, plan) == {}
+
+
 def test_the_cost_of_a_plan_for_another_model(net: Net, plan: fxprune.Plan) -> None:
     with refused(fxprune.PlanError, "the plan is for another model", "stem"):
         fxprune.cost(fxprune.trace(other_net(), X), plan)
@@ -308,6 +320,26 @@ def test_a_plan_whose_attributes_the_model_lacks(plan: fxprune.Plan) -> None:
         with refused(fxprune.PlanError, "the plan is for another model", "nosuch"):
             fxprune.rewrite(model, replace(plan, attributes=attributes), inplace=True)
         assert footprint(model) == before
+
+
+class Counted(nn.Conv2d):
+    ran = False
+
+    @property
+    def doubled(self) -> int:
+        type(self).ran = True
+        return 2 * self.out_channels
+
+
+def test_a_plan_for_an_attribute_that_cannot_be_set(plan: fxprune.Plan) -> None:
+    """Found before the first tensor is cut, and without running the code behind it."""
+    model = CASES["residual"].build()
+    model.stem.__class__ = Counted
+    before = footprint(model)
+    with refused(fxprune.PlanError, "no width doubled in 'stem'"):
+        fxprune.rewrite(model, replace(plan, attributes={"stem": {"doubled": 8}}), inplace=True)
+    assert footprint(model) == before
+    assert not Counted.ran
 
 
 # Plan files
@@ -334,6 +366,19 @@ def test_a_saved_plan_has_the_permissions_of_any_new_file(plan: fxprune.Plan, tm
     (tmp_path / "plan.json").chmod(0o640)
     plan.save(tmp_path / "plan.json")
     assert (tmp_path / "plan.json").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_plan_is_saved_where_a_link_leads(plan: fxprune.Plan, tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "plan.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    if exists:
+        target.write_text("old")
+    plan.save(link)
+    assert link.is_symlink()
+    assert not target.is_symlink()
+    assert fxprune.Plan.load(target) == plan
 
 
 def test_a_plan_is_saved_whole_or_not_at_all(
@@ -393,6 +438,7 @@ DAMAGE: list[tuple[tuple[Any, ...], Any]] = [
         (("attributes",), v)
         for v in (None, [], {"stem": 3}, {"stem": {"groups": -1}}, {"stem": {"groups": "1"}}, {"stem": {"groups": 1.5}})
     ),
+    *((("aliases",), v) for v in (None, [], 3, {"x": "nosuch"}, {"x": 3}, {"x": []}, {"stem.weight": "a.weight"})),
 ]
 
 
@@ -403,6 +449,35 @@ def test_damaged_plans_are_refused(plan: fxprune.Plan, where: tuple[Any, ...], v
         fxprune.Plan.from_json(damaged(plan, where, value))
 
 
+def inflated(plan: fxprune.Plan, size: int, repeat: int = 1) -> str:
+    """A plan file of a few hundred bytes all of whose numbers agree on a huge tensor."""
+    data = json.loads(plan.to_json())
+    slot = data["groups"][0]["slots"][0] | {"channels": size, "repeat": repeat}
+    group = data["groups"][0] | {"size": size, "kept": [0], "slots": [slot]}
+    shapes = {slot["tensor"]: [size * repeat, 3, 3, 3]}
+    return json.dumps(data | {"groups": [group], "shapes": shapes, "orders": {}, "aliases": {}})
+
+
+@pytest.mark.parametrize(("size", "repeat"), [(10**9, 1), (10**13, 1), (10**30, 1), (8, 10**9), (10**5, 10**5)])
+def test_plans_whose_huge_numbers_agree_are_refused_without_memory(plan: fxprune.Plan, size: int, repeat: int) -> None:
+    text = inflated(plan, size, repeat)
+    assert fxprune.Plan.from_json(inflated(plan, 8)).kept_counts() == {"stem": 1}
+    tracemalloc.start()
+    try:
+        with refused(fxprune.PlanError, "plan"):
+            fxprune.Plan.from_json(text)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_plan_without_memory_to_read_it(plan: fxprune.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = plan.to_json()
+    monkeypatch.setattr("numpy.repeat", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+    with refused(fxprune.PlanError, "not a plan", "MemoryError"):
+        fxprune.Plan.from_json(text)
+
+
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", "3", '"plan"', "{" * 100_000, "[" * 100_000, "1" * 10_000])
 def test_texts_that_are_no_plan(text: str) -> None:
     with refused(fxprune.PlanError, "not a plan"):
@@ -410,7 +485,13 @@ def test_texts_that_are_no_plan(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"stem": {"__class__": 1}}, {"stem": {"forward": 1}}, {"": {"training": 0}}, {"stem": {"weight": 1}}]
+    "attributes",
+    [
+        *({"stem": {name: 1}} for name in ("__class__", "forward", "weight")),
+        *({"stem": {"groups": n}} for n in (0, 7, 10**30)),
+        *({"bn": {"_version": n}} for n in (1, 2, 7)),
+        {"": {"training": 0}},
+    ],
 )
 def test_a_plan_sets_only_widths(net: Net, plan: fxprune.Plan, attributes: dict[str, dict[str, int]]) -> None:
     """A plan file from elsewhere can't replace methods, modes or tensors."""
@@ -459,6 +540,25 @@ def test_what_cannot_be_copied() -> None:
     prune.random_unstructured(net[0], "weight", 0.5)
     with pytest.raises(fxprune.InputError, match=r"cannot be copied in 0.weight; remedy: .*prune.remove"):
         fxprune.prune(net, torch.zeros(1, 3), 0.5)
+
+
+@pytest.mark.parametrize("make", [threading.Lock, lambda: (n for n in range(3)), lambda: [{"inner": threading.Lock()}]])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, plan: fxprune.prune(model, X, 0.5),
+        lambda model, plan: fxprune.rewrite(model, plan),
+        lambda model, plan: fxprune.verify(model, plan, X),
+    ],
+    ids=["prune", "rewrite", "verify"],
+)
+def test_a_model_that_holds_what_cannot_be_copied(plan: fxprune.Plan, use: Use, make: Callable[[], Any]) -> None:
+    model = CASES["residual"].build()
+    model.bn.held = make()
+    before = footprint(model)
+    with refused(fxprune.InputError, "cannot be copied in bn.held", "cannot pickle", "take it off"):
+        use(model, plan)
+    assert footprint(model) == before
 
 
 def test_verify_on_other_inputs(net: Net, plan: fxprune.Plan) -> None:
@@ -589,3 +689,76 @@ def test_ratios_and_plans_of_other_types(net: Net) -> None:
         fxprune.prune(net, X, "0.5")  # type: ignore[arg-type]
     with pytest.raises(fxprune.PlanError, match="this is no plan; seen: Groups; remedy: give what a planner returns"):
         fxprune.rewrite(net, groups_of(net))  # type: ignore[arg-type]
+
+
+# Arguments of another kind
+
+
+WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError], str]] = {
+    "find_groups(model)": (lambda m, g, p: fxprune.find_groups(m), fxprune.InputError, "give what fxprune.trace"),
+    "cost(model)": (lambda m, g, p: fxprune.cost(m), fxprune.InputError, "give what fxprune.trace"),
+    "cost(graph, groups)": (lambda m, g, p: fxprune.cost(g.graph, g), fxprune.PlanError, "give what a planner returns"),
+    "rewrite(None)": (lambda m, g, p: fxprune.rewrite(None, p), fxprune.InputError, "seen: NoneType"),
+    "verify(None)": (lambda m, g, p: fxprune.verify(None, p, X), fxprune.InputError, "seen: NoneType"),  # type: ignore[arg-type]
+    "mask(None)": (lambda m, g, p: fxprune.mask(None, p), fxprune.InputError, "seen: NoneType"),  # type: ignore[arg-type]
+    "cut_state(model)": (lambda m, g, p: fxprune.cut_state(m, p), fxprune.InputError, "model.state_dict()"),
+    "cut_state(lists)": (
+        lambda m, g, p: fxprune.cut_state({"stem.weight": [1.0]}, p),  # type: ignore[dict-item]
+        fxprune.InputError,
+        "stem.weight is no Tensor; seen: list",
+    ),
+    "cut_state(groups)": (
+        lambda m, g, p: fxprune.cut_state(m.state_dict(), g),
+        fxprune.PlanError,
+        "give what a planner returns",
+    ),
+    "protect=None": (
+        lambda m, g, p: fxprune.prune(m, X, protect=None),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "what to protect is no name; seen: NoneType; remedy: give names or shell patterns",
+    ),
+    "protect=[module]": (
+        lambda m, g, p: fxprune.find_groups(g.graph, [m.stem]),
+        fxprune.InputError,
+        "what to protect is no name; seen: Conv2d; remedy: give names or shell patterns",
+    ),
+    "heads=None": (
+        lambda m, g, p: fxprune.find_groups(g.graph, heads=None),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "unknown choice of heads; seen: None",
+    ),
+    "heads={3}": (
+        lambda m, g, p: fxprune.find_groups(g.graph, heads={3: "count"}),  # type: ignore[dict-item]
+        fxprune.InputError,
+        "no module has the name or pattern; seen: 3",
+    ),
+    "plan([0])": (lambda m, g, p: g.plan([0]), fxprune.InputError, "give {group name: indices"),
+    "plan(ragged)": (
+        lambda m, g, p: g.plan({"stem": [[0], [1, 2]]}),
+        fxprune.InputError,
+        "kept channels are no list of indices in stem",
+    ),
+    "pickle(groups)": (lambda m, g, p: pickle.dumps(g), fxprune.InputError, "save the plan"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_of_another_kind(net: Net, plan: fxprune.Plan, name: str) -> None:
+    use, error, text = WRONG[name]
+    with pytest.raises(error, match=re.escape(text)):
+        use(net, groups_of(net), plan)
+
+
+def test_groups_can_be_copied_in_memory(net: Net) -> None:
+    groups = groups_of(net)
+    for again in (copy.copy(groups), copy.deepcopy(groups)):
+        assert [g.name for g in again] == [g.name for g in groups]
+        assert again.plan({"stem": [1, 2]}) == groups.plan({"stem": [1, 2]})
+    assert copy.copy(groups).graph is groups.graph
+    assert copy.deepcopy(groups).graph.model is not net
+
+
+def test_planned_groups_can_be_compared(plan: fxprune.Plan, net: Net) -> None:
+    one, other = plan.groups["stem"], groups_of(net).plan({}).groups["stem"]
+    assert one != other
+    assert {one, other, one} == {other, one}

@@ -34,10 +34,13 @@ def test_cut_keeps_what_it_should(
     assert np.array_equal(result.float().numpy(), expected)
 
 
+@pytest.mark.parametrize("last", [torch.channels_last, torch.channels_last_3d])
 @pytest.mark.parametrize("block", [64, 2**20])
-def test_cut_keeps_the_memory_format(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cut_keeps_the_memory_format(block: int, last: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[cut.__module__], "_BLOCK", block)
-    tensor = torch.rand(12, 8, 3, 3).contiguous(memory_format=torch.channels_last)
+    kernel = [3] * (2 if last is torch.channels_last else 3)
+    tensor = torch.rand(12, 8, *kernel).contiguous(memory_format=last)
     result = cut(tensor, {0: some(12, 0), 1: some(8, 1)})
-    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert result.is_contiguous(memory_format=last)
+    assert not result.is_contiguous()
     assert torch.equal(result, tensor[some(12, 0)][:, some(8, 1)])

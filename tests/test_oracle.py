@@ -2,8 +2,10 @@
 
 import copy
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ import torch
 from nets import CASES, Case, Net
 from oracle import ROUNDING, WRONG, check, random_plan
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fxprune
+from fxprune.attributes import mend
 
 
 def named(case: Case) -> str:
@@ -95,6 +99,39 @@ def test_modules_know_their_new_widths(name: str) -> None:
         }
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_layer_whose_weight_is_computed_knows_its_new_widths(inplace: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its newer form
+        first = nn.utils.spectral_norm(nn.Conv2d(3, 8, 3))
+    model, x = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.rand(1, 3, 8, 8)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    small = fxprune.rewrite(model, plan, inplace=inplace)
+    assert small[0].weight_orig.shape == (4, 3, 3, 3)
+    assert small[0].out_channels == 4
+    assert small(x).shape == (1, 4, 6, 6)
+
+
+def test_a_weight_norm_is_read_before_the_weight_of_the_last_forward() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layer = nn.utils.weight_norm(nn.Linear(3, 8))
+    layer.weight_v, layer.weight_g = nn.Parameter(layer.weight_v[:5]), nn.Parameter(layer.weight_g[:5])
+    assert mend(layer, {}).out_features == 5
+
+
+def test_a_pad_shrinks_to_nothing() -> None:
+    """The only width that may: where the channels before the padded ones go, and those behind them stay."""
+    model = Net(
+        lambda m, x: m.c((m.b(y := m.a(x)) + F.pad(y, (0, 0, 0, 0, m.before, m.behind))).relu()),
+        {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 8, 1), "c": nn.Conv2d(8, 2, 1), "before": 1, "behind": 3},
+    )
+    x = torch.rand(1, 3, 8, 8)
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"a": [0, 1], "b": [1, 2]})
+    assert plan.attributes == {"": {"before": 0, "behind": 2}}
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+
+
 def test_tied_parameters_stay_tied() -> None:
     case = CASES["tied_parameter"]
     small = fxprune.prune(case.build(), case.inputs(), 0.5).model
@@ -128,6 +165,77 @@ def test_cut_state_follows_the_plan() -> None:
     cut = fxprune.cut_state(average.state_dict(), plan)
     small.load_state_dict(cut)
     torch.testing.assert_close(small(*x), fxprune.rewrite(average, plan)(*x), rtol=0, atol=0)
+
+
+def _tied_weights() -> dict[str, nn.Module]:
+    parts = {name: nn.Conv2d(8, 8, 1) for name in "ab"}
+    parts["b"].weight = parts["a"].weight
+    return parts
+
+
+def _one_layer_twice() -> dict[str, nn.Module]:
+    return dict.fromkeys("ab", nn.Conv2d(8, 8, 1))
+
+
+State = dict[str, Tensor]
+
+
+def _clones(state: State, folder: Path) -> State:
+    """Tensors that do not know of one another any more."""
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _saved(state: State, folder: Path) -> State:
+    torch.save(state, folder / "state.pt")
+    return dict(torch.load(folder / "state.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("again", [_clones, _saved])
+@pytest.mark.parametrize("shared", [_tied_weights, _one_layer_twice])
+def test_cut_state_knows_all_names_of_a_shared_tensor(
+    shared: Callable[[], dict[str, nn.Module]], again: Callable[[State, Path], State], tmp_path: Path
+) -> None:
+    model = Net(
+        lambda m, x: m.head(m.b(m.a(m.stem(x)).relu()).relu()),
+        {"stem": nn.Conv2d(3, 8, 1), **shared(), "head": nn.Conv2d(8, 2, 1)},
+    )
+    result = fxprune.prune(model, torch.rand(1, 3, 8, 8), 0.5)
+    plan = fxprune.Plan.from_json(result.plan.to_json())
+    assert plan.aliases["b.weight"] == "a.weight"
+    cut = fxprune.cut_state(again(model.state_dict(), tmp_path), plan)
+    result.model.load_state_dict(cut)
+    assert cut["b.weight"].shape == (4, 4, 1, 1)
+
+
+def test_cut_state_passes_on_what_is_no_tensor() -> None:
+    """A module's extra state stands beside the tensors."""
+    case = CASES["residual"]
+    model = case.build()
+    plan = fxprune.prune(model, case.inputs(2), 0.5).plan
+    extra = {"version": 3}
+    assert fxprune.cut_state({**model.state_dict(), "_extra_state": extra}, plan)["_extra_state"] is extra
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, x, plan: fxprune.prune(model, x, 0.5).model,
+        lambda model, x, plan: fxprune.rewrite(model, plan),
+        lambda model, x, plan: fxprune.rewrite(model, plan, inplace=True),
+    ],
+    ids=["prune", "rewrite", "in place"],
+)
+def test_what_is_pruned_in_inference_mode_can_be_trained(make: Any) -> None:
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(2)
+    plan = fxprune.prune(case.build(), x, 0.5).plan
+    with torch.inference_mode():
+        small = make(model, x, plan)
+        state = fxprune.cut_state(case.build().state_dict(), plan)
+    assert not any(t.is_inference() for t in (*small.parameters(), *small.buffers()))
+    assert not any(state[name].is_inference() for name in plan.cuts())
+    small.train()(*x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
 
 
 def outputs_after_masking(model: torch.nn.Module, plan: fxprune.Plan, x: Any) -> Any:

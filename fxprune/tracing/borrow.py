@@ -189,6 +189,13 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return dict(first.values())
 
 
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Further names of shared parameters and buffers, as in a `state_dict`: {name: first name}."""
+    first = tensor_names(model)
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first[id(tensor)] for name, tensor in named if first[id(tensor)] != name}
+
+
 def set_training(model: nn.Module, training: bool) -> None:
     """Like `model.train(training)`, without the side effects that a model's own `train` may have."""
     for _, module in walk(model):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.attributes import holds_int
+from fxprune.attributes import int_of
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Analysis
 from fxprune.labelling.dims import WidthUse
@@ -67,7 +67,7 @@ def _weightless(analysis: Analysis, held: Held, path: str, module: nn.Module) ->
     attribute, dim = next(((name, dim) for kind, name, dim in _NORMS if isinstance(module, kind)), ("", 0))
     first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
     axes = analysis.labelling.axes[first.all_input_nodes[0]] if attribute and first is not None else None
-    if not isinstance(axes, Axes) or len(axes) < 2 or not holds_int(module, attribute):
+    if not isinstance(axes, Axes) or len(axes) < 2 or int_of(module, attribute) is None:
         return held
     labels = axes.known(dim % len(axes))
     if not isinstance(labels, np.ndarray):
