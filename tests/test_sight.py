@@ -218,3 +218,21 @@ def test_a_module_that_refuses_for_another_reason_ends_the_search() -> None:
     groups = fxprune.find_groups(fxprune.trace(model, x))
     plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
     assert fxprune.verify(model, plan, x) <= ROUNDING
+
+
+def not_a_number(m: Any, x: Tensor) -> Tensor:
+    return m.b(torch.where(x > 0, x, x * float("nan")).nan_to_num()) + x.shape[0]  # type: ignore[no-any-return]
+
+
+def of_another_sign(m: Any, x: Tensor) -> Tensor:
+    return m.b(x) * (x.shape[1] - 7)  # type: ignore[no-any-return]
+
+
+def of_nothing(m: Any, x: Tensor) -> Tensor:
+    return m.b(x) * (x.shape[1] - 3)  # type: ignore[no-any-return]
+
+
+def test_scalars_that_no_power_explains() -> None:
+    assert [g.name for g in fxprune.find_groups(fxprune.trace(Two(not_a_number).eval(), X))] == ["a"]
+    assert not len(fxprune.find_groups(fxprune.trace(Two(of_another_sign).eval(), X)))
+    assert not len(fxprune.find_groups(fxprune.trace(Two(of_nothing).eval(), X)))

@@ -50,6 +50,11 @@ def numbers(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, floa
         yield from ((a, b) for a, b in pairs if _is_number(a) and _is_number(b))  # type: ignore[misc]
 
 
+def differ(a: float, b: float) -> bool:
+    """Whether two numbers differ; no NaN differs from another."""
+    return a != b and (a == a or b == b)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

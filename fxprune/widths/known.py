@@ -29,7 +29,9 @@ def known_beforehand(analysis: Analysis, held: Held) -> Held:
         if type(module).forward is nn.MultiheadAttention.forward:
             held = _attention(analysis, held, path)
         elif module._parameters.get("weight") is None:
-            held = _weightless(analysis, held, path, module)
+            for kind, attribute, dim in _NORMS:
+                if isinstance(module, kind) and int_of(module, attribute) is not None:
+                    held = _weightless(analysis, held, path, attribute, dim)
     return held
 
 
@@ -62,14 +64,11 @@ _NORMS: tuple[tuple[type[nn.Module], str, int], ...] = (
 )
 
 
-def _weightless(analysis: Analysis, held: Held, path: str, module: nn.Module) -> Held:
+def _weightless(analysis: Analysis, held: Held, path: str, attribute: str, dim: int) -> Held:
     """A norm without a weight."""
-    attribute, dim = next(((name, dim) for kind, name, dim in _NORMS if isinstance(module, kind)), ("", 0))
     first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
-    axes = analysis.labelling.axes[first.all_input_nodes[0]] if attribute and first is not None else None
-    if not isinstance(axes, Axes) or len(axes) < 2 or int_of(module, attribute) is None:
-        return held
-    labels = axes.known(dim % len(axes))
+    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
+    labels = axes.known(dim % len(axes)) if isinstance(axes, Axes) and len(axes) > 1 else None
     if not isinstance(labels, np.ndarray):
         return held
     return replace(held, mends=(*held.mends, WidthUse(path, attribute, labels)))

@@ -211,9 +211,10 @@ class _Lesson:
             return
         rows, calls = absorbing_rows(d.node) if is_scaling(d.node) else ([], frozenset())
         divides = d.node.target._opname == "div"  # type: ignore[union-attr]
-        factor = present / recorded if divides else recorded / present
+        before, after = (recorded, present) if divides else (present, recorded)
+        factor = after / before if before else 0.0
         for g in self._near(d.node):
-            exponent = math.log(factor) / math.log(self._prediction.part(g)) if factor > 0 else math.inf
+            exponent = math.log(factor) / math.log(self._prediction.part(g)) if 0 < factor < math.inf else 0
             if abs(exponent * 4 - round(exponent * 4)) < 1e-4 and 0 < abs(exponent) <= 1:
                 if not rows:
                     self._fix_groups([g], d)

@@ -23,7 +23,7 @@ from fxprune.labelling.labels import Axes
 from fxprune.tracing import shapes
 from fxprune.tracing.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing.recorder import all_on_meta, meta_like
-from fxprune.widths.asked import asked, numbers, reshaped
+from fxprune.widths.asked import asked, differ, numbers, reshaped
 from fxprune.widths.prediction import Prediction
 
 aten = torch.ops.aten
@@ -240,13 +240,13 @@ class _Prober(TorchDispatchMode):
         if node is None or node.target is not aten.lift_fresh.default or args[0].dim() or args[0].is_meta:
             return
         recorded, present = node.args[0].meta.get("value"), float(args[0])  # type: ignore[union-attr]
-        if recorded is not None and recorded != present:
+        if recorded is not None and differ(recorded, present):
             what = f"constant {present:.4g} instead of {recorded:.4g}"
             self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
 
     def _check_scalars(self, node: fx.Node, args: Any, kwargs: Any) -> None:
         for recorded, present in numbers(node, args, kwargs):
-            if recorded != present:
+            if differ(recorded, present):
                 what = f"scalar {present:.4g} instead of {recorded:.4g}"
                 self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
 
