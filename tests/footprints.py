@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,27 +26,44 @@ def _module(module: nn.Module) -> dict[str, Any]:
 
 
 def _seen(value: Any, depth: int = 0) -> Any:
-    """A comparable image of a value: identity, and contents of containers and tensors."""
+    """A comparable image of a value: identity, and contents of containers, tensors, arrays, generators and objects."""
     if isinstance(value, Tensor):
         return _tensor(value)
-    if isinstance(value, dict) and depth < 4:
-        return id(value), [(str(k), _seen(v, depth + 1)) for k, v in value.items()]
-    if isinstance(value, list | tuple | set) and depth < 4:
-        return id(value), [_seen(v, depth + 1) for v in value]
     if isinstance(value, int | float | str | bytes | None):
         return value
-    return id(value)
+    if isinstance(value, np.ndarray):
+        return id(value), value.dtype, value.shape, value.tobytes()
+    for kind, state in _GENERATORS.items():
+        if isinstance(value, kind):
+            return id(value), state(value)
+    if depth >= 4:
+        return id(value)
+    if isinstance(value, dict):
+        return id(value), [(str(k), _seen(v, depth + 1)) for k, v in value.items()]
+    if isinstance(value, list | tuple | set | deque):
+        return id(value), [_seen(v, depth + 1) for v in value]
+    return id(value), [(name, _seen(v, depth + 1)) for name, v in _attributes(value).items()]
+
+
+_GENERATORS: dict[type, Callable[[Any], Any]] = {
+    random.Random: lambda g: hash(g.getstate()),
+    np.random.Generator: lambda g: str(g.bit_generator.state),
+    np.random.RandomState: lambda g: str(g.get_state()),
+    torch.Generator: lambda g: g.get_state().numpy().tobytes(),
+}
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """What an object of a class of the tests' own holds; others may hold the whole process."""
+    if type(value).__module__.partition(".")[0] in {"torch", *sys.stdlib_module_names} - {"types"}:
+        return {}
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {**getattr(value, "__dict__", {}), **{n: getattr(value, n) for n in slots if hasattr(value, n)}}
 
 
 def _tensor(t: Tensor) -> Any:
     """Identity, storage, bits, gradient and flags."""
-    bits = (
-        None
-        if t.is_meta
-        else t.detach().cpu().contiguous().view(-1).numpy().tobytes()
-        if t.dtype != torch.bfloat16
-        else None
-    )
+    bits = None if t.is_meta else t.detach().cpu().contiguous().view(-1).view(torch.uint8).clone().numpy().tobytes()
     grad = None if not t.is_leaf or t.grad is None else _tensor(t.grad)
     return id(t), t.data_ptr(), t.dtype, tuple(t.shape), t.stride(), t.requires_grad, bits, grad
 

@@ -1,6 +1,8 @@
 """Analysis leaves no footprints: the caller's model and the process are as they were, also after failures."""
 
+import functools
 import random
+import signal
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fxprune
+from fxprune.tracing.saved import Saved
+from fxprune.tracing.writes import Writes
 
 Stage = Callable[[nn.Module, Any], Any]
 
@@ -107,6 +111,160 @@ def test_a_forward_that_caches(stage: Stage) -> None:
     model, x = caching_net(), torch.rand(1, 3, 4, 4)
     with no_footprints(model, x):
         stage(model, x)
+
+
+# Writes into what a module holds
+
+
+class Slotted:
+    """An object without a `__dict__`; its second slot is empty."""
+
+    __slots__ = ("calls", "last", "queue")
+
+    def __init__(self) -> None:
+        self.calls, self.queue = 0, []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return Slotted()
+
+
+def note(slotted: Any, x: Tensor) -> None:
+    slotted.calls += 1
+    slotted.last = x
+    slotted.queue.append(x)
+
+
+def exchange(m: Any) -> None:
+    m.t.data = torch.ones(5)
+
+
+def norm_by_hand(m: Any, x: Tensor) -> None:
+    torch.batch_norm(x, None, None, m.mean, m.var, True, 0.1, 1e-5, False)
+
+
+WRITES: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, Any]]]] = {
+    "copy_": (lambda m, x: m.t.copy_(torch.ones(2)), lambda: {"t": torch.zeros(2)}),
+    "item": (lambda m, x: m.t.__setitem__(0, 5), lambda: {"t": torch.zeros(2)}),
+    "fill_": (lambda m, x: m.t.fill_(3), lambda: {"t": torch.zeros(2)}),
+    "zero_": (lambda m, x: m.t.zero_(), lambda: {"t": torch.ones(2, dtype=torch.bfloat16)}),
+    "view": (lambda m, x: m.t[1:].view(1).add_(1), lambda: {"t": torch.zeros(2)}),
+    "in a list": (lambda m, x: m.t["all"][0].add_(1), lambda: {"t": {"all": [torch.zeros(2)]}}),
+    "foreach": (lambda m, x: torch._foreach_add_(m.t, 1), lambda: {"t": [torch.zeros(2), torch.zeros(3)]}),
+    "data": (lambda m, x: exchange(m), lambda: {"t": torch.zeros(2)}),
+    "statistics": (norm_by_hand, lambda: {"mean": torch.zeros(3), "var": torch.ones(3)}),
+    "array": (lambda m, x: m.t.__setitem__(0, 5), lambda: {"t": np.zeros(2)}),
+    "objects in an array": (lambda m, x: m.t.__setitem__(0, 5), lambda: {"t": np.array([None, {}])}),
+    "NumPy generator": (lambda m, x: m.g.random(), lambda: {"g": np.random.default_rng(0)}),
+    "NumPy state": (lambda m, x: m.g.random_sample(), lambda: {"g": np.random.RandomState(0)}),
+    "torch generator": (lambda m, x: torch.rand(2, generator=m.g), lambda: {"g": torch.Generator()}),
+    "Python generator": (lambda m, x: m.g.random(), lambda: {"g": random.Random(0)}),
+    "slots": (lambda m, x: note(m.notes, x), lambda: {"notes": Slotted()}),
+    "slots in a tuple": (lambda m, x: note(m.notes[0], x), lambda: {"notes": (Slotted(), 1)}),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_writes_into_attributes(stage: Stage, name: str) -> None:
+    write, attributes = WRITES[name]
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        write(m, x)
+        return m.b(m.a(x))
+
+    model = Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), **attributes()}).eval()
+    x = torch.rand(1, 3, 4, 4)
+    with no_footprints(model, x):
+        stage(model, x)
+
+
+def renew(m: Any) -> None:
+    m.a.weight.data = m.a.weight.data * 2
+
+
+WEIGHT_WRITES: dict[str, Callable[[Any], Any]] = {
+    "clamp_": lambda m: m.a.weight.data.clamp_(-0.1, 0.1),
+    "a part": lambda m: m.a.weight.detach()[..., 0].zero_(),
+    "out=": lambda m: torch.mul(m.a.bias.detach(), 2, out=m.a.bias.detach()),
+    "data": renew,
+    "embedding": lambda m: m.table(torch.tensor([1, 2])),
+    "alias of a buffer": lambda m: m.alias.add_(1),
+}
+
+
+def weight_writer(write: Callable[[Any], Any]) -> Net:
+    """A net that follows its data, and writes to its own weights."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        if x.sum() > -1:
+            write(m)
+        return m.b(m.a(x))
+
+    parts = {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "table": nn.Embedding(4, 3, max_norm=0.5)}
+    model = Net(run, parts).eval()
+    model.register_buffer("steps", torch.zeros(3))
+    model.alias = model.steps[1:]
+    return model
+
+
+WITH_DATA: dict[str, Stage] = {
+    **{n: STAGES[n] for n in ("trace", "find_groups", "permutation on data", "rewrite", "verify", "prune")},
+    "gradients": scored(fxprune.scorers.Taylor(loss=lambda out, y: out.sum()), lambda x: [(x, 0)]),
+}
+
+
+@pytest.mark.parametrize("work", WITH_DATA.values(), ids=WITH_DATA)
+@pytest.mark.parametrize("write", WEIGHT_WRITES.values(), ids=WEIGHT_WRITES)
+def test_writes_to_weights_in_a_run_for_real(write: Callable[[Any], Any], work: Stage) -> None:
+    model, x = weight_writer(write), torch.rand(1, 3, 4, 4)
+    with no_footprints(model, x):
+        work(model, x)
+
+
+@pytest.mark.parametrize("treat", [fxprune.settle, fxprune.recalibrate], ids=lambda f: f.__name__)
+def test_treatments_keep_the_weights_that_the_forward_writes_to(treat: Callable[..., Any]) -> None:
+    model = weight_writer(WEIGHT_WRITES["clamp_"])
+    model.norm = nn.BatchNorm2d(3)
+    before = model.a.weight.clone()
+    treat(model, [torch.rand(2, 3, 4, 4)])
+    assert torch.equal(model.a.weight, before)
+
+
+def test_a_tensor_that_the_forward_resizes() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.t.resize_(99).fill_(1)
+        return m.b(m.a(x))
+
+    t = torch.zeros(2)
+    model = Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "t": t}).eval()
+    fxprune.trace(model, torch.rand(1, 3, 4, 4))
+    assert model.t is t
+    assert t.tolist() == [0, 0]
+
+
+def test_a_forward_that_caches_by_functools() -> None:
+    """Results for meta tensors do not stay in caches that the model's own runs read."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+            self.zeros = functools.lru_cache(self.offset.__wrapped__)
+
+        @functools.lru_cache  # noqa: B019, as users do
+        def offset(self) -> Tensor:
+            return torch.zeros(1, device=self.a.weight.device)
+
+        @property
+        @functools.cache  # noqa: B019
+        def one(self) -> Tensor:
+            return torch.ones((), device=self.a.weight.device)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) * self.one + self.offset() + self.zeros(self))
+
+    model, x = Cached().eval(), torch.rand(1, 3)
+    groups_of(model, x)
+    assert not model(x).is_meta
 
 
 def noisy(m: Any, x: Tensor) -> Tensor:
@@ -329,6 +487,67 @@ def test_interrupts(stage: Stage, interrupt: type[BaseException]) -> None:
         stage(model, x)
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("run", [caching, fails_on_meta], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("kind", "call"), [(Saved, 1), (Saved, 3), (Writes, 1)])
+def test_ctrl_c_while_the_model_is_given_back(
+    kind: Any, call: int, run: Callable[..., Tensor], after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore, calls = kind.restore, []
+
+    def interrupted(state: Any) -> None:
+        calls.append(state)
+        if len(calls) == call and not after:
+            signal.raise_signal(signal.SIGINT)
+        restore(state)
+        if len(calls) == call and after:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(kind, "restore", interrupted)
+    model, x = failing(run), torch.rand(1, 3, 4, 4)
+    with pytest.raises(KeyboardInterrupt), no_footprints(model, x):
+        fxprune.trace(model, x)
+
+
+class Interrupting(dict[Any, Any]):
+    """A cache that is cleared just when the user presses Ctrl-C."""
+
+    pressed = False
+
+    def clear(self) -> None:
+        super().clear()
+        if not self.pressed:
+            Interrupting.pressed = True
+            signal.raise_signal(signal.SIGINT)
+
+
+class Failing(dict[Any, Any]):
+    """A cache that cannot be cleared."""
+
+    def clear(self) -> None:
+        raise OSError("disk gone")
+
+
+def test_ctrl_c_between_clearing_a_cache_and_filling_it_again() -> None:
+    model, x = caching_net(), torch.rand(1, 3, 4, 4)
+    model.cache = Interrupting(kept=1)
+    with pytest.raises(KeyboardInterrupt), no_footprints(model, x):
+        fxprune.trace(model, x)
+    assert model.cache == {"kept": 1}
+
+
+def test_a_cache_that_cannot_be_put_back_costs_nothing_else() -> None:
+    model, x = caching_net(), torch.rand(1, 3, 4, 4)
+    before = footprint(model)[""]
+    model.cache = Failing(kept=1)
+    with pytest.raises(fxprune.TraceError, match="disk gone"):
+        fxprune.trace(model, x)
+    after = footprint(model)[""]
+    assert [k for k in before if before[k] != after[k]] == ["cache"]
+    assert not model.a.weight.is_meta
+    assert "forward" not in vars(model.a)
+
+
 def test_a_scorer_whose_data_fails() -> None:
     model, x = lived_in(), CASES["residual"].inputs()
 
@@ -374,6 +593,30 @@ def test_rewriting_keeps_modes_and_hooks() -> None:
         assert [m.training for m in small.modules()] == [m.training for m in lived_in().modules()]
         assert len(small.stem._forward_hooks) == len(small.b._forward_pre_hooks) == 1
         assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in lived_in().parameters()]
+
+
+# Default devices
+
+
+@pytest.mark.parametrize("analyse", [fxprune.trace, groups_of], ids=["trace", "find_groups"])
+@pytest.mark.parametrize("run", [caching, fails_on_meta], ids=["meta", "real"])
+def test_a_default_device(analyse: Stage, run: Callable[..., Tensor]) -> None:
+    """The user's default device is neither used for what the analysis makes nor changed by it."""
+    model = failing(run)
+    x = torch.rand(1, 3, 4, 4)
+    expected = analyse(model, x)
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        with no_footprints(model, x):
+            found = analyse(model, x)
+    finally:
+        torch.set_default_device(None if before == torch.device("cpu") else before)
+    if analyse is fxprune.trace:
+        assert [str(n) for n in found.fx.nodes] == [str(n) for n in expected.fx.nodes]
+    else:
+        assert [str(g) for g in found] == [str(g) for g in expected]
+        assert [str(f) for f in found.fixed] == [str(f) for f in expected.fixed]
 
 
 # Memory
@@ -458,9 +701,17 @@ def test_footprint_sees_what_it_must() -> None:
         lambda m: delattr(m, "seen"),
         lambda m: m._buffers.update(scratch=torch.zeros(3)),
         lambda m: m._non_persistent_buffers_set.clear(),
+        lambda m: m.half.add_(1),
+        lambda m: m.held[0].random(),
+        lambda m: m.held[1].fill(1),
+        lambda m: note(m.held[2], torch.zeros(1)),
+        lambda m: setattr(m.held[3], "x", 1),
+        lambda m: torch.rand(1, generator=m.held[4]),
     ]
     for change in changes:
         model = lived_in()
+        model.half = torch.ones(2, dtype=torch.bfloat16)
+        model.held = np.random.default_rng(0), np.zeros(2), Slotted(), SimpleNamespace(), torch.Generator()
         before = footprint(model)
         assert footprint(model) == before
         change(model)

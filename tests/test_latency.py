@@ -420,3 +420,17 @@ def test_models_without_data(tmp_path: Path) -> None:
 def test_nothing_to_prune(tmp_path: Path) -> None:
     latency = measured(nn.Linear(3, 2), tmp_path, torch.zeros(1, 3))
     assert latency({}) == latency.of() > 0
+
+
+def test_timed_forwards_are_not_watched_and_what_the_model_writes_to_is_put_back() -> None:
+    class Writing(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.data.mul_(2)
+            watched.append(torch._C._len_torch_dispatch_stack() > 0)
+            return super().forward(x)
+
+    net, watched = Writing(3, 2), list[bool]()
+    before = net.weight.clone()
+    fxprune.latency.by_turns([net], torch.rand(1, 3), runs=3)
+    assert watched == [True, True, False, False, False]
+    assert torch.equal(net.weight, before)

@@ -485,6 +485,11 @@ def test_program_takes_several_inputs_and_protects(app: typer.Typer, nets: Path)
         (["my_nets:broken"], "my_nets:broken raised RuntimeError: two lines"),
         (["my_nets:small", "--input-shape", "1,x"], "not a shape: '1,x'"),
         (["my_nets:small", "--input-shape", "1,0"], "not a shape: '1,0'"),
+        (
+            ["my_nets:small", "--input-shape", "9999999,9999999"],
+            "too large an input: '9999999,9999999'; give one",
+        ),
+        (["my_nets:small", "--input-shape", f"1,{10**20}"], "too large an input: '1,100000000000000000000'"),
         (["my_nets:small", "--input-shape", "1,5"], "mat1 and mat2"),
         (["my_nets:small", "--input-shape", "1,4", "--protect", "nobody"], "nothing has the name to protect"),
         (["my_nets:small", "--input-shape", "1,4", "--heads", "both"], "unknown choice of heads; seen: 'both'"),

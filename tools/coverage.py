@@ -12,12 +12,16 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torchvision_models as tv
@@ -28,27 +32,82 @@ from rich.console import Console
 from rich.progress import track
 from sources import fingerprint
 
+from fxprune.files import write_whole
 
-def _child(job: tuple[str, Options, int]) -> Row:
-    name, options, threads = job
+
+class _Job:
+    """A model's row, made in a fresh process."""
+
+    def __init__(self, name: str, options: Options, threads: int) -> None:
+        self.name, self._start = name, time.perf_counter()
+        context: Any = get_context("fork")
+        self.answer, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(sender, name, options, threads))
+        self._process.start()
+        sender.close()  # the child's is the only one left: the pipe ends when the child does
+
+    def row(self) -> Row:
+        """What the process has sent, or how it ended."""
+        try:
+            return self.answer.recv()  # type: ignore[no-any-return]
+        except EOFError:
+            self._process.join()
+            seconds = time.perf_counter() - self._start
+            error = _ending(self._process.exitcode)
+            return {"model": self.name, "family": tv.family(self.name), "error": error, "seconds": seconds}
+
+    def end(self) -> None:
+        self.answer.close()
+        self._process.kill()
+        self._process.join()
+
+
+def _work(sender: Connection, name: str, options: Options, threads: int) -> None:
     torch.set_num_threads(threads)
     os.nice(5)
-    return examine(name, options) | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    row = examine(name, options)
+    sender.send(row | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
+
+
+def _ending(code: int) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+    return f"the process {how} before it had an answer"
 
 
 def _rows(chosen: list[str], options: Options, jobs: int, threads: int) -> Iterator[Row]:
     """A fresh process for each model, so that memory is its own and a crash costs one row."""
-    with get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        work = [(name, options, threads) for name in chosen]
-        yield from pool.imap_unordered(_child, work, chunksize=1)
+    left, running = deque(chosen), dict[Any, _Job]()
+    try:
+        while left or running:
+            while left and len(running) < jobs:
+                job = _Job(left.popleft(), options, threads)
+                running[job.answer] = job
+            for answer in wait(list(running)):
+                job = running[answer]
+                row = job.row()
+                running.pop(answer).end()
+                yield row
+    finally:
+        for job in running.values():
+            job.end()
+
+
+def _known(out: Path | None) -> list[Row]:
+    """The rows of an earlier run."""
+    if out is None or not out.exists():
+        return []
+    try:
+        return json.loads(out.read_text())  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise typer.BadParameter(f"{out} holds no rows of an earlier run; delete it or give another name") from error
 
 
 def main(
     patterns: Annotated[list[str] | None, typer.Argument(help="Model names or shell patterns; all if none.")] = None,
     ratio: Annotated[float, typer.Option(help="Pruning ratio of every group.")] = 0.5,
-    export: Annotated[int, typer.Option(help="Seconds that torch.export may take for a model; 0: no export.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Models at a time.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of each.")] = 1,
+    export: Annotated[int, typer.Option(min=0, help="Seconds that torch.export may take; 0: no export.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each.")] = 1,
     out: Annotated[Path | None, typer.Option("--json", help="Keep all rows in this file.")] = None,
 ) -> None:
     """Prune every torchvision model and check what comes out.
@@ -61,14 +120,13 @@ def main(
         raise typer.BadParameter(f"no torchvision model is called {patterns}")
     console = Console(width=None if sys.stdout.isatty() else 130)
     run = {"ratio": ratio, "export": export, "fxprune": fingerprint()}
-    kept: list[Row] = json.loads(out.read_text()) if out and out.exists() else []
-    rows = [row for row in kept if row["model"] in chosen and row.get("run") == run]
+    rows = [row for row in _known(out) if row["model"] in chosen and row.get("run") == run]
     left = [name for name in chosen if name not in {row["model"] for row in rows}]
     work = _rows(left, Options(ratio, export), jobs, threads)
     for row in track(work, total=len(left), description="coverage", console=Console(stderr=True)):
         rows.append(row | {"run": run})
         if out:
-            out.write_text(json.dumps(rows, indent=1))
+            write_whole(out, json.dumps(rows, indent=1).encode())
     rows.sort(key=lambda r: (r["family"], r["model"]))
     show(rows, console)
     for r in rows:

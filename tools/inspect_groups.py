@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -29,6 +30,7 @@ from fxprune.files import write_whole
 
 _DEFAULT_SHAPE = (1, 3, 224, 224)
 _PIPE_WIDTH = 120
+_MOST_NUMBERS = 2**28  # of an input: a gigabyte
 
 
 def main(
@@ -158,6 +160,8 @@ def _shape(text: str) -> tuple[int, ...]:
         shape = ()
     if not shape or min(shape) < 1:
         _fail(f"not a shape: '{text}'; give positive numbers with commas, for instance 1,3,224,224")
+    if math.prod(shape) > _MOST_NUMBERS:
+        _fail(f"too large an input: '{text}'; give one of at most {_MOST_NUMBERS} numbers")
     return shape
 
 

@@ -5,4 +5,6 @@ recorder    appends the nodes
 shapes      answers the commonest calls on meta tensors at once
 thrift      runs on real tensors, where they must be, with little memory
 borrow      the caller's model: run it, change it, and give it back exactly as it was
+saved       what its modules hold beside parameters and buffers, noted and put back
+writes      tensors that a run writes to, kept from just before
 """

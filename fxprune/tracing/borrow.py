@@ -7,12 +7,10 @@ afterwards, also when the run fails: attributes, parameters, buffers, training f
 
 from __future__ import annotations
 
-import operator
 import random
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +20,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.tracing.saved import Saved, cached_methods
+from fxprune.tracing.writes import Writes
+
 Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -30,78 +31,42 @@ def borrowed(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
     """Whatever happens inside the block, `model` and the random states are afterwards what they were before.
 
     Args:
-        model: the module to protect; its parameters are not copied.
-        keep_buffers: run on copies of the buffers, because the model runs for real and may write to them.
+        model: the module to protect; of its parameters and other tensors, only those that are written to are copied.
+        keep_buffers: the model runs for real and may write to its tensors: run on copies of the buffers, and watch the
+            parameters. Without it only tensors that are neither are watched.
     """
-    saved = [_Saved(m) for _, m in walk(model)]
+    modules, seen = [m for _, m in walk(model)], set[int]()
+    saved = [Saved(m, seen) for m in modules]
+    real = [tensor for *_, tensor in _places(model)] if keep_buffers else []
+    writes = Writes([*real, *(t for s in saved for t in s.tensors)])
+    caches = [clear for kind in {type(m) for m in modules} for clear in cached_methods(kind)]
     with torch.inference_mode(False), torch.no_grad(), random_states():
         try:
             if keep_buffers:
                 swap_tensors(model, lambda _, t: t if isinstance(t, nn.Parameter) else t.detach().clone())
-            yield
+            with writes if writes else nullcontext():
+                yield
         finally:
-            for state in saved:
-                state.restore()
+            _finish([*(step for s in saved for step in s.steps), writes.restore, *caches])
 
 
-class _Saved:
-    """A module's attributes, and the contents of the containers and plain objects among them, at any depth."""
+def _finish(steps: Iterable[Callable[[], object]]) -> None:
+    """Carry out all steps, whatever interrupts them; then raise what has interrupted first.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._contents: list[tuple[Any, Any]] = []
-        self._empty: list[Any] = []  # most are: a module has a dozen empty dicts of hooks
-        self._save(module.__dict__, set())
-
-    def _save(self, container: Any, seen: set[int]) -> None:
-        seen.add(id(container))
-        self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
-        for value in container.values() if isinstance(container, dict) else container:
-            if type(value) in _PLAIN:
-                continue
-            inner = value if isinstance(value, _CONTAINERS) else _state(value)
-            if inner is None:
-                continue
-            if not inner:
-                self._empty.append(inner)
-            elif id(inner) not in seen:
-                self._save(inner, seen)
-
-    def restore(self) -> None:
-        for container in self._empty:
-            if container:
-                container.clear()
-        for container, contents in self._contents:
-            if not _same(container, contents):
-                container.clear()
-                (container.extend if isinstance(container, list | deque) else container.update)(contents)
-
-
-_CONTAINERS = (dict, list, set, deque)
-# Most attributes are of these types, which hold nothing.
-_PLAIN = frozenset([bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, type])
-_LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections"}
-
-
-def _state(value: Any) -> Any:
-    """What a tuple holds, or the attributes of an object of somebody's own class; None for all else.
-
-    Objects of libraries (loggers, locks, functions) lead to the state of the whole process.
+    A step that Ctrl-C interrupts is carried out again, one that fails is not.
     """
-    if isinstance(value, tuple):
-        return [v for v in value if type(v) not in _PLAIN] or None
-    kind = type(value)
-    if isinstance(value, type | nn.Module | Tensor) or kind.__module__.partition(".")[0] in _LIBRARIES:
-        return None
-    attributes = getattr(value, "__dict__", None)
-    return attributes if type(attributes) is dict else None
-
-
-def _same(container: Any, contents: Any) -> bool:
-    """Whether the very same objects are in the container, in the same order."""
-    if len(container) != len(contents):
-        return False
-    same = all(map(operator.is_, container, contents))
-    return same and (not isinstance(container, dict) or all(map(operator.is_, container.values(), contents.values())))
+    left, raised = deque(steps), list[BaseException]()
+    while left:
+        try:
+            while left:
+                left[0]()
+                left.popleft()
+        except BaseException as error:
+            raised.append(error)
+            if isinstance(error, Exception):
+                left.popleft()
+    if raised:
+        raise raised[0]
 
 
 @contextmanager

@@ -1,0 +1,167 @@
+"""What a module holds beside its parameters and buffers, noted and put back: attributes and what they lead to."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import random
+import sys
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import MemberDescriptorType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Saved:
+    """A module's attributes, and the contents of what they hold, at any depth.
+
+    That is containers, plain objects, arrays of up to 64 MB, random generators and the caches of functools.
+
+    Attributes:
+        tensors: those that are met on the way, neither parameters nor buffers of the module; their values are not kept.
+        steps: what puts all back; each stands alone, and may be repeated.
+    """
+
+    def __init__(self, module: nn.Module, seen: set[int]) -> None:
+        """Note all that is not in `seen`, the ids of what other modules hold as well."""
+        self.tensors: list[Tensor] = []
+        self._contents: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []  # most are: a module has a dozen empty dicts of hooks
+        self.steps: list[Callable[[], object]] = [self.restore]
+        for registry in (module._parameters, module._buffers):
+            if isinstance(registry, dict):  # a scripted module's are of its own kind
+                self._note(registry, seen)
+        self._save(module.__dict__, seen)
+
+    def _note(self, container: Any, seen: set[int]) -> None:
+        seen.add(id(container))
+        self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
+
+    def _save(self, container: Any, seen: set[int]) -> None:
+        self._note(container, seen)
+        for value in container.values() if isinstance(container, dict) else container:
+            if type(value) in _PLAIN:
+                continue
+            inner = value if isinstance(value, _CONTAINERS) else self._look_into(value, seen)
+            if inner is None:
+                continue
+            if not inner:
+                self._empty.append(inner)
+            elif id(inner) not in seen:
+                self._save(inner, seen)
+
+    def _look_into(self, value: Any, seen: set[int]) -> Any:
+        """The container of what a value holds; None for one that holds nothing, or whose state is kept otherwise."""
+        if isinstance(value, tuple):
+            return [v for v in value if type(v) not in _PLAIN] or None
+        kind = type(value)
+        if isinstance(value, type | nn.Module):
+            return None
+        if isinstance(value, Tensor):
+            self.tensors.append(value)
+            return None
+        if issubclass(kind, _STATEFUL) and id(value) not in seen:
+            seen.add(id(value))
+            self.steps += _undoing(value)
+        return None if kind.__module__.partition(".")[0] in _LIBRARIES else self._attributes(value, seen)
+
+    def _attributes(self, value: Any, seen: set[int]) -> Any:
+        """The attributes of an object of somebody's own class.
+
+        Objects of libraries (loggers, locks, functions) lead to the state of the whole process.
+        """
+        attributes = getattr(value, "__dict__", None)
+        attributes = attributes if type(attributes) is dict else None
+        slots = _slots(type(value))
+        if not slots or id(value) in seen:
+            return attributes
+        seen.add(id(value))
+        held = [_content(slot, value) for slot in slots]
+        self.steps += [partial(_fill, slot, value, before) for slot, before in zip(slots, held, strict=True)]
+        return [*held, attributes]
+
+    def restore(self) -> None:
+        """Put back the contents of the containers, attributes included."""
+        for container in self._empty:
+            if container:
+                container.clear()
+        for container, contents in self._contents:
+            if not _same(container, contents):
+                container.clear()
+                (container.extend if isinstance(container, list | deque) else container.update)(contents)
+
+
+_CONTAINERS = (dict, list, set, deque)
+# Most attributes are of these types, which hold nothing.
+_PLAIN = frozenset([bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, type])
+_LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections"}
+# Objects of libraries whose state is their own.
+_STATEFUL = (
+    *(np.ndarray, np.random.Generator, np.random.BitGenerator, np.random.RandomState),
+    *(torch.Generator, random.Random, functools._lru_cache_wrapper),
+)
+_LARGEST_ARRAY = 2**26  # bytes; larger ones are tables to read from, and a copy would be felt
+
+
+def _undoing(value: Any) -> list[Callable[[], object]]:
+    """What puts a generator or an array back to its present state, or empties a cache."""
+    match value:
+        case np.ndarray() if value.nbytes <= _LARGEST_ARRAY and value.flags.writeable:
+            return [partial(np.copyto, value, value.copy())]
+        case np.random.Generator():
+            return _undoing(value.bit_generator)
+        case np.random.BitGenerator():
+            return [partial(setattr, value, "state", value.state)]
+        case np.random.RandomState():
+            return [partial(value.set_state, value.get_state())]
+        case torch.Generator():
+            return [partial(value.set_state, value.get_state())]
+        case random.Random() if not isinstance(value, random.SystemRandom):
+            return [partial(value.setstate, value.getstate())]
+        case functools._lru_cache_wrapper():
+            return [value.cache_clear]
+    return []
+
+
+def cached_methods(kind: type) -> list[Callable[[], None]]:
+    """What empties the caches of a class's methods: functools keeps there what a run on other tensors has computed."""
+    found = [v for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES for v in vars(c).values()]
+    bare = [v.fget if isinstance(v, property) else getattr(v, "__func__", v) for v in found]
+    return [f.cache_clear for f in bare if isinstance(f, functools._lru_cache_wrapper)]
+
+
+def _slots(kind: type) -> list[MemberDescriptorType]:
+    return [v for c in kind.__mro__ for v in vars(c).values() if isinstance(v, MemberDescriptorType)]
+
+
+def _content(slot: MemberDescriptorType, value: Any) -> Any:
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return _NOTHING
+
+
+def _fill(slot: MemberDescriptorType, value: Any, before: Any) -> None:
+    """Put back what a slot held; past the object's own `__setattr__`, which may refuse."""
+    if _content(slot, value) is before:
+        return
+    if before is _NOTHING:
+        slot.__delete__(value)
+    else:
+        slot.__set__(value, before)
+
+
+_NOTHING = object()  # what a slot holds that was never set
+
+
+def _same(container: Any, contents: Any) -> bool:
+    """Whether the very same objects are in the container, in the same order."""
+    if len(container) != len(contents):
+        return False
+    same = all(map(operator.is_, container, contents))
+    return same and (not isinstance(container, dict) or all(map(operator.is_, container.values(), contents.values())))
