@@ -79,7 +79,7 @@ def check(name: str, most: int) -> None:
     plan = random_plan(model, groups, 0.5)
     # Optical flow is refined in twelve rounds, each of which magnifies the rounding of those before.
     assert fxprune.verify(model, plan, x) <= (WRONG if tv.family(name) == "optical flow" else ROUNDING)
-    pruned = [g.name for g in groups]
+    pruned = [g.name for g in groups if g.size > 2]  # of two channels one stays, and one has no order
     assert blind_spots(model, plan, ends_and_middle(pruned), x, most) == []
 
 

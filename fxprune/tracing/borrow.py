@@ -2,7 +2,8 @@
 
 Tracing and probing run the model's own Python code, with meta tensors in the place of its weights. They do so on the
 caller's very object (a copy would lose identities that code may rely on, and cost memory) and undo everything
-afterwards, also when the run fails: attributes, parameters, buffers, training flags, random states.
+afterwards, also when the run fails: attributes and what they lead to, parameters, buffers, training flags, random
+states. What the code reaches by no attribute of a module (globals, closures) is not looked after.
 """
 
 from __future__ import annotations
