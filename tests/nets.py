@@ -441,12 +441,12 @@ def channel_shuffle_module(m: Any, x: Tensor) -> Tensor:
     return m.head(m.shuffle(m.b(m.a(x).relu())))
 
 
-@case(IMAGE, lambda: {"a": conv(3, 8), "head": conv(8, 2), "shuffle": nn.ChannelShuffle(4)})
+@case(IMAGE, lambda: {"a": conv(3, 12), "head": conv(12, 2), "shuffle": nn.ChannelShuffle(4)})
 def channel_shuffle_of_many_groups(m: Any, x: Tensor) -> Tensor:
     return m.head(m.shuffle(m.a(x)).relu())
 
 
-@case(IMAGE, lambda: {"a": conv(3, 12), "head": conv(12, 2)})
+@case(IMAGE, lambda: {"a": conv(3, 18), "head": conv(18, 2)})
 def channel_shuffle_by_a_literal(m: Any, x: Tensor) -> Tensor:
     return m.head(F.channel_shuffle(m.a(x), 6).relu())
 

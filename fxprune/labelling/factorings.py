@@ -1,9 +1,9 @@
 """Resolve the factorings: decide for each grid which factor shrinks, all together, and unite the labels accordingly.
 
 The kept set of a grid must stay a rectangle, so exactly one factor shrinks and the others are fixed. Grids share
-factors (both ends of a grouped convolution share its groups) and labels (one stream under many GroupNorms), so
-grids are decided in passes with common marks; those that leave no choice go first, since they may fix the others. Of
-the factors that nothing fixes:
+factors (both ends of a grouped convolution share its groups) and labels (one stream under many GroupNorms), so the
+choice is made in one pass over all grids with common marks, and repeated only while something new became fixed. Of the
+factors that nothing fixes:
 
 1. the only one along which the flat labels vary, while along the others they are tied to one another; otherwise, among
    those along which they vary (among all, if there are none):
@@ -61,7 +61,7 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             break
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
-        for factoring in first or splits or _forced(pending, of, marks) or pending:
+        for factoring in first or splits or _obvious_first(pending, of):
             asked = _asked_for(factoring, heads) if splits and not first else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
@@ -93,12 +93,8 @@ def _leading(
                 for labels in _arrays(f.factors if f.split else [f.flat]):
                     made[of[labels]] = marks[of[labels]] != _STAYS
     own = [f for f in pending if not any(made[of[d]].any() for d in _arrays([f.flat] if f.split else f.factors))]
-    return _forced(own, of, marks), [f for f in own if f.split]
-
-
-def _forced(pending: list[Factoring], of: Labels, marks: npt.NDArray[np.int8]) -> list[Factoring]:
-    """The grids that leave no choice. What they fix may decide the others."""
-    return [f for f in pending if len(_varying(f, of)) == 1 or len(_able(f, of, marks)) < 2]
+    forced = [f for f in own if _evident(f, of) is not None or len(_able(f, of, marks)) < 2]
+    return forced, [f for f in own if f.split]
 
 
 def _arrays(dims: Iterable[Dim]) -> list[Labels]:
@@ -128,6 +124,16 @@ def _marks(of: Labels, fixes: list[Fix], chosen: dict[Factoring, int]) -> npt.ND
     if fixes:
         marks[of[np.concatenate([f.labels for f in fixes])]] = _STAYS
     return marks
+
+
+def _obvious_first(pending: list[Factoring], of: Labels) -> list[Factoring]:
+    return sorted(pending, key=lambda f: _evident(f, of) is None)
+
+
+def _evident(f: Factoring, of: Labels) -> int | None:
+    """The only factor along which the flat labels vary, if there is just one."""
+    varying = _varying(f, of)
+    return varying[0] if len(varying) == 1 else None
 
 
 def _varying(f: Factoring, of: Labels) -> list[int]:

@@ -50,7 +50,8 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
     for name, reason in fixed.items():
         held = held.fix([name], reason)
     held = known_beforehand(analysis, held)
-    sighted = sees_widths(analysis.labelling.graph)
+    graph = analysis.labelling.graph
+    sighted = graph.on_meta and sees_widths(graph)  # what runs on data may refuse to run without
     if not doubtful(analysis) and not sighted:
         return held
     strikes: Counter[fx.Node] = Counter()
