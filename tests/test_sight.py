@@ -86,8 +86,9 @@ def test_what_cannot_follow_is_fixed_with_the_reason(run: Run) -> None:
     model = Two(run).eval()
     groups = fxprune.find_groups(fxprune.trace(model, X))
     assert not len(groups)
-    reason = next(f.reason for f in groups.fixed if (f.tensor, f.dim) == ("a.weight", 0))
-    assert reason.startswith("the model's code")
+    fixed = next(f for f in groups.fixed if (f.tensor, f.dim) == ("a.weight", 0))
+    assert fixed.reason.startswith("the model's code")
+    assert fixed.where.startswith("test_sight.py:")
 
 
 def scaled(m: Any, x: Tensor) -> Tensor:

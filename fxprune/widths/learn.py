@@ -253,7 +253,7 @@ class _Lesson:
     def _explains(self, node: fx.Node, guesser: guess.Guesser, refusal: Refusal) -> bool:
         """Whether a guess for the length of a dim of the call's result explains the refusal."""
         dims = [dim for dim in self._dims(node) if isinstance(dim, np.ndarray) and len(self._prediction.carried([dim]))]
-        self._wanted = [(Difference(node, (), (), refusal.what, refusal.module), [dim]) for dim in dims]
+        self._wanted = [(Difference(node, (), (), refusal.what, refusal.where), [dim]) for dim in dims]
         return len(list(self._unresolved(guesser, {}, refusal))) < len(dims)
 
     def _together(self, refusal: Refusal) -> bool:
@@ -285,7 +285,7 @@ class _Lesson:
         """The forward raised: what the last call made keeps its width; else what the module's code goes on with; else
         all in the innermost module with groups left.
         """
-        reason = (f"the model's code refuses other widths: {refusal.what}", refusal.module)
+        reason = (f"the model's code refuses other widths: {refusal.what}", refusal.where)
         if refusal.diverged:
             unseen = self._prediction.carried_by_doubtful(refusal.unseen)
             reason = ("whether the model's code holds this width could not be seen", refusal.what)

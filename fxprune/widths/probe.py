@@ -6,6 +6,7 @@ import linecache
 import operator
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ class Refusal:
     Attributes:
         module: where.
         what: what it said.
+        where: the line of the model's code, and the module.
         after: the last call before it.
         unseen: the recorded calls behind it.
         diverged: the model follows its data, and has taken another way on meta tensors.
@@ -64,6 +66,7 @@ class Refusal:
 
     module: str
     what: str
+    where: str = ""
     after: fx.Node | None = None
     unseen: Sequence[fx.Node] = ()
     diverged: bool = False
@@ -171,7 +174,7 @@ class _Prober(TorchDispatchMode):
             last = nodes[done - 1] if done else None
             diverged = isinstance(error, Diverged) and not self._graph.on_meta
             module = self.stack[-1] if self.stack else ""
-            self.refusal = Refusal(module, _brief(error), last, nodes[done:], diverged)
+            self.refusal = Refusal(module, _brief(error), _raised_at(error, module), last, nodes[done:], diverged)
             return False
         return True
 
@@ -256,10 +259,7 @@ class _Prober(TorchDispatchMode):
         frame = sys._getframe(2)
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_MACHINERY):
             frame = frame.f_back
-        file, number = frame.f_code.co_filename, frame.f_lineno
-        source = linecache.getline(file, number).strip()
-        module = f" in {node.meta['module']}" if node.meta["module"] else ""
-        return f"{Path(file).name}:{number} `{source[:80]}`{module}"
+        return _shown(frame.f_code.co_filename, frame.f_lineno, node.meta["module"])
 
 
 _TORCH = Path(torch.__file__).parent
@@ -269,6 +269,18 @@ _MACHINERY = (
     *(str(_TORCH / name) for name in ("_ops", "_compile", "_dynamo", "utils", "_tensor.py", "overrides.py")),
     *(str(_TORCH / name) for name in ("functional.py", "nn/functional.py", "_jit_internal.py")),
 )
+
+
+def _raised_at(error: BaseException, module: str) -> str:
+    """The innermost line of the model's code that an error came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((*_MACHINERY, str(_TORCH / "nn" / "modules")))]
+    return _shown(own[-1].filename, own[-1].lineno or 0, module) if own else module
+
+
+def _shown(file: str, number: int, module: str) -> str:
+    source = linecache.getline(file, number).strip()
+    return f"{Path(file).name}:{number} `{source[:80]}`" + (f" in {module}" if module else "")
 
 
 class _Reshapes(TorchFunctionMode):
