@@ -83,17 +83,19 @@ def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool]) -> bool:
     return name in _UNARY and (not inputs or zero[inputs[0]])
 
 
-# Layers: which argument is the bias, and which dim of the result, from behind, it lies along (None: dim 1).
-_BIASES = {"addmm": (0, 1), "linear": (2, 1), "convolution": (2, None)}
+# Layers: which argument is the bias, and which dim of the result it lies along.
+_BIASES = {"addmm": (0, -1), "linear": (2, -1), "convolution": (2, 1)}
 
 
 def _shifted(node: fx.Node, labelling: Labelling) -> bool:
     """Whether a layer adds its bias to all of a labelled dim that is not its own: channels lie beside what it mixes."""
-    at, behind = _BIASES.get(_name(node), (0, None))
-    if _name(node) not in _BIASES or _argument(node, at, "bias", None) is None:
+    if (name := _name(node)) not in _BIASES:
+        return False
+    argument, own = _BIASES[name]
+    if _argument(node, argument, "bias", None) is None:
         return False
     axes: Any = labelling.axes[node]
-    own = 1 if behind is None else len(axes) - behind
+    own %= len(axes)
     return any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)) if i != own)
 
 

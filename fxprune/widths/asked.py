@@ -38,9 +38,7 @@ def asked(node: fx.Node, args: Any) -> list[int | None]:
 
 
 # Calls whose numbers are no sizes, but values.
-_VALUED = frozenset(
-    "full full_like new_full scalar_tensor masked_fill addcmul addcdiv addmm baddbmm constant_pad_nd".split()
-).union(pointwise.RULES)
+_VALUED = frozenset("full new_full scalar_tensor addmm baddbmm constant_pad_nd".split()).union(pointwise.RULES)
 
 
 def numbers(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, float]]:

@@ -49,7 +49,8 @@ def absorbing_rows(call: fx.Node) -> tuple[Rows, frozenset[str]]:
         run in training mode was recorded that uses the same parameters.
     """
     rows, like = _producing_rows(call.args[0]), []  # type: ignore[arg-type]
-    used = [n for n in call.graph.nodes if n.op == "get_attr" and n.target in {name for name, _ in rows}]
+    names = {name for name, _ in rows}
+    used = [n for n in call.graph.nodes if n.op == "get_attr" and n.target in names]
     if any(not _same_run(user, call) for n in used for user in n.users):
         like = [n for n in call.graph.nodes if _alike(n, call) and _equal(_producing_rows(n.args[0]), rows)]
         rows = rows if like else []
