@@ -18,7 +18,7 @@ from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.grouping.analysis import Group
 from fxprune.grouping.reasons import FixedDim
-from fxprune.groups import Groups, find_groups
+from fxprune.analysis.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan import Plan, Slot
 from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct, settle

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.cost import Cost, cost
 from fxprune.errors import InputError
-from fxprune.groups import Groups, find_groups
+from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan import Plan
 from fxprune.planners.uniform import Uniform, check_ratio
 from fxprune.rewrite import rewrite

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 import fxprune
 from fxprune import report
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.report.flow import Flow, flow
 from fxprune.report.rows import Line, Size, layout
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan
 from fxprune.scorers.base import check_scores
 

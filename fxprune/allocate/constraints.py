@@ -10,7 +10,7 @@ from typing import TypeVar
 from fxprune.allocate.units import Unit
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups, matches, touches
+from fxprune.analysis.groups import Groups, matches, touches
 
 V = TypeVar("V", int, float)
 

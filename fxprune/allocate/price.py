@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fxprune.allocate.units import Unit
 from fxprune.cost import CostModel, cost_model
 from fxprune.errors import InputError
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Ints
 
 Floats = npt.NDArray[np.float64]

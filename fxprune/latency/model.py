@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Analysis
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.latency.calls import Call, calls_of
 from fxprune.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
 from fxprune.latency.table import LatencyTable, Setting, default_folder, key_of

@@ -17,7 +17,7 @@ from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.price import Measure
 from fxprune.cost import Cost
 from fxprune.errors import InputError
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution

@@ -15,7 +15,7 @@ from fxprune.allocate.knapsack import Ladder, fill
 from fxprune.allocate.price import Floats, Measure, Price
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Ints, Plan
 from fxprune.scorers.base import check_scores, share
 

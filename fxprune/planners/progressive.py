@@ -19,7 +19,7 @@ from fxprune.allocate.price import Measure, Price
 from fxprune.allocate.units import Unit
 from fxprune.cost import Cost
 from fxprune.errors import InputError
-from fxprune.groups import Groups, find_groups
+from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan import Ints
 from fxprune.planners.budget import check_budget
 from fxprune.planners.kitchen import Cut, Kitchen, Refit

@@ -12,7 +12,7 @@ from fxprune.allocate.choose import as_array, keep_best
 from fxprune.allocate.compete import Normalise, Pool, everyone, relative
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan
 from fxprune.planners.uniform import check_ratio
 from fxprune.scorers.base import check_scores

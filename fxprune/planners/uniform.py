@@ -10,7 +10,7 @@ from torch import Tensor
 from fxprune.allocate.choose import keep_best
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints, check_patterns, first_fit
 from fxprune.errors import InputError
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from fxprune.cost import cost, cost_model
 from fxprune.grouping.analysis import Group
 from fxprune.grouping.reasons import FixedDim
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 
 ROLES = ("producer", "consumer", "other")

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import networkx as nx
 
 from fxprune.grouping.reasons import FixedDim
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 
 Kind = Literal["group", "kept", "fixed", "input", "output", "joint"]
 _BOUNDARIES: tuple[Kind, ...] = ("input", "output")

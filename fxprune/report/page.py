@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from xml.etree import ElementTree as ET
 
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.report.data import GroupRow, fixed_rows, group_rows
 from fxprune.report.flow import flow
 from fxprune.report.ink import clean

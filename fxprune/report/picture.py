@@ -8,7 +8,7 @@ from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 from fxprune.cost import cost
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.report import ink
 from fxprune.report.data import GroupRow, group_rows
 from fxprune.report.flow import Edge, Flow, Node, flow

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.report.data import fixed_rows, group_rows
 
 

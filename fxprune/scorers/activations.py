@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError

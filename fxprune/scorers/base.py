@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_data
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 
 Scores = dict[str, Tensor]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, per_channel, share

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_option
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share
 

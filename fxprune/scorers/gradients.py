@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.batches import Batch
 from fxprune.errors import InputError, check_option
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
 from fxprune.scorers.losses import Loss, cross_entropy, differentiate, each_loss, logits_of, require_targets

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from fxprune.gram.collect import Positions, Sampling, responses
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import Floats, in_order, joint, require_readers
 

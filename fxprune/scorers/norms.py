@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores, along, makers, per_channel
 from fxprune.tracing.borrow import tensors_of
 

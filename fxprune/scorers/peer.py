@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.tracing.borrow import borrowed

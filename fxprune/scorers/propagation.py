@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, per_channel, share
 from fxprune.scorers.wiring import execution_order, gains_behind, grouped

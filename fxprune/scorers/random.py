@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.grouping.analysis import Group
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, along, makers
 from fxprune.tracing.borrow import tensors_of

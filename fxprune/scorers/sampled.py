@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_option
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers

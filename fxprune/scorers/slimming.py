@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError, per_channel
 from fxprune.scorers.wiring import norms
 from fxprune.tracing.borrow import tensors_of

@@ -15,7 +15,7 @@ from fxprune.errors import InputError
 from fxprune.gram.channels import Responses
 from fxprune.gram.collect import Positions, Reader, Sampling, readings, responses
 from fxprune.gram.sums import Gram
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError
 
 Floats = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune.cost import Cost, cost_model
 from fxprune.errors import InputError
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
 from fxprune.search.checkpoint import plan_of, restore

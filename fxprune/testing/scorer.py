@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import FxpruneError, InputError
-from fxprune.groups import Groups
+from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scorer
 from fxprune.testing.footprint import changes, footprint
 from fxprune.testing.subjects import SUBJECTS, Subject

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.groups import Groups, find_groups
+from fxprune.analysis.groups import Groups, find_groups
 from fxprune.sampler import add_samplers
 from fxprune.tracing.trace import trace
 

@@ -1,0 +1,1 @@
+"""Costs: what a plan leaves of MACs, parameters and time."""

@@ -1,0 +1,1 @@
+"""Plan: which channels stay, as a value, and its file."""

@@ -1,0 +1,1 @@
+"""Rewriting: an ordinary smaller model from a model and a plan."""

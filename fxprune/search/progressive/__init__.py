@@ -1,0 +1,1 @@
+"""Progressive channel pruning: a few channels of a few layers at a time."""

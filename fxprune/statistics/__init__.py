@@ -1,0 +1,1 @@
+"""Statistics: what layers read and give on data."""

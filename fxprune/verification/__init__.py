@@ -1,0 +1,1 @@
+"""Verification: the pruned model equals the masked one."""
