@@ -16,8 +16,8 @@ from fxprune import latency, planners, report, rules, scorers, search, testing
 from fxprune.attention import untie_attention
 from fxprune.cost import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
-from fxprune.grouping.analysis import Group
-from fxprune.grouping.reasons import FixedDim
+from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan import Plan, Slot

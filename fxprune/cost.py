@@ -17,8 +17,8 @@ import scipy.sparse as sp
 from torch import fx, nn
 
 from fxprune.errors import PlanError, check_kind
-from fxprune.grouping.analysis import Analysis
-from fxprune.grouping.balance import analyse
+from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.grouping.balance import analyse
 from fxprune.labelling.dims import Dim
 from fxprune.labelling.factorings import Heads
 from fxprune.labelling.labels import Axes

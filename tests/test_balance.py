@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
-from fxprune.grouping.balance import balances
+from fxprune.analysis.grouping.balance import balances
 
 
 def shuffled(x: Tensor) -> Tensor:

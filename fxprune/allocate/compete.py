@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 
 Normalise = Callable[[Tensor], Tensor]
 """Scores of one group, of shape (channels,), to scores that are comparable between groups, of the same shape."""

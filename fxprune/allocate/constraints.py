@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fxprune.allocate.units import Unit
 from fxprune.errors import InputError
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups, matches, touches
 
 V = TypeVar("V", int, float)

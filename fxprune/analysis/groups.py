@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.errors import InputError, check_kind
-from fxprune.grouping.analysis import Analysis, Group, mended
-from fxprune.grouping.balance import Balance, Steps, analyse, balances, steps
-from fxprune.grouping.reasons import FixedDim
+from fxprune.analysis.grouping.components import Analysis, Group, mended
+from fxprune.analysis.grouping.balance import Balance, Steps, analyse, balances, steps
+from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.borrow import aliases_of, walk

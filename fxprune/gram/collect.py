@@ -15,7 +15,7 @@ from fxprune.errors import InputError
 from fxprune.gram.channels import Responses, owners
 from fxprune.gram.patches import draw, inputs_at, most_varied
 from fxprune.gram.sums import Gram
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction, observing
 from fxprune.plan import Slot

@@ -26,7 +26,7 @@ class Fixed:
 class Loose:
     """One axis of a grid of labels that only moves: a shuffle splits a dim into a grid, turns it and merges it again.
 
-    Rows of such a grid keep equally many indices, but not the same ones (see `fxprune.grouping.balance`).
+    Rows of such a grid keep equally many indices, but not the same ones (see `fxprune.analysis.grouping.balance`).
 
     Attributes:
         flat: labels of the whole grid.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.grouping.analysis import Analysis
+from fxprune.analysis.grouping.components import Analysis
 from fxprune.labelling.dims import Loose
 from fxprune.labelling.labels import Axes
 

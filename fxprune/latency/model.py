@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.errors import InputError
-from fxprune.grouping.analysis import Analysis
+from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.groups import Groups
 from fxprune.latency.calls import Call, calls_of
 from fxprune.latency.grid import Floats, Surfaces, grid, points, rising, surfaces

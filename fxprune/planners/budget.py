@@ -14,7 +14,7 @@ from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.knapsack import Ladder, fill
 from fxprune.allocate.price import Floats, Measure, Price
 from fxprune.errors import InputError
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Ints, Plan
 from fxprune.scorers.base import check_scores, share

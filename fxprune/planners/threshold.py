@@ -11,7 +11,7 @@ from torch import Tensor
 from fxprune.allocate.choose import as_array, keep_best
 from fxprune.allocate.compete import Normalise, Pool, everyone, relative
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan
 from fxprune.planners.uniform import check_ratio

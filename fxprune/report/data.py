@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from fxprune.cost import cost, cost_model
-from fxprune.grouping.analysis import Group
-from fxprune.grouping.reasons import FixedDim
+from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import networkx as nx
 
-from fxprune.grouping.reasons import FixedDim
+from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
 
 Kind = Literal["group", "kept", "fixed", "input", "output", "joint"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.report.data import fixed_rows, group_rows
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_data
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 

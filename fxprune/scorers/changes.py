@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import InputError
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction
 from fxprune.plan import Slot

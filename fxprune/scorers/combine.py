@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_option
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.grouping.analysis import Group
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, along, makers

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxprune.attributes import int_of
 from fxprune.errors import InputError
-from fxprune.grouping.analysis import Analysis
+from fxprune.analysis.grouping.components import Analysis
 from fxprune.labelling.dims import WidthUse
 from fxprune.labelling.labels import Axes
 from fxprune.tracing.borrow import walk

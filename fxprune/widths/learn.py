@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.grouping.analysis import Analysis, mended
-from fxprune.grouping.balance import balances
+from fxprune.analysis.grouping.components import Analysis, mended
+from fxprune.analysis.grouping.balance import balances
 from fxprune.labelling.dims import Labels, WidthUse
 from fxprune.labelling.factorings import Heads
 from fxprune.labelling.labels import Axes

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
-from fxprune.grouping.analysis import Analysis
-from fxprune.grouping.balance import steps
+from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.grouping.balance import steps
 from fxprune.labelling.dims import Loose, WidthUse
 from fxprune.labelling.labels import Axes
 from fxprune.widths.held import Held

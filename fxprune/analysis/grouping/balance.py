@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.grouping.analysis import Analysis, analysed
+from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.labelling.dims import Labels, NotLooseError
 from fxprune.labelling.factorings import Heads
 from fxprune.plan import Ints, Slot

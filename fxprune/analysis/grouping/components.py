@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.attributes import int_of
-from fxprune.grouping.reasons import FixedDim, fixed_dims, place
-from fxprune.grouping.zeros import told_apart
+from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
+from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.labelling.dims import Dim, Labels, WidthUse
 from fxprune.labelling.factorings import Components, Heads, resolve
 from fxprune.labelling.labels import Axes, Labelling, label
