@@ -19,9 +19,9 @@ from torch import fx, nn
 from fxprune.errors import PlanError, check_kind
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import analyse
-from fxprune.labelling.dims import Dim
-from fxprune.labelling.factorings import Heads
-from fxprune.labelling.labels import Axes
+from fxprune.analysis.labels.dims import Dim
+from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.labels.labels import Axes
 from fxprune.plan import Plan, check_plan
 from fxprune.tracing.trace import Graph
 

@@ -18,7 +18,7 @@ from fxprune.errors import InputError, check_kind
 from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.balance import Balance, Steps, analyse, balances, steps
 from fxprune.analysis.grouping.reasons import FixedDim
-from fxprune.labelling.factorings import Heads
+from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.borrow import aliases_of, walk
 from fxprune.tracing.trace import Graph

@@ -17,8 +17,8 @@ import torch
 from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.labelling.dims import Loose
-from fxprune.labelling.labels import Axes
+from fxprune.analysis.labels.dims import Loose
+from fxprune.analysis.labels.labels import Axes
 
 _MOST_WIDTHS = 2  # a grid of three would be too large; calls with more have one, their sum
 

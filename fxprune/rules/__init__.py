@@ -24,7 +24,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fxprune.labelling.labels import Rule
+from fxprune.analysis.labels.labels import Rule
 from fxprune.rules import contraction, creation, layout, norm, pick, pointwise, reduction, spatial
 
 RULES: dict[str, Rule] = {

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.labelling.dims import Dim, Fixed
-from fxprune.labelling.labels import Axes, Call, Rule
+from fxprune.analysis.labels.dims import Dim, Fixed
+from fxprune.analysis.labels.labels import Axes, Call, Rule
 from fxprune.rules.pointwise import pointwise
 
 _KERNEL = Fixed("kernel size of a convolution")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.labelling.dims import Dim
-from fxprune.labelling.labels import Call, Rule, fixed_result
+from fxprune.analysis.labels.dims import Dim
+from fxprune.analysis.labels.labels import Call, Rule, fixed_result
 
 
 def fresh(call: Call, *_: Any, **__: Any) -> list[Dim]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.labelling.dims import Dim, Fixed, Loose
-from fxprune.labelling.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.dims import Dim, Fixed, Loose
+from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
 
 
 def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:

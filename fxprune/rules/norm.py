@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fxprune.labelling.dims import Dim, Fixed
-from fxprune.labelling.labels import Axes, Call, Rule
+from fxprune.analysis.labels.dims import Dim, Fixed
+from fxprune.analysis.labels.labels import Axes, Call, Rule
 
 
 def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:

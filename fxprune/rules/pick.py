@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.labelling.dims import Dim, Fixed
-from fxprune.labelling.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.dims import Dim, Fixed
+from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
 
 
 def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> list[Dim]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.labelling.dims import Dim
-from fxprune.labelling.labels import Axes, Call, Rule
+from fxprune.analysis.labels.dims import Dim
+from fxprune.analysis.labels.labels import Axes, Call, Rule
 
 
 def pointwise(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:

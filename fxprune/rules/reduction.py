@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fxprune.labelling.dims import Dim
-from fxprune.labelling.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.dims import Dim
+from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
 
 
 def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:

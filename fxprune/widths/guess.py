@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import fx, nn
 
-from fxprune.labelling.dims import Labels, WidthUse
+from fxprune.analysis.labels.dims import Labels, WidthUse
 from fxprune.literals import NoGraphError, computed_sizes, is_computed, literals
 
 # Ints that may hold the widths together.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import steps
-from fxprune.labelling.dims import WidthUse
-from fxprune.labelling.factorings import Heads
+from fxprune.analysis.labels.dims import WidthUse
+from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan import Ints
 
 Reason = tuple[str, str]

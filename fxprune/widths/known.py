@@ -13,8 +13,8 @@ from torch import nn
 from fxprune.attributes import int_of
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.labelling.dims import WidthUse
-from fxprune.labelling.labels import Axes
+from fxprune.analysis.labels.dims import WidthUse
+from fxprune.analysis.labels.labels import Axes
 from fxprune.tracing.borrow import walk
 from fxprune.widths.held import Held, names_of, stepped
 

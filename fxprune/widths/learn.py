@@ -14,9 +14,9 @@ from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.grouping.balance import balances
-from fxprune.labelling.dims import Labels, WidthUse
-from fxprune.labelling.factorings import Heads
-from fxprune.labelling.labels import Axes
+from fxprune.analysis.labels.dims import Labels, WidthUse
+from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.labels.labels import Axes
 from fxprune.widths import guess
 from fxprune.widths.fold import absorbing_rows, is_scaling
 from fxprune.widths.held import Held, Reason, ScaleUse, names_of, stepped

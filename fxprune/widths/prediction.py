@@ -13,8 +13,8 @@ from torch import fx, nn
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import steps
-from fxprune.labelling.dims import Loose, WidthUse
-from fxprune.labelling.labels import Axes
+from fxprune.analysis.labels.dims import Loose, WidthUse
+from fxprune.analysis.labels.labels import Axes
 from fxprune.widths.held import Held
 
 # Functions whose views take all their sizes from their arguments.

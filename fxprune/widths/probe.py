@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxprune.attributes import mend
-from fxprune.labelling.labels import Axes
+from fxprune.analysis.labels.labels import Axes
 from fxprune.tracing import shapes
 from fxprune.tracing.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing.recorder import all_on_meta, meta_like

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.analysis.grouping.components import Analysis, analysed
-from fxprune.labelling.dims import Labels, NotLooseError
-from fxprune.labelling.factorings import Heads
+from fxprune.analysis.labels.dims import Labels, NotLooseError
+from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan import Ints, Slot
 from fxprune.tracing.trace import Graph, retrace
 

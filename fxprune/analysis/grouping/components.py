@@ -16,9 +16,9 @@ import numpy.typing as npt
 from fxprune.attributes import int_of
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.zero_propagation import told_apart
-from fxprune.labelling.dims import Dim, Labels, WidthUse
-from fxprune.labelling.factorings import Components, Heads, resolve
-from fxprune.labelling.labels import Axes, Labelling, label
+from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
+from fxprune.analysis.labels.factorings import Components, Heads, resolve
+from fxprune.analysis.labels.labels import Axes, Labelling, label
 from fxprune.literals import is_computed, is_literal
 from fxprune.plan import Slot
 from fxprune.rules import rule_of
@@ -141,7 +141,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     """Label the graph and find its components and candidate groups.
 
     Raises:
-        NotLooseError: one of the `free` grids is more than moved (see `fxprune.labelling.labels.label`).
+        NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
     """
     labelling = label(graph, rule_of, free)
     components = resolve(labelling.labeller, heads)

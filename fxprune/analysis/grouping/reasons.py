@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fxprune.labelling.dims import Fixed
-from fxprune.labelling.factorings import Components
-from fxprune.labelling.labels import UNSET, Axes, Labelling
+from fxprune.analysis.labels.dims import Fixed
+from fxprune.analysis.labels.factorings import Components
+from fxprune.analysis.labels.labels import UNSET, Axes, Labelling
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.labelling.dims import Fix
-from fxprune.labelling.labels import Labelling
+from fxprune.analysis.labels.dims import Fix
+from fxprune.analysis.labels.labels import Labelling
 from fxprune.rules.norm import BATCH_NORMS
 
 # f(0) = 0, element by element, in the first argument.

@@ -8,7 +8,7 @@ Every dim of every tensor carries one of
 
 Ops only *move* labels or *equate* them (see `fxprune.rules`). Equalities collect as arrays of edges; nothing is
 resolved here. A reshape that splits or merges labelled dims is noted as a `Factoring` and resolved later, together with
-all others (`fxprune.labelling.factorings`).
+all others (`fxprune.analysis.labels.factorings`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import fx
 
-from fxprune.labelling.dims import Dim, Factoring, Fix, Fixed, Labels, Loose, NotLooseError, Shape, WidthUse
-from fxprune.labelling.unread import unread
+from fxprune.analysis.labels.dims import Dim, Factoring, Fix, Fixed, Labels, Loose, NotLooseError, Shape, WidthUse
+from fxprune.analysis.labels.partial_reads import unread
 from fxprune.tracing.trace import Graph
 
 

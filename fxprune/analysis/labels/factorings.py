@@ -23,8 +23,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
-from fxprune.labelling.dims import Dim, Factoring, Fix, Labels
-from fxprune.labelling.labels import Labeller
+from fxprune.analysis.labels.dims import Dim, Factoring, Fix, Labels
+from fxprune.analysis.labels.labels import Labeller
 
 _SHRINKS, _STAYS = 1, 2
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.labelling.dims import Fix, Labels
+from fxprune.analysis.labels.dims import Fix, Labels
 
 _PARTS = frozenset("slice split split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk".split())
 # Ops that neither read nor reshape; all others read all that they get.
