@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.batches import Batch, batches, noise
-from fxprune.rules.contraction import turns
+from fxprune.analysis.ops.contraction import turns
 from fxprune.tracing.borrow import borrowed, plain_attention, set_training, tensor_names
 from fxprune.tracing.trace import Graph
 

@@ -24,7 +24,7 @@ from oracle import (
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.rules import RULES
+from fxprune.analysis.ops import RULES
 
 aten = torch.ops.aten
 Run = Callable[[Any, Tensor], Any]

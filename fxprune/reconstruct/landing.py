@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxprune.observe import Contraction
-from fxprune.rules.norm import BATCH_NORMS, BatchNorm
+from fxprune.analysis.ops.norm import BATCH_NORMS, BatchNorm
 
 Call: TypeAlias = tuple[str, int]
 _VIEWS = frozenset(["view", "_unsafe_view", "_reshape_alias"])

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxprune.observe import Contraction
 from fxprune.plan import Ints, Plan
-from fxprune.rules.contraction import unturned
+from fxprune.analysis.ops.contraction import unturned
 from fxprune.tracing.trace import Graph
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from fxprune.rules.contraction import ROLES, unturned
-from fxprune.rules.norm import BATCH_NORMS
+from fxprune.analysis.ops.contraction import ROLES, unturned
+from fxprune.analysis.ops.norm import BATCH_NORMS
 from fxprune.tracing.trace import Graph
 
 

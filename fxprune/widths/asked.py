@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.rules import pointwise
+from fxprune.analysis.ops import pointwise
 
 aten = torch.ops.aten
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.plan import Ints
-from fxprune.rules.norm import BATCH_NORMS
+from fxprune.analysis.ops.norm import BATCH_NORMS
 
 _MOVES = frozenset(
     "view _unsafe_view _reshape_alias permute transpose select slice clone expand unsqueeze squeeze alias contiguous t "

@@ -21,8 +21,8 @@ from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Axes, Labelling, label
 from fxprune.literals import is_computed, is_literal
 from fxprune.plan import Slot
-from fxprune.rules import rule_of
-from fxprune.rules.contraction import ROLES, unturned
+from fxprune.analysis.ops import rule_of
+from fxprune.analysis.ops.contraction import ROLES, unturned
 from fxprune.tracing.trace import Graph
 
 Keys: TypeAlias = npt.NDArray[np.uint64]

@@ -15,7 +15,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Fix
 from fxprune.analysis.labels.labels import Labelling
-from fxprune.rules.norm import BATCH_NORMS
+from fxprune.analysis.ops.norm import BATCH_NORMS
 
 # f(0) = 0, element by element, in the first argument.
 _UNARY = frozenset(

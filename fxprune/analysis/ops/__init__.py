@@ -8,7 +8,7 @@ scalars, shapes or time.
 
 To support another op, take a rule that is there, or write one; a test may do both:
 
->>> from fxprune.rules import RULES, pointwise
+>>> from fxprune.analysis.ops import RULES, pointwise
 >>> RULES["mylib::my_activation"] = pointwise.pointwise
 >>> def gate(call, x, weight):
 ...     "x of shape (batch, channels, ...) times one weight a channel; returns the product and the mean over channels."
@@ -25,7 +25,14 @@ from functools import cache
 from typing import Any
 
 from fxprune.analysis.labels.labels import Rule
-from fxprune.rules import contraction, creation, layout, norm, pick, pointwise, reduction, spatial
+from fxprune.analysis.ops import contraction
+from fxprune.analysis.ops import creation
+from fxprune.analysis.ops import layout
+from fxprune.analysis.ops import norm
+from fxprune.analysis.ops import pick
+from fxprune.analysis.ops import pointwise
+from fxprune.analysis.ops import reduction
+from fxprune.analysis.ops import spatial
 
 RULES: dict[str, Rule] = {
     **pointwise.RULES,

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call, Rule
-from fxprune.rules.pointwise import pointwise
+from fxprune.analysis.ops.pointwise import pointwise
 
 _KERNEL = Fixed("kernel size of a convolution")
 _SPATIAL = Fixed("spatial")
