@@ -11,7 +11,7 @@ from oracle import ROUNDING
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.widths.sight import sees_widths
+from fxprune.analysis.widths.code_scan import sees_widths
 
 Run = Callable[[Any, Tensor], Tensor]
 X = torch.rand(1, 3, 8, 8)

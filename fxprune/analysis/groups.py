@@ -22,7 +22,7 @@ from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.borrow import aliases_of, walk
 from fxprune.tracing.trace import Graph
-from fxprune.widths import Held, held_by_code
+from fxprune.analysis.widths import Held, held_by_code
 
 
 class Groups(Sequence[Group]):

@@ -24,8 +24,8 @@ from fxprune.analysis.labels.labels import Axes
 from fxprune.tracing import shapes
 from fxprune.tracing.borrow import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing.recorder import all_on_meta, meta_like
-from fxprune.widths.asked import asked, differ, numbers, reshaped
-from fxprune.widths.prediction import Prediction
+from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
+from fxprune.analysis.widths.prediction import Prediction
 
 aten = torch.ops.aten
 

@@ -23,7 +23,7 @@ The rooms:
     held         what is known by then
 """
 
-from fxprune.widths.held import Held, ScaleUse
-from fxprune.widths.learn import held_by_code
+from fxprune.analysis.widths.constraints import Held, ScaleUse
+from fxprune.analysis.widths.inference import held_by_code
 
 __all__ = ["Held", "ScaleUse", "held_by_code"]

@@ -15,7 +15,7 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import steps
 from fxprune.analysis.labels.dims import Loose, WidthUse
 from fxprune.analysis.labels.labels import Axes
-from fxprune.widths.held import Held
+from fxprune.analysis.widths.constraints import Held
 
 # Functions whose views take all their sizes from their arguments.
 _RELATIVE = frozenset(

@@ -17,13 +17,13 @@ from fxprune.analysis.grouping.balance import balances
 from fxprune.analysis.labels.dims import Labels, WidthUse
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
-from fxprune.widths import guess
-from fxprune.widths.fold import absorbing_rows, is_scaling
-from fxprune.widths.held import Held, Reason, ScaleUse, names_of, stepped
-from fxprune.widths.known import known_beforehand
-from fxprune.widths.prediction import Prediction, doubtful
-from fxprune.widths.probe import Difference, Refusal, probe
-from fxprune.widths.sight import sees_widths
+from fxprune.analysis.widths import candidates
+from fxprune.analysis.widths.fold import absorbing_rows, is_scaling
+from fxprune.analysis.widths.constraints import Held, Reason, ScaleUse, names_of, stepped
+from fxprune.analysis.widths.builtin_modules import known_beforehand
+from fxprune.analysis.widths.prediction import Prediction, doubtful
+from fxprune.analysis.widths.probe import Difference, Refusal, probe
+from fxprune.analysis.widths.code_scan import sees_widths
 
 # A difference, and label arrays of one length that the code asked for.
 Wanted = tuple[Difference, Sequence[Labels]]
@@ -149,14 +149,14 @@ class _Lesson:
 
     def _test_guesses(self, found: Sequence[Difference], refusal: Refusal | None) -> None:
         """An int is mended if then fewer calls differ, and no other ones: attributes first, then literals."""
-        in_code = (guess.code, guess.computed) if self._rewrite_code else ()
-        for guesser in (guess.attributes, *in_code):
+        in_code = (candidates.code, candidates.computed) if self._rewrite_code else ()
+        for guesser in (candidates.attributes, *in_code):
             self._wanted = list(self._unresolved(guesser, _wrong(found), refusal))
         for d, _ in self._wanted:
-            why = guess.obstacle(self._model, d.node) if self._rewrite_code else "code is left as it is"
+            why = candidates.obstacle(self._model, d.node) if self._rewrite_code else "code is left as it is"
             self._fix(replace(d, what=f"{d.what}; {why}" if why else d.what))
 
-    def _unresolved(self, guesser: guess.Guesser, before: Wrong, refusal: Refusal | None) -> Iterator[Wanted]:
+    def _unresolved(self, guesser: candidates.Guesser, before: Wrong, refusal: Refusal | None) -> Iterator[Wanted]:
         """What no guess explains; the guesses that do are taken up."""
         known = {(u.module, u.attribute) for u in self._held.mends}
         guesses = [(w, g) for w in self._wanted for g in guesser(self._model, w[0].node, w[1])]
@@ -247,10 +247,10 @@ class _Lesson:
             return False
         doubted = set(doubtful(self._analysis))
         ahead = (n for n in refusal.unseen if n in doubted and n.meta["module"] == refusal.module)
-        near = partial(guess.attributes_near, refusal.module)
+        near = partial(candidates.attributes_near, refusal.module)
         return any(self._explains(n, near, refusal) for n in (next(ahead, None), refusal.after) if n is not None)
 
-    def _explains(self, node: fx.Node, guesser: guess.Guesser, refusal: Refusal) -> bool:
+    def _explains(self, node: fx.Node, guesser: candidates.Guesser, refusal: Refusal) -> bool:
         """Whether a guess for the length of a dim of the call's result explains the refusal."""
         dims = [dim for dim in self._dims(node) if isinstance(dim, np.ndarray) and len(self._prediction.carried([dim]))]
         self._wanted = [(Difference(node, (), (), refusal.what, refusal.where), [dim]) for dim in dims]

@@ -16,7 +16,7 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.labels import Axes
 from fxprune.tracing.borrow import walk
-from fxprune.widths.held import Held, names_of, stepped
+from fxprune.analysis.widths.constraints import Held, names_of, stepped
 
 
 def known_beforehand(analysis: Analysis, held: Held) -> Held:
