@@ -14,7 +14,7 @@ The stages, each a pure function of the one before, and usable alone:
 
 from fxprune import latency, planners, report, rules, scorers, search, testing
 from fxprune.attention import untie_attention
-from fxprune.cost import Cost, cost
+from fxprune.costs.macs import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim

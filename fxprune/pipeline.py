@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fxprune.cost import Cost, cost
+from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan import Plan

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from test_planners_allocation import groups_of, scores_of
 
 import fxprune
-from fxprune.cost import cost_model
+from fxprune.costs.macs import cost_model
 from fxprune.planners import AtBudget, Budget, Constraints, CumulativeContribution, GlobalThreshold, Uniform
 
 WIDTHS = st.lists(st.integers(2, 40), min_size=1, max_size=3)

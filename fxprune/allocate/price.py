@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.allocate.units import Unit
-from fxprune.cost import CostModel, cost_model
+from fxprune.costs.macs import CostModel, cost_model
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Ints

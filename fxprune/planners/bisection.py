@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.price import Measure
-from fxprune.cost import Cost
+from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan

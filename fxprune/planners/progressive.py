@@ -17,7 +17,7 @@ from fxprune.allocate.choose import best
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.price import Measure, Price
 from fxprune.allocate.units import Unit
-from fxprune.cost import Cost
+from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan import Ints

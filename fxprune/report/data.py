@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.cost import cost, cost_model
+from fxprune.costs.macs import cost, cost_model
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree import ElementTree as ET
 
-from fxprune.cost import cost
+from fxprune.costs.macs import cost
 from fxprune.analysis.groups import Groups
 from fxprune.report import ink
 from fxprune.report.data import GroupRow, group_rows

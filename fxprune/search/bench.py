@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from torch import nn
 
-from fxprune.cost import Cost, cost_model
+from fxprune.costs.macs import Cost, cost_model
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Plan

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from torch import nn
 
-from fxprune.cost import Cost
+from fxprune.costs.macs import Cost
 from fxprune.plan import Plan
 
 M = TypeVar("M", bound=nn.Module)
