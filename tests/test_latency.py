@@ -14,12 +14,12 @@ from nets import CASES
 from torch import nn
 
 import fxprune
-from fxprune.latency import Latency, measure
-from fxprune.latency import model as rooms
-from fxprune.latency.calls import calls_of
-from fxprune.latency.grid import grid, rising
-from fxprune.latency.table import LatencyTable, Setting
-from fxprune.latency.timer import Timer
+from fxprune.costs.latency import Latency, measure
+from fxprune.costs.latency import model as rooms
+from fxprune.costs.latency.calls import calls_of
+from fxprune.costs.latency.grid import grid, rising
+from fxprune.costs.latency.table import LatencyTable, Setting
+from fxprune.costs.latency.timer import Timer
 from fxprune.planners import AtBudget, Budget, Uniform
 
 

@@ -17,7 +17,7 @@ import torch
 
 from fxprune.errors import InputError
 from fxprune.files import write_whole
-from fxprune.latency.calls import Call, Operand
+from fxprune.costs.latency.calls import Call, Operand
 
 _VERSION = 1
 _PAUSE = 10.0  # seconds between two writes

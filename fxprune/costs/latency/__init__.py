@@ -13,6 +13,6 @@ The rooms:
     model   all of it together
 """
 
-from fxprune.latency.model import Latency, by_turns, measure
+from fxprune.costs.latency.model import Latency, by_turns, measure
 
 __all__ = ["Latency", "by_turns", "measure"]

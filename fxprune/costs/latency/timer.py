@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxprune.latency.calls import Operand
+from fxprune.costs.latency.calls import Operand
 
 _ARENA = 2**24  # elements: 64 MiB of float32, more than the caches of most processors
 _SECONDS = 4e-3  # a call is repeated for so long

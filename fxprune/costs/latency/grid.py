@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.latency.calls import Call
+from fxprune.costs.latency.calls import Call
 
 Floats = npt.NDArray[np.float64]
 BLOCK = 16  # channels: the widest vector of float32 on CPUs, and the tile of matrix units

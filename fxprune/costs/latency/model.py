@@ -25,10 +25,10 @@ from torch.utils._pytree import tree_leaves
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.groups import Groups
-from fxprune.latency.calls import Call, calls_of
-from fxprune.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
-from fxprune.latency.table import LatencyTable, Setting, default_folder, key_of
-from fxprune.latency.timer import Timer, clock
+from fxprune.costs.latency.calls import Call, calls_of
+from fxprune.costs.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
+from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
+from fxprune.costs.latency.timer import Timer, clock
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
 from fxprune.tracing.borrow import as_call, borrowed, call, cloned, random_states, set_training
