@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.tracing.borrow import Inputs, call, cloned, tensors_of
+from fxprune.module.isolation import Inputs, call, cloned, tensors_of
 
 
 def is_constant(value: Any) -> bool:

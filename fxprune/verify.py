@@ -20,18 +20,7 @@ from fxprune.errors import FxpruneError, InputError, check_data
 from fxprune.excite import calibrate, draw_constants, drawn_inputs, has_constants, is_leaf, outlives_the_call
 from fxprune.plan import Plan
 from fxprune.rewrite import check_fit, copied, rewrite
-from fxprune.tracing.borrow import (
-    Inputs,
-    as_call,
-    borrowed,
-    call,
-    cloned,
-    output_tensors,
-    plain_attention,
-    seed_random_states,
-    set_training,
-    tensors_of,
-)
+from fxprune.module.isolation import Inputs, as_call, borrowed, call, cloned, output_tensors, plain_attention, seed_random_states, set_training, tensors_of
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = True, seed: int = 0) -> float:

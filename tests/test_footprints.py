@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fxprune
-from fxprune.tracing.saved import Saved
-from fxprune.tracing.writes import Writes
+from fxprune.module.saved_state import Saved
+from fxprune.module.written_tensors import Writes
 
 Stage = Callable[[nn.Module, Any], Any]
 

@@ -11,7 +11,7 @@ from nets import CASES
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.batches import batches
+from fxprune.module.batches import batches
 from fxprune.gram import collect, patches
 from fxprune.gram.collect import Sampling, readings, responses
 from fxprune.gram.patches import draw, inputs_at, outputs_at

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.literals import NoGraphError, literals, with_literals
+from fxprune.module.literals import NoGraphError, literals, with_literals
 
 
 class Pad(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune
-from fxprune.attributes import mend
+from fxprune.module.attributes import mend
 
 
 def named(case: Case) -> str:

@@ -20,7 +20,7 @@ from fxprune.analysis.grouping.balance import Balance, Steps, analyse, balances,
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan import Ints, Plan, PlannedGroup, Scale
-from fxprune.tracing.borrow import aliases_of, walk
+from fxprune.module.isolation import aliases_of, walk
 from fxprune.tracing.trace import Graph
 from fxprune.analysis.widths import Held, held_by_code
 

@@ -10,7 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import batches, noise
+from fxprune.module.batches import batches, noise
 from fxprune.errors import InputError
 from fxprune.gram.channels import Responses, owners
 from fxprune.gram.patches import draw, inputs_at, most_varied

@@ -13,7 +13,7 @@ from fxprune.prefix.player import Player
 from fxprune.prefix.recorder import Recorder
 from fxprune.prefix.session import Part
 from fxprune.prefix.state import State, descendants
-from fxprune.tracing.borrow import walk
+from fxprune.module.isolation import walk
 
 Evaluate = Callable[[Any], Any]
 Change = Callable[[Any], object]

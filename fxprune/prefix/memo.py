@@ -10,7 +10,7 @@ from torch import nn
 
 from fxprune.prefix.state import State, descendants, same_bits
 from fxprune.prefix.values import Frozen, Value
-from fxprune.tracing.borrow import walk
+from fxprune.module.isolation import walk
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from fxprune.prefix.memo import Memo
 from fxprune.prefix.state import State, is_plain
 from fxprune.prefix.surroundings import casts, ordinary, surroundings
 from fxprune.prefix.values import Frozen, StrangeError, Value, freeze
-from fxprune.tracing.borrow import output_tensors
+from fxprune.module.isolation import output_tensors
 
 
 class Part:

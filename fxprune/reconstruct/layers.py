@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import Batch
+from fxprune.module.batches import Batch
 from fxprune.observe import Contraction
 from fxprune.plan import Plan
 from fxprune.reconstruct.record import Recorded, Run, recording
 from fxprune.rewrite import cut
-from fxprune.tracing.borrow import tensors_of
+from fxprune.module.isolation import tensors_of
 
 
 @dataclass(frozen=True, eq=False)

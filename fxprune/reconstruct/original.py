@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.batches import Batch
+from fxprune.module.batches import Batch
 from fxprune.gram.collect import Sampling
 from fxprune.gram.patches import outputs_at
 from fxprune.observe import Contraction

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import batches
+from fxprune.module.batches import batches
 from fxprune.errors import InputError
 from fxprune.gram.collect import gram_of
 from fxprune.gram.patches import outputs_at

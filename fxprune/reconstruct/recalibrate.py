@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.batches import batches
+from fxprune.module.batches import batches
 from fxprune.errors import InputError
-from fxprune.tracing.borrow import borrowed, set_training
+from fxprune.module.isolation import borrowed, set_training
 
 _KEYS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -11,10 +11,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fxprune.batches import Batch
+from fxprune.module.batches import Batch
 from fxprune.observe import Contraction, observing
 from fxprune.reconstruct.landing import Call, Elsewhere, Landing, Landings, Normed
-from fxprune.tracing.borrow import cloned, tensor_names
+from fxprune.module.isolation import cloned, tensor_names
 
 K = TypeVar("K", bound="Kept")
 

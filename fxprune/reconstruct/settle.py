@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import batches
+from fxprune.module.batches import batches
 from fxprune.errors import InputError
-from fxprune.tracing.borrow import borrowed, set_training
+from fxprune.module.isolation import borrowed, set_training
 
 Norm = nn.modules.batchnorm._BatchNorm
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.batches import batches
+from fxprune.module.batches import batches
 from fxprune.gram.collect import Sampling, gram_of
 from fxprune.gram.patches import inputs_at, outputs_at
 from fxprune.gram.sums import Gram

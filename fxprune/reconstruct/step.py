@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from fxprune.batches import batches
+from fxprune.module.batches import batches
 from fxprune.errors import InputError, PlanError
 from fxprune.gram.collect import Positions, Sampling
 from fxprune.gram.sums import Gram
@@ -20,7 +20,7 @@ from fxprune.reconstruct.readers import readers_of, waves
 from fxprune.reconstruct.shared import shared_by
 from fxprune.reconstruct.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewrite import check_fit
-from fxprune.tracing.borrow import tensors_of
+from fxprune.module.isolation import tensors_of
 from fxprune.tracing.trace import trace
 
 Order = Literal["sequential", "at_once"]

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxprune.batches import Batch, batches
+from fxprune.module.batches import Batch, batches
 from fxprune.errors import FxpruneError, InputError
-from fxprune.tracing.borrow import borrowed, set_training, swap_tensors
+from fxprune.module.isolation import borrowed, set_training, swap_tensors
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a scalar, the mean over samples
 Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a scalar to differentiate

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores, along, makers, per_channel
-from fxprune.tracing.borrow import tensors_of
+from fxprune.module.isolation import tensors_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
-from fxprune.tracing.borrow import borrowed
+from fxprune.module.isolation import borrowed
 
 
 @dataclass(frozen=True)

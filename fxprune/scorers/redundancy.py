@@ -14,7 +14,7 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan import Slot
 from fxprune.scorers.base import Scores, along, makers
-from fxprune.tracing.borrow import tensors_of
+from fxprune.module.isolation import tensors_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import nn
 from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError, per_channel
 from fxprune.scorers.wiring import norms
-from fxprune.tracing.borrow import tensors_of
+from fxprune.module.isolation import tensors_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.tracing.borrow import tensors_of
+from fxprune.module.isolation import tensors_of
 
 
 def describe(value: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.plan import Plan
-from fxprune.tracing.borrow import random_states
+from fxprune.module.isolation import random_states
 
 M = TypeVar("M", bound=nn.Module)
 Floats = npt.NDArray[np.float32]

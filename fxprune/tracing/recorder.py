@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
 from fxprune.tracing import shapes, thrift
-from fxprune.tracing.borrow import Inputs, output_tensors, walk
+from fxprune.module.isolation import Inputs, output_tensors, walk
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
 

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.attributes import int_of
+from fxprune.module.attributes import int_of
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Axes, Labelling, label
-from fxprune.literals import is_computed, is_literal
+from fxprune.module.literals import is_computed, is_literal
 from fxprune.plan import Slot
 from fxprune.analysis.ops import rule_of
 from fxprune.analysis.ops.contraction import ROLES, unturned

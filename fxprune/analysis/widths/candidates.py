@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import fx, nn
 
 from fxprune.analysis.labels.dims import Labels, WidthUse
-from fxprune.literals import NoGraphError, computed_sizes, is_computed, literals
+from fxprune.module.literals import NoGraphError, computed_sizes, is_computed, literals
 
 # Ints that may hold the widths together.
 Guess = tuple[WidthUse, ...]

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.tracing.borrow import walk
+from fxprune.module.isolation import walk
 from fxprune.tracing.trace import Graph
 
 # Names by which code reads a tensor's sizes, and a function that checks a size without an ATen call.

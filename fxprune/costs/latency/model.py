@@ -31,8 +31,8 @@ from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, k
 from fxprune.costs.latency.timer import Timer, clock
 from fxprune.plan import Plan
 from fxprune.rewrite import rewrite
-from fxprune.tracing.borrow import as_call, borrowed, call, cloned, random_states, set_training
-from fxprune.tracing.writes import unwatched
+from fxprune.module.isolation import as_call, borrowed, call, cloned, random_states, set_training
+from fxprune.module.written_tensors import unwatched
 
 
 @dataclass(frozen=True, eq=False)

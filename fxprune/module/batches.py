@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
-from fxprune.tracing.borrow import Inputs, as_call, call
+from fxprune.module.isolation import Inputs, as_call, call
 from fxprune.tracing.trace import Graph
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.tracing.saved import Saved, cached_methods
-from fxprune.tracing.writes import Writes
+from fxprune.module.saved_state import Saved, cached_methods
+from fxprune.module.written_tensors import Writes
 
 Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from fxprune.literals import NoGraphError, computed_sizes, is_computed, is_literal, literals, with_literals
+from fxprune.module.literals import NoGraphError, computed_sizes, is_computed, is_literal, literals, with_literals
 
 M = TypeVar("M", bound=nn.Module)
 
