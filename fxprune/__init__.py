@@ -20,7 +20,7 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
-from fxprune.plan import Plan, Slot
+from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct, settle
 from fxprune.rewrite import cut_state, rewrite
 from fxprune.sampler import add_samplers

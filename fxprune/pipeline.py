@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.planners.uniform import Uniform, check_ratio
 from fxprune.rewrite import rewrite
 from fxprune.scorers.base import Scorer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.scorers.base import check_scores
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.allocate.units import Unit
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 
 Floats = npt.NDArray[np.float64]
 Cost = Callable[[Ints], Floats]

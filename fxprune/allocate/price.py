@@ -12,7 +12,7 @@ from fxprune.allocate.units import Unit
 from fxprune.costs.macs import CostModel, cost_model
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 
 Floats = npt.NDArray[np.float64]
 Measure = Literal["macs", "parameters"] | Callable[[Mapping[str, int]], float]

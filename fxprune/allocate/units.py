@@ -9,7 +9,7 @@ import numpy as np
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.balance import Steps
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 
 
 @dataclass(frozen=True, eq=False)

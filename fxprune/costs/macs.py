@@ -22,7 +22,7 @@ from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
-from fxprune.plan import Plan, check_plan
+from fxprune.plan.plan import Plan, check_plan
 from fxprune.tracing.trace import Graph
 
 Length = tuple[int, Dim]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxprune.gram.sums import Gram
 from fxprune.observe import Contraction
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 
 
 def owners(seen: Contraction, slot: Slot, channels: int) -> Tensor:

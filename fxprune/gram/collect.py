@@ -18,7 +18,7 @@ from fxprune.gram.sums import Gram
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction, observing
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 
 Columns: TypeAlias = Callable[[Tensor], Tensor]
 

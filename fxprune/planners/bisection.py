@@ -18,7 +18,7 @@ from fxprune.allocate.price import Measure
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.search.bench import Bench

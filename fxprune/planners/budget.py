@@ -16,7 +16,7 @@ from fxprune.allocate.price import Floats, Measure, Price
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Ints, Plan
+from fxprune.plan.plan import Ints, Plan
 from fxprune.scorers.base import check_scores, share
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]

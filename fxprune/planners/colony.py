@@ -19,7 +19,7 @@ from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.allocate.price import Measure
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.planners.budget import AtBudget, check_budget
 from fxprune.scorers.base import check_scores
 from fxprune.search.bench import Bench

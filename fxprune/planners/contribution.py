@@ -13,7 +13,7 @@ from fxprune.allocate.choose import as_array, keep_best
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.scorers.base import check_scores, share
 
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.prefix import Attempt, Recording, Remembered
 from fxprune.rewrite import rewrite
 from fxprune.search.trial import Candidate, Evaluate, Tune

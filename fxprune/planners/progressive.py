@@ -20,7 +20,7 @@ from fxprune.allocate.units import Unit
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 from fxprune.planners.budget import check_budget
 from fxprune.planners.kitchen import Cut, Kitchen, Refit
 from fxprune.prefix import Remembered

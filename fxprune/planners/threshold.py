@@ -13,7 +13,7 @@ from fxprune.allocate.compete import Normalise, Pool, everyone, relative
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.planners.uniform import check_ratio
 from fxprune.scorers.base import check_scores
 

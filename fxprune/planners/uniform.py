@@ -11,7 +11,7 @@ from fxprune.allocate.choose import keep_best
 from fxprune.allocate.constraints import UNCONSTRAINED, Constraints, check_patterns, first_fit
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.observe import Contraction
-from fxprune.plan import Ints, Plan
+from fxprune.plan.plan import Ints, Plan
 from fxprune.analysis.ops.contraction import unturned
 from fxprune.tracing.trace import Graph
 

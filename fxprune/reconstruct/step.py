@@ -12,7 +12,7 @@ from fxprune.module.batches import batches
 from fxprune.errors import InputError, PlanError
 from fxprune.gram.collect import Positions, Sampling
 from fxprune.gram.sums import Gram
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.reconstruct.layers import Layer, find_layers, first_run, or_as_before
 from fxprune.reconstruct.original import Original
 from fxprune.reconstruct.pair import Pair

@@ -14,7 +14,7 @@ from fxprune.costs.macs import cost, cost_model
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 
 ROLES = ("producer", "consumer", "other")
 _VERSION = 1

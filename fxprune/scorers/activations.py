@@ -20,7 +20,7 @@ from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.observe import Contraction, observe
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError
 
 

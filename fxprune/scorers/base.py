@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError, check_data
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 
 Scores = dict[str, Tensor]
 

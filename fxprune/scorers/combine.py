@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError, check_option
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share
 
 By = Literal["sum", "mean", "max", "rank"]

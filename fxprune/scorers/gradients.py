@@ -13,7 +13,7 @@ from fxprune.module.batches import Batch
 from fxprune.errors import InputError, check_option
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
 from fxprune.scorers.losses import Loss, cross_entropy, differentiate, each_loss, logits_of, require_targets
 from fxprune.module.isolation import tensors_of

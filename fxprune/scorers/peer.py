@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.module.isolation import borrowed
 

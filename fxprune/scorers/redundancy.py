@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, along, makers
 from fxprune.module.isolation import tensors_of
 

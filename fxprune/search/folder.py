@@ -22,7 +22,7 @@ from torch import nn
 from fxprune.errors import InputError
 from fxprune.files import claim, remove_leftovers, write_whole
 from fxprune.lines import Lines
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.search import checkpoint
 from fxprune.search.trial import Candidate, Floats, Outcome
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fxprune.errors import InputError
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.search.bench import Bench
 from fxprune.search.trial import Candidate, Outcome
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from torch import nn
 
 from fxprune.costs.macs import Cost
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
-from fxprune.plan import Plan
+from fxprune.plan.plan import Plan
 from fxprune.module.isolation import random_states
 
 M = TypeVar("M", bound=nn.Module)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
-from fxprune.plan import Ints, Slot
+from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph, retrace
 
 Place = tuple[str, int]

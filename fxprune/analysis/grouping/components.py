@@ -20,7 +20,7 @@ from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Axes, Labelling, label
 from fxprune.module.literals import is_computed, is_literal
-from fxprune.plan import Slot
+from fxprune.plan.plan import Slot
 from fxprune.analysis.ops import rule_of
 from fxprune.analysis.ops.contraction import ROLES, unturned
 from fxprune.tracing.trace import Graph

@@ -9,7 +9,7 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import steps
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.factorings import Heads
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 
 Reason = tuple[str, str]
 

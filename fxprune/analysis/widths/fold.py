@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxprune.plan import Ints
+from fxprune.plan.plan import Ints
 from fxprune.analysis.ops.norm import BATCH_NORMS
 
 _MOVES = frozenset(

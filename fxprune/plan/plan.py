@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fxprune.errors import PlanError
 from fxprune.files import write_whole
-from fxprune.plan_file import fields_of, to_data
-from fxprune.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
+from fxprune.plan.file import fields_of, to_data
+from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
 

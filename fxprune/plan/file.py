@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fxprune.errors import PlanError
-from fxprune.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
+from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
 
 if TYPE_CHECKING:
-    from fxprune.plan import Plan
+    from fxprune.plan.plan import Plan
 
 _VERSION = 1
 _MOST = 2**24  # indices: a vision transformer of 300 million parameters has 2**20; as arrays, 256 MB
