@@ -4,9 +4,9 @@ A plain planner is a callable `(groups, scores) -> Plan`. A search also runs mod
 scores and `evaluate`, and returns a `Search` with the plan, the model and the history.
 """
 
-from fxprune.allocate.choose import keep_best
-from fxprune.allocate.compete import as_they_are, everyone, relative, same_pattern, same_shape
-from fxprune.allocate.constraints import Constraints
+from fxprune.planners.allocation.choose import keep_best
+from fxprune.planners.allocation.compete import as_they_are, everyone, relative, same_pattern, same_shape
+from fxprune.planners.allocation.constraints import Constraints
 from fxprune.planners.bisection import Bisection, Probe, fastest
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.colony import BeeColony

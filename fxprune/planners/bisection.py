@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
-from fxprune.allocate.price import Measure
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.price import Measure
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups

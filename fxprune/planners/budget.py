@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fxprune.allocate.choose import as_array, keep_best
-from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
-from fxprune.allocate.knapsack import Ladder, fill
-from fxprune.allocate.price import Floats, Measure, Price
+from fxprune.planners.allocation.choose import as_array, keep_best
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.knapsack import Ladder, fill
+from fxprune.planners.allocation.price import Floats, Measure, Price
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups

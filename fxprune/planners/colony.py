@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
-from fxprune.allocate.choose import keep_best
-from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
-from fxprune.allocate.price import Measure
+from fxprune.planners.allocation.choose import keep_best
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.price import Measure
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan

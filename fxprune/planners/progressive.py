@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from fxprune.allocate.choose import best
-from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
-from fxprune.allocate.price import Measure, Price
-from fxprune.allocate.units import Unit
+from fxprune.planners.allocation.choose import best
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.price import Measure, Price
+from fxprune.planners.allocation.units import Unit
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups

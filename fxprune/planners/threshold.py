@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fxprune.allocate.choose import as_array, keep_best
-from fxprune.allocate.compete import Normalise, Pool, everyone, relative
-from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.choose import as_array, keep_best
+from fxprune.planners.allocation.compete import Normalise, Pool, everyone, relative
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan

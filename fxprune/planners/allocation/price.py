@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.allocate.units import Unit
+from fxprune.planners.allocation.units import Unit
 from fxprune.costs.macs import CostModel, cost_model
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.allocate.units import Unit
+from fxprune.planners.allocation.units import Unit
 from fxprune.plan.plan import Ints
 
 Floats = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fxprune.allocate.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
 from fxprune.scorers.base import check_scores
