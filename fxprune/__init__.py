@@ -21,7 +21,7 @@ from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan.plan import Plan, Slot
-from fxprune.reconstruct import Reconstruction, recalibrate, reconstruct, settle
+from fxprune.reconstruction import Reconstruction, recalibrate, reconstruct, settle
 from fxprune.rewrite import cut_state, rewrite
 from fxprune.sampler import add_samplers
 from fxprune.tracing.trace import Graph, trace

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.reconstruct.readers import readers_of, waves
+from fxprune.reconstruction.readers import readers_of, waves
 
 
 def halves(model: nn.Module, x: Any, seed: int = 0, ratio: float = 0.5) -> fxprune.Plan:
@@ -705,7 +705,7 @@ def test_after_a_failure_in_the_middle_the_pruned_model_is_as_it_was(pair: Any, 
 
 def test_a_failure_after_the_first_fit_is_undone(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, small, plan, x = pair
-    from fxprune.reconstruct import step
+    from fxprune.reconstruction import reconstruct
 
     fits = []
 
@@ -715,7 +715,7 @@ def test_a_failure_after_the_first_fit_is_undone(pair: Any, monkeypatch: pytest.
             raise KeyboardInterrupt
         return solve(*args)
 
-    solve = step.fitted
+    solve = reconstruct.fitted
     monkeypatch.setattr(step, "fitted", fail_later)
     with pytest.raises(KeyboardInterrupt):
         fxprune.reconstruct(model, small, plan, [x])

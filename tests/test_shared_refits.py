@@ -11,8 +11,8 @@ from test_reconstruct import NETWORKS, halves
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.reconstruct.readers import readers_of
-from fxprune.reconstruct.shared import sharing
+from fxprune.reconstruction.readers import readers_of
+from fxprune.reconstruction.shared import sharing
 from fxprune.scorers import Informative, L2Norm
 
 MIXING = "group_norm_by_groups group_norm_by_width group_norm_all layer_norm_channels_last rms_norm"
@@ -152,7 +152,7 @@ def test_other_data_or_another_model_shares_nothing() -> None:
 
 def test_little_memory_shares_less() -> None:
     from fxprune.gram.collect import Sampling
-    from fxprune.reconstruct.shared import Shared
+    from fxprune.reconstruction.shared import Shared
 
     model, data = counted()
     names = [n for n, _ in model.named_parameters() if n.endswith("weight") and "stem" not in n]

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.prefix import Attempt, Recording, Remembered
-from fxprune.reconstruct.shared import sharing
+from fxprune.reconstruction.shared import sharing
 from fxprune.scorers import L1Norm
 from zoo.checkpoints import load as load_checkpoint
 from zoo.cook import WEIGHTS

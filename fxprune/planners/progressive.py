@@ -24,8 +24,8 @@ from fxprune.plan.plan import Ints
 from fxprune.planners.budget import check_budget
 from fxprune.planners.kitchen import Cut, Kitchen, Refit
 from fxprune.prefix import Remembered
-from fxprune.reconstruct import reconstruct
-from fxprune.reconstruct.shared import sharing
+from fxprune.reconstruction import reconstruct
+from fxprune.reconstruction.shared import sharing
 from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
 from fxprune.search.bench import Bench

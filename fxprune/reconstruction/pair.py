@@ -15,10 +15,10 @@ from fxprune.gram.collect import gram_of
 from fxprune.gram.patches import outputs_at
 from fxprune.gram.sums import Gram
 from fxprune.observe import Contraction
-from fxprune.reconstruct.landing import Landing
-from fxprune.reconstruct.original import Given, Original
-from fxprune.reconstruct.readers import Reader
-from fxprune.reconstruct.record import Recorded, last_event, recording
+from fxprune.reconstruction.residual_add import Landing
+from fxprune.reconstruction.original import Given, Original
+from fxprune.reconstruction.readers import Reader
+from fxprune.reconstruction.record import Recorded, last_event, recording
 
 NEGLIGIBLE = 1e-3
 """Part of a batch norm's largest scale below which a channel cannot repair the shortcut."""

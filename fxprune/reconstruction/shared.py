@@ -20,10 +20,10 @@ from fxprune.gram.collect import Sampling, gram_of
 from fxprune.gram.patches import inputs_at, outputs_at
 from fxprune.gram.sums import Gram
 from fxprune.observe import Contraction
-from fxprune.reconstruct.landing import Landing
-from fxprune.reconstruct.original import Original
-from fxprune.reconstruct.readers import Reader
-from fxprune.reconstruct.record import Recorded, Run, recording
+from fxprune.reconstruction.residual_add import Landing
+from fxprune.reconstruction.original import Original
+from fxprune.reconstruction.readers import Reader
+from fxprune.reconstruction.record import Recorded, Run, recording
 
 CLOSE = 1e-4
 """Part of the largest by which inputs may differ and still count as the original's: kernels round differently."""

@@ -13,12 +13,12 @@ from fxprune.errors import InputError, PlanError
 from fxprune.gram.collect import Positions, Sampling
 from fxprune.gram.sums import Gram
 from fxprune.plan.plan import Plan
-from fxprune.reconstruct.layers import Layer, find_layers, first_run, or_as_before
-from fxprune.reconstruct.original import Original
-from fxprune.reconstruct.pair import Pair
-from fxprune.reconstruct.readers import readers_of, waves
-from fxprune.reconstruct.shared import shared_by
-from fxprune.reconstruct.solve import fitted, intercept, squared_error, uncentred
+from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_before
+from fxprune.reconstruction.original import Original
+from fxprune.reconstruction.pair import Pair
+from fxprune.reconstruction.readers import readers_of, waves
+from fxprune.reconstruction.shared import shared_by
+from fxprune.reconstruction.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewrite import check_fit
 from fxprune.module.isolation import tensors_of
 from fxprune.tracing.trace import trace

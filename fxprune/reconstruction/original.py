@@ -16,8 +16,8 @@ from fxprune.module.batches import Batch
 from fxprune.gram.collect import Sampling
 from fxprune.gram.patches import outputs_at
 from fxprune.observe import Contraction
-from fxprune.reconstruct.landing import Call, Landing
-from fxprune.reconstruct.record import last_event, recording
+from fxprune.reconstruction.residual_add import Call, Landing
+from fxprune.reconstruction.record import last_event, recording
 
 Prints: TypeAlias = tuple[tuple[Any, ...], ...]
 

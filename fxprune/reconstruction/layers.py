@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fxprune.module.batches import Batch
 from fxprune.observe import Contraction
 from fxprune.plan.plan import Plan
-from fxprune.reconstruct.record import Recorded, Run, recording
+from fxprune.reconstruction.record import Recorded, Run, recording
 from fxprune.rewrite import cut
 from fxprune.module.isolation import tensors_of
 

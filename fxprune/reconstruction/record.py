@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
 from fxprune.observe import Contraction, observing
-from fxprune.reconstruct.landing import Call, Elsewhere, Landing, Landings, Normed
+from fxprune.reconstruction.residual_add import Call, Elsewhere, Landing, Landings, Normed
 from fxprune.module.isolation import cloned, tensor_names
 
 K = TypeVar("K", bound="Kept")
