@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 import fxprune
 from fxprune import report
 from fxprune.analysis.groups import Groups
-from fxprune.report.flow import Flow, flow
-from fxprune.report.rows import Line, Size, layout
+from fxprune.report.drawing.flow import Flow, flow
+from fxprune.report.drawing.layout import Line, Size, layout
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "<script>alert(\"1\")</script> & 'x'"

@@ -10,8 +10,8 @@ page.py      the SVG and the tables as one HTML file that needs nothing else; pa
 """
 
 from fxprune.report.data import as_dict, fixed_rows, group_rows
-from fxprune.report.page import page
-from fxprune.report.picture import picture
+from fxprune.report.drawing.page import page
+from fxprune.report.drawing.picture import picture
 from fxprune.report.table import fixed_table, group_table, members_table
 
 __all__ = ["as_dict", "fixed_rows", "fixed_table", "group_rows", "group_table", "members_table", "page", "picture"]

@@ -8,10 +8,10 @@ from xml.etree import ElementTree as ET
 
 from fxprune.analysis.groups import Groups
 from fxprune.report.data import GroupRow, fixed_rows, group_rows
-from fxprune.report.flow import flow
-from fxprune.report.ink import clean
-from fxprune.report.page_parts import SCRIPT, STYLE
-from fxprune.report.picture import draw
+from fxprune.report.drawing.flow import flow
+from fxprune.report.drawing.svg import clean
+from fxprune.report.drawing.page_parts import SCRIPT, STYLE
+from fxprune.report.drawing.picture import draw
 
 _EXAMPLES = 6
 

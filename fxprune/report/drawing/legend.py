@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from fxprune.report import ink
-from fxprune.report.flow import Flow
+from fxprune.report.drawing import svg
+from fxprune.report.drawing.flow import Flow
 
 _HEIGHT = 22.0
 _SIGN = 74.0
@@ -29,12 +29,12 @@ class Scale:
 def draw_legend(parent: ET.Element, flow: Flow, scale: Scale, width: float) -> float:
     """Draw the legend from y = 0, in as many columns as `width` has room for; returns its height."""
     entries = list(_entries(flow, scale))
-    column = _SIGN + ink.longest([text for _, text in entries]) + 24
+    column = _SIGN + svg.longest([text for _, text in entries]) + 24
     columns = max(1, int(width // column))
     for i, (sign, text) in enumerate(entries):
-        at = ink.element(parent, "g", transform=f"translate({i % columns * column:.0f} {i // columns * _HEIGHT:.0f})")
+        at = svg.element(parent, "g", transform=f"translate({i % columns * column:.0f} {i // columns * _HEIGHT:.0f})")
         _SIGNS[sign](at, scale)
-        ink.label(at, _SIGN, 14, text, fill="#444")
+        svg.label(at, _SIGN, 14, text, fill="#444")
     return _HEIGHT * -(-len(entries) // columns)
 
 
@@ -59,40 +59,40 @@ def _entries(flow: Flow, scale: Scale) -> Iterator[tuple[str, str]]:
 
 def _share(at: ET.Element, _: Scale) -> None:
     for i in range(20):
-        ink.element(at, "rect", x=3 * i, y=4, width=3.4, height=12, fill=ink.heat(i / 19))
+        svg.element(at, "rect", x=3 * i, y=4, width=3.4, height=12, fill=svg.heat(i / 19))
 
 
 def _channels(at: ET.Element, _: Scale) -> None:
-    ink.element(at, "rect", x=0, y=8, width=60, height=4, fill="#ddd")
-    ink.element(at, "rect", x=0, y=8, width=36, height=4, fill="#3b4252")
+    svg.element(at, "rect", x=0, y=8, width=60, height=4, fill="#ddd")
+    svg.element(at, "rect", x=0, y=8, width=36, height=4, fill="#3b4252")
 
 
 def _fixed(at: ET.Element, _: Scale) -> None:
-    ink.element(
+    svg.element(
         at, "rect", x=14, y=3, width=32, height=14, rx=3, fill="#eceff1", stroke="#90989f", stroke_dasharray="3 2"
     )
 
 
 def _forward(at: ET.Element, _: Scale) -> None:
-    ink.element(at, "path", d="M4 10 H58", class_="edge", marker_end="url(#tip)")
+    svg.element(at, "path", d="M4 10 H58", class_="edge", marker_end="url(#tip)")
 
 
 def _both(at: ET.Element, _: Scale) -> None:
-    ink.element(at, "path", d="M4 10 H58", class_="edge both", marker_start="url(#tail)", marker_end="url(#tip-back)")
+    svg.element(at, "path", d="M4 10 H58", class_="edge both", marker_start="url(#tail)", marker_end="url(#tip-back)")
 
 
 def _back(at: ET.Element, _: Scale) -> None:
-    ink.element(at, "path", d="M4 10 H58", class_="edge back", marker_end="url(#tip-back)")
+    svg.element(at, "path", d="M4 10 H58", class_="edge back", marker_end="url(#tip-back)")
 
 
 def _joint(at: ET.Element, _: Scale) -> None:
     for x in (12, 48):
-        ink.element(at, "path", d=f"M{x} 1 C{x} 8 30 4 30 10 C30 16 {x} 12 {x} 19", class_="edge")
-    ink.element(at, "circle", cx=30, cy=10, r=4, fill="#5b6570")
+        svg.element(at, "path", d=f"M{x} 1 C{x} 8 30 4 30 10 C30 16 {x} 12 {x} 19", class_="edge")
+    svg.element(at, "circle", cx=30, cy=10, r=4, fill="#5b6570")
 
 
 def _loop(at: ET.Element, _: Scale) -> None:
-    ink.label(at, 30, 15, "↻", size=14, text_anchor="middle", fill="#444")
+    svg.label(at, 30, 15, "↻", size=14, text_anchor="middle", fill="#444")
 
 
 _SIGNS = {

@@ -9,11 +9,11 @@ from xml.etree import ElementTree as ET
 
 from fxprune.costs.macs import cost
 from fxprune.analysis.groups import Groups
-from fxprune.report import ink
+from fxprune.report.drawing import svg
 from fxprune.report.data import GroupRow, group_rows
-from fxprune.report.flow import Edge, Flow, Node, flow
-from fxprune.report.legend import Scale, draw_legend
-from fxprune.report.rows import Box, Line, Point, Size, layout
+from fxprune.report.drawing.flow import Edge, Flow, Node, flow
+from fxprune.report.drawing.legend import Scale, draw_legend
+from fxprune.report.drawing.layout import Box, Line, Point, Size, layout
 
 _ROW = 980.0  # boxes in a row take no more than this
 _NARROWEST = 700.0  # of the drawing, for the legend's sake
@@ -67,13 +67,13 @@ def draw(groups: Groups, drawn: Flow, title: str = "") -> ET.Element:
     lines = {_line(e): e for e in drawn.edges}
     found = layout(_sizes(drawn, cards), list(lines), _ROW, _PORT)
 
-    svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": ink.FONT, "role": "img"})
-    ink.element(svg, "style", _STYLE)
+    svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": svg.FONT, "role": "img"})
+    svg.element(svg, "style", _STYLE)
     _arrowheads(svg)
     width = max(found.width, _NARROWEST)
-    paper = ink.element(svg, "rect", fill="#fff", class_="paper")
+    paper = svg.element(svg, "rect", fill="#fff", class_="paper")
     top = _heading(svg, groups, title or type(groups.graph.model).__name__)
-    legend = ink.element(svg, "g", transform=f"translate({_MARGIN:.0f} {top:.0f})", class_="legend")
+    legend = svg.element(svg, "g", transform=f"translate({_MARGIN:.0f} {top:.0f})", class_="legend")
     top += draw_legend(legend, drawn, scale, width) + 20
 
     shift = Point(_MARGIN + (width - found.width) / 2, top)
@@ -94,8 +94,8 @@ def _card(node: Node, row: GroupRow | None) -> _Card:
     if node.kind in _FLAT:
         return _Card(node, (node.name,), "", node.name, None)
     if node.kind == "fixed":
-        return _Card(node, tuple(ink.folded(node.name, _LETTERS, " ")), "fixed channels", f"fixed\n{node.note}", None)
-    lines = tuple(ink.folded(node.name, _LETTERS, "."))
+        return _Card(node, tuple(svg.folded(node.name, _LETTERS, " ")), "fixed channels", f"fixed\n{node.note}", None)
+    lines = tuple(svg.folded(node.name, _LETTERS, "."))
     loop = " ↻" if node.loops else ""
     facts = [node.name, f"{node.size} channels"]
     if row is None:
@@ -108,9 +108,9 @@ def _card(node: Node, row: GroupRow | None) -> _Card:
 
 def _sizes(drawn: Flow, cards: Mapping[str, _Card]) -> dict[str, Size]:
     """All boxes are equally wide and, but for the boundaries, equally high."""
-    width = max((ink.longest([*c.lines, c.figures]) for c in cards.values()), default=0.0) + 18
+    width = max((svg.longest([*c.lines, c.figures]) for c in cards.values()), default=0.0) + 18
     high = max((len(c.lines) for c in cards.values()), default=1)
-    box, flat = Size(width, ink.LINE_HEIGHT * (high + 1) + _BAR + 10), Size(width, ink.LINE_HEIGHT + 10)
+    box, flat = Size(width, svg.LINE_HEIGHT * (high + 1) + _BAR + 10), Size(width, svg.LINE_HEIGHT + 10)
     joint = Size(_JOINT, _JOINT, small=True)
     return {k: joint if n.kind == "joint" else flat if n.kind in _FLAT else box for k, n in drawn.nodes.items()}
 
@@ -123,7 +123,7 @@ def _line(edge: Edge) -> Line:
 
 
 def _arrowheads(svg: ET.Element) -> None:
-    places = ink.element(svg, "defs")
+    places = svg.element(svg, "defs")
     for name, shape, tip, colour in (
         ("tip", "M0 0 L8 3.5 L0 7 Z", 8, "#7b8794"),
         ("tip-back", "M0 0 L8 3.5 L0 7 Z", 8, "#2b6cb0"),
@@ -133,19 +133,19 @@ def _arrowheads(svg: ET.Element) -> None:
         marker = ET.SubElement(
             places, "marker", {"id": name, "orient": "auto", "markerUnits": "userSpaceOnUse", **size}
         )
-        ink.element(marker, "path", d=shape, fill=colour)
+        svg.element(marker, "path", d=shape, fill=colour)
 
 
 def _heading(svg: ET.Element, groups: Groups, title: str) -> float:
     """Title and figures; returns where they end."""
     whole = cost(groups.graph)
     text = f"Channel groups of {title}"
-    ink.element(svg, "title", text)
-    ink.label(svg, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")
+    svg.element(svg, "title", text)
+    svg.label(svg, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")
     figures = f"{len(groups)} groups with {sum(g.size for g in groups):,} channels; {whole}."
-    ink.label(svg, _MARGIN, 56, figures, fill="#444")
+    svg.label(svg, _MARGIN, 56, figures, fill="#444")
     meaning = "A box is a group: each of its channels is kept or removed as one, in every tensor that it runs through."
-    ink.label(svg, _MARGIN, 72, meaning, fill="#444")
+    svg.label(svg, _MARGIN, 72, meaning, fill="#444")
     return 86.0
 
 
@@ -169,7 +169,7 @@ def _draw_edge(svg: ET.Element, edge: Edge, points: Sequence[Point], drawn: Flow
         attributes["marker_end"] = "url(#tip-back)" if blue else "url(#tip)"
     if edge.both:
         attributes["marker_start"] = "url(#tail)"
-    ink.element(svg, "path", d=path, **attributes)
+    svg.element(svg, "path", d=path, **attributes)
 
 
 def _at(point: Point) -> str:
@@ -177,7 +177,7 @@ def _at(point: Point) -> str:
 
 
 def _draw_joint(svg: ET.Element, key: str, box: Box) -> None:
-    ink.element(
+    svg.element(
         svg,
         "circle",
         cx=box.x,
@@ -191,18 +191,18 @@ def _draw_joint(svg: ET.Element, key: str, box: Box) -> None:
 
 def _draw_box(svg: ET.Element, card: _Card, box: Box, scale: Scale) -> None:
     node, left = card.node, box.x - box.width / 2
-    at = ink.element(svg, "g", class_=f"box {node.kind}", data_key=node.key, data_name=node.name)
-    ink.element(at, "title", card.tooltip)
+    at = svg.element(svg, "g", class_=f"box {node.kind}", data_key=node.key, data_name=node.name)
+    svg.element(at, "title", card.tooltip)
     part = card.row.share / scale.share if card.row else 0.0
-    fill = {"fill": ink.heat(part)} if card.row else {}
-    ink.element(at, "rect", x=left, y=box.top, width=box.width, height=box.height, rx=4, **fill)
+    fill = {"fill": svg.heat(part)} if card.row else {}
+    svg.element(at, "rect", x=left, y=box.top, width=box.width, height=box.height, rx=4, **fill)
     text = [*card.lines, *filter(None, [card.figures])]
     bar = _BAR + 4 if card.row else 0.0
-    baseline = box.top + (box.height - bar - ink.LINE_HEIGHT * len(text)) / 2 + ink.TEXT
+    baseline = box.top + (box.height - bar - svg.LINE_HEIGHT * len(text)) / 2 + svg.TEXT
     for i, line in enumerate(text):
         kind = "name" if i < len(card.lines) else "figures"
-        down = baseline + i * ink.LINE_HEIGHT
-        element = ink.label(at, box.x, down, line, text_anchor="middle", class_=kind)
+        down = baseline + i * svg.LINE_HEIGHT
+        element = svg.label(at, box.x, down, line, text_anchor="middle", class_=kind)
         if card.row:
             element.set("fill", "#fff" if part > 0.8 else "#222")
     if card.row:
@@ -213,4 +213,4 @@ def _draw_bar(at: ET.Element, part: float, box: Box, dark: bool) -> None:
     full, left, y = box.width - 16, box.x - box.width / 2 + 8, box.bottom - _BAR - 4
     back, front = ("#00000022", "#3b4252") if dark else ("#ffffff44", "#ffffff")
     for length, colour in ((full, back), (max(full * part, 1.0), front)):
-        ink.element(at, "path", d=f"M{left:.1f} {y:.1f} h{length:.1f} v{_BAR} h{-length:.1f} Z", fill=colour)
+        svg.element(at, "path", d=f"M{left:.1f} {y:.1f} h{length:.1f} v{_BAR} h{-length:.1f} Z", fill=colour)
