@@ -13,7 +13,7 @@ The stages, each a pure function of the one before, and usable alone:
 """
 
 from fxprune import latency, planners, report, rules, scorers, search, testing
-from fxprune.attention import untie_attention
+from fxprune.rewriting.attention import untie_attention
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.analysis.grouping.components import Group
@@ -22,8 +22,8 @@ from fxprune.analysis.groups import Groups, find_groups
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruction import Reconstruction, recalibrate, reconstruct, settle
-from fxprune.rewrite import cut_state, rewrite
-from fxprune.sampler import add_samplers
+from fxprune.rewriting.rewrite import cut_state, rewrite
+from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verify import mask, verify
 

@@ -13,7 +13,7 @@ from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan.plan import Plan
 from fxprune.planners.uniform import Uniform, check_ratio
-from fxprune.rewrite import rewrite
+from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
 from fxprune.tracing.trace import trace

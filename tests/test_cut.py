@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fxprune.rewrite import cut
+from fxprune.rewriting.rewrite import cut
 
 SHAPES = [(6,), (6, 10), (40, 30), (40, 30, 3, 3), (40, 30, 1, 1), (7, 5, 2, 3, 2)]
 

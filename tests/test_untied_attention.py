@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.attention import UntiedAttention
+from fxprune.rewriting.attention import UntiedAttention
 
 WIDTH, HEADS, BATCH, LENGTH, SOURCE = 12, 3, 2, 5, 4
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxprune.plan.plan import Plan
 from fxprune.prefix import Attempt, Recording, Remembered
-from fxprune.rewrite import rewrite
+from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.trial import Candidate, Evaluate, Tune
 
 M = TypeVar("M", bound=nn.Module)

@@ -14,7 +14,7 @@ from fxprune.module.batches import Batch
 from fxprune.observe import Contraction
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.record import Recorded, Run, recording
-from fxprune.rewrite import cut
+from fxprune.rewriting.rewrite import cut
 from fxprune.module.isolation import tensors_of
 
 

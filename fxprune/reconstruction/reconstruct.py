@@ -19,7 +19,7 @@ from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.readers import readers_of, waves
 from fxprune.reconstruction.shared import shared_by
 from fxprune.reconstruction.solve import fitted, intercept, squared_error, uncentred
-from fxprune.rewrite import check_fit
+from fxprune.rewriting.rewrite import check_fit
 from fxprune.module.isolation import tensors_of
 from fxprune.tracing.trace import trace
 

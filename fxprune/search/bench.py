@@ -15,7 +15,7 @@ from fxprune.costs.macs import Cost, cost_model
 from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
-from fxprune.rewrite import rewrite
+from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.folder import Folder

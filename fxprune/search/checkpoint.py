@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError, PlanError
 from fxprune.files import write_whole
 from fxprune.plan.plan import Plan
-from fxprune.rewrite import rewrite
+from fxprune.rewriting.rewrite import rewrite
 
 M = TypeVar("M", bound=nn.Module)
 

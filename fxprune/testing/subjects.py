@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups, find_groups
-from fxprune.sampler import add_samplers
+from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.tracing.trace import trace
 
 CLASSES = 3

@@ -30,7 +30,7 @@ from fxprune.costs.latency.grid import Floats, Surfaces, grid, points, rising, s
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
 from fxprune.plan.plan import Plan
-from fxprune.rewrite import rewrite
+from fxprune.rewriting.rewrite import rewrite
 from fxprune.module.isolation import as_call, borrowed, call, cloned, random_states, set_training
 from fxprune.module.written_tensors import unwatched
 
