@@ -14,7 +14,7 @@ from search_toys import Judged, jitter, perceptron, widths_of
 
 import fxprune
 from fxprune.planners import PLAIN, ROBUST, Bisection, Budget, Judge, fastest
-from fxprune.search.judge import standard_error
+from fxprune.search.acceptance import standard_error
 from fxprune.search.trial import Outcome
 
 

@@ -25,7 +25,7 @@ from fxprune.files import differences
 from fxprune.lines import Lines
 from fxprune.planners import Bisection, Constraints
 from fxprune.search import restore
-from fxprune.search.bench import Bench
+from fxprune.search.evaluator import Bench
 from fxprune.search.checkpoint import save
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.folder import Folder, _record

@@ -28,7 +28,7 @@ from fxprune.reconstruction import reconstruct
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
-from fxprune.search.bench import Bench
+from fxprune.search.evaluator import Bench
 from fxprune.search.result import Search
 from fxprune.search.trial import Candidate, Evaluate, Tune
 from fxprune.search.workers import Runner

@@ -22,7 +22,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import AtBudget, check_budget
 from fxprune.scorers.base import check_scores
-from fxprune.search.bench import Bench
+from fxprune.search.evaluator import Bench
 from fxprune.search.result import Search, Trial
 from fxprune.search.trial import Candidate, Evaluate, Tune
 from fxprune.search.workers import Runner

@@ -21,8 +21,8 @@ from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.search.bench import Bench
-from fxprune.search.judge import PLAIN, ROBUST, Judge, Verdict, judged, verified
+from fxprune.search.evaluator import Bench
+from fxprune.search.acceptance import PLAIN, ROBUST, Judge, Verdict, judged, verified
 from fxprune.search.result import Search
 from fxprune.search.trial import Evaluate, Tune
 from fxprune.search.workers import Runner

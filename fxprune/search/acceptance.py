@@ -11,7 +11,7 @@ import numpy as np
 
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
-from fxprune.search.bench import Bench
+from fxprune.search.evaluator import Bench
 from fxprune.search.trial import Candidate, Outcome
 
 
