@@ -11,7 +11,7 @@ from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.search.bee_colony import BeeColony
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.planners.progressive import Progressive, Step
+from fxprune.search.progressive.search import Progressive, Step
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.search.acceptance import PLAIN, ROBUST, Judge

@@ -22,7 +22,7 @@ from fxprune.errors import InputError
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan.plan import Ints
 from fxprune.planners.budget import check_budget
-from fxprune.planners.kitchen import Cut, Kitchen, Refit
+from fxprune.search.progressive.candidates import Cut, Kitchen, Refit
 from fxprune.prefix import Remembered
 from fxprune.reconstruction import reconstruct
 from fxprune.reconstruction.shared import sharing
