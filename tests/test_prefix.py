@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.planners import Constraints, Progressive, Workers
-from fxprune.prefix import Attempt, Recording, Remembered, recorder
+from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
+from fxprune.search.progressive.activation_cache import recorder
 from fxprune.scorers import L2Norm, Lasso
 
 MEMORY = 2**26

@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.prefix import Attempt, Recording, Remembered
+from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers import L1Norm
 from zoo.checkpoints import load as load_checkpoint

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from fxprune.plan.plan import Plan
-from fxprune.prefix import Attempt, Recording, Remembered
+from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.trial import Candidate, Evaluate, Tune
 

@@ -23,7 +23,7 @@ from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan.plan import Ints
 from fxprune.planners.budget import check_budget
 from fxprune.search.progressive.candidates import Cut, Kitchen, Refit
-from fxprune.prefix import Remembered
+from fxprune.search.progressive.activation_cache import Remembered
 from fxprune.reconstruction import reconstruct
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers.base import Scorer, check_scores

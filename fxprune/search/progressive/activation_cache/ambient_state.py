@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.modules import module as torch_module
 
-from fxprune.prefix.values import Frozen
+from fxprune.search.progressive.activation_cache.values import Frozen
 
 
 def casts() -> Frozen:

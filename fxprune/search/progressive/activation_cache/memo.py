@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.prefix.state import State, descendants, same_bits
-from fxprune.prefix.values import Frozen, Value
+from fxprune.search.progressive.activation_cache.module_state import State, descendants, same_bits
+from fxprune.search.progressive.activation_cache.values import Frozen, Value
 from fxprune.module.isolation import walk
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.prefix.intercept import INTERCEPTION, looking_at
-from fxprune.prefix.memo import Memo
-from fxprune.prefix.player import Player
-from fxprune.prefix.recorder import Recorder
-from fxprune.prefix.session import Part
-from fxprune.prefix.state import State, descendants
+from fxprune.search.progressive.activation_cache.intercept import INTERCEPTION, looking_at
+from fxprune.search.progressive.activation_cache.memo import Memo
+from fxprune.search.progressive.activation_cache.replay import Player
+from fxprune.search.progressive.activation_cache.recorder import Recorder
+from fxprune.search.progressive.activation_cache.session import Part
+from fxprune.search.progressive.activation_cache.module_state import State, descendants
 from fxprune.module.isolation import walk
 
 Evaluate = Callable[[Any], Any]

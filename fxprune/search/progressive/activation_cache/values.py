@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.prefix.state import is_plain, same_bits
+from fxprune.search.progressive.activation_cache.module_state import is_plain, same_bits
 
 Frozen: TypeAlias = Hashable
 """A structure without tensors that can be compared and looked up: see `freeze`."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxprune.prefix.memo import Memo
-from fxprune.prefix.state import State, is_plain
-from fxprune.prefix.surroundings import casts, ordinary, surroundings
-from fxprune.prefix.values import Frozen, StrangeError, Value, freeze
+from fxprune.search.progressive.activation_cache.memo import Memo
+from fxprune.search.progressive.activation_cache.module_state import State, is_plain
+from fxprune.search.progressive.activation_cache.ambient_state import casts, ordinary, surroundings
+from fxprune.search.progressive.activation_cache.values import Frozen, StrangeError, Value, freeze
 from fxprune.module.isolation import output_tensors
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.prefix.memo import Entry, Memo
-from fxprune.prefix.session import Part, Run, Session, place_of
-from fxprune.prefix.surroundings import random_states
-from fxprune.prefix.values import Frozen, StrangeError, Value, freeze, values_in
+from fxprune.search.progressive.activation_cache.memo import Entry, Memo
+from fxprune.search.progressive.activation_cache.session import Part, Run, Session, place_of
+from fxprune.search.progressive.activation_cache.ambient_state import random_states
+from fxprune.search.progressive.activation_cache.values import Frozen, StrangeError, Value, freeze, values_in
 
 FLOOR = 0.5
 """A value is kept only if it saves, per byte, at least this fraction of what values save on average: allocating memory

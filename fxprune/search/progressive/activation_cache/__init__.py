@@ -14,6 +14,6 @@ bit. Inputs are known by identity where the module before gave a remembered tens
 outside of any module made them. Whatever cannot be known to be equal is computed.
 """
 
-from fxprune.prefix.attempt import Attempt, Recording, Remembered
+from fxprune.search.progressive.activation_cache.attempt import Attempt, Recording, Remembered
 
 __all__ = ["Attempt", "Recording", "Remembered"]

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.prefix.memo import Entry
-from fxprune.prefix.session import Part, Run, Session
-from fxprune.prefix.values import StrangeError, Value, freeze, thaw, values_in
+from fxprune.search.progressive.activation_cache.memo import Entry
+from fxprune.search.progressive.activation_cache.session import Part, Run, Session
+from fxprune.search.progressive.activation_cache.values import StrangeError, Value, freeze, thaw, values_in
 
 
 class Player(Session):
