@@ -16,7 +16,7 @@ from fxprune.gram import collect, patches
 from fxprune.gram.collect import Sampling, readings, responses
 from fxprune.gram.patches import draw, inputs_at, outputs_at
 from fxprune.gram.sums import Gram
-from fxprune.observe import Contraction, observing
+from fxprune.statistics.observe import Contraction, observing
 
 LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "1x1": ((5, 4, 4), lambda: nn.Conv2d(5, 4, 1)),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.gram.collect import Sampling, responses
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.planners import Progressive
 from fxprune.scorers import Informative, Lasso, RefitLoss, ThiNet
 from fxprune.search.describe import describe

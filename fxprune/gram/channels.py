@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune.gram.sums import Gram
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.plan.plan import Slot
 
 

@@ -17,7 +17,7 @@ from fxprune.gram.patches import draw, inputs_at, most_varied
 from fxprune.gram.sums import Gram
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.observe import Contraction, observing
+from fxprune.statistics.observe import Contraction, observing
 from fxprune.plan.plan import Slot
 
 Columns: TypeAlias = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 
 PIECE = 2**22
 """Numbers that one piece of the patches holds at most: 32 MiB in float64."""

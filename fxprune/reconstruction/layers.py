@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import Batch
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.record import Recorded, Run, recording
 from fxprune.rewriting.rewrite import cut

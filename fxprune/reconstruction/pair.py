@@ -14,7 +14,7 @@ from fxprune.errors import InputError
 from fxprune.gram.collect import gram_of
 from fxprune.gram.patches import outputs_at
 from fxprune.gram.sums import Gram
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.reconstruction.residual_add import Landing
 from fxprune.reconstruction.original import Given, Original
 from fxprune.reconstruction.readers import Reader

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.analysis.ops.norm import BATCH_NORMS, BatchNorm
 
 Call: TypeAlias = tuple[str, int]

@@ -19,7 +19,7 @@ from fxprune.module.batches import batches
 from fxprune.gram.collect import Sampling, gram_of
 from fxprune.gram.patches import inputs_at, outputs_at
 from fxprune.gram.sums import Gram
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.reconstruction.residual_add import Landing
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.readers import Reader

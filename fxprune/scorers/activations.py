@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.observe import Contraction, observe
+from fxprune.statistics.observe import Contraction, observe
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError
 

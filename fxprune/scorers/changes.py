@@ -11,7 +11,7 @@ from torch import Tensor
 from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, per_channel, share
 from fxprune.scorers.wiring import gains_behind

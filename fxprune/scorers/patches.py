@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fxprune.observe import Contraction
+from fxprune.statistics.observe import Contraction
 
 aten = torch.ops.aten
 _PIECE = 2**18  # elements

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_option
 from fxprune.analysis.groups import Groups
-from fxprune.observe import Contraction, observe
+from fxprune.statistics.observe import Contraction, observe
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim

@@ -255,7 +255,7 @@ def _refuses_clearly(scorer: Scorer, subject: Subject) -> None:
             "data without a batch is no InputError",
             where=_place(subject),
             seen=f"{type(error).__name__}: {error}",
-            remedy="raise fxprune.InputError, or leave data alone; fxprune.observe.observe does it for you",
+            remedy="raise fxprune.InputError, or leave data alone; fxprune.statistics.observe.observe does it for you",
         ) from error
 
 
