@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.module.batches import batches
-from fxprune.gram import collect, patches
-from fxprune.gram.collect import Sampling, readings, responses
-from fxprune.gram.patches import draw, inputs_at, outputs_at
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram import collect
+from fxprune.statistics.gram import patches
+from fxprune.statistics.gram.collect import Sampling, readings, responses
+from fxprune.statistics.gram.patches import draw, inputs_at, outputs_at
+from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction, observing
 
 LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {

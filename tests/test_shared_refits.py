@@ -151,7 +151,7 @@ def test_other_data_or_another_model_shares_nothing() -> None:
 
 
 def test_little_memory_shares_less() -> None:
-    from fxprune.gram.collect import Sampling
+    from fxprune.statistics.gram.collect import Sampling
     from fxprune.reconstruction.shared import Shared
 
     model, data = counted()

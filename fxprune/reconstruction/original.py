@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.module.batches import Batch
-from fxprune.gram.collect import Sampling
-from fxprune.gram.patches import outputs_at
+from fxprune.statistics.gram.collect import Sampling
+from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.observe import Contraction
 from fxprune.reconstruction.residual_add import Call, Landing
 from fxprune.reconstruction.record import last_event, recording

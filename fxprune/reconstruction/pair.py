@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from fxprune.module.batches import batches
 from fxprune.errors import InputError
-from fxprune.gram.collect import gram_of
-from fxprune.gram.patches import outputs_at
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.collect import gram_of
+from fxprune.statistics.gram.patches import outputs_at
+from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
 from fxprune.reconstruction.residual_add import Landing
 from fxprune.reconstruction.original import Given, Original

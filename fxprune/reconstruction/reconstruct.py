@@ -10,8 +10,8 @@ from torch import nn
 
 from fxprune.module.batches import batches
 from fxprune.errors import InputError, PlanError
-from fxprune.gram.collect import Positions, Sampling
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.collect import Positions, Sampling
+from fxprune.statistics.gram.sums import Gram
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_before
 from fxprune.reconstruction.original import Original

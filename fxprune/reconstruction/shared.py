@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import batches
-from fxprune.gram.collect import Sampling, gram_of
-from fxprune.gram.patches import inputs_at, outputs_at
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.collect import Sampling, gram_of
+from fxprune.statistics.gram.patches import inputs_at, outputs_at
+from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
 from fxprune.reconstruction.residual_add import Landing
 from fxprune.reconstruction.original import Original

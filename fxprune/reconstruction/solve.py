@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.sums import Gram
 
 
 def uncentred(gram: Gram) -> Gram:

@@ -5,7 +5,7 @@ groups' slots and needs no knowledge of ops. A new one is a function or a small 
 `fxprune.testing.check_scorer` tells whether it keeps the contract.
 """
 
-from fxprune.gram.collect import Informative
+from fxprune.statistics.gram.collect import Informative
 from fxprune.scorers.activations import ActivationEntropy, ActivationMean, APoZ, HRank
 from fxprune.scorers.base import Scorer, UnscorableError, along, check_scores, makers, per_channel
 from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAverage, WeightedSum

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from fxprune.gram.collect import Positions, Sampling, responses
+from fxprune.statistics.gram.collect import Positions, Sampling, responses
 from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import Floats, in_order, joint, require_readers

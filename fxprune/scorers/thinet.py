@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
-from fxprune.gram.channels import Responses
-from fxprune.gram.collect import Positions, Reader, Sampling, readings, responses
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.channels import Responses
+from fxprune.statistics.gram.collect import Positions, Reader, Sampling, readings, responses
+from fxprune.statistics.gram.sums import Gram
 from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores, UnscorableError
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fxprune.module.batches import batches, noise
 from fxprune.errors import InputError
-from fxprune.gram.channels import Responses, owners
-from fxprune.gram.patches import draw, inputs_at, most_varied
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.channels import Responses, owners
+from fxprune.statistics.gram.patches import draw, inputs_at, most_varied
+from fxprune.statistics.gram.sums import Gram
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.statistics.observe import Contraction, observing

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxprune.gram.sums import Gram
+from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
 from fxprune.plan.plan import Slot
 
