@@ -21,8 +21,8 @@ from search_toys import SEARCHES, Judged, given_to, jitter, perceptron, run, wid
 from torch import nn
 
 import fxprune
-from fxprune.files import differences
-from fxprune.lines import Lines
+from fxprune.storage.files import differences
+from fxprune.storage.json_lines import Lines
 from fxprune.planners import Bisection, Constraints
 from fxprune.search import restore
 from fxprune.search.evaluator import Bench

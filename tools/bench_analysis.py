@@ -38,7 +38,7 @@ from rich.progress import track
 from rich.table import Table
 from sources import fingerprint
 
-from fxprune.lines import Lines
+from fxprune.storage.json_lines import Lines
 
 Settings = dict[str, Any]
 

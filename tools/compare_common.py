@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fxprune.lines import Lines
+from fxprune.storage.json_lines import Lines
 
 P = TypeVar("P")
 M = TypeVar("M")

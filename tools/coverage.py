@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import track
 from sources import fingerprint
 
-from fxprune.files import write_whole
+from fxprune.storage.files import write_whole
 
 
 class _Job:

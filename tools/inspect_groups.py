@@ -26,7 +26,7 @@ from torch import nn
 
 import fxprune
 from fxprune import report
-from fxprune.files import write_whole
+from fxprune.storage.files import write_whole
 
 _DEFAULT_SHAPE = (1, 3, 224, 224)
 _PIPE_WIDTH = 120

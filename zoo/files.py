@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fxprune.files import write_whole
+from fxprune.storage.files import write_whole
 
 
 def write(path: Path, data: bytes) -> None:

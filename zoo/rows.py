@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fxprune.files import claim
-from fxprune.lines import Lines
+from fxprune.storage.files import claim
+from fxprune.storage.json_lines import Lines
 
 Key = tuple[str, int, float]
 

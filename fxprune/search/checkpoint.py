@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError
-from fxprune.files import write_whole
+from fxprune.storage.files import write_whole
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 

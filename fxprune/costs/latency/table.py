@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fxprune.errors import InputError
-from fxprune.files import write_whole
+from fxprune.storage.files import write_whole
 from fxprune.costs.latency.calls import Call, Operand
 
 _VERSION = 1
