@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.tracing import shapes
+from fxprune.tracing import meta_kernels
 
 aten = torch.ops.aten
 
@@ -35,8 +35,8 @@ def last(*shape: int) -> Tensor:
 LAYOUTS = [image, turned, sliced, last]
 A, B = (2, 4, 6, 8), (2, 4, 1, 1)
 ELEMENTWISE: dict[Any, tuple[Any, ...]] = {
-    **dict.fromkeys(shapes._SAME_FLOAT, ()),
-    **dict.fromkeys(shapes._IN_PLACE, ()),
+    **dict.fromkeys(meta_kernels._SAME_FLOAT, ()),
+    **dict.fromkeys(meta_kernels._IN_PLACE, ()),
     aten.relu.default: (),
     aten.neg.default: (),
     aten.clamp.default: (None, 0.5),
@@ -121,14 +121,14 @@ def meta(value: Any) -> Any:
 
 @pytest.mark.parametrize(("op", "args", "kwargs"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)])
 def test_answers_are_what_pytorch_makes(op: Any, args: Any, kwargs: Any) -> None:
-    answered = shapes.ANSWERS[op](*meta(args), **kwargs)
+    answered = meta_kernels.ANSWERS[op](*meta(args), **kwargs)
     assert answered is not None, "left to PyTorch"
     assert seen(answered) == seen(op(*args, **kwargs))
 
 
 def test_every_answer_has_a_case() -> None:
     asked = {op for op, *_ in CASES}
-    assert set(shapes.ANSWERS) - asked == {aten.empty.memory_format}
+    assert set(meta_kernels.ANSWERS) - asked == {aten.empty.memory_format}
 
 
 LEFT = [
@@ -147,4 +147,4 @@ LEFT = [
 
 @pytest.mark.parametrize(("op", "args"), LEFT, ids=[f"{i}-{c[0]}" for i, c in enumerate(LEFT)])
 def test_unusual_calls_are_left_to_pytorch(op: Any, args: Any) -> None:
-    assert shapes.ANSWERS[op](*meta(args)) is None
+    assert meta_kernels.ANSWERS[op](*meta(args)) is None

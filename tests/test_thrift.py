@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fxprune.tracing import thrift
+from fxprune.tracing import chunked_convolution
 
 CONVOLVE = torch.ops.aten.convolution.default
 
@@ -17,14 +17,14 @@ def arguments(batch: int, transposed: bool) -> tuple[object, ...]:
 @pytest.mark.parametrize("batch", [0, 1, 3, 100, 101])
 def test_results_are_those_of_one_call(batch: int, transposed: bool) -> None:
     args = arguments(batch, transposed)
-    torch.testing.assert_close(thrift.run(CONVOLVE, args, {}), CONVOLVE(*args))
+    torch.testing.assert_close(chunked_convolution.run(CONVOLVE, args, {}), CONVOLVE(*args))
 
 
 def test_only_large_batches_are_split() -> None:
-    assert thrift._parts(*arguments(100, True)) > 1
-    assert thrift._parts(*arguments(1, True)) == thrift._parts(*arguments(0, True)) == 1
+    assert chunked_convolution._parts(*arguments(100, True)) > 1
+    assert chunked_convolution._parts(*arguments(1, True)) == chunked_convolution._parts(*arguments(0, True)) == 1
 
 
 def test_other_calls_are_left_alone() -> None:
     x = torch.randn(300, 64, 14, 14)
-    assert torch.equal(thrift.run(torch.ops.aten.mean.dim, (x, [0]), {"keepdim": True}), x.mean(0, keepdim=True))
+    assert torch.equal(chunked_convolution.run(torch.ops.aten.mean.dim, (x, [0]), {"keepdim": True}), x.mean(0, keepdim=True))

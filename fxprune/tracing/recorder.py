@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
-from fxprune.tracing import shapes, thrift
+from fxprune.tracing import meta_kernels
+from fxprune.tracing import chunked_convolution
 from fxprune.module.isolation import Inputs, output_tensors, walk
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
@@ -134,12 +135,12 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._real:
-            result = thrift.run(op, args, kwargs)
+            result = chunked_convolution.run(op, args, kwargs)
         else:
             if not all_on_meta((*args, *kwargs.values())):
                 args, kwargs = self._move_to_meta(args, kwargs)
-            result = shapes.answer(op, args, kwargs)
-        if not shapes.is_void(op, args):
+            result = meta_kernels.answer(op, args, kwargs)
+        if not meta_kernels.is_void(op, args):
             self._record(op, args, kwargs, result)
         return result
 

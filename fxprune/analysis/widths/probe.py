@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from fxprune.module.attributes import mend
 from fxprune.analysis.labels.labels import Axes
-from fxprune.tracing import shapes
+from fxprune.tracing import meta_kernels
 from fxprune.module.isolation import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing.recorder import all_on_meta, meta_like
 from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
@@ -180,17 +180,17 @@ class _Prober(TorchDispatchMode):
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused or shapes.is_void(op, args):  # neither is in the script
+        if self.paused or meta_kernels.is_void(op, args):  # neither is in the script
             return op(*args, **kwargs)
         node = self.script.next(op)
         self._check_constant(node, args)
         if not all_on_meta((*args, *kwargs.values())):
             args, kwargs = tree_map(_on_meta, (args, kwargs))
         if node is None:
-            return shapes.answer(op, args, kwargs)
+            return meta_kernels.answer(op, args, kwargs)
         predicted = self._prediction.shapes(self._axes[node])
         try:
-            result = shapes.answer(op, args, kwargs)
+            result = meta_kernels.answer(op, args, kwargs)
         except Exception as error:
             return self.differ(node, asked(node, args), predicted, _brief(error), args)
         seen = _shapes(result)
