@@ -25,7 +25,7 @@ from fxprune.reconstruction import Reconstruction, recalibrate, reconstruct, set
 from fxprune.rewriting.rewrite import cut_state, rewrite
 from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.tracing.trace import Graph, trace
-from fxprune.verify import mask, verify
+from fxprune.verification.verify import mask, verify
 
 __all__ = [
     "Cost",

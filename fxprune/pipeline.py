@@ -17,7 +17,7 @@ from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
 from fxprune.tracing.trace import trace
-from fxprune.verify import verify as verify_plan
+from fxprune.verification.verify import verify as verify_plan
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -651,7 +651,7 @@ def test_verify_does_not_blame_the_inputs_for_a_pruned_model_that_fails(
     def broken(*_: Any) -> Any:
         raise RuntimeError("sizes do not fit")
 
-    monkeypatch.setattr(sys.modules["fxprune.verify"], "rewrite", broken)  # fxprune.verify is the function
+    monkeypatch.setattr(sys.modules["fxprune.verification.verify"], "rewrite", broken)  # fxprune.verify is the function
     with pytest.raises(RuntimeError, match="sizes do not fit"):
         fxprune.verify(net, plan, X)
 
