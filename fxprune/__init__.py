@@ -12,18 +12,20 @@ The stages, each a pure function of the one before, and usable alone:
 `fxprune.prune(model, example_inputs, 0.5)` does it all.
 """
 
-from fxprune import latency, planners, report, rules, scorers, search, testing
-from fxprune.rewriting.attention import untie_attention
-from fxprune.costs.macs import Cost, cost
-from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
+from fxprune import planners, report, scorers, search, testing
+from fxprune.analysis import ops
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups, find_groups
+from fxprune.costs import latency
+from fxprune.costs.macs import Cost, cost
+from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruction import Reconstruction, recalibrate, reconstruct, settle
-from fxprune.rewriting.rewrite import cut_state, rewrite
+from fxprune.rewriting.attention import untie_attention
 from fxprune.rewriting.channel_sampler import add_samplers
+from fxprune.rewriting.rewrite import cut_state, rewrite
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verification.verify import mask, verify
 
@@ -48,13 +50,13 @@ __all__ = [
     "find_groups",
     "latency",
     "mask",
+    "ops",
     "planners",
     "prune",
     "recalibrate",
     "reconstruct",
     "report",
     "rewrite",
-    "rules",
     "scorers",
     "search",
     "settle",

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups, find_groups
 from fxprune.plan.plan import Plan
 from fxprune.planners.uniform import Uniform, check_ratio
 from fxprune.rewriting.rewrite import rewrite

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.module.batches import batches
-from fxprune.statistics.gram import collect
-from fxprune.statistics.gram import patches
+from fxprune.statistics.gram import collect, patches
 from fxprune.statistics.gram.collect import Sampling, readings, responses
 from fxprune.statistics.gram.patches import draw, inputs_at, outputs_at
 from fxprune.statistics.gram.sums import Gram

@@ -13,11 +13,11 @@ from test_reconstruct import Two, halves, kernels, rows, seen_by
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.statistics.gram.collect import Sampling, responses
-from fxprune.statistics.observe import Contraction
 from fxprune.planners import Progressive
 from fxprune.scorers import Informative, Lasso, RefitLoss, ThiNet
 from fxprune.search.describe import describe
+from fxprune.statistics.gram.collect import Sampling, responses
+from fxprune.statistics.observe import Contraction
 
 COUNT = 3
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.planners import Constraints, Progressive, Workers
-from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
-from fxprune.search.progressive.activation_cache import recorder
 from fxprune.scorers import L2Norm, Lasso
+from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered, recorder
 
 MEMORY = 2**26
 RAN: list[str] = []

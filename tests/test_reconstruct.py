@@ -705,7 +705,7 @@ def test_after_a_failure_in_the_middle_the_pruned_model_is_as_it_was(pair: Any, 
 
 def test_a_failure_after_the_first_fit_is_undone(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, small, plan, x = pair
-    from fxprune.reconstruction import reconstruct
+    from fxprune.reconstruction import refit
 
     fits = []
 
@@ -715,8 +715,8 @@ def test_a_failure_after_the_first_fit_is_undone(pair: Any, monkeypatch: pytest.
             raise KeyboardInterrupt
         return solve(*args)
 
-    solve = reconstruct.fitted
-    monkeypatch.setattr(step, "fitted", fail_later)
+    solve = refit.fitted
+    monkeypatch.setattr(refit, "fitted", fail_later)
     with pytest.raises(KeyboardInterrupt):
         fxprune.reconstruct(model, small, plan, [x])
     assert len(fits) == 3

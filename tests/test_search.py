@@ -21,15 +21,15 @@ from search_toys import SEARCHES, Judged, given_to, jitter, perceptron, run, wid
 from torch import nn
 
 import fxprune
-from fxprune.storage.files import differences
-from fxprune.storage.json_lines import Lines
 from fxprune.planners import Bisection, Constraints
 from fxprune.search import restore
-from fxprune.search.evaluator import Bench
 from fxprune.search.checkpoint import save
 from fxprune.search.describe import describe, fingerprint
+from fxprune.search.evaluator import Bench
 from fxprune.search.folder import Folder, _record
 from fxprune.search.trial import Candidate, measured
+from fxprune.storage.files import differences
+from fxprune.storage.json_lines import Lines
 
 # What evaluate may say
 

@@ -151,8 +151,8 @@ def test_other_data_or_another_model_shares_nothing() -> None:
 
 
 def test_little_memory_shares_less() -> None:
-    from fxprune.statistics.gram.collect import Sampling
     from fxprune.reconstruction.shared import Shared
+    from fxprune.statistics.gram.collect import Sampling
 
     model, data = counted()
     names = [n for n, _ in model.named_parameters() if n.endswith("weight") and "stem" not in n]

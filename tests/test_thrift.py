@@ -27,4 +27,6 @@ def test_only_large_batches_are_split() -> None:
 
 def test_other_calls_are_left_alone() -> None:
     x = torch.randn(300, 64, 14, 14)
-    assert torch.equal(chunked_convolution.run(torch.ops.aten.mean.dim, (x, [0]), {"keepdim": True}), x.mean(0, keepdim=True))
+    assert torch.equal(
+        chunked_convolution.run(torch.ops.aten.mean.dim, (x, [0]), {"keepdim": True}), x.mean(0, keepdim=True)
+    )

@@ -98,8 +98,8 @@ def made(channels: int, seed: int = 0) -> Problem:
 
 def of_network(name: str, images: int) -> Iterator[Problem]:
     """The problem of each group of a trained network of the zoo, on its training images."""
-    from fxprune.statistics.gram.collect import Sampling, responses
     from fxprune.scorers.thinet import joint
+    from fxprune.statistics.gram.collect import Sampling, responses
 
     model, metadata = load_checkpoint(WEIGHTS / f"{name}.safetensors")
     splits = load_data(metadata.data, seed=metadata.seed)

@@ -34,9 +34,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers import L1Norm
+from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from zoo.checkpoints import load as load_checkpoint
 from zoo.cook import WEIGHTS
 from zoo.data import load as load_data

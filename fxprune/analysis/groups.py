@@ -14,15 +14,15 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.errors import InputError, check_kind
-from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.balance import Balance, Steps, analyse, balances, steps
+from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.labels.factorings import Heads
-from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
-from fxprune.module.isolation import aliases_of, walk
-from fxprune.tracing.trace import Graph
 from fxprune.analysis.widths import Held, held_by_code
+from fxprune.errors import InputError, check_kind
+from fxprune.module.isolation import aliases_of, walk
+from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
+from fxprune.tracing.trace import Graph
 
 
 class Groups(Sequence[Group]):

@@ -16,12 +16,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from torch import fx, nn
 
-from fxprune.errors import PlanError, check_kind
-from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import analyse
+from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
+from fxprune.errors import PlanError, check_kind
 from fxprune.plan.plan import Plan, check_plan
 from fxprune.tracing.trace import Graph
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fxprune.errors import PlanError
-from fxprune.storage.files import write_whole
 from fxprune.plan.file import fields_of, to_data
 from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
+from fxprune.storage.files import write_whole
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
 

@@ -7,16 +7,16 @@ scores and `evaluate`, and returns a `Search` with the plan, the model and the h
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.compete import as_they_are, everyone, relative, same_pattern, same_shape
 from fxprune.planners.allocation.constraints import Constraints
-from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.planners.budget import AtBudget, Budget
-from fxprune.search.bee_colony import BeeColony
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.search.progressive.search import Progressive, Step
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.search.acceptance import PLAIN, ROBUST, Judge
-from fxprune.search.result import Search, Trial
+from fxprune.search.bee_colony import BeeColony
+from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.search.distributed import together
+from fxprune.search.progressive.search import Progressive, Step
+from fxprune.search.result import Search, Trial
 from fxprune.search.workers import Workers
 
 __all__ = [

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError
+from fxprune.plan.plan import Ints, Plan
 from fxprune.planners.allocation.choose import as_array, keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.knapsack import Ladder, fill
 from fxprune.planners.allocation.price import Floats, Measure, Price
-from fxprune.errors import InputError
-from fxprune.analysis.grouping.components import Group
-from fxprune.analysis.groups import Groups
-from fxprune.plan.plan import Ints, Plan
 from fxprune.scorers.base import check_scores, share
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]

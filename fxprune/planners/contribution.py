@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError
+from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import as_array, keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups
-from fxprune.plan.plan import Plan
 from fxprune.scorers.base import check_scores, share
 
 

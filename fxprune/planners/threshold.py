@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fxprune.planners.allocation.choose import as_array, keep_best
-from fxprune.planners.allocation.compete import Normalise, Pool, everyone, relative
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
+from fxprune.planners.allocation.choose import as_array, keep_best
+from fxprune.planners.allocation.compete import Normalise, Pool, everyone, relative
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.uniform import check_ratio
 from fxprune.scorers.base import check_scores
 

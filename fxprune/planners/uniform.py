@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError
+from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_patterns, first_fit
-from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups
-from fxprune.plan.plan import Plan
 
 
 @dataclass(frozen=True)

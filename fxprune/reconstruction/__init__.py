@@ -13,8 +13,8 @@ recalibrate    running statistics of BatchNorm, estimated anew
 settle         the same, with scale and shift that make up for it
 """
 
-from fxprune.reconstruction.recalibrate import recalibrate
 from fxprune.reconstruction.absorb_batchnorm import settle
-from fxprune.reconstruction.reconstruct import Reconstruction, Refit, reconstruct
+from fxprune.reconstruction.recalibrate import recalibrate
+from fxprune.reconstruction.refit import Reconstruction, Refit, reconstruct
 
 __all__ = ["Reconstruction", "Refit", "recalibrate", "reconstruct", "settle"]

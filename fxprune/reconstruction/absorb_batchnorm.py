@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.batches import batches
 from fxprune.errors import InputError
+from fxprune.module.batches import batches
 from fxprune.module.isolation import borrowed, set_training
 
 Norm = nn.modules.batchnorm._BatchNorm

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import Batch
-from fxprune.statistics.observe import Contraction
+from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.record import Recorded, Run, recording
 from fxprune.rewriting.rewrite import cut
-from fxprune.module.isolation import tensors_of
+from fxprune.statistics.observe import Contraction
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fxprune.module.batches import Batch
+from fxprune.reconstruction.record import last_event, recording
+from fxprune.reconstruction.residual_add import Call, Landing
 from fxprune.statistics.gram.collect import Sampling
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.observe import Contraction
-from fxprune.reconstruction.residual_add import Call, Landing
-from fxprune.reconstruction.record import last_event, recording
 
 Prints: TypeAlias = tuple[tuple[Any, ...], ...]
 

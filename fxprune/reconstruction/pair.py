@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.batches import batches
 from fxprune.errors import InputError
+from fxprune.module.batches import batches
+from fxprune.reconstruction.original import Given, Original
+from fxprune.reconstruction.readers import Reader
+from fxprune.reconstruction.record import Recorded, last_event, recording
+from fxprune.reconstruction.residual_add import Landing
 from fxprune.statistics.gram.collect import gram_of
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
-from fxprune.reconstruction.residual_add import Landing
-from fxprune.reconstruction.original import Given, Original
-from fxprune.reconstruction.readers import Reader
-from fxprune.reconstruction.record import Recorded, last_event, recording
 
 NEGLIGIBLE = 1e-3
 """Part of a batch norm's largest scale below which a channel cannot repair the shortcut."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.module.batches import batches
 from fxprune.errors import InputError
+from fxprune.module.batches import batches
 from fxprune.module.isolation import borrowed, set_training
 
 _KEYS = ("running_mean", "running_var", "num_batches_tracked")

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
-from fxprune.statistics.observe import Contraction, observing
-from fxprune.reconstruction.residual_add import Call, Elsewhere, Landing, Landings, Normed
 from fxprune.module.isolation import cloned, tensor_names
+from fxprune.reconstruction.residual_add import Call, Elsewhere, Landing, Landings, Normed
+from fxprune.statistics.observe import Contraction, observing
 
 K = TypeVar("K", bound="Kept")
 

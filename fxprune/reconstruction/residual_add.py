@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fxprune.statistics.observe import Contraction
 from fxprune.analysis.ops.norm import BATCH_NORMS, BatchNorm
+from fxprune.statistics.observe import Contraction
 
 Call: TypeAlias = tuple[str, int]
 _VIEWS = frozenset(["view", "_unsafe_view", "_reshape_alias"])

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import batches
+from fxprune.reconstruction.original import Original
+from fxprune.reconstruction.readers import Reader
+from fxprune.reconstruction.record import Recorded, Run, recording
+from fxprune.reconstruction.residual_add import Landing
 from fxprune.statistics.gram.collect import Sampling, gram_of
 from fxprune.statistics.gram.patches import inputs_at, outputs_at
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
-from fxprune.reconstruction.residual_add import Landing
-from fxprune.reconstruction.original import Original
-from fxprune.reconstruction.readers import Reader
-from fxprune.reconstruction.record import Recorded, Run, recording
 
 CLOSE = 1e-4
 """Part of the largest by which inputs may differ and still count as the original's: kernels round differently."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.costs.macs import cost, cost_model
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
+from fxprune.costs.macs import cost, cost_model
 from fxprune.plan.plan import Slot
 
 ROLES = ("producer", "consumer", "other")

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.attributes import can_become, mend
 from fxprune.errors import InputError, PlanError, check_kind
+from fxprune.module.attributes import can_become, mend
+from fxprune.module.isolation import swap_tensors, tensors_of, walk
 from fxprune.module.literals import is_literal
 from fxprune.plan.plan import Ints, Plan, check_plan
 from fxprune.rewriting.channel_sampler import BUFFER, add_samplers
-from fxprune.module.isolation import swap_tensors, tensors_of, walk
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -5,7 +5,6 @@ groups' slots and needs no knowledge of ops. A new one is a function or a small 
 `fxprune.testing.check_scorer` tells whether it keeps the contract.
 """
 
-from fxprune.statistics.gram.collect import Informative
 from fxprune.scorers.activations import ActivationEntropy, ActivationMean, APoZ, HRank
 from fxprune.scorers.base import Scorer, UnscorableError, along, check_scores, makers, per_channel
 from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAverage, WeightedSum
@@ -20,6 +19,7 @@ from fxprune.scorers.redundancy import GeometricMedian
 from fxprune.scorers.sampled import SampledPermutation
 from fxprune.scorers.slimming import BatchNormScale
 from fxprune.scorers.thinet import RefitLoss, ThiNet
+from fxprune.statistics.gram.collect import Informative
 
 __all__ = [
     "LAMP",

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.statistics.observe import Contraction, observe
+from fxprune.errors import InputError
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError
+from fxprune.statistics.observe import Contraction, observe
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, check_data
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError, check_data
 from fxprune.plan.plan import Slot
 
 Scores = dict[str, Tensor]

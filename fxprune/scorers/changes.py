@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.statistics.observe import Contraction
+from fxprune.errors import InputError
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, per_channel, share
 from fxprune.scorers.wiring import gains_behind
+from fxprune.statistics.observe import Contraction
 
 Layer: TypeAlias = tuple[str, int]  # name of a weight, the dim that makes channels
 Scale: TypeAlias = Literal["bn"] | None

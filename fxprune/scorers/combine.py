@@ -10,9 +10,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, check_option
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError, check_option
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share
 

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.batches import Batch
-from fxprune.errors import InputError, check_option
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError, check_option
+from fxprune.module.batches import Batch
+from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
 from fxprune.scorers.losses import Loss, cross_entropy, differentiate, each_loss, logits_of, require_targets
-from fxprune.module.isolation import tensors_of
 
 Slots = Mapping[str, tuple[Slot, ...]]  # of each group, those that count
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from fxprune.statistics.gram.collect import Positions, Sampling, responses
 from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import Floats, in_order, joint, require_readers
+from fxprune.statistics.gram.collect import Positions, Sampling, responses
 
 Ints = npt.NDArray[np.int64]
 

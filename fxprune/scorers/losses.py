@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fxprune.module.batches import Batch, batches
 from fxprune.errors import FxpruneError, InputError
+from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import borrowed, set_training, swap_tensors
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a scalar, the mean over samples

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.scorers.base import Scores, along, makers, per_channel
 from fxprune.module.isolation import tensors_of
+from fxprune.scorers.base import Scores, along, makers, per_channel
 
 
 @dataclass(frozen=True)

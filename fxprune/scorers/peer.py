@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError
+from fxprune.module.isolation import borrowed
 from fxprune.plan.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
-from fxprune.module.isolation import borrowed
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import check_option
 from fxprune.analysis.groups import Groups
-from fxprune.statistics.observe import Contraction, observe
+from fxprune.errors import check_option
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
 from fxprune.scorers.patches import (
@@ -22,6 +21,7 @@ from fxprune.scorers.patches import (
     response_sums,
     squares_of,
 )
+from fxprune.statistics.observe import Contraction, observe
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
 Distance = Literal["squared", "relative"]

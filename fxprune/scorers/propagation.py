@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
+from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, per_channel, share
 from fxprune.scorers.wiring import execution_order, gains_behind, grouped
-from fxprune.module.isolation import tensors_of
 
 Member = tuple[str, Slot]  # name of a group, one of its slots
 

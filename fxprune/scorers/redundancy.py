@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, along, makers
-from fxprune.module.isolation import tensors_of
 
 
 @dataclass(frozen=True)

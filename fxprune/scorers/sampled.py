@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, check_option
 from fxprune.analysis.groups import Groups
-from fxprune.statistics.observe import Contraction, observe
+from fxprune.errors import InputError, check_option
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim
+from fxprune.statistics.observe import Contraction, observe
 
 Draw = Literal["permute", "reinit"]
 MapDistance = Literal["squared", "relative", "cosine", "ssim"]

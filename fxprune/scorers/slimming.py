@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from fxprune.analysis.groups import Groups
+from fxprune.module.isolation import tensors_of
 from fxprune.scorers.base import Scores, UnscorableError, per_channel
 from fxprune.scorers.wiring import norms
-from fxprune.module.isolation import tensors_of
 
 
 @dataclass(frozen=True)

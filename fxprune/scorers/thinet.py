@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
+from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.gram.channels import Responses
 from fxprune.statistics.gram.collect import Positions, Reader, Sampling, readings, responses
 from fxprune.statistics.gram.sums import Gram
-from fxprune.analysis.groups import Groups
-from fxprune.scorers.base import Scores, UnscorableError
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError
+from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure
-from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups
-from fxprune.plan.plan import Plan
 from fxprune.planners.budget import AtBudget, check_budget
 from fxprune.scorers.base import check_scores
 from fxprune.search.evaluator import Bench

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.allocation.price import Measure
+from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.price import Measure
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.search.evaluator import Bench
 from fxprune.search.acceptance import PLAIN, ROBUST, Judge, Verdict, judged, verified
+from fxprune.search.evaluator import Bench
 from fxprune.search.result import Search
 from fxprune.search.trial import Evaluate, Tune
 from fxprune.search.workers import Runner

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError
-from fxprune.storage.files import write_whole
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
+from fxprune.storage.files import write_whole
 
 M = TypeVar("M", bound=nn.Module)
 

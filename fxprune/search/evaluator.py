@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from torch import nn
 
+from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import Cost, cost_model
 from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.checkpoint import plan_of, restore

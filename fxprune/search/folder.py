@@ -20,11 +20,11 @@ import numpy as np
 from torch import nn
 
 from fxprune.errors import InputError
-from fxprune.storage.files import claim, remove_leftovers, write_whole
-from fxprune.storage.json_lines import Lines
 from fxprune.plan.plan import Plan
 from fxprune.search import checkpoint
 from fxprune.search.trial import Candidate, Floats, Outcome
+from fxprune.storage.files import claim, remove_leftovers, write_whole
+from fxprune.storage.json_lines import Lines
 
 try:
     import fcntl

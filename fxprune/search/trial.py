@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
-from fxprune.plan.plan import Plan
 from fxprune.module.isolation import random_states
+from fxprune.plan.plan import Plan
 
 M = TypeVar("M", bound=nn.Module)
 Floats = npt.NDArray[np.float32]

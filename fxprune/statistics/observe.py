@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.module.batches import Batch, batches, noise
 from fxprune.analysis.ops.contraction import turns
+from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.isolation import borrowed, plain_attention, set_training, tensor_names
 from fxprune.tracing.trace import Graph
 

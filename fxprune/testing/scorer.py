@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import FxpruneError, InputError
 from fxprune.analysis.groups import Groups
+from fxprune.errors import FxpruneError, InputError
 from fxprune.scorers.base import Scorer
 from fxprune.testing.footprint import changes, footprint
 from fxprune.testing.subjects import SUBJECTS, Subject

@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
-from fxprune.tracing import meta_kernels
-from fxprune.tracing import chunked_convolution
 from fxprune.module.isolation import Inputs, output_tensors, walk
+from fxprune.tracing import chunked_convolution, meta_kernels
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
 

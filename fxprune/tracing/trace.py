@@ -18,9 +18,21 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.module.attributes import mend
 from fxprune.errors import InputError, TraceError
-from fxprune.module.isolation import Inputs, as_call, borrowed, call, cloned, plain_attention, set_training, swap_tensors, tensor_names, tensors_of, watch_forwards
+from fxprune.module.attributes import mend
+from fxprune.module.isolation import (
+    Inputs,
+    as_call,
+    borrowed,
+    call,
+    cloned,
+    plain_attention,
+    set_training,
+    swap_tensors,
+    tensor_names,
+    tensors_of,
+    watch_forwards,
+)
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
 
 

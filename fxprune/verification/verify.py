@@ -17,10 +17,28 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import FxpruneError, InputError, check_data
-from fxprune.verification.randomise import calibrate, draw_constants, drawn_inputs, has_constants, is_leaf, outlives_the_call
+from fxprune.module.isolation import (
+    Inputs,
+    as_call,
+    borrowed,
+    call,
+    cloned,
+    output_tensors,
+    plain_attention,
+    seed_random_states,
+    set_training,
+    tensors_of,
+)
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import check_fit, copied, rewrite
-from fxprune.module.isolation import Inputs, as_call, borrowed, call, cloned, output_tensors, plain_attention, seed_random_states, set_training, tensors_of
+from fxprune.verification.randomise import (
+    calibrate,
+    draw_constants,
+    drawn_inputs,
+    has_constants,
+    is_leaf,
+    outlives_the_call,
+)
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = True, seed: int = 0) -> float:

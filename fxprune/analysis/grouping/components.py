@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.module.attributes import int_of
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Axes, Labelling, label
-from fxprune.module.literals import is_computed, is_literal
-from fxprune.plan.plan import Slot
 from fxprune.analysis.ops import rule_of
 from fxprune.analysis.ops.contraction import ROLES, unturned
+from fxprune.module.attributes import int_of
+from fxprune.module.literals import is_computed, is_literal
+from fxprune.plan.plan import Slot
 from fxprune.tracing.trace import Graph
 
 Keys: TypeAlias = npt.NDArray[np.uint64]

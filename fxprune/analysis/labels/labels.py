@@ -6,7 +6,7 @@ Every dim of every tensor carries one of
 * `Fixed`: every index must stay (inputs, outputs, spatial dims), with the reason;
 * `None`, *free*: the dim has size 1 and constrains nothing.
 
-Ops only *move* labels or *equate* them (see `fxprune.rules`). Equalities collect as arrays of edges; nothing is
+Ops only *move* labels or *equate* them (see `fxprune.analysis.ops`). Equalities collect as arrays of edges; nothing is
 resolved here. A reshape that splits or merges labelled dims is noted as a `Factoring` and resolved later, together with
 all others (`fxprune.analysis.labels.factorings`).
 """

@@ -25,14 +25,7 @@ from functools import cache
 from typing import Any
 
 from fxprune.analysis.labels.labels import Rule
-from fxprune.analysis.ops import contraction
-from fxprune.analysis.ops import creation
-from fxprune.analysis.ops import layout
-from fxprune.analysis.ops import norm
-from fxprune.analysis.ops import pick
-from fxprune.analysis.ops import pointwise
-from fxprune.analysis.ops import reduction
-from fxprune.analysis.ops import spatial
+from fxprune.analysis.ops import contraction, creation, layout, norm, pick, pointwise, reduction, spatial
 
 RULES: dict[str, Rule] = {
     **pointwise.RULES,

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.module.attributes import int_of
-from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.labels import Axes
-from fxprune.module.isolation import walk
 from fxprune.analysis.widths.constraints import Held, names_of, stepped
+from fxprune.errors import InputError
+from fxprune.module.attributes import int_of
+from fxprune.module.isolation import walk
 
 
 def known_beforehand(analysis: Analysis, held: Held) -> Held:

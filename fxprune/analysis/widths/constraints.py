@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import steps
+from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan.plan import Ints

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxprune.plan.plan import Ints
 from fxprune.analysis.ops.norm import BATCH_NORMS
+from fxprune.plan.plan import Ints
 
 _MOVES = frozenset(
     "view _unsafe_view _reshape_alias permute transpose select slice clone expand unsqueeze squeeze alias contiguous t "

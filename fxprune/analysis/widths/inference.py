@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.grouping.balance import balances
+from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.labels.dims import Labels, WidthUse
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths import candidates
-from fxprune.analysis.widths.fold import absorbing_rows, is_scaling
-from fxprune.analysis.widths.constraints import Held, Reason, ScaleUse, names_of, stepped
 from fxprune.analysis.widths.builtin_modules import known_beforehand
+from fxprune.analysis.widths.code_scan import sees_widths
+from fxprune.analysis.widths.constraints import Held, Reason, ScaleUse, names_of, stepped
+from fxprune.analysis.widths.fold import absorbing_rows, is_scaling
 from fxprune.analysis.widths.prediction import Prediction, doubtful
 from fxprune.analysis.widths.probe import Difference, Refusal, probe
-from fxprune.analysis.widths.code_scan import sees_widths
 
 # A difference, and label arrays of one length that the code asked for.
 Wanted = tuple[Difference, Sequence[Labels]]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
-from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.grouping.balance import steps
+from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Loose, WidthUse
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.constraints import Held

@@ -19,13 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from fxprune.module.attributes import mend
 from fxprune.analysis.labels.labels import Axes
-from fxprune.tracing import meta_kernels
-from fxprune.module.isolation import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
-from fxprune.tracing.recorder import all_on_meta, meta_like
-from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
 from fxprune.analysis.widths.prediction import Prediction
+from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
+from fxprune.module.attributes import mend
+from fxprune.module.isolation import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
+from fxprune.tracing import meta_kernels
+from fxprune.tracing.recorder import all_on_meta, meta_like
 
 aten = torch.ops.aten
 

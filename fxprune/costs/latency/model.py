@@ -22,17 +22,17 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency.calls import Call, calls_of
 from fxprune.costs.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
-from fxprune.plan.plan import Plan
-from fxprune.rewriting.rewrite import rewrite
+from fxprune.errors import InputError
 from fxprune.module.isolation import as_call, borrowed, call, cloned, random_states, set_training
 from fxprune.module.written_tensors import unwatched
+from fxprune.plan.plan import Plan
+from fxprune.rewriting.rewrite import rewrite
 
 
 @dataclass(frozen=True, eq=False)

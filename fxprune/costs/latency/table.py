@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from fxprune.costs.latency.calls import Call, Operand
 from fxprune.errors import InputError
 from fxprune.storage.files import write_whole
-from fxprune.costs.latency.calls import Call, Operand
 
 _VERSION = 1
 _PAUSE = 10.0  # seconds between two writes

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.scorers.base import check_scores
 
 

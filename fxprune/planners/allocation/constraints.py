@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
 
-from fxprune.planners.allocation.units import Unit
-from fxprune.errors import InputError
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups, matches, touches
+from fxprune.errors import InputError
+from fxprune.planners.allocation.units import Unit
 
 V = TypeVar("V", int, float)
 

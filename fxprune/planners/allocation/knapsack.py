@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.planners.allocation.units import Unit
 from fxprune.plan.plan import Ints
+from fxprune.planners.allocation.units import Unit
 
 Floats = npt.NDArray[np.float64]
 Cost = Callable[[Ints], Floats]

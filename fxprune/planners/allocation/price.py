@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.planners.allocation.units import Unit
+from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import CostModel, cost_model
 from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Ints
+from fxprune.planners.allocation.units import Unit
 
 Floats = npt.NDArray[np.float64]
 Measure = Literal["macs", "parameters"] | Callable[[Mapping[str, int]], float]

@@ -9,9 +9,9 @@ from xml.etree import ElementTree as ET
 from fxprune.analysis.groups import Groups
 from fxprune.report.data import GroupRow, fixed_rows, group_rows
 from fxprune.report.drawing.flow import flow
-from fxprune.report.drawing.svg import clean
 from fxprune.report.drawing.page_parts import SCRIPT, STYLE
 from fxprune.report.drawing.picture import draw
+from fxprune.report.drawing.svg import clean
 
 _EXAMPLES = 6
 

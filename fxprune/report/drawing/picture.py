@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree import ElementTree as ET
 
-from fxprune.costs.macs import cost
 from fxprune.analysis.groups import Groups
-from fxprune.report.drawing import svg
+from fxprune.costs.macs import cost
 from fxprune.report.data import GroupRow, group_rows
+from fxprune.report.drawing import svg
 from fxprune.report.drawing.flow import Edge, Flow, Node, flow
-from fxprune.report.drawing.legend import Scale, draw_legend
 from fxprune.report.drawing.layout import Box, Line, Point, Size, layout
+from fxprune.report.drawing.legend import Scale, draw_legend
 
 _ROW = 980.0  # boxes in a row take no more than this
 _NARROWEST = 700.0  # of the drawing, for the legend's sake
@@ -67,27 +67,27 @@ def draw(groups: Groups, drawn: Flow, title: str = "") -> ET.Element:
     lines = {_line(e): e for e in drawn.edges}
     found = layout(_sizes(drawn, cards), list(lines), _ROW, _PORT)
 
-    svg = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": svg.FONT, "role": "img"})
-    svg.element(svg, "style", _STYLE)
-    _arrowheads(svg)
+    root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": svg.FONT, "role": "img"})
+    svg.element(root, "style", _STYLE)
+    _arrowheads(root)
     width = max(found.width, _NARROWEST)
-    paper = svg.element(svg, "rect", fill="#fff", class_="paper")
-    top = _heading(svg, groups, title or type(groups.graph.model).__name__)
-    legend = svg.element(svg, "g", transform=f"translate({_MARGIN:.0f} {top:.0f})", class_="legend")
+    paper = svg.element(root, "rect", fill="#fff", class_="paper")
+    top = _heading(root, groups, title or type(groups.graph.model).__name__)
+    legend = svg.element(root, "g", transform=f"translate({_MARGIN:.0f} {top:.0f})", class_="legend")
     top += draw_legend(legend, drawn, scale, width) + 20
 
     shift = Point(_MARGIN + (width - found.width) / 2, top)
     for line, points in found.ways.items():
-        _draw_edge(svg, lines[line], [Point(p.x + shift.x, p.y + shift.y) for p in points], drawn)
+        _draw_edge(root, lines[line], [Point(p.x + shift.x, p.y + shift.y) for p in points], drawn)
     for k, box in found.boxes.items():
         moved = Box(box.x + shift.x, box.top + shift.y, box.width, box.height)
-        _draw_box(svg, cards[k], moved, scale) if k in cards else _draw_joint(svg, k, moved)
+        _draw_box(root, cards[k], moved, scale) if k in cards else _draw_joint(root, k, moved)
     height = top + found.height + _MARGIN
-    for part in (svg, paper):
+    for part in (root, paper):
         part.set("width", f"{width + 2 * _MARGIN:.0f}")
         part.set("height", f"{height:.0f}")
-    svg.set("viewBox", f"0 0 {width + 2 * _MARGIN:.0f} {height:.0f}")
-    return svg
+    root.set("viewBox", f"0 0 {width + 2 * _MARGIN:.0f} {height:.0f}")
+    return root
 
 
 def _card(node: Node, row: GroupRow | None) -> _Card:
@@ -122,8 +122,8 @@ def _line(edge: Edge) -> Line:
     return Line(edge.source, edge.target, "back" if edge.both else "")
 
 
-def _arrowheads(svg: ET.Element) -> None:
-    places = svg.element(svg, "defs")
+def _arrowheads(root: ET.Element) -> None:
+    places = svg.element(root, "defs")
     for name, shape, tip, colour in (
         ("tip", "M0 0 L8 3.5 L0 7 Z", 8, "#7b8794"),
         ("tip-back", "M0 0 L8 3.5 L0 7 Z", 8, "#2b6cb0"),
@@ -136,20 +136,20 @@ def _arrowheads(svg: ET.Element) -> None:
         svg.element(marker, "path", d=shape, fill=colour)
 
 
-def _heading(svg: ET.Element, groups: Groups, title: str) -> float:
+def _heading(root: ET.Element, groups: Groups, title: str) -> float:
     """Title and figures; returns where they end."""
     whole = cost(groups.graph)
     text = f"Channel groups of {title}"
-    svg.element(svg, "title", text)
-    svg.label(svg, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")
+    svg.element(root, "title", text)
+    svg.label(root, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")
     figures = f"{len(groups)} groups with {sum(g.size for g in groups):,} channels; {whole}."
-    svg.label(svg, _MARGIN, 56, figures, fill="#444")
+    svg.label(root, _MARGIN, 56, figures, fill="#444")
     meaning = "A box is a group: each of its channels is kept or removed as one, in every tensor that it runs through."
-    svg.label(svg, _MARGIN, 72, meaning, fill="#444")
+    svg.label(root, _MARGIN, 72, meaning, fill="#444")
     return 86.0
 
 
-def _draw_edge(svg: ET.Element, edge: Edge, points: Sequence[Point], drawn: Flow) -> None:
+def _draw_edge(root: ET.Element, edge: Edge, points: Sequence[Point], drawn: Flow) -> None:
     """Straight down inside rows, curves between them."""
     points = list(reversed(points)) if edge.back else list(points)
     path = f"M{_at(points[0])}"
@@ -169,16 +169,16 @@ def _draw_edge(svg: ET.Element, edge: Edge, points: Sequence[Point], drawn: Flow
         attributes["marker_end"] = "url(#tip-back)" if blue else "url(#tip)"
     if edge.both:
         attributes["marker_start"] = "url(#tail)"
-    svg.element(svg, "path", d=path, **attributes)
+    svg.element(root, "path", d=path, **attributes)
 
 
 def _at(point: Point) -> str:
     return f"{point.x:.1f} {point.y:.1f}"
 
 
-def _draw_joint(svg: ET.Element, key: str, box: Box) -> None:
+def _draw_joint(root: ET.Element, key: str, box: Box) -> None:
     svg.element(
-        svg,
+        root,
         "circle",
         cx=box.x,
         cy=box.top + box.height / 2,
@@ -189,9 +189,9 @@ def _draw_joint(svg: ET.Element, key: str, box: Box) -> None:
     )
 
 
-def _draw_box(svg: ET.Element, card: _Card, box: Box, scale: Scale) -> None:
+def _draw_box(root: ET.Element, card: _Card, box: Box, scale: Scale) -> None:
     node, left = card.node, box.x - box.width / 2
-    at = svg.element(svg, "g", class_=f"box {node.kind}", data_key=node.key, data_name=node.name)
+    at = svg.element(root, "g", class_=f"box {node.kind}", data_key=node.key, data_name=node.name)
     svg.element(at, "title", card.tooltip)
     part = card.row.share / scale.share if card.row else 0.0
     fill = {"fill": svg.heat(part)} if card.row else {}

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from fxprune.plan.plan import Plan
-from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from fxprune.rewriting.rewrite import rewrite
+from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from fxprune.search.trial import Candidate, Evaluate, Tune
 
 M = TypeVar("M", bound=nn.Module)

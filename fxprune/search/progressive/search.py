@@ -13,22 +13,22 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Groups, find_groups
+from fxprune.costs.macs import Cost
+from fxprune.errors import InputError
+from fxprune.plan.plan import Ints
 from fxprune.planners.allocation.choose import best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure, Price
 from fxprune.planners.allocation.units import Unit
-from fxprune.costs.macs import Cost
-from fxprune.errors import InputError
-from fxprune.analysis.groups import Groups, find_groups
-from fxprune.plan.plan import Ints
 from fxprune.planners.budget import check_budget
-from fxprune.search.progressive.candidates import Cut, Kitchen, Refit
-from fxprune.search.progressive.activation_cache import Remembered
 from fxprune.reconstruction import reconstruct
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
 from fxprune.search.evaluator import Bench
+from fxprune.search.progressive.activation_cache import Remembered
+from fxprune.search.progressive.candidates import Cut, Kitchen, Refit
 from fxprune.search.result import Search
 from fxprune.search.trial import Candidate, Evaluate, Tune
 from fxprune.search.workers import Runner

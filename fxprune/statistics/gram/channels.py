@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxprune.plan.plan import Slot
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
-from fxprune.plan.plan import Slot
 
 
 def owners(seen: Contraction, slot: Slot, channels: int) -> Tensor:

@@ -10,15 +10,15 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.batches import batches, noise
+from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
+from fxprune.module.batches import batches, noise
+from fxprune.plan.plan import Slot
 from fxprune.statistics.gram.channels import Responses, owners
 from fxprune.statistics.gram.patches import draw, inputs_at, most_varied
 from fxprune.statistics.gram.sums import Gram
-from fxprune.analysis.grouping.components import Group
-from fxprune.analysis.groups import Groups
 from fxprune.statistics.observe import Contraction, observing
-from fxprune.plan.plan import Slot
 
 Columns: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.module.isolation import walk
 from fxprune.search.progressive.activation_cache.intercept import INTERCEPTION, looking_at
 from fxprune.search.progressive.activation_cache.memo import Memo
-from fxprune.search.progressive.activation_cache.replay import Player
-from fxprune.search.progressive.activation_cache.recorder import Recorder
-from fxprune.search.progressive.activation_cache.session import Part
 from fxprune.search.progressive.activation_cache.module_state import State, descendants
-from fxprune.module.isolation import walk
+from fxprune.search.progressive.activation_cache.recorder import Recorder
+from fxprune.search.progressive.activation_cache.replay import Player
+from fxprune.search.progressive.activation_cache.session import Part
 
 Evaluate = Callable[[Any], Any]
 Change = Callable[[Any], object]

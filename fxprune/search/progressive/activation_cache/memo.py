@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.module.isolation import walk
 from fxprune.search.progressive.activation_cache.module_state import State, descendants, same_bits
 from fxprune.search.progressive.activation_cache.values import Frozen, Value
-from fxprune.module.isolation import walk
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fxprune.search.progressive.activation_cache.ambient_state import random_states
 from fxprune.search.progressive.activation_cache.memo import Entry, Memo
 from fxprune.search.progressive.activation_cache.session import Part, Run, Session, place_of
-from fxprune.search.progressive.activation_cache.ambient_state import random_states
 from fxprune.search.progressive.activation_cache.values import Frozen, StrangeError, Value, freeze, values_in
 
 FLOOR = 0.5

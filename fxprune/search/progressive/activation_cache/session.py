@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fxprune.module.isolation import output_tensors
+from fxprune.search.progressive.activation_cache.ambient_state import casts, ordinary, surroundings
 from fxprune.search.progressive.activation_cache.memo import Memo
 from fxprune.search.progressive.activation_cache.module_state import State, is_plain
-from fxprune.search.progressive.activation_cache.ambient_state import casts, ordinary, surroundings
 from fxprune.search.progressive.activation_cache.values import Frozen, StrangeError, Value, freeze
-from fxprune.module.isolation import output_tensors
 
 
 class Part:

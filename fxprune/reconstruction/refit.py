@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from fxprune.module.batches import batches
 from fxprune.errors import InputError, PlanError
-from fxprune.statistics.gram.collect import Positions, Sampling
-from fxprune.statistics.gram.sums import Gram
+from fxprune.module.batches import batches
+from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_before
 from fxprune.reconstruction.original import Original
@@ -20,7 +19,8 @@ from fxprune.reconstruction.readers import readers_of, waves
 from fxprune.reconstruction.shared import shared_by
 from fxprune.reconstruction.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewriting.rewrite import check_fit
-from fxprune.module.isolation import tensors_of
+from fxprune.statistics.gram.collect import Positions, Sampling
+from fxprune.statistics.gram.sums import Gram
 from fxprune.tracing.trace import trace
 
 Order = Literal["sequential", "at_once"]
