@@ -1,16 +1,16 @@
 """Reconstruction: after channels are gone, the weights that stay make up for them; no training, no labels.
 
-readers        the layers whose inputs a plan cuts, in execution order, and what they should give
-record         run a model on a batch, and keep what its layers read, give and land on
-layers         a layer as a refit changes it: its weight, and the bias or running mean that takes the intercept
-landing        where a layer's output goes: the batch norm behind it, the shortcut that it is added to
-original       what the original's layers give, from one forward
-shared         statistics that refits of several small changes have in common
-pair           run original and pruned model side by side and collect the statistics
-solve          least squares from the statistics
-step           all of it, layer by layer or at once, in place or not at all
-recalibrate    running statistics of BatchNorm, estimated anew
-settle         the same, with scale and shift that make up for it
+readers              the layers whose inputs a plan cuts, in execution order, and what they should give
+record               run a model on a batch, and keep what its layers read, give and land on
+layers               a layer as a refit changes it: its weight, and the bias or running mean that takes the intercept
+residual_add         where a layer's output goes: the batch norm behind it, the shortcut that it is added to
+original             what the original's layers give, from one forward
+shared               statistics that refits of several small changes have in common
+pair                 run original and pruned model side by side and collect the statistics
+solve                least squares from the statistics
+refit                all of it, layer by layer or at once, in place or not at all
+recalibrate          running statistics of BatchNorm, estimated anew
+absorb_batchnorm     the same, with scale and shift that make up for it
 """
 
 from fxprune.reconstruction.absorb_batchnorm import settle

@@ -1,14 +1,16 @@
 """Search: models are cut, tuned and judged, one candidate after another or many at once; the rooms of all searches.
 
-    trial       one candidate: cut, tune, evaluate, under its own seed
-    workers     where candidates run: in this process, in others, on a cluster (joblib)
-    judge       whether a candidate is good enough: one evaluation, or as many as it takes to tell
-    checkpoint  a plan and its weights in one file
-    folder      the directory of a search: settings, a journal with a line for each candidate, checkpoints, plan
-    describe    settings and models in words, to tell one search from another
-    bench       all of it together: what a search asks for candidates' fitness
-    result      what a search returns
-    together    one search in several processes that train together
+    bisection    the smallest model that loses at most so much accuracy
+    bee_colony   artificial bee colony over the widths of all groups
+    trial        one candidate: cut, tune, evaluate, under its own seed
+    workers      where candidates run: in this process, in others, on a cluster (joblib)
+    acceptance   whether a candidate is good enough: one evaluation, or as many as it takes to tell
+    checkpoint   a plan and its weights in one file
+    folder       the directory of a search: settings, a journal with a line for each candidate, checkpoints, plan
+    describe     settings and models in words, to tell one search from another
+    evaluator    all of it together: what a search asks for candidates' fitness
+    result       what a search returns
+    distributed  one search in several processes that train together
 
 A search is a deterministic function of its settings, its seed and what it is told of its candidates. So it needs no
 state of its own on disk: started again, it asks for the same candidates, and the journal answers for those that are

@@ -1,7 +1,7 @@
 """From labels to groups: components, balanced splits, and why dims must stay.
 
-analysis   components of equal labels become groups, in execution order
-balance    equal splits and shuffles, whose parts keep equally many channels, but not the same ones
-zeros      which ops tell a masked channel from a removed one
-reasons    the op or boundary that fixes each dim that must stay
+components        components of equal labels become groups, in execution order
+balance           equal splits and shuffles, whose parts keep equally many channels, but not the same ones
+zero_propagation  which ops tell a masked channel from a removed one
+reasons           the op or boundary that fixes each dim that must stay
 """

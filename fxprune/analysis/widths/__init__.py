@@ -12,15 +12,15 @@ that one run finds all of them; what it means is learned from the numbers:
 
 The rooms:
 
-    known        what PyTorch's own modules are known to hold, without a probe
-    sight        whether the code can see a width at all
-    prediction   the shapes that the labels predict when every group keeps a count of its own
-    probe        run the model on cut meta tensors and compare every call with the prediction
-    asked        the sizes that the model's own code asks for in a call, and the numbers that it gives it
-    learn        what each difference says about the code
-    guess        which attributes or literals may hold a width
-    fold         which weights can take up a scalar
-    held         what is known by then
+    builtin_modules  what PyTorch's own modules are known to hold, without a probe
+    code_scan        whether the code can see a width at all
+    prediction       the shapes that the labels predict when every group keeps a count of its own
+    probe            run the model on cut meta tensors and compare every call with the prediction
+    requested_sizes  the sizes that the model's own code asks for in a call, and the numbers that it gives it
+    inference        what each difference says about the code
+    candidates       which attributes or literals may hold a width
+    fold             which weights can take up a scalar
+    constraints      what was learned
 """
 
 from fxprune.analysis.widths.constraints import Held, ScaleUse
