@@ -12,11 +12,11 @@ import pytest
 import torch
 import torchvision
 from hypothesis import assume, given, settings
-from test_planners_allocation import groups_of, scores_of
 
 import fxprune
 from fxprune.costs.macs import cost_model
 from fxprune.planners import AtBudget, Budget, Constraints, CumulativeContribution, GlobalThreshold, Uniform
+from tests.planners.test_allocation import groups_of, scores_of
 
 WIDTHS = st.lists(st.integers(2, 40), min_size=1, max_size=3)
 PARTS = st.floats(0.02, 1.0)

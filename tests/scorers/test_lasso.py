@@ -8,11 +8,11 @@ import torch
 from nets import CASES
 from sklearn.linear_model import Lasso as SklearnLasso
 from sklearn.linear_model import LinearRegression
-from test_gram import contributions
 from torch import Tensor, nn
 
 import fxprune
 from fxprune.scorers import Lasso, RefitLoss, ThiNet, lasso_path
+from tests.statistics.test_gram import contributions
 
 READ = "residual concat dense grouped_by_width flatten_7x7 one_dimensional two_inputs perceptron transposed"
 

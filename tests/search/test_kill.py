@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import search_toys
 from search_toys import SEARCHES, perceptron, run, widths_of
-from test_search import same_weights
 
 import fxprune
 from fxprune.search import restore
+from tests.search.test_search import same_weights
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
@@ -181,7 +182,7 @@ def test_a_program_is_killed(workers: int, tmp_path: Path) -> None:
     folder, moments = tmp_path / "run", random.Random(0)
     command = [
         sys.executable,
-        str(Path(__file__).with_name("search_toys.py")),
+        search_toys.__file__,
         "bees",
         str(folder),
         "0.1",

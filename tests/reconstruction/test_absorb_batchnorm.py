@@ -6,10 +6,10 @@ import pytest
 import torch
 from footprints import footprint, no_footprints, switches
 from nets import CASES
-from test_recalibrate import SHAPE, good_then, net
 from torch import Tensor, nn
 
 import fxprune
+from tests.reconstruction.test_recalibrate import SHAPE, good_then, net
 
 
 def shaken(model: nn.Module) -> nn.Module:

@@ -8,8 +8,6 @@ import pytest
 import torch
 from nets import CASES
 from sklearn.linear_model import LinearRegression
-from test_gram import LAYERS, contributions, inputs, watch
-from test_reconstruct import Two, halves, kernels, rows, seen_by
 from torch import Tensor, nn
 
 import fxprune
@@ -18,6 +16,8 @@ from fxprune.scorers import Informative, Lasso, RefitLoss, ThiNet
 from fxprune.search.describe import describe
 from fxprune.statistics.gram.collect import Sampling, responses
 from fxprune.statistics.observe import Contraction
+from tests.reconstruction.test_reconstruct import Two, halves, kernels, rows, seen_by
+from tests.statistics.test_gram import LAYERS, contributions, inputs, watch
 
 COUNT = 3
 

@@ -1,6 +1,6 @@
 """What the tests of several processes run in each of them, alone or under a launcher.
 
-    accelerate launch --multi_gpu --num_processes 2 tests/launched.py FOLDER [PART ...]
+    accelerate launch --multi_gpu --num_processes 2 tests/helpers/launched.py FOLDER [PART ...]
 
 writes FOLDER/RANK.json: what every part tells of this process.
 """
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 from search_toys import SEARCHES, Judged, given_to, jitter, perceptron  # noqa: E402  # after the path is set
 from zoo_toys import Tiny, bright_or_dark, weights  # noqa: E402

@@ -14,10 +14,10 @@ import joblib
 import pytest
 import torch
 from search_toys import SEARCHES, Judged, jitter, perceptron, run
-from test_search import same_weights
 
 import fxprune
 from fxprune.planners import BeeColony, Workers
+from tests.search.test_search import same_weights
 
 
 def same(a: Any, b: Any) -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from footprints import no_footprints
 from nets import CASES
-from test_reconstruct import NETWORKS, halves
 from torch import Tensor, nn
 
 import fxprune
 from fxprune.reconstruction.readers import readers_of
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers import Informative, L2Norm
+from tests.reconstruction.test_reconstruct import NETWORKS, halves
 
 MIXING = "group_norm_by_groups group_norm_by_width group_norm_all layer_norm_channels_last rms_norm"
 

@@ -1,6 +1,6 @@
 """What the tests of searches share: a net, a judge of widths, and a search that runs as a program of its own.
 
-    python tests/search_toys.py SEARCH FOLDER [seconds a candidate] [workers]
+    python tests/helpers/search_toys.py SEARCH FOLDER [seconds a candidate] [workers]
 
 prints the plan's widths and the history's length; a test kills it.
 """
