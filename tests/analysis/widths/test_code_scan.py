@@ -88,7 +88,7 @@ def test_what_cannot_follow_is_fixed_with_the_reason(run: Run) -> None:
     assert not len(groups)
     fixed = next(f for f in groups.fixed if (f.tensor, f.dim) == ("a.weight", 0))
     assert fixed.reason.startswith("the model's code")
-    assert fixed.where.startswith("test_sight.py:")
+    assert fixed.where.startswith("test_code_scan.py:")
 
 
 def scaled(m: Any, x: Tensor) -> Tensor:
