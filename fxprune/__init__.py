@@ -25,6 +25,7 @@ from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruction import Reconstruction, recalibrate, reconstruct, settle
 from fxprune.rewriting.attention import untie_attention
 from fxprune.rewriting.channel_sampler import add_samplers
+from fxprune.rewriting.pruned_file import load
 from fxprune.rewriting.rewrite import cut_state, rewrite
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verification.verify import mask, verify
@@ -49,6 +50,7 @@ __all__ = [
     "cut_state",
     "find_groups",
     "latency",
+    "load",
     "mask",
     "ops",
     "planners",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -13,9 +15,12 @@ from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.planners.uniform import Uniform, check_ratio
+from fxprune.report.drawing.page import page as result_page
+from fxprune.rewriting import pruned_file
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
+from fxprune.storage.files import write_whole
 from fxprune.tracing.trace import trace
 from fxprune.verification.verify import verify as verify_plan
 
@@ -65,6 +70,22 @@ class Result(Generic[M]):
     model: M
     plan: Plan
     report: Report
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model's weights with the plan and a checksum to one safetensors file, and the report beside it.
+
+        Args:
+            path: a name that ends with `.safetensors`; else a folder, which is made: it gets `model.safetensors` and
+                `report.html`. Existing files are replaced, each whole or not at all. `fxprune.load` reads them.
+
+        Raises:
+            InputError: the model's `state_dict` holds something other than tensors.
+        """
+        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pruned_file.save(file, self.model, self.plan)
+        page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
+        write_whole(page, result_page(self).encode())
 
 
 def prune(

@@ -73,6 +73,7 @@ def with_literals(module: nn.Module, values: Mapping[str, int]) -> fx.GraphModul
     for node in graph.nodes:
         node.args = tuple(_replaced(a, f"{node.name}[{i}]", values) for i, a in enumerate(node.args))
         node.kwargs = {k: _replaced(a, f"{node.name}[{k}]", values) for k, a in node.kwargs.items()}
+    graph._tracer_cls = None  # pickled with the module, and then needed where fxprune is not installed
     made = fx.GraphModule(module, graph, type(module).__name__)
     kept = {k: v for k, v in module.__dict__.items() if k in _STATE or k not in made.__dict__}
     made.__dict__.update(kept)

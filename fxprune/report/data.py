@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -14,7 +14,8 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import cost, cost_model
-from fxprune.plan.plan import Slot
+from fxprune.errors import InputError
+from fxprune.plan.plan import Plan, Slot
 
 ROLES = ("producer", "consumer", "other")
 _VERSION = 1
@@ -30,12 +31,14 @@ class GroupRow:
         parameters: parameters that lie in its channels' slices.
         share: part of the model's MACs that its channels take part in, in [0, 1]; the parts overlap between groups.
         notes: what else a pruner should know, one sentence each.
+        kept: how many of its channels a plan keeps; None without a plan.
     """
 
     group: Group
     parameters: int
     share: float
     notes: tuple[str, ...] = ()
+    kept: int | None = None
 
     @property
     def members(self) -> str:
@@ -64,8 +67,31 @@ class FixedRow:
         return [f"{d.tensor}[dim {d.dim}] ({d.count})" for d in self.dims[:count]]
 
 
-def group_rows(groups: Groups) -> list[GroupRow]:
-    """One row a group, in execution order.
+class Pruned(Protocol):
+    """What `fxprune.prune` returns, as far as reports read it."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def report(self) -> Any: ...
+
+
+def parts_of(subject: Groups | Pruned) -> tuple[Groups, Plan | None]:
+    """The groups that a report shows, and the plan if it shows the result of a pruning.
+
+    Raises:
+        InputError: `subject` is neither groups nor a result.
+    """
+    if isinstance(subject, Groups):
+        return subject, None
+    if not isinstance(getattr(subject, "plan", None), Plan):
+        remedy = "give what fxprune.find_groups or fxprune.prune returns"
+        raise InputError("a report needs groups or a result", seen=type(subject).__name__, remedy=remedy)
+    return subject.report.groups, subject.plan
+
+
+def group_rows(groups: Groups, plan: Plan | None = None) -> list[GroupRow]:
+    """One row a group, in execution order; with a plan, also the number of channels that stay.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -74,7 +100,10 @@ def group_rows(groups: Groups) -> list[GroupRow]:
     ('0', 56, 1.0, '1 producer, 1 consumer, 1 other')
     """
     shares = cost_model(groups.graph, groups.heads).shares()
-    return [GroupRow(g, _parameters(groups, g), shares[g.name], tuple(_notes(groups, g))) for g in groups]
+    kept = plan.kept_counts() if plan else {}
+    return [
+        GroupRow(g, _parameters(groups, g), shares[g.name], tuple(_notes(groups, g)), kept.get(g.name)) for g in groups
+    ]
 
 
 def _notes(groups: Groups, group: Group) -> Iterator[str]:

@@ -7,16 +7,19 @@ from rich.text import Text
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.report.data import fixed_rows, group_rows
+from fxprune.report.data import Pruned, fixed_rows, group_rows, parts_of
 
 
-def group_table(groups: Groups, title: str = "") -> Table:
-    """One line a group: name, channels, members by role, parameters, share of the MACs."""
-    rows = group_rows(groups)
+def group_table(subject: Groups | Pruned, title: str = "") -> Table:
+    """One line a group: name, channels, members by role, parameters, share of the MACs; of a result, what stays."""
+    groups, plan = parts_of(subject)
+    rows = group_rows(groups, plan)
     caption = "MACs: the part of all MACs that the group's channels take part in; the parts overlap." if rows else None
     table = _table(title or f"{len(groups)} prunable groups", caption)
     table.add_column("group", overflow="fold", style="bold")
     table.add_column("channels", justify="right", no_wrap=True)
+    if plan:
+        table.add_column("stay", justify="right", no_wrap=True)
     table.add_column("members", overflow="fold")
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("MACs", justify="right", no_wrap=True)
@@ -26,7 +29,8 @@ def group_table(groups: Groups, title: str = "") -> Table:
     for row in rows:
         figures = f"{row.parameters:,}", f"{row.share:.1%}"
         note = [Text("\n".join(row.notes))] if notes else []
-        table.add_row(Text(row.group.name), str(row.group.size), row.members, *figures, *note)
+        stay = [] if row.kept is None else [str(row.kept)]
+        table.add_row(Text(row.group.name), str(row.group.size), *stay, row.members, *figures, *note)
     return table
 
 

@@ -163,16 +163,16 @@ def test_a_checkpoint_is_plan_and_weights(name: str, tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     model, groups, _ = perceptron(6, 5)
-    with pytest.raises(fxprune.InputError, match=r"not a checkpoint in .*missing; seen: FileNotFoundError"):
+    with pytest.raises(fxprune.InputError, match=r"not a pruned model's file in .*missing; seen: FileNotFoundError"):
         restore(model, tmp_path / "missing")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(fxprune.InputError, match=r"not a checkpoint in .*text; .*; remedy: give a checkpoint that"):
+    with pytest.raises(fxprune.InputError, match=r"not a pruned model's file in .*text; .*; remedy: give a file"):
         restore(model, tmp_path / "text")
     save(tmp_path / "other", fxprune.rewrite(model, groups.plan({"0": [0]})), groups.plan({"0": [0]}))
     with pytest.raises(fxprune.PlanError, match="another model"):
         restore(perceptron(7, 5)[0], tmp_path / "other")
     save(tmp_path / "unlike", nn.Linear(2, 2), groups.plan({"0": [0]}))
-    with pytest.raises(fxprune.PlanError, match=r"the checkpoint is of another model in .*unlike"):
+    with pytest.raises(fxprune.PlanError, match=r"the file is of another model in .*unlike"):
         restore(model, tmp_path / "unlike")
 
 

@@ -20,10 +20,12 @@ class Scale:
     Attributes:
         channels: of the widest group.
         share: the largest part of the MACs, or 0.1 if that is less.
+        pruned: whether the picture shows which channels stay.
     """
 
     channels: int
     share: float
+    pruned: bool = False
 
 
 def draw_legend(parent: ET.Element, flow: Flow, scale: Scale, width: float) -> float:
@@ -43,6 +45,8 @@ def _entries(flow: Flow, scale: Scale) -> Iterator[tuple[str, str]]:
     if "group" in kinds:
         yield "share", f"share of all MACs that the group takes part in (0 to {scale.share:.0%})"
         yield "channels", f"number of channels (full length: {scale.channels})"
+    if "group" in kinds and scale.pruned:
+        yield "removed", "of them, the channels that were removed"
     if kinds & {"kept", "fixed"}:
         yield "fixed", "channels that must stay (point at the box for the reason)"
     if any(not e.back and not e.both for e in flow.edges):
@@ -65,6 +69,11 @@ def _share(at: ET.Element, _: Scale) -> None:
 def _channels(at: ET.Element, _: Scale) -> None:
     svg.element(at, "rect", x=0, y=8, width=60, height=4, fill="#ddd")
     svg.element(at, "rect", x=0, y=8, width=36, height=4, fill="#3b4252")
+
+
+def _removed(at: ET.Element, _: Scale) -> None:
+    svg.element(at, "rect", x=0, y=8, width=36, height=4, fill="#3b4252")
+    svg.element(at, "rect", x=18, y=8, width=18, height=4, fill="#e5484d")
 
 
 def _fixed(at: ET.Element, _: Scale) -> None:
@@ -98,6 +107,7 @@ def _loop(at: ET.Element, _: Scale) -> None:
 _SIGNS = {
     "share": _share,
     "channels": _channels,
+    "removed": _removed,
     "fixed": _fixed,
     "forward": _forward,
     "both": _both,

@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 
 from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import cost
-from fxprune.report.data import GroupRow, group_rows
+from fxprune.plan.plan import Plan
+from fxprune.report.data import GroupRow, Pruned, group_rows, parts_of
 from fxprune.report.drawing import svg
 from fxprune.report.drawing.flow import Edge, Flow, Node, flow
 from fxprune.report.drawing.layout import Box, Line, Point, Size, layout
@@ -46,24 +47,29 @@ class _Card:
     row: GroupRow | None
 
 
-def picture(groups: Groups, title: str = "") -> str:
-    """The graph of groups as an SVG document.
+def picture(subject: Groups | Pruned, title: str = "") -> str:
+    """The graph of groups as an SVG document; of a result, also what was removed.
 
-    A box is a group: its colour tells the share of the model's MACs, the bar its number of channels. An arrow leads
-    from a group to those whose channels are made from it. Channels that must stay are grey.
+    A box is a group: its colour tells the share of the model's MACs, the bar its number of channels, of which the dark
+    part stays. An arrow leads from a group to those whose channels are made from it. Channels that must stay are grey.
 
     Args:
-        groups: from `fxprune.find_groups`.
+        subject: what `fxprune.find_groups` or `fxprune.prune` returns.
         title: the heading; the model's class name if empty.
+
+    Raises:
+        InputError: `subject` is neither.
     """
-    return ET.tostring(draw(groups, flow(groups), title), encoding="unicode")
+    groups, plan = parts_of(subject)
+    return ET.tostring(draw(groups, flow(groups), title, plan), encoding="unicode")
 
 
-def draw(groups: Groups, drawn: Flow, title: str = "") -> ET.Element:
+def draw(groups: Groups, drawn: Flow, title: str = "", plan: Plan | None = None) -> ET.Element:
     """The same as an element tree, for putting into a page; `drawn` is the groups' flow."""
-    rows = {r.group.name: r for r in group_rows(groups)}
+    rows = {r.group.name: r for r in group_rows(groups, plan)}
     cards = {k: _card(n, rows.get(n.name)) for k, n in drawn.nodes.items() if n.kind != "joint"}
-    scale = Scale(max((g.size for g in groups), default=1), max([0.1, *(r.share for r in rows.values())]))
+    widest, share = max((g.size for g in groups), default=1), max([0.1, *(r.share for r in rows.values())])
+    scale = Scale(widest, share, pruned=plan is not None)
     lines = {_line(e): e for e in drawn.edges}
     found = layout(_sizes(drawn, cards), list(lines), _ROW, _PORT)
 
@@ -72,7 +78,7 @@ def draw(groups: Groups, drawn: Flow, title: str = "") -> ET.Element:
     _arrowheads(root)
     width = max(found.width, _NARROWEST)
     paper = svg.element(root, "rect", fill="#fff", class_="paper")
-    top = _heading(root, groups, title or type(groups.graph.model).__name__)
+    top = _heading(root, groups, title or type(groups.graph.model).__name__, plan)
     legend = svg.element(root, "g", transform=f"translate({_MARGIN:.0f} {top:.0f})", class_="legend")
     top += draw_legend(legend, drawn, scale, width) + 20
 
@@ -101,9 +107,11 @@ def _card(node: Node, row: GroupRow | None) -> _Card:
     if row is None:
         tooltip = "\n".join([*facts, f"all must stay: {node.note}"])
         return _Card(node, lines, f"{node.size} ch, must stay{loop}", tooltip, None)
+    facts += [] if row.kept is None else [f"{row.kept} of them stay"]
     facts += [f"{row.share:.1%} of the MACs", f"{row.parameters:,} parameters", row.members]
     tooltip = "\n".join([*facts, *row.notes, *map(str, (*row.group.producers, *row.group.consumers)[:12])])
-    return _Card(node, lines, f"{node.size} ch · {row.share:.1%}{loop}", tooltip, row)
+    width = f"{node.size}" if row.kept is None else f"{node.size} → {row.kept}"
+    return _Card(node, lines, f"{width} ch · {row.share:.1%}{loop}", tooltip, row)
 
 
 def _sizes(drawn: Flow, cards: Mapping[str, _Card]) -> dict[str, Size]:
@@ -136,9 +144,10 @@ def _arrowheads(root: ET.Element) -> None:
         svg.element(marker, "path", d=shape, fill=colour)
 
 
-def _heading(root: ET.Element, groups: Groups, title: str) -> float:
+def _heading(root: ET.Element, groups: Groups, title: str, plan: Plan | None) -> float:
     """Title and figures; returns where they end."""
-    whole = cost(groups.graph)
+    after = f" → {cost(groups.graph, plan)}" if plan else ""
+    whole = f"{cost(groups.graph)}{after}"
     text = f"Channel groups of {title}"
     svg.element(root, "title", text)
     svg.label(root, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")
@@ -206,11 +215,14 @@ def _draw_box(root: ET.Element, card: _Card, box: Box, scale: Scale) -> None:
         if card.row:
             element.set("fill", "#fff" if part > 0.8 else "#222")
     if card.row:
-        _draw_bar(at, node.size / scale.channels, box, dark=part <= 0.8)
+        kept = node.size if card.row.kept is None else card.row.kept
+        _draw_bar(at, (node.size / scale.channels, kept / scale.channels), box, dark=part <= 0.8)
 
 
-def _draw_bar(at: ET.Element, part: float, box: Box, dark: bool) -> None:
+def _draw_bar(at: ET.Element, parts: tuple[float, float], box: Box, dark: bool) -> None:
+    """The group's channels, and those that stay, as parts of the widest group's."""
     full, left, y = box.width - 16, box.x - box.width / 2 + 8, box.bottom - _BAR - 4
-    back, front = ("#00000022", "#3b4252") if dark else ("#ffffff44", "#ffffff")
-    for length, colour in ((full, back), (max(full * part, 1.0), front)):
+    back, all_, stay = ("#00000022", "#e5484d", "#3b4252") if dark else ("#ffffff44", "#f4b7b9", "#ffffff")
+    lengths = [full, *(max(full * part, 1.0) for part in parts)]
+    for length, colour in list(zip(lengths, (back, all_, stay), strict=True))[:: 1 if parts[0] != parts[1] else 2]:
         svg.element(at, "path", d=f"M{left:.1f} {y:.1f} h{length:.1f} v{_BAR} h{-length:.1f} Z", fill=colour)

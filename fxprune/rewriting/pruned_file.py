@@ -1,0 +1,165 @@
+"""A pruned model's file: its weights and the plan that it was cut by, in one safetensors file. Nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from fxprune.errors import InputError, PlanError, check_kind
+from fxprune.plan.plan import Plan
+from fxprune.rewriting.rewrite import rewrite
+from fxprune.storage.files import write_whole
+
+M = TypeVar("M", bound=nn.Module)
+
+NAME = "model.safetensors"  # of the file in a folder
+_SHOWN = 4  # names that an error lists of each kind
+
+
+def save(path: Path, model: nn.Module, plan: Plan) -> None:
+    """Write a pruned model's `state_dict` and its plan, with a checksum of both; the file is whole or not there.
+
+    Raises:
+        InputError: the model's `state_dict` holds something other than tensors.
+    """
+    state = model.state_dict()
+    other = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise InputError(
+            "the model's state_dict holds something other than tensors",
+            where=other[0],
+            seen=type(state[other[0]]).__name__,
+            remedy="save model.state_dict() by torch.save, and the plan by plan.save(path)",
+        )
+    # Cloned, because the format refuses tensors that share memory.
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
+    text = plan.to_json()
+    write_whole(path, safetensors.torch.save(tensors, {"plan": text, "sha256": _digest(text, tensors)}))
+
+
+def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
+    """The pruned model that `Result.save` or a search wrote.
+
+    Args:
+        path: the file, or the folder that it is in.
+        model: the full-size model, with any weights; or a function without arguments that makes it. A given model is
+            untouched.
+
+    Returns:
+        A new model: `model` cut by the file's plan, with the file's weights and buffers, in the file's dtypes.
+
+    Raises:
+        InputError: there is no such file, it is damaged or of another kind, or `model` is no model.
+        PlanError: the file is of another model; the error names the tensors that do not fit.
+
+    >>> import tempfile, torch, fxprune
+    >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> result = fxprune.prune(make(), torch.zeros(1, 4), ratio=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result.save(folder)
+    ...     small = fxprune.load(folder, make)
+    >>> x = torch.rand(3, 4)
+    >>> torch.equal(small(x), result.model(x))
+    True
+    """
+    file = _file(path)
+    plan, tensors = _read(file)
+    full: M = model if isinstance(model, nn.Module) else _made(model)  # type: ignore[assignment]
+    _check_full(file, plan, tensors, full)
+    small = rewrite(full, plan)
+    for name, t in small.state_dict(keep_vars=True).items():
+        if isinstance(t, Tensor) and name in tensors and t.dtype != tensors[name].dtype:
+            t.data = t.data.to(tensors[name].dtype)
+    small.load_state_dict(tensors)
+    return small
+
+
+def plan_of(path: str | os.PathLike[str]) -> Plan:
+    """The plan of a pruned model's file.
+
+    Raises:
+        InputError: there is no such file, or it is damaged or of another kind.
+    """
+    file = _file(path)
+    return Plan.from_json(_metadata(file)["plan"], str(file))
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    return Path(path) / NAME if Path(path).is_dir() else Path(path)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            metadata = dict(opened.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(file, f"{type(error).__name__}: {error}") from error
+    if "plan" not in metadata:
+        raise _unreadable(file, "a safetensors file without a plan")
+    return metadata
+
+
+def _read(file: Path) -> tuple[Plan, dict[str, Tensor]]:
+    metadata = _metadata(file)
+    tensors = safetensors.torch.load_file(file)
+    # Files of searches that an earlier version wrote have no checksum.
+    if "sha256" in metadata and metadata["sha256"] != _digest(metadata["plan"], tensors):
+        raise _unreadable(file, "a checksum that differs: the file was changed or damaged")
+    return Plan.from_json(metadata["plan"], str(file)), tensors
+
+
+def _unreadable(file: Path, seen: str) -> InputError:
+    remedy = "give a file or folder that result.save or a search wrote"
+    return InputError("not a pruned model's file", where=str(file), seen=seen, remedy=remedy)
+
+
+def _digest(plan: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the plan and, in the order of their names, of each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(plan.encode())
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"\n{name} {t.dtype} {list(t.shape)}\n".encode())
+        digest.update(t.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _made(factory: Any) -> Any:
+    if not callable(factory):
+        check_kind("the model", factory, nn.Module, "give the full-size model, or a function that makes it")
+    made = factory()
+    check_kind("what the function makes", made, nn.Module, "give a function that returns the full-size model")
+    return made
+
+
+def _check_full(file: Path, plan: Plan, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse a model whose tensors, once cut, would not be those of the file, before anything is copied."""
+    full = {n: tuple(t.shape) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    whole = {n: plan.shapes.get(plan.aliases.get(n, n), tuple(t.shape)) for n, t in tensors.items()}
+    problems = list(_problems(whole, full))
+    if problems:
+        cut = {n: tuple(t.shape) for n, t in tensors.items()}
+        remedy = (
+            "give the model at full size, as it was before pruning"
+            if full == cut
+            else "build the model with the arguments, and prepare it by the calls (add_samplers, untie_attention), "
+            "that it had before pruning"
+        )
+        raise PlanError("the file is of another model", where=str(file), seen=f"{'; '.join(problems)}", remedy=remedy)
+
+
+def _problems(wanted: Mapping[str, tuple[int, ...]], seen: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    missing, extra = sorted(wanted.keys() - seen.keys()), sorted(seen.keys() - wanted.keys())
+    other = [f"{n} {seen[n]} instead of {wanted[n]}" for n in sorted(wanted) if seen.get(n, wanted[n]) != wanted[n]]
+    for what, names in (("the model lacks", missing), ("the file lacks", extra), ("the model has", other)):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            yield f"{what} {', '.join(names[:_SHOWN])}{more}"

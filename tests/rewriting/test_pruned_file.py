@@ -1,0 +1,168 @@
+"""A pruned model's file: saved, loaded into a fresh model, refused where it is damaged or of another model."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import fxprune
+
+
+class Net(nn.Module):
+    """Convolutions with a BatchNorm, a shared weight and a half-precision layer."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.a, self.bn, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1)
+        self.again, self.head = nn.Conv2d(6, 6, 1, bias=False), nn.Linear(6, classes)
+        self.twice = self.again
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.bn(self.a(x)).relu())
+        return self.head(self.twice(self.again(x)).mean((2, 3)))
+
+
+X = torch.rand(2, 3, 8, 8)
+
+
+@pytest.fixture
+def result() -> fxprune.Result[Net]:
+    torch.manual_seed(0)
+    return fxprune.prune(Net(), X, ratio=0.5)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    with torch.inference_mode():
+        return torch.equal(a.eval()(X), b.eval()(X))
+
+
+@pytest.mark.parametrize("name", ["folder", "one.safetensors"])
+def test_a_result_is_saved_and_loaded(result: fxprune.Result[Net], tmp_path: Path, name: str) -> None:
+    result.save(tmp_path / "new" / name)
+    small = fxprune.load(tmp_path / "new" / name, Net())
+    assert type(small) is Net
+    assert small.twice.weight is small.again.weight
+    assert same(small, result.model)
+    assert same(fxprune.load(tmp_path / "new" / name, Net), result.model)
+    files = sorted(p.name for p in (tmp_path / "new").rglob("*.*"))
+    assert files == (["model.safetensors", "report.html"] if name == "folder" else ["one.html", "one.safetensors"])
+
+
+def test_the_report_beside_shows_what_stays(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    result.save(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "8 → 4 ch" in html
+    assert "parameters" in html
+
+
+def test_weights_in_half_precision_come_back_in_it(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    result.model.head.to(torch.bfloat16)
+    result.save(tmp_path)
+    small = fxprune.load(tmp_path, Net)
+    assert small.head.weight.dtype == torch.bfloat16
+    assert torch.equal(small.head.weight, result.model.head.weight)
+    assert small.a.weight.dtype == torch.float32
+
+
+def test_a_given_model_is_untouched(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    result.save(tmp_path)
+    full = Net()
+    before = {name: t.clone() for name, t in full.state_dict().items()}
+    fxprune.load(tmp_path, full)
+    assert all(torch.equal(t, before[name]) for name, t in full.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Net(5), "the model has head.bias (5,) instead of (4,), head.weight (5, 6) instead of (4, 6)"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2)),
+            "the model lacks a.bias, a.weight, again.weight, b.bias and 9 more",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    result: fxprune.Result[Net], tmp_path: Path, make: Callable[[], nn.Module], told: str
+) -> None:
+    result.save(tmp_path)
+    with pytest.raises(fxprune.PlanError, match=re.escape(told)):
+        fxprune.load(tmp_path, make)
+
+
+def test_a_pruned_model_is_not_pruned_again(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    result.save(tmp_path)
+    with pytest.raises(fxprune.PlanError, match=r"a\.bias .*remedy: give the model at full size"):
+        fxprune.load(tmp_path, result.model)
+
+
+def test_a_changed_file_is_refused(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    result.save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(fxprune.InputError, match="a checksum that differs"):
+        fxprune.load(file, Net)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")
+    with pytest.raises(fxprune.InputError, match="a safetensors file without a plan"):
+        fxprune.load(tmp_path / "plain.safetensors", Net)
+    with pytest.raises(fxprune.InputError, match="FileNotFoundError"):
+        fxprune.load(tmp_path, Net)
+
+
+@pytest.mark.parametrize(("model", "seen"), [(3, "int"), (lambda: 3, "int"), ("resnet", "str")])
+def test_what_is_no_model_is_refused(result: fxprune.Result[Net], tmp_path: Path, model: object, seen: str) -> None:
+    result.save(tmp_path)
+    with pytest.raises(fxprune.InputError, match=f"no Module; seen: {seen}"):
+        fxprune.load(tmp_path, model)  # type: ignore[arg-type]
+
+
+def test_extra_state_is_not_lost_silently(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    class Noted(nn.Identity):
+        def get_extra_state(self) -> object:
+            return {"step": 3}
+
+        def set_extra_state(self, _: object) -> None: ...
+
+    result.model.note = Noted()
+    with pytest.raises(fxprune.InputError, match=r"in note\._extra_state; seen: dict; remedy: save model.state_dict"):
+        result.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Flat(nn.Module):
+    """The width stands in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8 * 64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu().view(-1, 512))
+
+
+def test_a_model_with_mended_code_is_unpickled_without_fxprune(tmp_path: Path) -> None:
+    small = fxprune.prune(Flat(), X, ratio=0.5).model
+    torch.save({"model": small, "x": X, "y": small(X)}, tmp_path / "model.pt")
+    program = """
+        import sys, torch
+        sys.modules["fxprune"] = None  # an import of it fails
+        saved = torch.load(sys.argv[1], weights_only=False)
+        torch.testing.assert_close(saved["model"](saved["x"]), saved["y"])
+        assert saved["model"].a.weight.shape[0] == 4
+        print("fine")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "model.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": "/usr/bin"})
+    assert done.stdout == "fine\n", done.stderr
