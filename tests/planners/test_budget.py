@@ -81,6 +81,38 @@ def test_importance_decides_what_stays() -> None:
     assert counts["1"] == 4
 
 
+# Many units
+
+
+def best_of_chain(groups: int, levels: list[int], limit: float) -> int:
+    """The largest MACs below the limit of a chain whose groups all have the same allowed widths: all sums, one by one.
+
+    Cheap, since only the last width and the sum so far matter.
+    """
+    sums = {k: {4 * k} for k in levels}
+    for _ in range(groups - 1):
+        sums = {k: {c + before * k for before, costs in sums.items() for c in costs} for k in levels}
+    return max(c + 2 * k for k, costs in sums.items() for c in costs if c + 2 * k <= limit)
+
+
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
+@pytest.mark.parametrize(
+    ("number", "size", "multiple", "part"), [(70, 32, 16, 0.55), (48, 8, 4, 0.3), (34, 12, 4, 0.8)]
+)
+def test_more_units_than_an_array_has_dims(number: int, size: int, multiple: int, part: float) -> None:
+    groups = groups_of(*[size] * number)
+    limit = part * macs([size] * number)
+    best = best_of_chain(number, list(range(multiple, size + 1, multiple)), limit)
+    rules = Constraints(round_to=multiple)
+    for scores in (scores_of(groups), {g.name: torch.ones(g.size) for g in groups}):
+        for planner in (
+            Budget(part, constraints=rules, tolerance=0),
+            AtBudget(Uniform, part, constraints=rules, tolerance=0),
+        ):
+            spent = macs(planner(groups, scores).kept_counts().values())
+            assert 0.99 * best <= spent <= limit
+
+
 # On real networks
 
 

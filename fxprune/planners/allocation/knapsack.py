@@ -4,7 +4,8 @@ The cost is a sum of products of widths, so this is no linear knapsack: what a c
 beside it. The greedy way is taken in rounds. In each, every unit has a price per part: its exact saving from the
 present width down to its smallest one, over the parts between them. The steps of smallest worth per saving go
 first, until a small part of the cost is saved; then the prices are taken anew. What is left of the budget at the end is
-spent on steps that still fit, and where that leaves more than the tolerance, neighbouring widths are tried together.
+spent on steps that still fit, and where that leaves more than the tolerance, combinations of neighbouring widths and
+exchanges between two units are tried.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Cost = Callable[[Ints], Floats]
 _ROUND = 0.02  # part of the full cost that is saved between two looks at the prices
 _NOTHING = 1e-12  # a share of importance that stands for none
 _COMBINATIONS = 20_000  # neighbouring widths that are tried together
+_ROUNDS = 4  # of trying them, each from the best of the round before
+_BLOCK = 2**20  # levels whose costs are computed at once, 8 MB an array
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +158,23 @@ def _added(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
 
 
 def _polished(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints) -> Ints:
-    """The best of the combinations of neighbouring widths: within the tolerance if one is, else the nearest below."""
-    states = _neighbours(ladder, cost, limit, state)
-    costs = cost(ladder.parts(states))
+    """A state within the tolerance of the limit, or else the nearest below it that was found.
+
+    Each round tries, from the best state of the round before, all combinations of neighbouring widths of a few units,
+    and all exchanges in which one unit grows as another one shrinks. The last round brings nothing, or is the fourth.
+    """
+    for _ in range(_ROUNDS):
+        before, state = state, _best_neighbour(ladder, cost, limit, tolerance, state)
+        if np.array_equal(state, before) or float(cost(ladder.parts(state))) >= (1 - tolerance) * limit:
+            break
+    return state
+
+
+def _best_neighbour(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints) -> Ints:
+    """The combination of most worth within the tolerance; if there is none, the one of largest cost below the limit."""
+    order = _finest_first(ladder, cost, limit, state)
+    states = np.concatenate([_combinations(ladder, order, state), _exchanges(ladder, order, state)], axis=1)
+    costs = np.concatenate([cost(ladder.parts(part)) for part in _blocks(states)])
     near = np.flatnonzero((costs <= limit) & (costs >= (1 - tolerance) * limit))
     if len(near):
         return states[:, near[np.argmax(ladder.value(states[:, near]))]]
@@ -165,10 +182,36 @@ def _polished(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state:
     return states[:, below[np.argmax(costs[below])]]
 
 
-def _neighbours(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
+def _blocks(states: Ints) -> list[Ints]:
+    """The states in parts whose costs take little memory at once."""
+    return list(np.array_split(states, max(1, states.size // _BLOCK), axis=1))
+
+
+def _combinations(ladder: Ladder, order: Ints, state: Ints) -> Ints:
     """Combinations of levels around a state, of shape (units, n); all there are, where there are few."""
+    low, high = _bounds(ladder, order, state)
+    varied = np.flatnonzero(high > low)  # few, as each of them at least doubles the combinations
+    grid = np.meshgrid(*[np.arange(low[u], high[u] + 1) for u in varied], indexing="ij")
+    states = np.repeat(state[:, None], grid[0].size if grid else 1, axis=1)
+    for unit, axis in zip(varied, grid, strict=True):
+        states[unit] = axis.ravel()
+    return states
+
+
+def _exchanges(ladder: Ladder, order: Ints, state: Ints) -> Ints:
+    """The states in which one unit is a level higher and another one a level lower, of shape (units, n)."""
+    first = order[: int(_COMBINATIONS**0.5)]
+    up, down = (first[k] for k in np.nonzero((state < ladder.top)[first, None] & (state > 0)[first]))
+    states = np.repeat(state[:, None], len(up), axis=1)
+    each = np.arange(len(up))
+    states[up, each] += 1
+    states[down, each] -= 1
+    return states
+
+
+def _bounds(ladder: Ladder, order: Ints, state: Ints) -> tuple[Ints, Ints]:
+    """The lowest and highest level of each unit that `_COMBINATIONS` allows, the finest units first."""
     low, high = state.copy(), state.copy()
-    order = _finest_first(ladder, cost, limit, state)
     grows = True
     while grows:
         grows = False
@@ -178,8 +221,7 @@ def _neighbours(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
                 if np.prod(high - low + 1.0) > _COMBINATIONS:
                     bound[unit] = before
                 grows |= bool(bound[unit] != before)
-    grid = np.meshgrid(*[np.arange(a, b + 1) for a, b in zip(low, high, strict=True)], indexing="ij")
-    return np.stack([axis.ravel() for axis in grid])
+    return low, high
 
 
 def _finest_first(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
