@@ -22,7 +22,7 @@ from fxprune.costs.macs import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan.plan import Plan, Slot
-from fxprune.reconstruction import Reconstruction, recalibrate, reconstruct, settle
+from fxprune.reconstruction import Reconstruction, absorb_batchnorm, recalibrate_batchnorm, reconstruct
 from fxprune.rewriting.attention import untie_attention
 from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.rewriting.pruned_file import load
@@ -45,6 +45,7 @@ __all__ = [
     "Result",
     "Slot",
     "TraceError",
+    "absorb_batchnorm",
     "add_samplers",
     "cost",
     "cut_state",
@@ -55,13 +56,12 @@ __all__ = [
     "ops",
     "planners",
     "prune",
-    "recalibrate",
+    "recalibrate_batchnorm",
     "reconstruct",
     "report",
     "rewrite",
     "scorers",
     "search",
-    "settle",
     "testing",
     "trace",
     "untie_attention",

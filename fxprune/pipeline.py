@@ -14,7 +14,7 @@ from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
-from fxprune.planners.uniform import Uniform, check_ratio
+from fxprune.planners.uniform import Uniform, check_pruning_ratio
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
 from fxprune.rewriting.rewrite import rewrite
@@ -91,12 +91,12 @@ class Result(Generic[M]):
 def prune(
     model: M,
     example_inputs: Any,
-    ratio: float = 0.5,
+    pruning_ratio: float = 0.5,
     *,
     scorer: Scorer | None = None,
     data: Iterable[Any] | None = None,
     planner: Callable[[Groups, Mapping[str, Tensor]], Plan] | None = None,
-    protect: str | Iterable[str] = (),
+    ignored: str | Iterable[str] = (),
     verify: bool = True,
 ) -> Result[M]:
     """Make a model smaller.
@@ -104,18 +104,18 @@ def prune(
     Args:
         model: the model; untouched.
         example_inputs: as for `fxprune.trace`.
-        ratio: part of every group's channels to remove, in [0, 1); ignored if a planner is given.
+        pruning_ratio: part of every group's channels to remove, in [0, 1); ignored if a planner is given.
         scorer: which channels matter; default `scorers.L2Norm()`.
         data: batches, for scorers that need them.
-        planner: how many channels stay; default `planners.Uniform(ratio)`.
-        protect: names or patterns of modules, parameters and groups that keep all channels.
+        planner: how many channels stay; default `planners.Uniform(pruning_ratio)`.
+        ignored: names or patterns of modules, parameters and groups that keep all channels.
         verify: also measure that the pruned model equals the masked one (three forwards in float64).
 
     Returns:
         The smaller model, the plan that made it, and a report that can be printed.
 
     Raises:
-        InputError: ratio out of range, bad inputs, unusable scores, or no prunable group.
+        InputError: pruning ratio out of range, bad inputs, unusable scores, or no prunable group.
         TraceError: the model cannot be run.
 
     >>> import torch, fxprune
@@ -124,14 +124,14 @@ def prune(
     >>> result.model[0]
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
-    check_ratio(ratio)
+    check_pruning_ratio(pruning_ratio)
     graph = trace(model, example_inputs)
-    groups = find_groups(graph, protect)
+    groups = find_groups(graph, ignored)
     if not len(groups):
         reasons = "; ".join(dict.fromkeys(f.reason for f in groups.fixed))
         raise InputError("no channel of the model can be pruned", where=type(model).__name__, seen=reasons[:300])
     scores = (scorer or L2Norm())(model, groups, data)
-    plan = (planner or Uniform(ratio))(groups, scores)
+    plan = (planner or Uniform(pruning_ratio))(groups, scores)
     small = rewrite(model, plan)
     deviation = verify_plan(model, plan, example_inputs) if verify else None
     report = Report(cost(graph), cost(graph, plan), groups, plan.kept_counts(), deviation)

@@ -134,7 +134,7 @@ def test_a_model_without_parameters_has_no_groups() -> None:
 
 @pytest.mark.parametrize("name", ["layer7", "stem.weigh", "resid*"])
 def test_protecting_a_name_that_matches_nothing(net: Net, name: str) -> None:
-    with refused(fxprune.InputError, "nothing has the name to protect", f"seen: {name}", "module, parameter or group"):
+    with refused(fxprune.InputError, "nothing has the ignored name", f"seen: {name}", "module, parameter or group"):
         fxprune.find_groups(fxprune.trace(net, X), ["stem", name])
 
 
@@ -158,7 +158,7 @@ def test_contribution_rates_out_of_range(rate: float) -> None:
 @pytest.mark.parametrize("precision", [0.0, 1.0, -0.5, float("nan")])
 def test_precisions_out_of_range(precision: float) -> None:
     with refused(fxprune.InputError, "precision out of range", f"seen: {precision}", "(0, 1)"):
-        fxprune.planners.Bisection(precision=precision)
+        fxprune.search.Bisection(precision=precision)
 
 
 @pytest.mark.parametrize("multiple", [0, -8])
@@ -602,19 +602,19 @@ def test_verify_with_a_hook_that_fails(net: Net, plan: fxprune.Plan) -> None:
     handle.remove()
 
 
-@pytest.mark.parametrize("excite", [False, True])
-def test_verify_with_nan(excite: bool) -> None:
+@pytest.mark.parametrize("randomise", [False, True])
+def test_verify_with_nan(randomise: bool) -> None:
     """In the example, and in the weights of the second layer; a blank example is drawn anew, the NaN stays."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     plan = groups_of(model, torch.zeros(1, 3, 8, 8)).plan({"0": [0, 3]})
     x = torch.rand(1, 3, 8, 8)
     x[0, 0, 0, 0] = float("nan")
     with refused(fxprune.InputError, "computes NaN", "first appears in the example inputs", "not finite"):
-        fxprune.verify(model, plan, x, excite=excite)
+        fxprune.verify(model, plan, x, randomise=randomise)
     model[2].weight.data[1] = float("nan")
     for example in (torch.rand(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)):
         with refused(fxprune.InputError, "computes NaN", "first appears in 2", "not finite"):
-            fxprune.verify(model, plan, example, excite=excite)
+            fxprune.verify(model, plan, example, randomise=randomise)
         with refused(fxprune.InputError, "computes NaN", "first appears in 2", "not finite"):
             fxprune.prune(model, example, scorer=fxprune.scorers.Random())
 
@@ -674,10 +674,10 @@ def test_a_mask_of_booleans_is_a_choice(net: Net) -> None:
 def test_names_that_fit_nothing(net: Net) -> None:
     name = groups_of(net)[0].name
     assert name not in groups_of_protected(net, name)
-    with pytest.raises(fxprune.InputError, match="nothing has the name to protect; seen: nosuch"):
+    with pytest.raises(fxprune.InputError, match="nothing has the ignored name; seen: nosuch"):
         groups_of_protected(net, "nosuch")
     with pytest.raises(fxprune.InputError, match="no module has the name or pattern; seen: nosuch"):
-        fxprune.find_groups(fxprune.trace(net, X), heads={"nosuch": "count"})
+        fxprune.find_groups(fxprune.trace(net, X), heads={"nosuch": "num_heads"})
 
 
 def groups_of_protected(net: Net, name: str) -> fxprune.Groups:
@@ -712,15 +712,15 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
         fxprune.PlanError,
         "give what a planner returns",
     ),
-    "protect=None": (
-        lambda m, g, p: fxprune.prune(m, X, protect=None),  # type: ignore[arg-type]
+    "ignored=None": (
+        lambda m, g, p: fxprune.prune(m, X, ignored=None),  # type: ignore[arg-type]
         fxprune.InputError,
-        "what to protect is no name; seen: NoneType; remedy: give names or shell patterns",
+        "an ignored entry is no name; seen: NoneType; remedy: give names or shell patterns",
     ),
-    "protect=[module]": (
+    "ignored=[module]": (
         lambda m, g, p: fxprune.find_groups(g.graph, [m.stem]),
         fxprune.InputError,
-        "what to protect is no name; seen: Conv2d; remedy: give names or shell patterns",
+        "an ignored entry is no name; seen: Conv2d; remedy: give names or shell patterns",
     ),
     "heads=None": (
         lambda m, g, p: fxprune.find_groups(g.graph, heads=None),  # type: ignore[arg-type]
@@ -728,7 +728,7 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
         "unknown choice of heads; seen: None",
     ),
     "heads={3}": (
-        lambda m, g, p: fxprune.find_groups(g.graph, heads={3: "count"}),  # type: ignore[dict-item]
+        lambda m, g, p: fxprune.find_groups(g.graph, heads={3: "num_heads"}),  # type: ignore[dict-item]
         fxprune.InputError,
         "no module has the name or pattern; seen: 3",
     ),

@@ -24,7 +24,7 @@ from rich.progress import track
 from rich.table import Table
 
 import fxprune
-from fxprune.planners import PLAIN, ROBUST, Bisection, Judge
+from fxprune.search import PLAIN, ROBUST, Acceptance, Bisection
 from fxprune.search.trial import Outcome
 
 TOLERANCE = 0.01
@@ -108,12 +108,12 @@ class Row:
     tunings: float
 
 
-def simulate(judge: Judge, runs: int = 250, spread: float = 0.003, samples: int = 1000) -> Row:
+def simulate(judge: Acceptance, runs: int = 250, spread: float = 0.003, samples: int = 1000) -> Row:
     """Search `runs` times, under seeds 0, 1, ..."""
     rates, tunings = list[float](), list[int]()
     for seed in range(runs):
         bench = Simulated(seed, spread, samples)
-        for _ in Bisection(TOLERANCE, judge=judge, progress=False).probes(bench, Rate):  # type: ignore[arg-type]
+        for _ in Bisection(TOLERANCE, acceptance=judge, progress=False).probes(bench, Rate):  # type: ignore[arg-type]
             pass
         rates.append(bench.best.plan.rate)
         tunings.append(bench.tunings)

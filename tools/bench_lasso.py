@@ -45,8 +45,8 @@ from sklearn.linear_model import Lasso
 import fxprune
 from fxprune.scorers import LassoPath, lasso_path
 from zoo.checkpoints import load as load_checkpoint
-from zoo.cook import WEIGHTS
 from zoo.data import load as load_data
+from zoo.train_recipe import WEIGHTS
 
 Floats = npt.NDArray[np.float64]
 T = TypeVar("T")

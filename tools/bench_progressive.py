@@ -38,9 +38,9 @@ from fxprune.reconstruction.shared import sharing
 from fxprune.scorers import L1Norm
 from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered
 from zoo.checkpoints import load as load_checkpoint
-from zoo.cook import WEIGHTS
 from zoo.data import load as load_data
 from zoo.train import accuracy
+from zoo.train_recipe import WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,10 @@ from planner_report import markdown, plot, show
 from rich.console import Console
 
 import fxprune
-from zoo.cook import WEIGHTS
 from zoo.errors import ZooError
 from zoo.provenance import commit
 from zoo.train import accuracy
+from zoo.train_recipe import WEIGHTS
 
 NETWORKS = ("digits-resnet20", "fashion-vgg16", "fashion-resnet20")
 LEFT = (0.5, 0.25)

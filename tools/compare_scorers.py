@@ -8,7 +8,7 @@ Each point prunes a network to a part of its MACs (within 1 %), keeping each gro
 measures test accuracy after one of four treatments:
 
     none     as it comes out
-    bn       `fxprune.recalibrate`
+    bn       `fxprune.recalibrate_batchnorm`
     ls       `fxprune.reconstruct`, layer by layer
     ls+bn    both, in this order
 
@@ -44,11 +44,11 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.planners import AtBudget, Budget, Uniform
 from zoo.checkpoints import load as load_checkpoint
-from zoo.cook import WEIGHTS
 from zoo.data import load as load_data
 from zoo.errors import ZooError
 from zoo.provenance import commit
 from zoo.train import accuracy
+from zoo.train_recipe import WEIGHTS
 
 LESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 BATCH = 128
@@ -108,7 +108,7 @@ class Subject:
                 yield plain, small, seconds
             if calibrated in wanted:
                 start, other = time.process_time(), copy.deepcopy(small)
-                fxprune.recalibrate(other, images)
+                fxprune.recalibrate_batchnorm(other, images)
                 yield calibrated, other, seconds + time.process_time() - start
 
 

@@ -22,18 +22,18 @@ import fxprune
 from zoo.augment import shift
 from zoo.checkpoints import Metadata
 from zoo.checkpoints import load as load_checkpoint
-from zoo.cook import WEIGHTS
 from zoo.data import load as load_data
 from zoo.errors import ZooError
 from zoo.networks import build
 from zoo.splits import Samples, Splits
 from zoo.train import accuracy, fit
+from zoo.train_recipe import WEIGHTS
 
 CHECKPOINTS = {"digits": "digits-resnet20", "fashion-mnist": "fashion-resnet20"}
 # Epochs, images and threads of each fine-tuning: what keeps the search within a few minutes on two cores.
 TUNING = {"digits": (20, 1_077, 1), "fashion-mnist": (1, 12_000, 2)}
 
-Found = fxprune.planners.Search[nn.Module, fxprune.planners.Probe]
+Found = fxprune.search.Search[nn.Module, fxprune.search.Probe]
 
 
 def main(
@@ -87,7 +87,7 @@ def search(
     def evaluate(candidate: nn.Module) -> float:
         return accuracy(candidate, splits.val)
 
-    return fxprune.planners.Bisection(tolerance)(model, groups, scores, evaluate, tune), graph
+    return fxprune.search.Bisection(tolerance)(model, groups, scores, evaluate, tune), graph
 
 
 def history(found: Found) -> Table:

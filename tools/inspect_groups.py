@@ -38,12 +38,14 @@ def main(
     input_shape: Annotated[
         list[str] | None, typer.Option(help="Shape of an input, e.g. 1,3,224,224; repeat it for several inputs.")
     ] = None,
-    protect: Annotated[
+    ignored: Annotated[
         list[str] | None, typer.Option(help="Keep this module, parameter or group whole; repeatable.")
     ] = None,
     heads: Annotated[
         list[str] | None,
-        typer.Option(help="What of attention shrinks: width, count, or MODULE=width; patterns and repeats are fine."),
+        typer.Option(
+            help="What of attention shrinks: head_dim, num_heads, MODULE=head_dim; patterns and repeats are fine."
+        ),
     ] = None,
     members: Annotated[bool, typer.Option("--members", help="List all members of each group.")] = False,
     as_json: Annotated[
@@ -61,7 +63,7 @@ def main(
         with redirect_stdout(sys.stderr):  # what a model prints is no part of the output
             torch.manual_seed(0)
             inputs = _inputs(model, input_shape or [])
-            groups = fxprune.find_groups(fxprune.trace(_model(model), inputs), protect or (), heads=_heads(heads or []))
+            groups = fxprune.find_groups(fxprune.trace(_model(model), inputs), ignored or (), heads=_heads(heads or []))
         for path, make in ((svg, report.picture), (html, report.page)):
             if path:
                 _write(path, make(groups, model))
@@ -92,7 +94,7 @@ def _heads(given: Sequence[str]) -> str | dict[str, str]:
         return given[0]
     pairs = [text.partition("=")[::2] for text in given]
     if any(not choice for _, choice in pairs):
-        _fail("several choices of heads need modules; give --heads 'layers.0*=width' --heads 'layers.1*=count'")
+        _fail("several choices of heads need modules; give --heads 'layers.0*=head_dim' --heads 'layers.1*=num_heads'")
     return dict(pairs)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune import scorers
-from fxprune.planners import AtBudget, BeeColony, Bisection, Budget, CumulativeContribution, Progressive, Uniform
+from fxprune.planners import AtBudget, Budget, CumulativeContribution, Uniform
+from fxprune.search import BeeColony, Bisection, Progressive
 
 HALVINGS = 12
 
@@ -96,11 +97,11 @@ def _progressive(lab: Lab, part: float) -> Found:
 
 
 def _bees(lab: Lab, part: float) -> Found:
-    search = BeeColony(sources=5, cycles=3, budget=part, progress=False, seed=lab.seed)
+    search = BeeColony(sources=5, cycles=3, keep=part, progress=False, seed=lab.seed)
     data = lab.batches(lab.protocol.scored)
 
     def tune(model: nn.Module) -> None:
-        fxprune.recalibrate(model, data)
+        fxprune.recalibrate_batchnorm(model, data)
 
     scores, evaluate = scored(lab, scorers.L1Norm()), lab.evaluate(lab.protocol.judged)
     return Found(search(lab.model, lab.groups, scores, evaluate, tune).model)

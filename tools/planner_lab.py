@@ -19,11 +19,11 @@ import fxprune
 from zoo.augment import shift
 from zoo.checkpoints import Metadata, describe
 from zoo.checkpoints import load as load_checkpoint
-from zoo.cook import WEIGHTS
 from zoo.data import load as load_data
 from zoo.settings import Settings
 from zoo.splits import Splits
 from zoo.train import accuracy, fit
+from zoo.train_recipe import WEIGHTS
 
 BATCH = 128
 
@@ -122,7 +122,9 @@ class Lab:
 
     def calibrate(self, model: nn.Module, refitted: bool = False) -> None:
         """Fit BatchNorm's statistics to the pruned model; of a refitted one its outputs stay as they are."""
-        (fxprune.settle if refitted else fxprune.recalibrate)(model, self.batches(self.protocol.calibrated))
+        (fxprune.absorb_batchnorm if refitted else fxprune.recalibrate_batchnorm)(
+            model, self.batches(self.protocol.calibrated)
+        )
 
     def tune(self, model: nn.Module) -> None:
         """The fine-tuning that every contender gets, in place."""

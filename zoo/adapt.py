@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from zoo.augment import Augment
 from zoo.errors import ZooError
-from zoo.footprints import Device, borrowed, own_randomness, seed_generators
+from zoo.footprints import Device, isolated, own_randomness, seed_generators
 from zoo.loop import Loop, chunks, count_chunks
 from zoo.processes import present, shares
 from zoo.progress import Display, EpochLog
@@ -66,7 +66,7 @@ def adapt(
     _require_pair(source, target)
     if val is not None:
         require_samples(val, "validation")
-    with borrowed(model, present().place(device), training=True) as where, own_randomness(where):
+    with isolated(model, present().place(device), training=True) as where, own_randomness(where):
         mixed = where.type == "cuda" if mixed_precision is None else mixed_precision
         against, validated = adversary or Adversary(), val.to(where) if val else None
         with Tap(model, against.classifier) as tap:

@@ -7,13 +7,13 @@ from torch import Generator, nn
 
 from zoo.adapt import adapt
 from zoo.checkpoints import Metadata
-from zoo.cook import fresh
 from zoo.domains import Domains, load_pair
 from zoo.provenance import machine
 from zoo.recipe import Adaptation
 from zoo.run import Run
 from zoo.splits import Samples, Splits
 from zoo.train import accuracy, fit
+from zoo.train_recipe import fresh
 
 
 @dataclass(frozen=True)

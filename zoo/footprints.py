@@ -12,7 +12,7 @@ Device = torch.device | str | None
 
 
 @contextmanager
-def borrowed(model: nn.Module, device: Device, *, training: bool) -> Iterator[torch.device]:
+def isolated(model: nn.Module, device: Device, *, training: bool) -> Iterator[torch.device]:
     """Within the block ``model`` is on ``device`` and in the mode ``training``; yields the device.
 
     Afterwards, also on failure, it is back where it was and each of its modules in the mode that it had.

@@ -13,11 +13,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 import fxprune
-from fxprune.planners import AtBudget, Progressive, Step, Uniform
+from fxprune.planners import AtBudget, Uniform
 from fxprune.scorers import Informative, L1Norm, Lasso
+from fxprune.search import Progressive, Step
 from zoo.domains import Domains
 from zoo.errors import ZooError
-from zoo.footprints import borrowed
+from zoo.footprints import isolated
 from zoo.splits import Samples, Split, require_samples
 from zoo.train import accuracy
 
@@ -35,7 +36,7 @@ class Search:
         images: training images for the statistics; half of each domain if the target takes part.
         judged: images that judge attempts, of the source's validation split; with pseudo-labels half of them are
             training images of the target, others than those of the statistics.
-        step, top: as of ``fxprune.planners.Progressive``.
+        step, top: as of ``fxprune.search.Progressive``.
 
     Raises:
         ValueError: fewer than two images.
@@ -107,7 +108,7 @@ def pseudo_labelled(model: nn.Module, samples: Samples, batch_size: int = 512) -
         ZooError: there is no sample.
     """
     require_samples(samples, "pseudo-labelled")
-    with borrowed(model, None, training=False) as where, torch.no_grad():
+    with isolated(model, None, training=False) as where, torch.no_grad():
         rows = torch.arange(len(samples)).split(batch_size)
         labels = torch.cat([model(batch.images.to(where)).argmax(1) for batch in samples.batches(rows)])
         return samples.with_labels(labels.cpu())

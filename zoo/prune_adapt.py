@@ -176,7 +176,7 @@ class _Work:
         source, target = (self._some(part.train) for part in (self.domains.source, self.domains.target))
         if contender.search is not None:
             # Training normalises by its batches: without this it would begin by losing what the search has refitted.
-            fxprune.settle(model, _batches([source, target] if contender.unlabelled else [source], SETTLED))
+            fxprune.absorb_batchnorm(model, _batches([source, target] if contender.unlabelled else [source], SETTLED))
         recipe, settings = self.job.recipe, self.job.settings(self.seed)
         how = {"augment": recipe.change.augment(), **replace(self.job.run, state=None, log=None).training()}
         if contender.unlabelled:

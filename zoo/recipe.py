@@ -1,4 +1,7 @@
-"""What a recipe is: a network, data and numbers, as plain values. ``zoo.cook`` and ``zoo.adaptation`` execute them."""
+"""What a recipe is: a network, data and numbers, as plain values.
+
+``zoo.train_recipe`` and ``zoo.adaptation`` execute them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

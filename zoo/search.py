@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.planners import Bisection, Probe, Search, together
+from fxprune.search import Bisection, Probe, Search, run_distributed
 from zoo.checkpoints import load
 from zoo.data import load as load_data
 from zoo.provenance import commit
@@ -53,7 +53,7 @@ def search(
     folder: Path | None = None,
     run: Run | None = None,
 ) -> tuple[Tuned, Search[nn.Module, Probe]]:
-    """Bisect the contribution rate of the network at ``path`` by `fxprune.planners.Bisection`.
+    """Bisect the contribution rate of the network at ``path`` by `fxprune.search.Bisection`.
 
     Channels are scored by weight permutation on training images, every candidate is fine-tuned by ``zoo.train.fit``
     with the original as its teacher, and validation accuracy decides. Test accuracy is measured once, in the end.
@@ -89,7 +89,7 @@ def search(
 
     tune = Tuning(settings, change, claimed.data, execute)
     bisection = Bisection(tolerance, precision, progress=run.progress, seed=settings.seed)
-    found = together(bisection, original, groups, scores, evaluate, tune, folder=folder)
+    found = run_distributed(bisection, original, groups, scores, evaluate, tune, folder=folder)
     more = {"tolerance": tolerance, "precision": precision, "tunings": len(found.history)}
     told = described(claimed, found.plan, settings, more, run, made_by)
     metadata = replace(told, **measured(found.model, splits.val, splits.test, run))

@@ -14,7 +14,7 @@ from zoo.errors import ZooError
 
 
 class Samples(Protocol):
-    """Labelled images, in memory (`Split`) or in files (`zoo.album.Album`): what training and measuring read."""
+    """Labelled images, in memory (`Split`) or in files (`zoo.image_files.ImageFiles`), to train on and to measure."""
 
     @property
     def images(self) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from zoo.augment import Augment
-from zoo.footprints import Device, borrowed, own_randomness
+from zoo.footprints import Device, isolated, own_randomness
 from zoo.loop import Loop, chunks, count_chunks
 from zoo.processes import present, shares
 from zoo.progress import Display, EpochLog
@@ -68,7 +68,7 @@ def fit(
     require_classes(split, "training")
     if val is not None:
         require_samples(val, "validation")
-    with borrowed(model, present().place(device), training=True) as where, own_randomness(where), _lent(teacher, where):
+    with isolated(model, present().place(device), training=True) as where, own_randomness(where), _lent(teacher, where):
         mixed = where.type == "cuda" if mixed_precision is None else mixed_precision
         task = _Supervised(model, split.to(where), val.to(where) if val else None, chosen, augment, teacher, where)
         try:
@@ -94,7 +94,7 @@ def accuracy(model: nn.Module, split: Samples, batch_size: int = 512, device: De
         ZooError: the split is empty.
     """
     require_samples(split, "evaluation")
-    with borrowed(model, device, training=False) as where:
+    with isolated(model, device, training=False) as where:
         right = torch.zeros((), dtype=torch.int64, device=where)
         for batch in split.batches(torch.arange(len(split)).split(batch_size)):
             here = batch.to(where)
@@ -159,4 +159,4 @@ class _Supervised:
 
 
 def _lent(teacher: nn.Module | None, where: torch.device) -> AbstractContextManager[object]:
-    return nullcontext() if teacher is None else borrowed(teacher, where, training=False)
+    return nullcontext() if teacher is None else isolated(teacher, where, training=False)

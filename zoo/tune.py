@@ -34,7 +34,7 @@ def tune(
     settings: Settings,
     *,
     plan: fxprune.Plan | None = None,
-    ratio: float = 0.5,
+    pruning_ratio: float = 0.5,
     augment: Augment | None = None,
     run: Run | None = None,
 ) -> Tuned:
@@ -56,7 +56,7 @@ def tune(
     original, claimed = load(path)
     splits = load_data(claimed.data, run.root, claimed.seed, run.download)
     graph = fxprune.trace(original, splits.train[:1].images)
-    chosen = plan or fxprune.prune(original, splits.train[:1].images, ratio, verify=False).plan
+    chosen = plan or fxprune.prune(original, splits.train[:1].images, pruning_ratio, verify=False).plan
     model = fxprune.rewrite(original, chosen)
     teacher = original if settings.distil else None
     fit(model, splits.train, settings, val=splits.val, augment=augment, teacher=teacher, **run.training())

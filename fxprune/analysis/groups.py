@@ -133,7 +133,7 @@ class Groups(Sequence[Group]):
     def _balances(self) -> list[Balance]:
         return [b for b in balances(self.analysis, self.heads) if b.names in self.ties]
 
-    def among(self, groups: Iterable[Group]) -> Groups:
+    def subset(self, groups: Iterable[Group]) -> Groups:
         """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
 
         What scorers are given that shall look at a part. The groups that were found, ties and reasons stay with `self`.
@@ -225,7 +225,7 @@ def _indices(group: Group, given: npt.ArrayLike) -> Ints:
 
 def find_groups(
     graph: Graph,
-    protect: str | Iterable[str] = (),
+    ignored: str | Iterable[str] = (),
     *,
     heads: str | Mapping[str, str] = "",
     rewrite_code: bool = True,
@@ -234,9 +234,9 @@ def find_groups(
 
     Args:
         graph: from `fxprune.trace`.
-        protect: name, names or shell patterns of modules, parameters or groups that must keep all channels.
-        heads: what shrinks where attention splits its width into heads: "width" (of every head), "count" (of heads), ""
-            (whichever has more indices), or {module name pattern: one of these}.
+        ignored: name, names or shell patterns of modules, parameters or groups that must keep all channels.
+        heads: what shrinks where attention splits its width into heads: "head_dim" (the width of every head),
+            "num_heads" (whole heads), "" (whichever has more indices), or {module name pattern: one of these}.
         rewrite_code: where a literal in a module's `forward` is a width (`view(-1, 400)`): the plan makes the module a
             `torch.fx.GraphModule` with another literal. False: such widths are fixed.
 
@@ -244,7 +244,7 @@ def find_groups(
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
 
     Raises:
-        InputError: `graph` is no graph, an entry of `protect` or `heads` is no name or matches nothing, an unknown
+        InputError: `graph` is no graph, an entry of `ignored` or `heads` is no name or matches nothing, an unknown
             choice of `heads`, a scripted module.
 
     >>> import torch, fxprune
@@ -256,7 +256,7 @@ def find_groups(
     FixedDim(tensor='0.weight', dim=1, count=3, reason='model input', where='')
     """
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
-    names, choice = _names(protect), _choice(graph, heads)
+    names, choice = _names(ignored), _choice(graph, heads)
     analysis = analyse(graph, choice)
     held = held_by_code(analysis, _protected(analysis, names), choice, rewrite_code=rewrite_code)
     return Groups(analysis, held, choice)
@@ -265,20 +265,20 @@ def find_groups(
 def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
     choice: Heads = tuple(heads.items()) if isinstance(heads, Mapping) else heads
     for value in [v for _, v in choice] if isinstance(choice, tuple) else [choice]:
-        if value not in ("", "width", "count"):
-            raise InputError("unknown choice of heads", seen=repr(value), remedy="'width', 'count' or ''")
+        if value not in ("", "head_dim", "num_heads"):
+            raise InputError("unknown choice of heads", seen=repr(value), remedy="'head_dim', 'num_heads' or ''")
     for pattern in [p for p, _ in choice] if isinstance(choice, tuple) else []:
         if not any(fnmatchcase(path, str(pattern)) for path, _ in walk(graph.model)):
             raise InputError("no module has the name or pattern", seen=str(pattern), remedy="heads={module: choice}")
     return choice
 
 
-def _names(protect: str | Iterable[str]) -> tuple[str, ...]:
-    names = tuple(protect) if isinstance(protect, Iterable) and not isinstance(protect, str) else (protect,)
+def _names(ignored: str | Iterable[str]) -> tuple[str, ...]:
+    names = tuple(ignored) if isinstance(ignored, Iterable) and not isinstance(ignored, str) else (ignored,)
     for name in names:
         if not isinstance(name, str):
-            remedy = "give names or shell patterns, as in model.named_modules(); () protects nothing"
-            raise InputError("what to protect is no name", seen=type(name).__name__, remedy=remedy)
+            remedy = "give names or shell patterns, as in model.named_modules(); () ignores nothing"
+            raise InputError("an ignored entry is no name", seen=type(name).__name__, remedy=remedy)
     return names
 
 
@@ -287,10 +287,8 @@ def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str,
     for pattern in names:
         hits = [g.name for g in analysis.groups if touches(g, pattern)]
         if not hits and not any(matches(tensor, pattern) for tensor in analysis.labelling.graph.tensors):
-            raise InputError(
-                "nothing has the name to protect", seen=pattern, remedy="give a module, parameter or group"
-            )
-        reasons |= dict.fromkeys(hits, (f"protected by the caller ('{pattern}')", ""))
+            raise InputError("nothing has the ignored name", seen=pattern, remedy="give a module, parameter or group")
+        reasons |= dict.fromkeys(hits, (f"ignored by the caller ('{pattern}')", ""))
     return reasons
 
 

@@ -28,7 +28,7 @@ Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
-def borrowed(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
+def isolated(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
     """Whatever happens inside the block, `model` and the random states are afterwards what they were before.
 
     Args:
@@ -126,7 +126,7 @@ def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, Tensor
 def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
     """Put `replace(name, tensor)` in the place of every parameter and buffer; shared ones are replaced once.
 
-    Call it inside `borrowed`. Returns the qualified name of each new tensor by its `id`.
+    Call it inside `isolated`. Returns the qualified name of each new tensor by its `id`.
     """
     done: dict[int, Tensor] = {}
     names: dict[int, str] = {}
@@ -170,7 +170,7 @@ def set_training(model: nn.Module, training: bool) -> None:
 
 
 def watch_forwards(model: nn.Module, stack: list[str]) -> None:
-    """Keep in `stack` the qualified names of the modules whose `forward` is running. Call it inside `borrowed`."""
+    """Keep in `stack` the qualified names of the modules whose `forward` is running. Call it inside `isolated`."""
     for path, module in walk(model):
         module.__dict__["forward"] = _watched(module.forward, path, stack)
 

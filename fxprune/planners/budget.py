@@ -37,10 +37,10 @@ class Budget:
     The product is a choice of fxprune's; with a sum of importances in its place, costly groups lose nearly everything.
 
     Attributes:
-        part: of the original's cost that may stay, in (0, 1].
-        of: what is counted: "macs", "parameters", or a function of {group: kept channels}, such as a latency. It should
-            not fall when a count rises; where it does here and there, the plan still meets the budget but may not be
-            the best one. If it is a staircase, give its step as `round_to`.
+        keep: part of the original's cost that may stay, in (0, 1].
+        measure: what is counted: "macs", "parameters", or a function of {group: kept channels}, such as a latency. It
+            should not fall when a count rises; where it does here and there, the plan still meets the budget but may
+            not be the best one. If it is a staircase, give its step as `round_to`.
         constraints: which widths are allowed.
         tolerance: part of the budget that may stay unused without a warning.
         strict: refuse a budget below the smallest allowed widths; else these are taken.
@@ -57,18 +57,18 @@ class Budget:
     (30000, True)
     """
 
-    part: float = 0.5
-    of: Measure = "macs"
+    keep: float = 0.5
+    measure: Measure = "macs"
     constraints: Constraints = UNCONSTRAINED
     tolerance: float = 0.01
     strict: bool = True
 
     def __post_init__(self) -> None:
-        check_budget(self.part, self.tolerance)
+        check_budget(self.keep, self.tolerance)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        purse = _Purse(groups, scores, self.of, self.part, self.constraints, self.strict)
-        return purse.plan(purse.filled(self.tolerance), self.tolerance)
+        problem = _BudgetProblem(groups, scores, self.measure, self.keep, self.constraints, self.strict)
+        return problem.plan(problem.filled(self.tolerance), self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class AtBudget:
     Attributes:
         family: a number in (0, 1) to a planner, such as `Uniform`, `GlobalThreshold` or `CumulativeContribution`; its
             plans' cost must rise or fall with the number.
-        part: of the original's cost that may stay, in (0, 1].
-        of: as in `Budget`.
+        keep: part of the original's cost that may stay, in (0, 1].
+        measure: as in `Budget`.
         constraints: which widths are allowed; the family's plans are raised to them.
         tolerance: part of the budget that may stay unused.
 
@@ -98,53 +98,53 @@ class AtBudget:
     """
 
     family: Callable[[float], Planner]
-    part: float = 0.5
-    of: Measure = "macs"
+    keep: float = 0.5
+    measure: Measure = "macs"
     constraints: Constraints = UNCONSTRAINED
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        check_budget(self.part, self.tolerance)
+        check_budget(self.keep, self.tolerance)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        purse = _Purse(groups, scores, self.of, self.part, self.constraints)
+        problem = _BudgetProblem(groups, scores, self.measure, self.keep, self.constraints)
 
         def parts(number: float) -> Ints:
-            return purse.raised(self.family(number)(groups, scores).kept_counts())
+            return problem.raised(self.family(number)(groups, scores).kept_counts())
 
         ends = [parts(_EDGE), parts(1 - _EDGE)]
-        cheap, dear = (_EDGE, 1 - _EDGE) if purse.cost(ends[0]) <= purse.cost(ends[1]) else (1 - _EDGE, _EDGE)
-        if not purse.pays(parts(cheap)):
-            raise purse.unreachable(float(purse.cost(parts(cheap))))
-        if purse.pays(parts(dear)):
-            return purse.plan(purse.topped_up(parts(dear), self.tolerance), self.tolerance)
+        cheap, dear = (_EDGE, 1 - _EDGE) if problem.cost(ends[0]) <= problem.cost(ends[1]) else (1 - _EDGE, _EDGE)
+        if not problem.pays(parts(cheap)):
+            raise problem.unreachable(float(problem.cost(parts(cheap))))
+        if problem.pays(parts(dear)):
+            return problem.plan(problem.topped_up(parts(dear), self.tolerance), self.tolerance)
         for _ in range(_HALVINGS):
             middle = (cheap + dear) / 2
-            cheap, dear = (middle, dear) if purse.pays(parts(middle)) else (cheap, middle)
-        return purse.plan(purse.topped_up(parts(cheap), self.tolerance), self.tolerance)
+            cheap, dear = (middle, dear) if problem.pays(parts(middle)) else (cheap, middle)
+        return problem.plan(problem.topped_up(parts(cheap), self.tolerance), self.tolerance)
 
 
 _EDGE = 1e-9
 _HALVINGS = 40
 
 
-def check_budget(part: float, tolerance: float) -> None:
+def check_budget(keep: float, tolerance: float) -> None:
     """Refuse a part outside (0, 1] and a tolerance outside [0, 1)."""
-    if not 0 < part <= 1:
-        raise InputError("a budget is a part of the original's cost", seen=str(part), remedy="give a number in (0, 1]")
+    if not 0 < keep <= 1:
+        raise InputError("a budget is a part of the original's cost", seen=str(keep), remedy="give a number in (0, 1]")
     if not 0 <= tolerance < 1:
         raise InputError("tolerance out of range", seen=str(tolerance), remedy="give a number in [0, 1)")
 
 
-class _Purse:
+class _BudgetProblem:
     """What may be spent, and on what: the units of a model, their prices, their worth and the limit."""
 
     def __init__(
         self,
         groups: Groups,
         scores: Mapping[str, Tensor],
-        of: Measure,
-        part: float,
+        measure: Measure,
+        keep: float,
         constraints: Constraints,
         strict: bool = True,
     ) -> None:
@@ -154,9 +154,9 @@ class _Purse:
         values = [[_importance(scores[name]) for name in unit.names] for unit in self.units]
         layers = [sum(len(_layers(groups[name])) for name in unit.names) / len(unit.names) for unit in self.units]
         self._ladder = Ladder.of(self.units, values, layers)
-        self.cost = Price(groups, self.units, of)
+        self.cost = Price(groups, self.units, measure)
         self._full = float(self.cost(self._ladder.parts(self._ladder.top)))
-        self._limit = part * self._full * (1 + 1e-12)  # absorbs the rounding of the product
+        self._limit = keep * self._full * (1 + 1e-12)  # absorbs the rounding of the product
         least = float(self.cost(np.array([u.allowed[0] for u in self.units], dtype=np.int64)))
         if least > self._limit and strict:
             raise self.unreachable(least)
@@ -207,5 +207,5 @@ def _layers(group: Group) -> set[str]:
     return {s.tensor for s in (*group.producers, *group.consumers)}
 
 
-_LOOSER = "a larger part, looser constraints, or fewer protected groups"
+_LOOSER = "a larger part, looser constraints, or fewer ignored groups"
 _STEADY = "give a function that answers the same each time it is asked, such as a table of measured latencies"

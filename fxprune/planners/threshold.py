@@ -14,26 +14,26 @@ from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import as_array, keep_best
 from fxprune.planners.allocation.compete import Normalise, Pool, everyone, relative
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.uniform import check_ratio
+from fxprune.planners.uniform import check_pruning_ratio
 from fxprune.scorers.base import check_scores
 
 
 @dataclass(frozen=True)
 class GlobalThreshold:
-    """Remove the channels of smallest score of the whole model: ⌊ratio · all channels⌋ of them.
+    """Remove the channels of smallest score of the whole model: ⌊pruning_ratio · all channels⌋ of them.
 
     The scores of each group are put on one scale first. With pools, each pool of groups has its own threshold and loses
     the same part of its channels; `same_pattern` makes the groups that are built alike compete with each other only
     (Isomorphic Pruning, Fang et al., ECCV 2024). At least one channel of each group stays.
 
     Attributes:
-        ratio: part of all channels to remove, in [0, 1).
+        pruning_ratio: part of all channels to remove, in [0, 1).
         constraints: which widths are allowed.
         normalise: scores of one group to scores on a common scale; default s_i / mean_j |s_j|.
         pool: the key of the pool that a group competes in; default one pool.
 
     Raises:
-        InputError: ratio out of range, or unusable scores.
+        InputError: pruning ratio out of range, or unusable scores.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(3)])
@@ -43,13 +43,13 @@ class GlobalThreshold:
     {'0': 1, '1': 4}
     """
 
-    ratio: float = 0.5
+    pruning_ratio: float = 0.5
     constraints: Constraints = UNCONSTRAINED
     normalise: Normalise = relative
     pool: Pool = everyone
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+        check_pruning_ratio(self.pruning_ratio)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)
@@ -67,6 +67,6 @@ class GlobalThreshold:
         owner = np.repeat(np.arange(len(members)), [g.size for g in members])
         # Of equals the later ones go, as inside a group.
         rising = np.lexsort((-np.arange(len(values)), values))
-        stays = rising[int(self.ratio * len(values) + 1e-9) :]
+        stays = rising[int(self.pruning_ratio * len(values) + 1e-9) :]
         kept = np.bincount(owner[stays], minlength=len(members))
         return {g.name: max(1, int(n)) for g, n in zip(members, kept, strict=True)}

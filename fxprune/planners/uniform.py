@@ -16,14 +16,14 @@ from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Remove the same part of every group: its ⌊ratio · channels⌋ channels of smallest score.
+    """Remove the same part of every group: its ⌊pruning_ratio · channels⌋ channels of smallest score.
 
     Attributes:
-        ratio: pruning ratio in [0, 1).
+        pruning_ratio: part of the channels to remove, in [0, 1).
         constraints: which widths are allowed.
 
     Raises:
-        InputError: ratio out of range, or unusable scores.
+        InputError: pruning ratio out of range, or unusable scores.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(*[torch.nn.Linear(20, 20) for _ in range(3)])
@@ -36,14 +36,14 @@ class Uniform:
     {'0': 16, '1': 16}
     """
 
-    ratio: float = 0.5
+    pruning_ratio: float = 0.5
     constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+        check_pruning_ratio(self.pruning_ratio)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        counts = {g.name: remaining(g.size, self.ratio) for g in groups}
+        counts = {g.name: remaining(g.size, self.pruning_ratio) for g in groups}
         return keep_best(groups, scores, counts, self.constraints)
 
 
@@ -52,9 +52,9 @@ class PerGroup:
     """Remove a given part of the groups that a name or pattern stands for.
 
     Attributes:
-        ratios: {name or shell pattern of groups or of modules that make their channels: pruning ratio in [0, 1)}; of
-            several that fit a group the first one counts.
-        default: ratio of all other groups.
+        pruning_ratios: {name or shell pattern of groups or of modules that make their channels: pruning ratio in
+            [0, 1)}; of several that fit a group the first one counts.
+        default: pruning ratio of all other groups.
         constraints: which widths are allowed.
 
     Raises:
@@ -68,30 +68,30 @@ class PerGroup:
     {'0': 5, '1': 10, '2': 20}
     """
 
-    ratios: Mapping[str, float]
+    pruning_ratios: Mapping[str, float]
     default: float = 0.0
     constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
-        for ratio in (*self.ratios.values(), self.default):
-            check_ratio(ratio)
+        for pruning_ratio in (*self.pruning_ratios.values(), self.default):
+            check_pruning_ratio(pruning_ratio)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        check_patterns(self.ratios, groups)
-        counts = {g.name: remaining(g.size, first_fit(self.ratios, g, self.default)) for g in groups}
+        check_patterns(self.pruning_ratios, groups)
+        counts = {g.name: remaining(g.size, first_fit(self.pruning_ratios, g, self.default)) for g in groups}
         return keep_best(groups, scores, counts, self.constraints)
 
 
-def remaining(size: int, ratio: float) -> int:
+def remaining(size: int, pruning_ratio: float) -> int:
     """Channels that stay of `size` when ⌊ratio · size⌋ go, at least one.
 
     >>> remaining(100, 0.29)  # 0.29 of 100 are 29, not 28.999999999999996
     71
     """
-    return max(1, size - int(ratio * size + 1e-9))
+    return max(1, size - int(pruning_ratio * size + 1e-9))
 
 
-def check_ratio(ratio: float) -> None:
+def check_pruning_ratio(pruning_ratio: float) -> None:
     """Refuse a pruning ratio outside [0, 1)."""
-    if not isinstance(ratio, float | int) or not 0 <= ratio < 1:
-        raise InputError("pruning ratio out of range", seen=str(ratio), remedy="give a number in [0, 1)")
+    if not isinstance(pruning_ratio, float | int) or not 0 <= pruning_ratio < 1:
+        raise InputError("pruning ratio out of range", seen=str(pruning_ratio), remedy="give a number in [0, 1)")

@@ -9,12 +9,12 @@ shared               statistics that refits of several small changes have in com
 pair                 run original and pruned model side by side and collect the statistics
 solve                least squares from the statistics
 refit                all of it, layer by layer or at once, in place or not at all
-recalibrate          running statistics of BatchNorm, estimated anew
-absorb_batchnorm     the same, with scale and shift that make up for it
+recalibration        running statistics of BatchNorm, estimated anew
+absorption           the same, with scale and shift that make up for it
 """
 
-from fxprune.reconstruction.absorb_batchnorm import settle
-from fxprune.reconstruction.recalibrate import recalibrate
+from fxprune.reconstruction.absorption import absorb_batchnorm
+from fxprune.reconstruction.recalibration import recalibrate_batchnorm
 from fxprune.reconstruction.refit import Reconstruction, Refit, reconstruct
 
-__all__ = ["Reconstruction", "Refit", "recalibrate", "reconstruct", "settle"]
+__all__ = ["Reconstruction", "Refit", "absorb_batchnorm", "recalibrate_batchnorm", "reconstruct"]

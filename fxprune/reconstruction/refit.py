@@ -92,7 +92,7 @@ def reconstruct(
         model: the original; untouched.
         small: `fxprune.rewrite(model, plan)`. Only the weights of the fitted layers and what takes their intercepts
             change. Do not re-calibrate before: the targets are in the scale of the original's BatchNorms. Afterwards,
-            before a fine-tuning, use `fxprune.settle`: re-calibration would undo repairs of shortcuts.
+            before a fine-tuning, use `fxprune.absorb_batchnorm`: re-calibration would undo repairs of shortcuts.
         plan: what was removed.
         data: batches of training inputs, or (inputs, targets) as data loaders give them; read several times. A few
             hundred images do where every layer gets several rows for each weight of a kernel.

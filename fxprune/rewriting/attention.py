@@ -31,7 +31,7 @@ def untie_attention(model: M) -> M:
     >>> import torch, fxprune
     >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     >>> layer = fxprune.untie_attention(layer)
-    >>> groups = fxprune.find_groups(fxprune.trace(layer, torch.zeros(1, 5, 16)), protect=["norm1"])
+    >>> groups = fxprune.find_groups(fxprune.trace(layer, torch.zeros(1, 5, 16)), ignored=["norm1"])
     >>> [(g.name, g.size) for g in groups]
     [('self_attn.in_proj_weight', 8), ('linear1', 32)]
     """

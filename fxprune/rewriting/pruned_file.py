@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
 
     >>> import tempfile, torch, fxprune
     >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> result = fxprune.prune(make(), torch.zeros(1, 4), ratio=0.5)
+    >>> result = fxprune.prune(make(), torch.zeros(1, 4), pruning_ratio=0.5)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     result.save(folder)
     ...     small = fxprune.load(folder, make)

@@ -11,7 +11,6 @@ from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAvera
 from fxprune.scorers.gradients import GroupTaylor, HessianDiagonal, Taylor
 from fxprune.scorers.lasso import Lasso, LassoPath, lasso_path
 from fxprune.scorers.norms import LAMP, L1Norm, L2Norm
-from fxprune.scorers.peer import TorchPruning
 from fxprune.scorers.permutation import WeightPermutation
 from fxprune.scorers.propagation import NISP
 from fxprune.scorers.random import Random
@@ -19,6 +18,7 @@ from fxprune.scorers.redundancy import GeometricMedian
 from fxprune.scorers.sampled import SampledPermutation
 from fxprune.scorers.slimming import BatchNormScale
 from fxprune.scorers.thinet import RefitLoss, ThiNet
+from fxprune.scorers.torch_pruning import TorchPruning
 from fxprune.statistics.gram.collect import Informative
 
 __all__ = [

@@ -42,7 +42,7 @@ class UnscorableError(InputError):
     def __init__(self, what: str, groups: Sequence[str], remedy: str = "") -> None:
         self.groups = tuple(groups)
         shown = ", ".join(self.groups[:8]) + (f" and {len(groups) - 8} more" if len(groups) > 8 else "")
-        way_out = "protect the group or score it by its weights: scorers.Fallback(this scorer, scorers.L2Norm())"
+        way_out = "ignore the group or score it by its weights: scorers.Fallback(this scorer, scorers.L2Norm())"
         super().__init__(what, where=f"group {shown}", remedy=remedy or way_out)
 
 

@@ -160,7 +160,7 @@ class OverMembers:
         if without:
             kind = {"layers": "makes or reads", "producers": "makes", "consumers": "reads"}[self.members]
             raise UnscorableError(f"no convolution or linear layer {kind} these channels", without)
-        scores = self.scorer(model, groups.among(m for members in parts.values() for m in members), data)
+        scores = self.scorer(model, groups.subset(m for members in parts.values() for m in members), data)
         over: Callable[[Tensor], Tensor] = (lambda t: t.mean(0)) if self.reduce == "mean" else (lambda t: t.amax(0))
         return {name: over(torch.stack([scores[m.name] for m in members])) for name, members in parts.items()}
 
@@ -198,7 +198,7 @@ class Fallback:
             left = set(refusal.groups)
             if not left & {g.name for g in groups}:
                 raise
-        able, unable = (groups.among(g for g in groups if (g.name in left) is refused) for refused in (False, True))
+        able, unable = (groups.subset(g for g in groups if (g.name in left) is refused) for refused in (False, True))
         # Asked again, the first may refuse others: those that turn out only when the model runs.
         found = {**(self(model, able, again) if len(able) else {}), **self.second(model, unable, again)}
         return {g.name: found[g.name] for g in groups}

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from fxprune.errors import FxpruneError, InputError
 from fxprune.module.batches import Batch, batches
-from fxprune.module.isolation import borrowed, set_training, swap_tensors
+from fxprune.module.isolation import isolated, set_training, swap_tensors
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a scalar, the mean over samples
 Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a scalar to differentiate
@@ -114,7 +114,7 @@ def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[dict[str, Te
             leaves[name] = new
         return new
 
-    with borrowed(model, keep_buffers=True), torch.enable_grad():
+    with isolated(model, keep_buffers=True), torch.enable_grad():
         set_training(model, False)
         swap_tensors(model, leaf)
         yield leaves

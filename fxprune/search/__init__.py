@@ -17,6 +17,29 @@ state of its own on disk: started again, it asks for the same candidates, and th
 done.
 """
 
+from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance
+from fxprune.search.bee_colony import BeeColony
+from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.search.checkpoint import plan_of, restore
+from fxprune.search.distributed import run_distributed
+from fxprune.search.progressive.search import Progressive, Step
+from fxprune.search.result import Search, Trial
+from fxprune.search.workers import Workers
 
-__all__ = ["plan_of", "restore"]
+__all__ = [
+    "PLAIN",
+    "ROBUST",
+    "Acceptance",
+    "BeeColony",
+    "Bisection",
+    "Probe",
+    "Progressive",
+    "Search",
+    "Step",
+    "Trial",
+    "Workers",
+    "fastest",
+    "plan_of",
+    "restore",
+    "run_distributed",
+]

@@ -11,12 +11,12 @@ import numpy as np
 
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
-from fxprune.search.evaluator import Bench
+from fxprune.search.evaluator import Evaluator
 from fxprune.search.trial import Candidate, Outcome
 
 
 @dataclass(frozen=True)
-class Judge:
+class Acceptance:
     """How carefully it is decided whether a candidate loses at most the tolerance.
 
     The loss is the baseline's fitness minus the mean over the repeats. Its standard error comes from the paired
@@ -37,7 +37,7 @@ class Judge:
         verify: fresh seeds on which the winner must be good enough once more; else the next larger one is asked.
 
     >>> import fxprune
-    >>> search = fxprune.planners.Bisection(judge=fxprune.planners.Judge(repeats=3))  # or PLAIN, ROBUST
+    >>> search = fxprune.search.Bisection(acceptance=fxprune.search.Acceptance(repeats=3))  # or PLAIN, ROBUST
     """
 
     repeats: int = 1
@@ -47,17 +47,17 @@ class Judge:
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.verify < 0 or not (self.z >= 0 and self.margin >= 0):
-            raise InputError("a judge needs repeats of at least 1 and nothing negative", seen=str(self))
+            raise InputError("an acceptance needs repeats of at least 1 and nothing negative", seen=str(self))
 
 
-PLAIN = Judge()
+PLAIN = Acceptance()
 """As published: the first look decides."""
-ROBUST = Judge(repeats=5, margin=0.5, verify=3)
+ROBUST = Acceptance(repeats=5, margin=0.5, verify=3)
 """Repeats near the tolerance, half a standard error of margin, the winner verified on fresh seeds."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What was decided of a plan.
 
     Attributes:
@@ -73,35 +73,37 @@ class Verdict:
     candidates: tuple[Candidate, ...]
 
 
-def judged(bench: Bench[Any], plan: Plan, tolerance: float, judge: Judge) -> Verdict:
+def decide(evaluator: Evaluator[Any], plan: Plan, tolerance: float, acceptance: Acceptance) -> Decision:
     """Decide whether a plan is good enough; repeats near the tolerance."""
     candidates = [Candidate(plan)]
     while True:
-        verdict, near = _verdict(bench, candidates, tolerance, judge)
-        more = 0 if bench.deterministic or not near else min(2, judge.repeats - len(candidates))
+        decision, near = _decision(evaluator, candidates, tolerance, acceptance)
+        more = 0 if evaluator.deterministic or not near else min(2, acceptance.repeats - len(candidates))
         if not more:
-            return verdict
+            return decision
         candidates += [Candidate(plan, len(candidates) + k) for k in range(more)]
 
 
-def verified(bench: Bench[Any], plan: Plan, tolerance: float, judge: Judge) -> Verdict:
+def confirm(evaluator: Evaluator[Any], plan: Plan, tolerance: float, acceptance: Acceptance) -> Decision:
     """Decide once more, on seeds that had no part in the first decision."""
-    return _verdict(bench, [Candidate(plan, judge.repeats + k) for k in range(judge.verify)], tolerance, judge)[0]
+    return _decision(
+        evaluator, [Candidate(plan, acceptance.repeats + k) for k in range(acceptance.verify)], tolerance, acceptance
+    )[0]
 
 
-def _verdict(
-    bench: Bench[Any], candidates: Sequence[Candidate], tolerance: float, judge: Judge
-) -> tuple[Verdict, bool]:
+def _decision(
+    evaluator: Evaluator[Any], candidates: Sequence[Candidate], tolerance: float, acceptance: Acceptance
+) -> tuple[Decision, bool]:
     """The verdict, and whether it is a near one."""
-    baseline, outcomes = bench.baseline(), bench.run(candidates)
+    baseline, outcomes = evaluator.baseline(), evaluator.run(candidates)
     score = math.fsum(o.fitness for o in outcomes) / len(outcomes)
     error = standard_error(baseline, outcomes)
     spare = score + tolerance - baseline.fitness
     # Written as published, so that a loss of exactly the tolerance is accepted whatever the rounding.
-    accepted = score + tolerance - judge.margin * (error or 0.0) >= baseline.fitness
+    accepted = score + tolerance - acceptance.margin * (error or 0.0) >= baseline.fitness
     fittest = sorted(range(len(outcomes)), key=lambda i: -outcomes[i].fitness)
-    near = error is None or abs(spare) < judge.z * error
-    return Verdict(score, error, accepted, tuple(candidates[i] for i in fittest)), near
+    near = error is None or abs(spare) < acceptance.z * error
+    return Decision(score, error, accepted, tuple(candidates[i] for i in fittest)), near
 
 
 def standard_error(baseline: Outcome, outcomes: Sequence[Outcome]) -> float | None:

@@ -22,7 +22,7 @@ from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure
 from fxprune.planners.budget import AtBudget, check_budget
 from fxprune.scorers.base import check_scores
-from fxprune.search.evaluator import Bench
+from fxprune.search.evaluator import Evaluator
 from fxprune.search.result import Search, Trial
 from fxprune.search.trial import Candidate, Evaluate, Tune
 from fxprune.search.workers import Runner
@@ -45,7 +45,8 @@ class BeeColony:
     go by 0.1 + 0.9·(fit - worst)/(best - worst), which is the same in any unit; a move that rounds to nothing steps one
     coordinate by one.
 
-    Fitness needs no training: with `tune=lambda m: fxprune.recalibrate(m, batches)` a candidate costs a few forwards.
+    Fitness needs no training: with `tune=lambda m: fxprune.recalibrate_batchnorm(m, batches)` a candidate costs a few
+    forwards.
 
     Attributes:
         sources: number of food sources.
@@ -53,11 +54,11 @@ class BeeColony:
         limit: failures after which a source is given up.
         moves: coordinates that a move changes.
         levels: steps of the code.
-        most: the largest part of a group that a code keeps, in (0, 1].
+        max_keep: the largest part of a group that a code keeps, in (0, 1].
         channels: which channels stay: those of largest "scored" importance, or "random" ones as published.
-        budget: if given, codes are shares: each is scaled to this part of the original's cost, so that the colony
-            searches over ways to spend it, and `most` is of no effect.
-        of: what the budget counts, as in `Budget`.
+        keep: if given, codes are shares: each is scaled to this part of the original's cost, so that the colony
+            searches over ways to spend it, and `max_keep` is of no effect.
+        measure: what the budget counts, as in `Budget`.
         constraints: which widths are allowed.
         progress: show a progress bar.
         seed: of everything random.
@@ -70,7 +71,7 @@ class BeeColony:
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
     >>> scores = fxprune.scorers.L2Norm()(net, groups)
     >>> quality = lambda model: -abs(model[0].out_features - 12)
-    >>> found = fxprune.planners.BeeColony(sources=3, cycles=3, progress=False)(net, groups, scores, quality)
+    >>> found = fxprune.search.BeeColony(sources=3, cycles=3, progress=False)(net, groups, scores, quality)
     >>> found.model[0].out_features
     12
     """
@@ -80,10 +81,10 @@ class BeeColony:
     limit: int = 5
     moves: int = 2
     levels: int = 10
-    most: float = 0.7
+    max_keep: float = 0.7
     channels: Literal["scored", "random"] = "scored"
-    budget: float | None = None
-    of: Measure = "macs"
+    keep: float | None = None
+    measure: Measure = "macs"
     constraints: Constraints = UNCONSTRAINED
     progress: bool = True
     seed: int = 0
@@ -93,12 +94,12 @@ class BeeColony:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(f"too few {name}", seen=str(getattr(self, name)), remedy=f"at least {bound}")
-        if not 1 / self.levels <= self.most <= 1:
-            raise InputError("most out of range", seen=str(self.most), remedy="give a number in [1/levels, 1]")
+        if not 1 / self.levels <= self.max_keep <= 1:
+            raise InputError("max_keep out of range", seen=str(self.max_keep), remedy="give a number in [1/levels, 1]")
         if self.channels not in ("scored", "random"):
             raise InputError("unknown choice of channels", seen=repr(self.channels), remedy="'scored' or 'random'")
-        if self.budget is not None:
-            check_budget(self.budget, 0.0)
+        if self.keep is not None:
+            check_budget(self.keep, 0.0)
 
     def __call__(
         self,
@@ -126,15 +127,15 @@ class BeeColony:
         """
         check_scores(scores, groups)
         finished = True
-        with Bench(model, groups, evaluate, tune, self, self.seed, folder, workers) as bench:
+        with Evaluator(model, groups, evaluate, tune, self, self.seed, folder, workers) as evaluator:
             with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
                 task = bar.add_task("bee colony", total=1 + 2 * self.cycles)
-                colony = _Colony(self, bench, lambda code: self._plan(code, groups, scores), (bar, task))
+                colony = _Colony(self, evaluator, lambda code: self._plan(code, groups, scores), (bar, task))
                 try:
                     colony.search()
                 except KeyboardInterrupt:
                     finished = False
-            return bench.result(colony.history(), finished)
+            return evaluator.result(colony.history(), finished)
 
     def _plan(self, code: Code, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         counts = self._counts(code, groups, scores)
@@ -153,11 +154,11 @@ class BeeColony:
         def scaled(scale: float) -> dict[str, int]:
             return {g.name: max(1, math.floor(min(1.0, scale * parts[g.name]) * g.size + 1e-9)) for g in groups}
 
-        if self.budget is None:
+        if self.keep is None:
             return self.constraints.fit(groups, scaled(1.0))
         # From nothing to everything, as the family's number goes from 0 to 1.
         family = _Scaled(lambda number: scaled(number * self.levels))
-        return AtBudget(family, self.budget, self.of, self.constraints)(groups, scores).kept_counts()
+        return AtBudget(family, self.keep, self.measure, self.constraints)(groups, scores).kept_counts()
 
 
 @dataclass(frozen=True)
@@ -174,22 +175,22 @@ class _Colony:
     """The state of one search."""
 
     def __init__(
-        self, settings: BeeColony, bench: Bench[Any], plan: Callable[[Code], Plan], bar: tuple[Progress, TaskID]
+        self, settings: BeeColony, evaluator: Evaluator[Any], plan: Callable[[Code], Plan], bar: tuple[Progress, TaskID]
     ) -> None:
-        self.settings, self.bench, self.plan, self.bar = settings, bench, plan, bar
+        self.settings, self.evaluator, self.plan, self.bar = settings, evaluator, plan, bar
         self.random = np.random.default_rng(settings.seed)
-        self.length = len(settings.constraints.units(bench.groups))
-        self.top = math.floor(settings.most * settings.levels + 1e-9)
+        self.length = len(settings.constraints.units(evaluator.groups))
+        self.top = math.floor(settings.max_keep * settings.levels + 1e-9)
         self.codes: list[Code] = []
         self.fitness = np.zeros(0)
         self.trail = np.zeros(settings.sources, dtype=np.int64)
-        self.best, self.best_fitness = bench.original, -math.inf
+        self.best, self.best_fitness = evaluator.original, -math.inf
         self.tried: dict[str, Candidate] = {}
 
     def search(self) -> None:
         if not self.length:
             return
-        self.bench.baseline()
+        self.evaluator.baseline()
         self.codes = [self.drawn() for _ in range(self.settings.sources)]
         self.fitness = self.judged(self.codes)
         for _ in range(self.settings.cycles):
@@ -198,7 +199,7 @@ class _Colony:
             self.scout()
 
     def history(self) -> list[Trial]:
-        return [self.bench.trial(c) for c in self.tried.values()]
+        return [self.evaluator.trial(c) for c in self.tried.values()]
 
     def drawn(self) -> Code:
         return self.random.integers(1, self.top + 1, self.length)
@@ -206,13 +207,13 @@ class _Colony:
     def judged(self, codes: Sequence[Code]) -> npt.NDArray[np.float64]:
         """The fitness of codes; what is no number is worst. Remembers the best of all."""
         candidates = [Candidate(self.plan(code)) for code in codes]
-        outcomes = self.bench.run(candidates)
+        outcomes = self.evaluator.run(candidates)
         self.tried |= {c.key: c for c in candidates}
         fitness = np.array([-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes])
         first = int(np.argmax(fitness))
         if fitness[first] > self.best_fitness:
             self.best, self.best_fitness = candidates[first], float(fitness[first])
-        self.bench.keep([], self.best)
+        self.evaluator.keep([], self.best)
         self.bar[0].update(self.bar[1], advance=1, description=f"bee colony: {self.best_fitness:.4f}")
         return fitness
 

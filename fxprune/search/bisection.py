@@ -21,8 +21,8 @@ from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.search.acceptance import PLAIN, ROBUST, Judge, Verdict, judged, verified
-from fxprune.search.evaluator import Bench
+from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance, Decision, confirm, decide
+from fxprune.search.evaluator import Evaluator
 from fxprune.search.result import Search
 from fxprune.search.trial import Evaluate, Tune
 from fxprune.search.workers import Runner
@@ -61,15 +61,15 @@ class Bisection:
     Source: Huang (master's thesis, USTB 2023), with the tuning inside the loop that the thesis describes in words.
 
     Noise near the tolerance flips decisions, and the smallest accepted model is the one that was luckiest. With
-    `judge=ROBUST` near decisions are repeated under other seeds, and the winner is verified; it takes several times as
-    many tunings.
+    `acceptance=ROBUST` near decisions are repeated under other seeds, and the winner is verified; it takes several
+    times as many tunings.
 
     Attributes:
         tolerance: how much of the original's value may be lost, in the unit of `evaluate`.
         precision: where to stop; 0.01 takes 7 probes at most, 0.1 takes 4.
         progress: show a progress bar.
         family: a number in (0, 1) to a planner; a smaller number must give a smaller model.
-        judge: how carefully to decide.
+        acceptance: how carefully to decide.
         seed: of the tunings.
 
     >>> import torch, fxprune
@@ -77,7 +77,7 @@ class Bisection:
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
     >>> scores = fxprune.scorers.L2Norm()(net, groups)
     >>> quality = lambda model: 1.0 if model[0].out_features >= 9 else 0.5  # stands for an accuracy
-    >>> found = fxprune.planners.Bisection(progress=False)(net, groups, scores, quality)
+    >>> found = fxprune.search.Bisection(progress=False)(net, groups, scores, quality)
     >>> found.model[0].out_features, len(found.history) <= 7
     (9, True)
     """
@@ -86,7 +86,7 @@ class Bisection:
     precision: float = 0.01
     progress: bool = True
     family: Callable[[float], Planner] = CumulativeContribution
-    judge: Judge = PLAIN
+    acceptance: Acceptance = PLAIN
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -123,16 +123,16 @@ class Bisection:
         """
         history: list[Probe] = []
         finished = True
-        with Bench(model, groups, evaluate, tune, self, self.seed, folder, workers) as bench:
+        with Evaluator(model, groups, evaluate, tune, self, self.seed, folder, workers) as evaluator:
             try:
                 with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
                     task = bar.add_task("bisection", total=self.steps())
-                    for probe in self.probes(bench, lambda rate: self.family(rate)(groups, scores)):
+                    for probe in self.probes(evaluator, lambda rate: self.family(rate)(groups, scores)):
                         history.append(probe)
                         bar.update(task, advance=1, description=f"rate {probe.rate:.3f}: {probe.score:.4f}")
             except KeyboardInterrupt:
                 finished = False
-            return bench.result(history, finished)
+            return evaluator.result(history, finished)
 
     def steps(self) -> int:
         """Number of probes, at most; verifications come on top."""
@@ -141,82 +141,82 @@ class Bisection:
             width, n = width / 2, n + 1
         return n
 
-    def probes(self, bench: Bench[M], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
-        """The search itself: asks `bench` for candidates, notes its best one there, and yields each probe when made.
+    def probes(self, evaluator: Evaluator[M], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
+        """The search itself: asks `evaluator` for candidates, notes its best one there, and yields each probe.
 
         Args:
-            bench: makes and judges candidates.
+            evaluator: makes and judges candidates.
             plan_at: the plan for a rate.
         """
-        bench.baseline()
+        evaluator.baseline()
         low, high = 0.0, 1.0
-        tried: dict[tuple[int, ...], Verdict] = {}
-        accepted: dict[float, Verdict] = {}
+        tried: dict[tuple[int, ...], Decision] = {}
+        accepted: dict[float, Decision] = {}
         while high - low > self.precision:
             rate = (low + high) / 2
             plan = plan_at(rate)
             widths = tuple(plan.kept_counts().values())
             if widths not in tried:
-                verdict = tried[widths] = judged(bench, plan, self.tolerance, self.judge)
-                if verdict.accepted:
-                    accepted[rate] = verdict
-                _keep(bench, accepted)
-                yield self._probe(bench, rate, verdict)
+                decision = tried[widths] = decide(evaluator, plan, self.tolerance, self.acceptance)
+                if decision.accepted:
+                    accepted[rate] = decision
+                _keep(evaluator, accepted)
+                yield self._probe(evaluator, rate, decision)
             low, high = (low, rate) if tried[widths].accepted else (rate, high)
-        yield from self._verified(bench, accepted)
+        yield from self._verified(evaluator, accepted)
 
-    def _verified(self, bench: Bench[M], accepted: dict[float, Verdict]) -> Iterator[Probe]:
+    def _verified(self, evaluator: Evaluator[M], accepted: dict[float, Decision]) -> Iterator[Probe]:
         """Ask for the winner once more; where it fails, for the next larger one that was accepted."""
-        if not self.judge.verify or bench.deterministic:
+        if not self.acceptance.verify or evaluator.deterministic:
             return
         for rate in sorted(accepted):
-            verdict = verified(bench, accepted[rate].candidates[0].plan, self.tolerance, self.judge)
-            if verdict.accepted:
-                accepted[rate] = verdict
+            decision = confirm(evaluator, accepted[rate].candidates[0].plan, self.tolerance, self.acceptance)
+            if decision.accepted:
+                accepted[rate] = decision
             else:
                 del accepted[rate]
-            _keep(bench, accepted)
-            yield self._probe(bench, rate, verdict)
-            if verdict.accepted:
+            _keep(evaluator, accepted)
+            yield self._probe(evaluator, rate, decision)
+            if decision.accepted:
                 return
 
     @staticmethod
-    def _probe(bench: Bench[M], rate: float, verdict: Verdict) -> Probe:
-        cost = bench.cost(verdict.candidates[0].plan)
-        return Probe(rate, verdict.score, verdict.accepted, cost, verdict.error, len(verdict.candidates))
+    def _probe(evaluator: Evaluator[M], rate: float, decision: Decision) -> Probe:
+        cost = evaluator.cost(decision.candidates[0].plan)
+        return Probe(rate, decision.score, decision.accepted, cost, decision.error, len(decision.candidates))
 
 
-def _keep(bench: Bench[M], accepted: Mapping[float, Verdict]) -> None:
+def _keep(evaluator: Evaluator[M], accepted: Mapping[float, Decision]) -> None:
     """The fittest repeat of each accepted model can still win; that of the smallest is the best so far."""
-    fittest = {rate: verdict.candidates[0] for rate, verdict in accepted.items()}
-    bench.keep(fittest.values(), fittest[min(fittest)] if fittest else bench.original)
+    fittest = {rate: decision.candidates[0] for rate, decision in accepted.items()}
+    evaluator.keep(fittest.values(), fittest[min(fittest)] if fittest else evaluator.original)
 
 
 def fastest(
-    of: Measure,
+    measure: Measure,
     tolerance: float = 0.01,
     *,
     constraints: Constraints = UNCONSTRAINED,
     precision: float = 0.01,
-    judge: Judge = ROBUST,
+    acceptance: Acceptance = ROBUST,
     seed: int = 0,
     progress: bool = True,
 ) -> Bisection:
     """The search for the fastest model that loses at most `tolerance`: `Budget` is bisected on its part.
 
     Args:
-        of: what shall be small: "macs", "parameters", or a latency as a function of {group: kept channels}.
+        measure: what shall be small: "macs", "parameters", or a latency as a function of {group: kept channels}.
         tolerance: how much of the original's value may be lost, in the unit of `evaluate`.
         constraints: which widths are allowed.
         precision: in parts of the original's cost.
-        judge: how carefully to decide.
+        acceptance: how carefully to decide.
         seed: of the tunings.
         progress: show a progress bar.
 
     >>> import fxprune
-    >>> search = fxprune.planners.fastest("macs", 0.01)
-    >>> search.family(0.25).part
+    >>> search = fxprune.search.fastest("macs", 0.01)
+    >>> search.family(0.25).keep
     0.25
     """
-    family = partial(Budget, of=of, constraints=constraints, tolerance=1 - 1e-9, strict=False)
-    return Bisection(tolerance, precision, progress, family=family, judge=judge, seed=seed)
+    family = partial(Budget, measure=measure, constraints=constraints, tolerance=1 - 1e-9, strict=False)
+    return Bisection(tolerance, precision, progress, family=family, acceptance=acceptance, seed=seed)

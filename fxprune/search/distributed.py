@@ -26,7 +26,7 @@ _PATIENCE = timedelta(days=30)
 """How long the others wait while the main process computes alone."""
 
 
-def together(search: Callable[..., Search[M, T]], *arguments: Any, **options: Any) -> Search[M, T]:
+def run_distributed(search: Callable[..., Search[M, T]], *arguments: Any, **options: Any) -> Search[M, T]:
     """Run one search in all processes of `torch.distributed`, for a `tune` that they do together.
 
     Every process calls this with the same search and arguments of its own, once the process group is there
@@ -50,11 +50,11 @@ def together(search: Callable[..., Search[M, T]], *arguments: Any, **options: An
         FxpruneError: in the other processes, if the search failed in the main one, where its own error is raised.
 
     >>> import torch, fxprune
-    >>> from fxprune.planners import Bisection, together
+    >>> from fxprune.search import Bisection, run_distributed
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     >>> groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 4)))
     >>> scores = fxprune.scorers.L2Norm()(model, groups)
-    >>> found = together(Bisection(progress=False), model, groups, scores, lambda small: 1.0)
+    >>> found = run_distributed(Bisection(progress=False), model, groups, scores, lambda small: 1.0)
     >>> found.plan.kept_counts()
     {'0': 1}
     """

@@ -28,7 +28,7 @@ T = TypeVar("T")
 Made: TypeAlias = tuple[M, Tune | None, Evaluate]
 
 
-class Bench(Generic[M]):
+class Evaluator(Generic[M]):
     """Judges candidates of a model; use it in a `with` block.
 
     Args:
@@ -72,7 +72,7 @@ class Bench(Generic[M]):
         self._replaying = bool(self._known)
         self._best = self.original
 
-    def __enter__(self) -> Bench[M]:
+    def __enter__(self) -> Evaluator[M]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.analysis.ops.contraction import turns
 from fxprune.module.batches import Batch, batches, noise
-from fxprune.module.isolation import borrowed, plain_attention, set_training, tensor_names
+from fxprune.module.isolation import isolated, plain_attention, set_training, tensor_names
 from fxprune.tracing.trace import Graph
 
 aten = torch.ops.aten
@@ -165,7 +165,7 @@ def observing(
     model: nn.Module, wanted: set[str], add: Callable[[Contraction], None]
 ) -> Iterator[Callable[[Batch], Any]]:
     """Inside the block, what is given runs `model` in evaluation mode on a batch and hands the calls to `add`."""
-    with borrowed(model, keep_buffers=True), plain_attention():
+    with isolated(model, keep_buffers=True), plain_attention():
         set_training(model, False)
         observer = _Observer(tensor_names(model), wanted, add)
 

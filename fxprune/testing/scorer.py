@@ -165,7 +165,7 @@ _SEED = "draw from a generator of your own: torch.Generator().manual_seed(self.s
 
 
 def _order_independent(scorer: Scorer, subject: Subject) -> None:
-    turned = subject.groups.among(reversed(list(subject.groups)))
+    turned = subject.groups.subset(reversed(list(subject.groups)))
     remedy = "let no group's scores depend on what was scored before: seed by group name"
     first, second = _score(scorer, subject), _score(scorer, subject, turned)
     _compare("order-independent", "groups in another order have other scores", subject, first, second, remedy)
@@ -218,7 +218,7 @@ def _same(before: Any, subject: Subject, promise: str, data: Any) -> None:
             promise,
             f"it changes the {kind}",
             where=f"{place or 'the model'} of {_place(subject)}",
-            remedy="work inside `with fxprune.module.isolation.borrowed(model, keep_buffers=True):`",
+            remedy="work inside `with fxprune.module.isolation.isolated(model, keep_buffers=True):`",
         )
 
 

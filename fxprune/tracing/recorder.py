@@ -56,7 +56,7 @@ _PLAIN = frozenset(
 def spare_plain_layers(model: nn.Module, recorder: Recorder) -> None:
     """Hide the functions that the plainest layers call from `Functions`, which makes each take twice its time.
 
-    Call it inside `borrowed`, for a run on meta tensors only: tensors of other kinds may rely on seeing them.
+    Call it inside `isolated`, for a run on meta tensors only: tensors of other kinds may rely on seeing them.
     """
     for _, module in walk(model):
         if type(module) in _PLAIN and "forward" not in module.__dict__:

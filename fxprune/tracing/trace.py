@@ -23,9 +23,9 @@ from fxprune.module.attributes import mend
 from fxprune.module.isolation import (
     Inputs,
     as_call,
-    borrowed,
     call,
     cloned,
+    isolated,
     plain_attention,
     set_training,
     swap_tensors,
@@ -139,7 +139,7 @@ def _trace_on_meta(
     def empty(name: str, tensor: Tensor) -> Tensor:
         return meta_like(name, tensor, (shapes or {}).get(name))
 
-    with borrowed(model):
+    with isolated(model):
         recorder = Recorder(swap_tensors(model, empty))
         if attributes is not None:
             mend(model, attributes)
@@ -155,7 +155,7 @@ def _trace_on_meta(
 def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Graph:
     stack: list[str] = []
     try:
-        with borrowed(model, keep_buffers=True):
+        with isolated(model, keep_buffers=True):
             recorder, given = Recorder(tensor_names(model), stack, real=True), cloned(inputs)
             with _recording(model, recorder):
                 _run(model, given, recorder, training=False)

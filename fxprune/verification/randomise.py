@@ -1,4 +1,4 @@
-"""Excite: make a copy of a model, and the inputs it is run on, tell any two channels apart.
+"""Randomise: make a copy of a model, and the inputs it is run on, tell any two channels apart.
 
 A plan that takes one channel for another shows only where the two differ: not on a black image, in fresh scales and
 shifts, behind a dead activation, or below the rounding of a deep net that was never trained.

@@ -20,9 +20,9 @@ from fxprune.errors import FxpruneError, InputError, check_data
 from fxprune.module.isolation import (
     Inputs,
     as_call,
-    borrowed,
     call,
     cloned,
+    isolated,
     output_tensors,
     plain_attention,
     seed_random_states,
@@ -41,13 +41,13 @@ from fxprune.verification.randomise import (
 )
 
 
-def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = True, seed: int = 0) -> float:
+def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, randomise: bool = True, seed: int = 0) -> float:
     """The largest relative deviation between the pruned model and the masked one.
 
     Computed in float64, or, where the model's code insists on another type, in the model's own.
 
     A deep net that was never trained damps its signal until a wrong channel in an early layer hides below rounding.
-    Therefore the comparison runs, on copies, with every signal excited: tensors whose elements are all equal (fresh
+    Therefore the comparison runs, on copies, with every signal randomised: tensors whose elements are all equal (fresh
     scales and shifts, which look the same in any order, and blank example inputs, unless the model refuses others) are
     drawn anew, BatchNorm statistics are estimated on the masked model from the example, and biases are set so that no
     ReLU is dead. That tests the plan and the rewriting, whatever the weights and the example.
@@ -61,7 +61,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
         model: the full-size model; untouched.
         plan: the plan to prove.
         example_inputs: as for `fxprune.trace`.
-        excite: False compares with the model's own weights and statistics, and on the example, as they are.
+        randomise: False compares with the model's own weights and statistics, and on the example, as they are.
         seed: of the values drawn for constant tensors, and of the random numbers that the models draw.
 
     Returns:
@@ -85,15 +85,15 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, excite: bool = 
     check_fit(model, plan)
     inputs = as_call(example_inputs)
     _check_all_data(model, inputs)
-    with borrowed(model), plain_attention():
+    with isolated(model), plain_attention():
         try:
             with _default_dtype(torch.float64):
-                return _compare(lambda: _double_copy(model), plan, tree_map(_double, inputs), excite, seed)
+                return _compare(lambda: _double_copy(model), plan, tree_map(_double, inputs), randomise, seed)
         except FxpruneError:
             raise
         except Exception:
             # The model's code insists on a type of its own (`.float()`, an assertion); its own precision must do.
-            return _in_own_precision(model, plan, inputs, excite, seed)
+            return _in_own_precision(model, plan, inputs, randomise, seed)
 
 
 def _check_all_data(model: nn.Module, inputs: Inputs) -> None:
@@ -101,7 +101,7 @@ def _check_all_data(model: nn.Module, inputs: Inputs) -> None:
         check_data(name, t)
 
 
-def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
+def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, randomise: bool, seed: int) -> float:
     try:
         call(copied(model).eval(), cloned(inputs))  # a failure of the pruned model is none of the inputs'
     except Exception as error:
@@ -112,7 +112,7 @@ def _in_own_precision(model: nn.Module, plan: Plan, inputs: Inputs, excite: bool
             seen=f"{type(error).__name__}: {message} (inputs of shape {[tuple(t.shape) for t in _tensors(inputs)]})",
             remedy="give the inputs that it was traced with",
         ) from error
-    return _compare(lambda: copied(model), plan, inputs, excite, seed)
+    return _compare(lambda: copied(model), plan, inputs, randomise, seed)
 
 
 Outputs = list[tuple[str, Tensor]]
@@ -127,17 +127,17 @@ class _Pair(NamedTuple):
     expected: Outputs
 
 
-def _compare(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, excite: bool, seed: int) -> float:
+def _compare(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, randomise: bool, seed: int) -> float:
     """The deviation between two models made from fresh copies of one."""
-    pair = _excited_pair(copy, plan, inputs, seed) if excite else _pair(copy(), plan, inputs, seed)
+    pair = _randomised_pair(copy, plan, inputs, seed) if randomise else _pair(copy(), plan, inputs, seed)
     if _first_nan(pair.expected) is not None:
         _check_numbers(copy(), inputs, seed)
     error = _deviation(pair.expected, _outputs(pair.pruned, pair.inputs, seed))
     return max(error, _training_deviation(pair))
 
 
-def _excited_pair(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, seed: int) -> _Pair:
-    def excited(inputs: Inputs) -> _Pair:
+def _randomised_pair(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, seed: int) -> _Pair:
+    def randomised(inputs: Inputs) -> _Pair:
         masked = copy()
         set_training(masked, False)
         draw_constants(masked, seed)
@@ -148,10 +148,10 @@ def _excited_pair(copy: Callable[[], nn.Module], plan: Plan, inputs: Inputs, see
     if has_constants(inputs):
         # The model may refuse other values than the given ones.
         with suppress(Exception):
-            pair = excited(drawn_inputs(inputs, seed))
+            pair = randomised(drawn_inputs(inputs, seed))
             if _first_nan(pair.expected) is None:
                 return pair
-    return excited(inputs)
+    return randomised(inputs)
 
 
 def _pair(masked: nn.Module, plan: Plan, inputs: Inputs, seed: int) -> _Pair:

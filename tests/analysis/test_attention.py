@@ -30,8 +30,8 @@ def each(following: str = "") -> list[Any]:
 
 
 @cache
-def groups_of(case: Case, heads: str, protect: tuple[str, ...] = ()) -> fxprune.Groups:
-    return fxprune.find_groups(fxprune.trace(case.net(), case.inputs()), protect, heads=heads)
+def groups_of(case: Case, heads: str, ignored: tuple[str, ...] = ()) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(case.net(), case.inputs()), ignored, heads=heads)
 
 
 def members(groups: fxprune.Groups) -> Counter[Members]:
@@ -98,7 +98,7 @@ def test_half_of_every_group_goes(case: Case, heads: str) -> None:
 @pytest.mark.parametrize("heads", MODES)
 @pytest.mark.parametrize("case", each(following="nn.MultiheadAttention computes the head width from the stream's"))
 def test_pruned_equals_masked_while_the_normed_stream_stays(case: Case, heads: str) -> None:
-    groups, mode = groups_of(case, heads, case.protect), case.mode(heads)
+    groups, mode = groups_of(case, heads, case.ignored), case.mode(heads)
     assert members(groups) == Counter(unprotected(case, mode))
     assert {g.name for g in groups if g.mixed_by} == mode.mixed
     plan = uneven(groups, seed=len(case.name))
@@ -112,7 +112,7 @@ def unprotected(case: Case, mode: Mode) -> list[Members]:
     return [
         (size, places)
         for size, places in mode.groups
-        if not any(f"{tensor}.".startswith(f"{name}.") for tensor, _ in places for name in case.protect)
+        if not any(f"{tensor}.".startswith(f"{name}.") for tensor, _ in places for name in case.ignored)
         and not any(f"{tensor}.".startswith(f"{name}.") for tensor, dim in places for name in mode.follows if dim == 0)
     ]
 

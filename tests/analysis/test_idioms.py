@@ -125,7 +125,7 @@ def test_masked_channels_that_are_not_zero_are_told(name: str) -> None:
     model, x = Shifted(change), torch.randn(2, 5, 6)
     groups = groups_of(model, x)
     assert [(g.name, bool(g.mixed_by)) for g in groups] == [("q", mixes), ("v", False)]
-    exact = groups_of(model, x, protect=["q"]) if mixes else groups
+    exact = groups_of(model, x, ignored=["q"]) if mixes else groups
     assert fxprune.verify(model, halved(model, exact), x) < EXACT
 
 

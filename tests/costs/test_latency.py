@@ -251,7 +251,7 @@ def test_planners_spend_a_part_of_the_latency(part: float, staircase: type[Stair
     groups, latency = groups_of(net), measured(net, tmp_path)
     scores = fxprune.scorers.L1Norm()(net, groups)
     for of in (latency, latency.rising):
-        for planner in (Budget(part, of=of, tolerance=0.2), AtBudget(Uniform, part, of=of, tolerance=0.2)):
+        for planner in (Budget(part, measure=of, tolerance=0.2), AtBudget(Uniform, part, measure=of, tolerance=0.2)):
             spent = of(planner(groups, scores).kept_counts()) / of({})
             assert 0.8 * part <= spent <= part + 1e-9
 
@@ -269,7 +269,10 @@ def test_planners_cope_with_latencies_that_fall(part: float, tmp_path: Path, sta
     net = nn.Sequential(*[nn.Conv2d(a, b, 1) for a, b in pairwise(widths)])
     groups, latency = groups_of(net), measured(net, tmp_path)
     scores = fxprune.scorers.Random()(net, groups)
-    for planner in (Budget(part, of=latency, tolerance=0.05), AtBudget(Uniform, part, of=latency, tolerance=0.05)):
+    for planner in (
+        Budget(part, measure=latency, tolerance=0.05),
+        AtBudget(Uniform, part, measure=latency, tolerance=0.05),
+    ):
         plan = planner(groups, scores)
         assert 0.95 * part <= latency.of(plan) / latency.of() <= part + 1e-9
 
@@ -277,8 +280,8 @@ def test_planners_cope_with_latencies_that_fall(part: float, tmp_path: Path, sta
 def test_progressive_pruning_to_a_latency(staircase: type[Staircase], tmp_path: Path) -> None:
     net = plain()
     groups, latency = groups_of(net), measured(net, tmp_path)
-    search = fxprune.planners.Progressive(
-        0.6, of=latency, step=0.25, top=1.0, scorer=fxprune.scorers.L1Norm(), refit=None, progress=False
+    search = fxprune.search.Progressive(
+        0.6, measure=latency, step=0.25, top=1.0, scorer=fxprune.scorers.L1Norm(), refit=None, progress=False
     )
     found = search(net, groups, [], lambda model: 1.0)
     assert latency(found.plan.kept_counts()) <= 0.6 * latency({}) * (1 + 1e-9)

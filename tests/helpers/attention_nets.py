@@ -18,7 +18,7 @@ from nets import Members, Place, places
 from torch import Tensor, nn
 
 WIDTH, HEADS, HEAD, HIDDEN = 24, 4, 6, 20
-MODES = ("width", "count")
+MODES = ("head_dim", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Case:
         name: of the case.
         build: makes the net.
         example: shapes of the inputs without the batch dim.
-        protect: modules of the normed stream; the comparison of pruned and masked needs them whole.
+        ignored: modules of the normed stream; the comparison of pruned and masked needs them whole.
         modes: the answers by choice of heads.
         finer: the choice that "" stands for.
         rounding: how far pruned and masked may differ.
@@ -57,9 +57,9 @@ class Case:
     name: str
     build: Callable[[], nn.Module]
     example: Sequence[tuple[int, ...]]
-    protect: tuple[str, ...]
+    ignored: tuple[str, ...]
     modes: Mapping[str, Mode]
-    finer: str = "width"
+    finer: str = "head_dim"
     rounding: float = 1e-9
 
     def net(self, seed: int = 0) -> nn.Module:
@@ -100,15 +100,15 @@ def case(
     mixed: str = "",
     mixed_width: str = "",
     mixed_count: str = "",
-    protect: str = "stem",
+    ignored: str = "stem",
     follows: str = "",
     **options: Any,
 ) -> None:
     """Register a net. Reasons are given as {part of the reason: places}, ties and mixed groups by names.
 
-    Beside the `EDGES`, `fixed` must be complete. `mixed` leaves out what `protect` names.
+    Beside the `EDGES`, `fixed` must be complete. `mixed` leaves out what `ignored` names.
     """
-    own = {"width": (fixed_width, ties_width, mixed_width), "count": (fixed_count, ties_count, mixed_count)}
+    own = {"head_dim": (fixed_width, ties_width, mixed_width), "num_heads": (fixed_count, ties_count, mixed_count)}
     modes = {}
     for k, mode in enumerate(MODES):
         stays, tied, marked = own[mode]
@@ -120,7 +120,7 @@ def case(
             frozenset(f"{mixed} {marked}".split()),
             frozenset(follows.split()),
         )
-    CASES[name] = Case(name, build, example, tuple(protect.split()), modes, **options)
+    CASES[name] = Case(name, build, example, tuple(ignored.split()), modes, **options)
 
 
 # The nets around the blocks
@@ -798,7 +798,7 @@ case(
         "model output": "head> head_dist>",
         "": "pos_embed:1",
     },
-    protect="patch_embed",
+    ignored="patch_embed",
 )
 
 
@@ -838,7 +838,7 @@ case(
         "kernel size": "patch_embed.proj.weight:2 patch_embed.proj.weight:3",
         "": "pos_embed:1",
     },
-    protect="patch_embed",
+    ignored="patch_embed",
 )
 
 
@@ -1228,7 +1228,7 @@ case(
         (24, "pool.proj> pool.norm> >pool.mlp.fc1 pool.mlp.fc2> >head"),
         (20, "pool.mlp.fc1> >pool.mlp.fc2"),
     ],
-    protect="pool.norm",
+    ignored="pool.norm",
 )
 
 
@@ -1335,7 +1335,7 @@ case(
         (20, "pool.mlp.fc1> >pool.mlp.fc2"),
     ],
     ties=["stem pool.attention.in_proj_weight"],
-    protect="pool.layernorm",
+    ignored="pool.layernorm",
 )
 case(
     "pooling_of_an_image",
@@ -1348,7 +1348,7 @@ case(
     ties=["stem pool.q_proj"],
     example=IMAGE,
     fixed={**KERNELS, "": "pool.positional_embedding:0"},
-    protect="",
+    ignored="",
 )
 case(
     "decoder",
@@ -1494,7 +1494,7 @@ case(
     [(24, "stem> >block.fc.0 block.fc.2) >head"), (6, "block.fc.0) >block.fc.2")],
     example=IMAGE,
     fixed=KERNELS,
-    protect="",
+    ignored="",
 )
 
 
@@ -1523,7 +1523,7 @@ case(
         "kernel size": "stem.weight:2 stem.weight:3 block.conv.weight:2",
         "spatial": "stem> >block.expand block.reduce> >head",
     },
-    protect="",
+    ignored="",
 )
 
 
@@ -1589,7 +1589,7 @@ case(
     example=IMAGE,
     fixed=KERNELS,
     ties=["block.theta block.g"],
-    protect="",
+    ignored="",
 )
 
 
@@ -1624,7 +1624,7 @@ case(
         "kernel size": "stem.weight:2 stem.weight:3 block.paths.0.weight:2 block.paths.0.weight:3 "
         "block.paths.1.weight:2 block.paths.1.weight:3"
     },
-    protect="",
+    ignored="",
 )
 
 
@@ -1655,7 +1655,7 @@ case(
     ],
     example=IMAGE,
     fixed=KERNELS,
-    protect="",
+    ignored="",
 )
 
 
@@ -1684,7 +1684,7 @@ case(
     ],
     example=IMAGE,
     fixed=KERNELS,
-    protect="",
+    ignored="",
 )
 
 
@@ -1730,7 +1730,7 @@ case(
     ],
     example=IMAGE,
     fixed=KERNELS,
-    protect="",
+    ignored="",
 )
 
 
@@ -1769,7 +1769,7 @@ case(
     example=IMAGE,
     fixed={**KERNELS, "": "block.height:0 block.width:0"},
     fixed_count={"another factor": "block.height:1 block.width:1"},
-    protect="",
+    ignored="",
 )
 
 
@@ -1809,7 +1809,7 @@ case(
     example=IMAGE,
     fixed=KERNELS,
     fixed_width={"another factor": "block.attn>"},
-    protect="",
+    ignored="",
 )
 
 
@@ -1873,5 +1873,5 @@ case(
     [(14, SPLIT), (5, SPLIT + " block.dwconv_h>"), (5, SPLIT + " block.dwconv_w>"), (20, "block.fc1> >block.fc2")],
     example=IMAGE,
     fixed={"kernel size": "stem.weight:2 stem.weight:3 block.dwconv_h.weight:3 block.dwconv_w.weight:2"},
-    protect="",
+    ignored="",
 )

@@ -26,10 +26,9 @@ from search_toys import SEARCHES, Judged, given_to, jitter, perceptron  # noqa: 
 from zoo_toys import Tiny, bright_or_dark, weights  # noqa: E402
 
 from fxprune.errors import FxpruneError  # noqa: E402
-from fxprune.planners import together  # noqa: E402
+from fxprune.search import run_distributed  # noqa: E402
 from zoo.adapt import adapt  # noqa: E402
 from zoo.augment import shift  # noqa: E402
-from zoo.cook import WEIGHTS  # noqa: E402
 from zoo.errors import ZooError  # noqa: E402
 from zoo.processes import present  # noqa: E402
 from zoo.recipe import Change  # noqa: E402
@@ -37,6 +36,7 @@ from zoo.run import Run  # noqa: E402
 from zoo.search import search  # noqa: E402
 from zoo.settings import Settings  # noqa: E402
 from zoo.train import fit  # noqa: E402
+from zoo.train_recipe import WEIGHTS  # noqa: E402
 
 NUMBERS = {"epochs": 3, "batch_size": 16, "progress": False}
 TOYS = ("bisection", "bees", "progressive")
@@ -128,7 +128,7 @@ class Counted(Judged):
 def toy(name: str, folder: Path, seconds: float = 0.0) -> Any:
     model, groups, scores = perceptron(64, 40)
     judge = Counted(seconds=seconds)
-    return together(SEARCHES[name], model, groups, given_to(name, scores), judge, jitter, folder=folder)
+    return run_distributed(SEARCHES[name], model, groups, given_to(name, scores), judge, jitter, folder=folder)
 
 
 def searches(folder: Path) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def searches(folder: Path) -> dict[str, Any]:
     try:
         model, groups, scores = perceptron(64, 40)
         other = replace(SEARCHES["bisection"], seed=1)
-        together(other, model, groups, scores, Counted(), jitter, folder=folder / "bisection")
+        run_distributed(other, model, groups, scores, Counted(), jitter, folder=folder / "bisection")
     except FxpruneError as error:
         told["refused"] = f"{type(error).__name__}: {error}"
     return told

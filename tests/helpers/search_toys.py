@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import ROBUST, BeeColony, Bisection, Progressive, Workers
+from fxprune.search import ROBUST, BeeColony, Bisection, Progressive, Workers
 
 
 def perceptron(*widths: int, seed: int = 0) -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
@@ -65,7 +65,7 @@ class Judged:
 
 SEARCHES: dict[str, Any] = {
     "bisection": Bisection(0.03, progress=False),
-    "robust": Bisection(0.03, judge=replace(ROBUST, repeats=3, verify=2), progress=False),
+    "robust": Bisection(0.03, acceptance=replace(ROBUST, repeats=3, verify=2), progress=False),
     "bees": BeeColony(sources=4, cycles=3, moves=1, limit=2, progress=False),
     "progressive": Progressive(0.4, step=0.2, top=0.5, progress=False),
 }
@@ -76,7 +76,7 @@ def _net() -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
     return perceptron(64, 40)
 
 
-def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -> fxprune.planners.Search[Any, Any]:
+def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -> fxprune.search.Search[Any, Any]:
     model, groups, scores = _net()
     parallel = Workers(workers) if workers else None
     given = given_to(name, scores)

@@ -40,7 +40,7 @@ def scored(scorer: fxprune.scorers.Scorer, data: Callable[[Any], Any] = lambda x
 
 def searched(model: nn.Module, x: Any) -> Any:
     groups = groups_of(model, x)
-    search = fxprune.planners.Bisection(precision=0.1, progress=False)
+    search = fxprune.search.Bisection(precision=0.1, progress=False)
     return search(model, groups, fxprune.scorers.L2Norm()(model, groups), lambda m: 1.0)
 
 
@@ -55,7 +55,7 @@ STAGES: dict[str, Stage] = {
     "plan": plan_of,
     "rewrite": lambda model, x: fxprune.rewrite(model, plan_of(model, x)),
     "verify": lambda model, x: fxprune.verify(model, plan_of(model, x), x),
-    "verify as it is": lambda model, x: fxprune.verify(model, plan_of(model, x), x, excite=False),
+    "verify as it is": lambda model, x: fxprune.verify(model, plan_of(model, x), x, randomise=False),
     "bisection": searched,
     "prune": lambda model, x: fxprune.prune(model, x, 0.5),
 }
@@ -220,7 +220,7 @@ def test_writes_to_weights_in_a_run_for_real(write: Callable[[Any], Any], work: 
         work(model, x)
 
 
-@pytest.mark.parametrize("treat", [fxprune.settle, fxprune.recalibrate], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("treat", [fxprune.absorb_batchnorm, fxprune.recalibrate_batchnorm], ids=lambda f: f.__name__)
 def test_treatments_keep_the_weights_that_the_forward_writes_to(treat: Callable[..., Any]) -> None:
     model = weight_writer(WEIGHT_WRITES["clamp_"])
     model.norm = nn.BatchNorm2d(3)
@@ -300,11 +300,11 @@ def test_inputs_written_to_by_the_forward(stage: Stage, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("excite", [False, True])
-def test_verify_gives_both_models_the_same_inputs(excite: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("randomise", [False, True])
+def test_verify_gives_both_models_the_same_inputs(randomise: bool, dtype: torch.dtype) -> None:
     model = Net(lambda m, x: m.b(m.a(x.mul_(2))), {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1)}).to(dtype)
     x = torch.rand(1, 3, 4, 4, dtype=dtype)
-    assert fxprune.verify(model, plan_of(model, x), x, excite=excite) < 1e-9
+    assert fxprune.verify(model, plan_of(model, x), x, randomise=randomise) < 1e-9
 
 
 CONTAINERS: dict[str, Callable[[], Any]] = {
@@ -570,7 +570,7 @@ def test_a_search_whose_evaluation_fails() -> None:
         return 1.0
 
     with pytest.raises(RuntimeError, match="no GPU"), no_footprints(model, x):
-        fxprune.planners.Bisection(progress=False)(model, groups, scores, evaluate)
+        fxprune.search.Bisection(progress=False)(model, groups, scores, evaluate)
 
 
 def test_rewriting_a_copy_shares_nothing() -> None:

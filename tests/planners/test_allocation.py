@@ -64,7 +64,9 @@ def allowed(size: int, rules: Constraints) -> list[int]:
         k
         for k in range(1, size + 1)
         if k == size
-        or (k % rules.round_to == 0 and k >= rules.minimum and k >= ceil(round((1 - rules.maximum_ratio) * size, 6)))  # type: ignore[operator]
+        or (
+            k % rules.round_to == 0 and k >= rules.minimum and k >= ceil(round((1 - rules.max_pruning_ratio) * size, 6))
+        )  # type: ignore[operator]
     ]
 
 
@@ -96,12 +98,12 @@ def test_every_planner_obeys_the_constraints(ratio: float, rules: Constraints, s
 
 def test_rounding_of_the_product_costs_no_channel() -> None:
     assert (1 - 0.7) * 10 > 3
-    assert Constraints(maximum_ratio=0.7).fit(groups_of(10), {"0": 1}) == {"0": 3}
+    assert Constraints(max_pruning_ratio=0.7).fit(groups_of(10), {"0": 1}) == {"0": 3}
 
 
 def test_bounds_by_pattern_and_protection() -> None:
     groups = groups_of(20, 20, 20, 20)
-    rules = Constraints(minimum={"[01]": 7, "*": 3}, maximum_ratio={"1": 0.5, "2": 0.9}, protect=("3.weight",))
+    rules = Constraints(minimum={"[01]": 7, "*": 3}, max_pruning_ratio={"1": 0.5, "2": 0.9}, ignored=("3.weight",))
     # 3.weight is read by group 2 and made by group 3: both stay whole.
     assert rules.fit(groups, dict.fromkeys("0123", 1)) == {"0": 7, "1": 10, "2": 20, "3": 20}
 
@@ -112,8 +114,8 @@ def test_bounds_by_pattern_and_protection() -> None:
         ({"round_to": 0}, "round_to must be a positive integer"),
         ({"minimum": 0}, "minimum width must be a positive integer"),
         ({"minimum": {"0": -1}}, "minimum width must be a positive integer"),
-        ({"maximum_ratio": 1.01}, "maximum_ratio out of range; seen: 1.01"),
-        ({"maximum_ratio": float("nan")}, "maximum_ratio out of range; seen: nan"),
+        ({"max_pruning_ratio": 1.01}, "max_pruning_ratio out of range; seen: 1.01"),
+        ({"max_pruning_ratio": float("nan")}, "max_pruning_ratio out of range; seen: nan"),
     ],
 )
 def test_constraints_out_of_range(values: dict[str, Any], text: str) -> None:
@@ -121,7 +123,7 @@ def test_constraints_out_of_range(values: dict[str, Any], text: str) -> None:
         Constraints(**values)
 
 
-@pytest.mark.parametrize("values", [{"protect": ("9",)}, {"minimum": {"9": 2}}, {"maximum_ratio": {"9": 0.5}}])
+@pytest.mark.parametrize("values", [{"ignored": ("9",)}, {"minimum": {"9": 2}}, {"max_pruning_ratio": {"9": 0.5}}])
 def test_a_pattern_that_fits_nothing_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(fxprune.InputError, match=r"name or pattern; seen: 9; remedy: groups: 0, 1 \.\.\."):
         Constraints(**values).fit(groups_of(3, 4), {})

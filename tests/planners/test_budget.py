@@ -130,7 +130,7 @@ def network(name: str) -> tuple[fxprune.Groups, dict[str, torch.Tensor]]:
 @given(st.floats(0.05, 1.0), st.sampled_from([1, 2, 4, 8]), st.sampled_from(["macs", "parameters"]), st.data())
 def test_within_one_percent_on_networks(name: str, part: float, multiple: int, of: Any, data: Any) -> None:
     groups, scores = network(name)
-    rules = Constraints(multiple, maximum_ratio=0.95)
+    rules = Constraints(multiple, max_pruning_ratio=0.95)
     families = [Uniform, GlobalThreshold, CumulativeContribution]
     planners = [Budget(part, of, rules), AtBudget(data.draw(st.sampled_from(families)), part, of, rules)]
     full = getattr(fxprune.cost(groups.graph), of)
@@ -228,7 +228,7 @@ def test_a_budget_below_the_smallest_widths() -> None:
 
 def test_widths_that_are_too_coarse_are_said() -> None:
     groups = groups_of(16, 16)
-    planner = Budget(0.6, constraints=Constraints(round_to=16, maximum_ratio={"0": 0}))
+    planner = Budget(0.6, constraints=Constraints(round_to=16, max_pruning_ratio={"0": 0}))
     with pytest.raises(fxprune.InputError, match="cannot be reached"):
         planner(groups, scores_of(groups))
     groups = groups_of(16, 16)

@@ -13,7 +13,8 @@ from nets import CASES
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import Bisection, Constraints, CumulativeContribution, Uniform
+from fxprune.planners import Constraints, CumulativeContribution, Uniform
+from fxprune.search import Bisection
 
 
 def groups_of(widths: list[int]) -> tuple[nn.Module, fxprune.Groups]:

@@ -28,7 +28,7 @@ def test_statistics_are_those_of_the_inputs_and_outputs_stay(sizes: tuple[int, .
     model, x = shaken(net()).double(), torch.randn(12, *SHAPE, dtype=torch.float64)
     read = {i: model[:i](x) for i in (1, 5)}
     before = model(x)
-    assert fxprune.settle(model, list(x.split(sizes))) == 2
+    assert fxprune.absorb_batchnorm(model, list(x.split(sizes))) == 2
     for i, value in read.items():
         torch.testing.assert_close(model[i].running_mean, value.mean((0, 2, 3)))
         torch.testing.assert_close(model[i].running_var, value.var((0, 2, 3), correction=0))
@@ -43,7 +43,7 @@ def test_training_mode_computes_what_evaluation_mode_does(name: str) -> None:
     assert not torch.allclose(model.train()(x), before, atol=0.1)
     shaken(model)
     before = model(x)
-    fxprune.settle(model, [x])
+    fxprune.absorb_batchnorm(model, [x])
     torch.testing.assert_close(model(x), before, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(model.train()(x), before, rtol=1e-6, atol=1e-6)
 
@@ -64,7 +64,7 @@ class Residual(nn.Module):
 def test_what_was_reconstructed_survives_training_mode() -> None:
     model, x = Residual().double(), 2 * torch.randn(64, 3, 6, 6, dtype=torch.float64)
     nn.init.constant_(model.norm.weight, 0.1)  # what repairs a shortcut has to be large before such a norm
-    fxprune.recalibrate(model, [x])
+    fxprune.recalibrate_batchnorm(model, [x])
     model.eval()
     groups = fxprune.find_groups(fxprune.trace(model, x[:1]))
     plan = groups.plan({"early": [0, 1]})
@@ -74,7 +74,7 @@ def test_what_was_reconstructed_survives_training_mode() -> None:
         fxprune.reconstruct(model, small, plan, [x])
         wanted = small(x).detach()
         if settled:
-            fxprune.settle(small, [x])
+            fxprune.absorb_batchnorm(small, [x])
         return float((small.train(training)(x).detach() - wanted).square().mean() / wanted.var())
 
     assert away(settled=False, training=True) > 1e-3
@@ -86,7 +86,7 @@ def test_a_norm_that_runs_twice_takes_both_and_outputs_stay() -> None:
     shared = nn.BatchNorm2d(3)
     model, x = shaken(nn.Sequential(shared, nn.Conv2d(3, 3, 1), shared)).double(), torch.randn(4, *SHAPE).double()
     before, second = model(x), model[:2](x)
-    assert fxprune.settle(model, [x]) == 1
+    assert fxprune.absorb_batchnorm(model, [x]) == 1
     torch.testing.assert_close(shared.running_mean, torch.cat([x, second]).mean((0, 2, 3)))
     torch.testing.assert_close(model(x), before)
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_made_up_for_stays() -> None:
     )
     x = torch.randn(4, *SHAPE)
     with no_footprints(model):
-        assert fxprune.settle(model, [x]) == 0
+        assert fxprune.absorb_batchnorm(model, [x]) == 0
 
 
 def test_nothing_but_the_norms_changes() -> None:
@@ -107,7 +107,7 @@ def test_nothing_but_the_norms_changes() -> None:
     model[4].train()
     data = [(torch.randn(4, *SHAPE), torch.arange(4))]
     before, process = footprint(model), switches()
-    fxprune.settle(model, data)
+    fxprune.absorb_batchnorm(model, data)
     after = footprint(model)
     assert switches() == process
     for name in before:
@@ -132,4 +132,4 @@ def test_nothing_but_the_norms_changes() -> None:
 def test_bad_data_is_refused_and_the_model_left_alone(data: Any, text: str) -> None:
     model = net()
     with no_footprints(model), pytest.raises(fxprune.InputError, match=text):
-        fxprune.settle(model, data)
+        fxprune.absorb_batchnorm(model, data)

@@ -41,7 +41,7 @@ def test_statistics_are_those_of_the_batches(sizes: tuple[int, ...]) -> None:
                     x = x * layer.weight[:, None, None] + layer.bias[:, None, None]
                 else:
                     x = layer(x)
-    assert fxprune.recalibrate(model, data) == 2
+    assert fxprune.recalibrate_batchnorm(model, data) == 2
     for i, found in means.items():
         for k, key in enumerate(("running_mean", "running_var")):
             expected = torch.stack([f[k] for f in found]).mean(0)
@@ -58,7 +58,7 @@ def test_the_same_as_update_bn_where_there_is_no_dropout(name: str) -> None:
     data = [case.inputs(6, seed)[0] for seed in range(3)]
     expected = copy.deepcopy(model)
     update_bn(data, expected)
-    fxprune.recalibrate(model, data)
+    fxprune.recalibrate_batchnorm(model, data)
     for (key, value), other in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(value, other, msg=key)
 
@@ -69,7 +69,7 @@ def test_nothing_but_statistics_changes() -> None:
     model[4].train()
     data = [(torch.randn(4, *SHAPE), torch.arange(4))]
     before, process = footprint(model), switches()
-    fxprune.recalibrate(model, data)
+    fxprune.recalibrate_batchnorm(model, data)
     after = footprint(model)
     assert switches() == process
     for name in before:
@@ -83,24 +83,24 @@ def test_what_is_no_running_statistic_stays() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), nn.GroupNorm(2, 4))
     x = torch.randn(4, *SHAPE)
     with no_footprints(plain):
-        assert fxprune.recalibrate(plain, [x]) == 0
+        assert fxprune.recalibrate_batchnorm(plain, [x]) == 0
     shared = nn.BatchNorm2d(4)
     twice = nn.Sequential(nn.Conv2d(3, 4, 1), shared, shared)
-    assert fxprune.recalibrate(twice, [torch.randn(4, *SHAPE)]) == 1
+    assert fxprune.recalibrate_batchnorm(twice, [torch.randn(4, *SHAPE)]) == 1
     frozen = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)).requires_grad_(False)
-    assert fxprune.recalibrate(frozen, [torch.randn(4, *SHAPE)]) == 1
+    assert fxprune.recalibrate_batchnorm(frozen, [torch.randn(4, *SHAPE)]) == 1
 
 
 def test_it_repairs_a_scale() -> None:
     """A convolution made ten times as large is no different after its norm was re-calibrated."""
     model, x = net(), torch.randn(16, *SHAPE)
-    fxprune.recalibrate(model, [x])
+    fxprune.recalibrate_batchnorm(model, [x])
     before = model(x)
     with torch.no_grad():
         model[0].weight.mul_(10)
         model[0].bias.mul_(10)
     assert not torch.allclose(model(x), before, atol=0.1)
-    fxprune.recalibrate(model, [x])
+    fxprune.recalibrate_batchnorm(model, [x])
     torch.testing.assert_close(model(x), before, rtol=1e-3, atol=1e-4)
 
 
@@ -123,7 +123,7 @@ def good_then(bad: Any) -> Iterator[Any]:
 def test_bad_data_is_refused_and_the_model_left_alone(data: Any, text: str) -> None:
     model = net()
     with no_footprints(model), pytest.raises(fxprune.InputError, match=text):
-        fxprune.recalibrate(model, data)
+        fxprune.recalibrate_batchnorm(model, data)
 
 
 def test_norms_of_branches_that_do_not_run_stay_as_they_are() -> None:
@@ -138,7 +138,7 @@ def test_norms_of_branches_that_do_not_run_stay_as_they_are() -> None:
             return self.main(x) + (self.aside(x) if self.training else 0)
 
     net = Branched()
-    assert fxprune.recalibrate(net, [torch.randn(8, 3)]) == 1
+    assert fxprune.recalibrate_batchnorm(net, [torch.randn(8, 3)]) == 1
     assert bool((net.main.running_mean.abs() < 3).all())
     assert bool((net.aside.running_mean == 5).all())
     assert net.aside.num_batches_tracked == 0

@@ -191,7 +191,7 @@ def normed(tail: nn.Module | None = None) -> nn.Sequential:
     layers = [nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3, bias=False)]
     model = nn.Sequential(*layers, tail or nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
     x = torch.randn(60, 3, 8, 8, dtype=torch.float64) + 0.5
-    fxprune.recalibrate(model, [x])
+    fxprune.recalibrate_batchnorm(model, [x])
     return model.eval()
 
 
@@ -363,7 +363,7 @@ def test_a_branch_repairs_its_shortcut(projection: bool, norm: bool, late: bool)
     model = Block(projection, norm, late).double().eval()
     x = torch.randn(50, 3, 4, 4, dtype=torch.float64)
     if norm:
-        fxprune.recalibrate(model, [x])
+        fxprune.recalibrate_batchnorm(model, [x])
         nn.init.uniform_(model.norm.weight, 0.5, 1.5)
         model.norm.weight.data[3] = 1e-9  # repairs nothing
     groups = fxprune.find_groups(fxprune.trace(model, x))
@@ -529,7 +529,7 @@ def test_attention_keeps_its_scale() -> None:
     case = CASES["own_attention"]
     model = case.build().double()
     x = tuple(t.double() for t in case.inputs(40))
-    groups = fxprune.find_groups(fxprune.trace(model, x), heads="width")
+    groups = fxprune.find_groups(fxprune.trace(model, x), heads="head_dim")
     plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
     assert plan.scales
     small = fxprune.rewrite(model, plan)
@@ -748,10 +748,10 @@ def test_on_cuda_as_on_the_cpu(order: Any) -> None:
     plan = halves(model, x)
     small = fxprune.rewrite(model, plan)
     fxprune.reconstruct(model, small, plan, [x], order=order)
-    fxprune.recalibrate(small, [x])
+    fxprune.recalibrate_batchnorm(small, [x])
     other = fxprune.rewrite(model.cuda(), plan)
     fxprune.reconstruct(model, other, plan, [x], order=order)
-    fxprune.recalibrate(other, [x])
+    fxprune.recalibrate_batchnorm(other, [x])
     for name, value in small.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name].cpu(), value, rtol=1e-6, atol=1e-8)
 

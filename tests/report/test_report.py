@@ -58,9 +58,9 @@ class Toy(nn.Module):
 def groups_of(name: str) -> Groups:
     if name == "toy":
         return fxprune.find_groups(fxprune.trace(Toy(), torch.zeros(1, 3, 8, 8)))
-    protect = ("layer3",) if name == "resnet18, protected" else ()
+    ignored = ("layer3",) if name == "resnet18, protected" else ()
     name = name.partition(",")[0]
-    return fxprune.find_groups(fxprune.trace(tv.build(name), tv.example(name)), protect)
+    return fxprune.find_groups(fxprune.trace(tv.build(name), tv.example(name)), ignored)
 
 
 MODELS = ("toy", "resnet18", "resnet18, protected", "googlenet")
@@ -186,7 +186,7 @@ def test_residual_blocks_go_both_ways_and_protected_groups_stay_in_the_picture()
         "layer3.0.conv2",
         "layer3.1.conv1",
     }  # layer3 reads the first
-    assert "protected by the caller" in kept["layer3.0.conv2"].note
+    assert "ignored by the caller" in kept["layer3.0.conv2"].note
 
 
 class Stepped(nn.Module):
@@ -456,7 +456,7 @@ def test_program_pipes_json_and_nothing_else(nets: Path) -> None:
 
 def test_program_takes_choices_of_heads(app: typer.Typer) -> None:
     sizes = []
-    for choice in ("width", "encoder.layers.*=count"):
+    for choice in ("head_dim", "encoder.layers.*=num_heads"):
         out = RUN.invoke(app, ["vit_b_32", "--heads", choice, "--json", "-"]).stdout
         sizes.append({g["name"]: g["size"] for g in json.loads(out)["groups"]})
     assert sizes[0].keys() == sizes[1].keys()
@@ -466,9 +466,9 @@ def test_program_takes_choices_of_heads(app: typer.Typer) -> None:
 def test_program_takes_several_inputs_and_protects(app: typer.Typer, nets: Path) -> None:
     both = ["my_nets:Two", "--input-shape", "1,4", "--input-shape", "1,6", "--json", "-"]
     assert [g["name"] for g in json.loads(RUN.invoke(app, both).stdout)["groups"]] == ["a"]
-    kept = json.loads(RUN.invoke(app, [*both, "--protect", "a"]).stdout)
+    kept = json.loads(RUN.invoke(app, [*both, "--ignored", "a"]).stdout)
     assert kept["groups"] == []
-    assert any("protected by the caller" in row["reason"] for row in kept["fixed"])
+    assert any("ignored by the caller" in row["reason"] for row in kept["fixed"])
 
 
 @pytest.mark.parametrize(
@@ -491,11 +491,14 @@ def test_program_takes_several_inputs_and_protects(app: typer.Typer, nets: Path)
         ),
         (["my_nets:small", "--input-shape", f"1,{10**20}"], "too large an input: '1,100000000000000000000'"),
         (["my_nets:small", "--input-shape", "1,5"], "mat1 and mat2"),
-        (["my_nets:small", "--input-shape", "1,4", "--protect", "nobody"], "nothing has the name to protect"),
+        (["my_nets:small", "--input-shape", "1,4", "--ignored", "nobody"], "nothing has the ignored name"),
         (["my_nets:small", "--input-shape", "1,4", "--heads", "both"], "unknown choice of heads; seen: 'both'"),
-        (["my_nets:small", "--input-shape", "1,4", "--heads", "x=count"], "no module has the name or pattern; seen: x"),
         (
-            ["my_nets:small", "--input-shape", "1,4", "--heads", "count", "--heads", "0=width"],
+            ["my_nets:small", "--input-shape", "1,4", "--heads", "x=num_heads"],
+            "no module has the name or pattern; seen: x",
+        ),
+        (
+            ["my_nets:small", "--input-shape", "1,4", "--heads", "num_heads", "--heads", "0=head_dim"],
             "several choices of heads",
         ),
         (["my_nets:small", "--input-shape", "1,4", "--svg", "no/such/folder.svg"], "cannot write no/such/folder.svg"),

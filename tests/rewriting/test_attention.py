@@ -68,7 +68,7 @@ def test_the_original_is_untouched_and_states_are_exchanged() -> None:
         untied.layers[0].self_attn(x, x, x, is_causal=True)
 
 
-@pytest.mark.parametrize("heads", ["width", "count"])
+@pytest.mark.parametrize("heads", ["head_dim", "num_heads"])
 def test_heads_shrink_while_the_stream_stays(heads: str) -> None:
     model = fxprune.untie_attention(small_vit())
     x = torch.randn(2, 3, 32, 32)
@@ -76,12 +76,12 @@ def test_heads_shrink_while_the_stream_stays(heads: str) -> None:
     streams = [g.name for g in fxprune.find_groups(graph, heads=heads) if "norm" in g.mixed_by]
     groups = fxprune.find_groups(graph, streams, heads=heads)
     attention = [g for g in groups if "self_attention" in g.name]
-    assert [g.size for g in attention] == [{"width": 16, "count": 4}[heads]] * 2
+    assert [g.size for g in attention] == [{"head_dim": 16, "num_heads": 4}[heads]] * 2
     plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
     small = fxprune.rewrite(model, plan)
     layer: Any = small.encoder.layers[0].self_attention  # type: ignore[union-attr]
     assert layer.in_proj_weight.shape == (3 * 32, 64)
-    assert (layer.num_heads, layer.head_dim, layer.scale) == ((4, 8, 0.25) if heads == "width" else (2, 16, 0.25))
+    assert (layer.num_heads, layer.head_dim, layer.scale) == ((4, 8, 0.25) if heads == "head_dim" else (2, 16, 0.25))
     assert fxprune.verify(model, plan, x) < 1e-9
     fresh = fxprune.rewrite(fxprune.untie_attention(small_vit()), plan)
     fresh.load_state_dict(small.state_dict())
@@ -99,7 +99,7 @@ def small_vit() -> nn.Module:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 6])
-@pytest.mark.parametrize(("heads", "size"), [("width", 16), ("count", 4)])
+@pytest.mark.parametrize(("heads", "size"), [("head_dim", 16), ("num_heads", 4)])
 def test_the_choice_does_not_depend_on_the_batch(heads: str, size: int, batch: int) -> None:
     groups = fxprune.find_groups(fxprune.trace(small_vit(), torch.randn(batch, 3, 32, 32)), heads=heads)
     assert [g.size for g in groups if "self_attention" in g.name] == [size] * 2

@@ -35,7 +35,7 @@ X = torch.rand(2, 3, 8, 8)
 @pytest.fixture
 def result() -> fxprune.Result[Net]:
     torch.manual_seed(0)
-    return fxprune.prune(Net(), X, ratio=0.5)
+    return fxprune.prune(Net(), X, pruning_ratio=0.5)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -153,7 +153,7 @@ class Flat(nn.Module):
 
 
 def test_a_model_with_mended_code_is_unpickled_without_fxprune(tmp_path: Path) -> None:
-    small = fxprune.prune(Flat(), X, ratio=0.5).model
+    small = fxprune.prune(Flat(), X, pruning_ratio=0.5).model
     torch.save({"model": small, "x": X, "y": small(X)}, tmp_path / "model.pt")
     program = """
         import sys, torch

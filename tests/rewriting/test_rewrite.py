@@ -279,10 +279,10 @@ NOISE: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("excite", [False, True])
+@pytest.mark.parametrize("randomise", [False, True])
 @pytest.mark.parametrize("noise", NOISE.values(), ids=NOISE)
-def test_noise_is_the_same_in_both_models(noise: Callable[[Tensor], Any], excite: bool) -> None:
-    assert verified(two_layers(lambda m, x: m.b(m.a(x + noise(x)).relu())), excite=excite) <= ROUNDING
+def test_noise_is_the_same_in_both_models(noise: Callable[[Tensor], Any], randomise: bool) -> None:
+    assert verified(two_layers(lambda m, x: m.b(m.a(x + noise(x)).relu())), randomise=randomise) <= ROUNDING
 
 
 def test_a_gpu_that_is_not_in_use_is_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:

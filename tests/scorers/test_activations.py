@@ -175,7 +175,7 @@ def test_data_that_is_not_finite_gives_no_numbers(kind: Any) -> None:
 def test_channels_that_no_layer_makes_or_reads() -> None:
     model = Net(lambda m, x: x * m.scale, {"scale": nn.Parameter(torch.rand(6, 1, 1))})
     group = fxprune.Group("scale", 6, (fxprune.Slot("scale", 0, 6, np.arange(6), np.arange(6)),))
-    groups = groups_of(model, torch.rand(1, 1, 4, 4)).among([group])
+    groups = groups_of(model, torch.rand(1, 1, 4, 4)).subset([group])
     with pytest.raises(UnscorableError, match=r"makes or reads these channels in group scale; remedy: .*Fallback"):
         ActivationMean()(model, groups, [torch.rand(1, 1, 4, 4)])
 

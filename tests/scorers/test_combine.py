@@ -176,7 +176,7 @@ def test_fallback_passes_on_other_errors_and_foreign_refusals() -> None:
     with pytest.raises(fxprune.InputError, match="no such data"):
         Fallback(fails, L2Norm())(model, groups)
     with pytest.raises(UnscorableError, match=r"in group b: b.weight\[dim 0\]"):
-        Fallback(OverMembers(BatchNormScale(), "producers"), L2Norm())(model, groups.among([groups["b"]]))
+        Fallback(OverMembers(BatchNormScale(), "producers"), L2Norm())(model, groups.subset([groups["b"]]))
 
 
 def test_refusals_of_many_groups_are_short() -> None:

@@ -170,7 +170,7 @@ BROKEN: list[tuple[str, Broken, tuple[str, ...]]] = [
     ("finite", first_of(lambda v: v.log() / 0), ("not finite in group a.0", "6 of 6", "divisions by zero")),
     ("deterministic", global_state, ("the same call", "and then", "torch.Generator().manual_seed")),
     ("order-independent", sequential, ("another order", "seed by group name")),
-    ("untouched", after(lambda m: m.eval()), ("changes the mode in the model", "borrowed")),
+    ("untouched", after(lambda m: m.eval()), ("changes the mode in the model", "isolated")),
     ("untouched", after(lambda m: m.requires_grad_(True)), ("changes the requires_grad in a.0.weight",)),
     ("untouched", after(lambda m: m.zero_grad()), ("changes the gradients",)),
     ("untouched", after(lambda m: m.head.weight.data.mul_(2)), ("changes the parameters in head.weight",)),  # type: ignore[union-attr, operator]

@@ -252,7 +252,7 @@ def test_scores_are_usable_and_seeded(scorer: Any) -> None:
 def test_a_groups_scores_do_not_depend_on_which_others_are_scored(scorer: Any) -> None:
     model, x, groups, scores = scored("residual", scorer)
     for g in groups:
-        alone = scorer(model, groups.among([g]), [x[0]])
+        alone = scorer(model, groups.subset([g]), [x[0]])
         torch.testing.assert_close(alone[g.name], scores[g.name], rtol=1e-9, atol=1e-12)
 
 

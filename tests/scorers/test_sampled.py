@@ -132,7 +132,7 @@ def test_seeds() -> None:
     model, x = CASES["residual"].build(), CASES["residual"].inputs(4)[0]
     groups = groups_of(model, x)
     first = SampledPermutation(seed=3)(model, groups, [x])
-    alone = SampledPermutation(seed=3)(model, groups.among([groups["a"]]), [x])
+    alone = SampledPermutation(seed=3)(model, groups.subset([groups["a"]]), [x])
     assert torch.equal(first["a"], alone["a"])
     assert not torch.equal(first["a"], SampledPermutation(seed=4)(model, groups, [x])["a"])
 

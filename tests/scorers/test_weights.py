@@ -130,7 +130,7 @@ def test_random_scores_of_a_group_depend_on_seed_and_name_only() -> None:
     model = CASES["residual"].build()
     groups = groups_of(model, CASES["residual"].inputs())
     first = Random(1)(model, groups)
-    assert torch.equal(first["a"], Random(1)(model, groups.among([groups["a"]]))["a"])
+    assert torch.equal(first["a"], Random(1)(model, groups.subset([groups["a"]]))["a"])
     assert not torch.equal(first["a"], Random(2)(model, groups)["a"])
     assert not torch.equal(first["a"], first["stem"][:6])
     assert all(0 <= float(s.min()) <= float(s.max()) < 1 for s in first.values())

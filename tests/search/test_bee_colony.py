@@ -12,7 +12,8 @@ from search_toys import Judged, jitter, perceptron, widths_of
 from torch import nn
 
 import fxprune
-from fxprune.planners import BeeColony, Constraints
+from fxprune.planners import Constraints
+from fxprune.search import BeeColony
 
 
 def hunt(evaluate: Any, *widths: int, tune: Any = None, **settings: Any) -> Any:
@@ -108,7 +109,7 @@ def test_constraints_and_ties() -> None:
 def test_at_a_budget_all_candidates_cost_the_same() -> None:
     model, groups, scores = perceptron(80, 60, 70)
     full = fxprune.cost(groups.graph).macs
-    colony = BeeColony(budget=0.4, sources=5, cycles=2, progress=False)
+    colony = BeeColony(keep=0.4, sources=5, cycles=2, progress=False)
     found = colony(model, groups, scores, lambda m: float(widths_of(m)[1]))
     assert len({tuple(t.counts.values()) for t in found.history}) > 5
     assert all(0.396 * full <= t.cost.macs <= 0.4 * full for t in found.history)
@@ -118,7 +119,7 @@ def test_at_a_budget_all_candidates_cost_the_same() -> None:
 
 def test_a_budget_out_of_reach() -> None:
     with pytest.raises(fxprune.InputError, match="the budget cannot be reached"):
-        hunt(hill(1, 1), 10, 10, budget=0.001)
+        hunt(hill(1, 1), 10, 10, keep=0.001)
 
 
 def test_other_units_make_no_difference() -> None:
@@ -167,10 +168,10 @@ def test_nothing_to_prune() -> None:
         ({"limit": 0}, "too few limit"),
         ({"moves": 0}, "too few moves"),
         ({"levels": 0}, "too few levels"),
-        ({"most": 0.05}, "most out of range; seen: 0.05"),
-        ({"most": 1.1}, "most out of range"),
+        ({"max_keep": 0.05}, "max_keep out of range; seen: 0.05"),
+        ({"max_keep": 1.1}, "max_keep out of range"),
         ({"channels": "best"}, "unknown choice of channels; seen: 'best'"),
-        ({"budget": 0.0}, "a budget is a part of the original's cost"),
+        ({"keep": 0.0}, "a budget is a part of the original's cost"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:

@@ -13,7 +13,8 @@ from bench_bisection import JUDGES, simulate
 from search_toys import Judged, jitter, perceptron, widths_of
 
 import fxprune
-from fxprune.planners import PLAIN, ROBUST, Bisection, Budget, Judge, fastest
+from fxprune.planners import Budget
+from fxprune.search import PLAIN, ROBUST, Acceptance, Bisection, fastest
 from fxprune.search.acceptance import standard_error
 from fxprune.search.trial import Outcome
 
@@ -66,16 +67,16 @@ def test_other_samples_are_refused() -> None:
 
 @pytest.mark.parametrize("values", [{"repeats": 0}, {"verify": -1}, {"z": -1.0}, {"margin": float("nan")}])
 def test_judges_out_of_range(values: dict[str, Any]) -> None:
-    with pytest.raises(fxprune.InputError, match="a judge needs repeats of at least 1"):
+    with pytest.raises(fxprune.InputError, match="an acceptance needs repeats of at least 1"):
         replace(PLAIN, **values)
 
 
 # Decisions
 
 
-def bisect(judge: Judge, evaluate: Any, tune: Any = jitter, **options: Any) -> Any:
+def bisect(judge: Acceptance, evaluate: Any, tune: Any = jitter, **options: Any) -> Any:
     model, groups, scores = perceptron(64, 40)
-    return Bisection(judge=judge, progress=False, **options)(model, groups, scores, evaluate, tune)
+    return Bisection(acceptance=judge, progress=False, **options)(model, groups, scores, evaluate, tune)
 
 
 def test_clear_decisions_take_one_look() -> None:
@@ -107,7 +108,7 @@ def test_without_tuning_there_is_nothing_to_repeat() -> None:
 
 def test_each_repeat_has_a_seed_of_its_own_and_each_candidate_the_same_ones() -> None:
     seeds: list[int] = []
-    judge = Judge(repeats=3, z=1e9)
+    judge = Acceptance(repeats=3, z=1e9)
     bisect(judge, Judged(per_sample=False), lambda m: (seeds.append(torch.initial_seed()), jitter(m)))
     assert len(set(seeds)) == 3
     assert seeds == seeds[:3] * (len(seeds) // 3)
@@ -115,7 +116,7 @@ def test_each_repeat_has_a_seed_of_its_own_and_each_candidate_the_same_ones() ->
 
 def test_a_lucky_winner_steps_back_up() -> None:
     """The smallest accepted model was accepted by luck: on fresh seeds it fails, and the next larger one is taken."""
-    fresh = Judge(repeats=1, verify=1)
+    fresh = Acceptance(repeats=1, verify=1)
     first: set[int] = set()
 
     def evaluate(model: Any) -> float:
@@ -142,7 +143,7 @@ def test_where_no_winner_holds_the_original_stays() -> None:
         asked.add(total)
         return float(new or total == 104)
 
-    found = bisect(Judge(verify=1), evaluate)
+    found = bisect(Acceptance(verify=1), evaluate)
     assert found.plan.kept_counts() == {"0": 64, "1": 40}
     assert not found.history[-1].accepted
 
@@ -155,7 +156,7 @@ def test_the_fittest_repeat_is_the_model() -> None:
         fits[weights] = 0.95 + float(torch.tanh(model[0].weight.detach().mean())) / 100
         return fits[weights]
 
-    found = bisect(Judge(repeats=5, z=1e9), evaluate, tolerance=0.5)
+    found = bisect(Acceptance(repeats=5, z=1e9), evaluate, tolerance=0.5)
     last = found.history[-1]
     assert last.accepted
     assert fits[found.model[0].weight.detach().numpy().tobytes()] > last.score
@@ -171,7 +172,7 @@ def test_the_fastest_model_that_is_good_enough() -> None:
     def latency(counts: Any) -> float:
         return 10 + 3 * counts["0"] + counts["1"]
 
-    search = replace(fastest(latency, 0.2, judge=PLAIN, precision=1e-6), progress=False)
+    search = replace(fastest(latency, 0.2, acceptance=PLAIN, precision=1e-6), progress=False)
     found = search(model, groups, scores, lambda m: sum(widths_of(m)) / 104)
     counts = found.plan.kept_counts()
     assert sum(counts.values()) >= 0.8 * 104
@@ -189,7 +190,7 @@ def test_a_search_for_the_fastest_ends_at_the_smallest_widths() -> None:
 
 def test_families_of_the_users_own() -> None:
     model, groups, scores = perceptron(64, 40)
-    search = Bisection(family=partial(Budget, of="parameters", strict=False, tolerance=0.99), progress=False)
+    search = Bisection(family=partial(Budget, measure="parameters", strict=False, tolerance=0.99), progress=False)
     found = search(model, groups, scores, lambda m: float(sum(widths_of(m)) > 70))
     assert sum(found.plan.kept_counts().values()) > 70
 

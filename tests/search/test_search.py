@@ -21,11 +21,11 @@ from search_toys import SEARCHES, Judged, given_to, jitter, perceptron, run, wid
 from torch import nn
 
 import fxprune
-from fxprune.planners import Bisection, Constraints
-from fxprune.search import restore
+from fxprune.planners import Constraints
+from fxprune.search import Bisection, restore
 from fxprune.search.checkpoint import save
 from fxprune.search.describe import describe, fingerprint
-from fxprune.search.evaluator import Bench
+from fxprune.search.evaluator import Evaluator
 from fxprune.search.folder import Folder, _record
 from fxprune.search.trial import Candidate, measured
 from fxprune.storage.files import differences
@@ -180,7 +180,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_settings_in_words() -> None:
-    told = describe({"a": Bisection(family=partial(fxprune.planners.Budget, of="macs")), "b": [1, None, jitter]})
+    told = describe({"a": Bisection(family=partial(fxprune.planners.Budget, measure="macs")), "b": [1, None, jitter]})
     assert told["a"]["family"]["function"] == "fxprune.planners.budget.Budget"
     assert told["a"]["family"]["keywords"] == {"of": "macs"}
     assert told["b"] == [1, None, "search_toys.jitter"]
@@ -385,7 +385,7 @@ def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
     whole = run(name, str(tmp_path))
     best = (tmp_path / "best.safetensors").read_bytes()
     model, groups, scores = perceptron(64, 40)
-    before = Bench.run
+    before = Evaluator.run
     for stop in (0, 2, 5):
         calls = count()
 
@@ -395,7 +395,7 @@ def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
             return before(self, candidates)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Bench, "run", impatient)
+            patched.setattr(Evaluator, "run", impatient)
             found = SEARCHES[name](model, groups, given_to(name, scores), Judged(), jitter, folder=tmp_path)
         assert not found.finished
         assert found.plan == whole.plan

@@ -16,7 +16,7 @@ import torch
 from search_toys import SEARCHES, Judged, jitter, perceptron, run
 
 import fxprune
-from fxprune.planners import BeeColony, Workers
+from fxprune.search import BeeColony, Workers
 from tests.search.test_search import same_weights
 
 

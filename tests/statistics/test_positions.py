@@ -11,8 +11,8 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import Progressive
 from fxprune.scorers import Informative, Lasso, RefitLoss, ThiNet
+from fxprune.search import Progressive
 from fxprune.search.describe import describe
 from fxprune.statistics.gram.collect import Sampling, responses
 from fxprune.statistics.observe import Contraction

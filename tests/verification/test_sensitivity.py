@@ -74,7 +74,7 @@ def check(name: str, most: int) -> None:
     x = tv.example(name)
     graph = fxprune.trace(model, x)
     mixed = [g.name for g in fxprune.find_groups(graph) if g.mixed_by]
-    groups = fxprune.find_groups(graph, protect=mixed)
+    groups = fxprune.find_groups(graph, ignored=mixed)
     assert len(groups)
     plan = random_plan(model, groups, 0.5)
     # Optical flow is refined in twelve rounds, each of which magnifies the rounding of those before.
@@ -201,7 +201,7 @@ def test_blank_examples(blank: Any) -> None:
     assert fxprune.verify(model, plan, x) <= ROUNDING
     assert len(list(mutants(plan, ["0"]))) == 6
     assert blind_spots(model, plan, ["0"], x, most=99) == []
-    assert min(fxprune.verify(model, wrong, x, excite=False) for _, wrong in mutants(plan, ["0"])) <= ROUNDING
+    assert min(fxprune.verify(model, wrong, x, randomise=False) for _, wrong in mutants(plan, ["0"])) <= ROUNDING
 
 
 @pytest.mark.parametrize("types", [{torch.float32}, {torch.float32, torch.float64}])

@@ -8,10 +8,10 @@ import torch
 from data_files import write_images
 from PIL import Image
 
-from zoo.album import DEVIATION, MEAN, Album
-from zoo.album import read as read_image
 from zoo.data import load
 from zoo.errors import ZooError
+from zoo.image_files import DEVIATION, MEAN, ImageFiles
+from zoo.image_files import read as read_image
 from zoo.sources.folders import read
 from zoo.train import accuracy, fit
 
@@ -41,7 +41,7 @@ def test_imagenet_is_read_when_used(imagenet: Path) -> None:
     splits = load("imagenet", imagenet)
     assert splits.names == tuple(CLASSES)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [72, 3, 6]
-    assert isinstance(splits.train, Album)
+    assert isinstance(splits.train, ImageFiles)
     assert splits.train.pixels is None
     batch = splits.train[torch.tensor([0, 30, 60])]
     assert batch.images.shape == (3, 3, 256, 256)  # to crop from
@@ -54,7 +54,7 @@ def test_office_is_split_and_held(office: Path) -> None:
         splits = load(f"office31-{domain}", office, seed=1)
         parts = (splits.train, splits.val, splits.test)
         assert [len(part) for part in parts] == [24, 3, 3]
-        assert all(isinstance(part, Album) and part.pixels is not None for part in parts)
+        assert all(isinstance(part, ImageFiles) and part.pixels is not None for part in parts)
         assert all(torch.equal(reds(part.images), part.labels.float()) for part in parts)
         paths = [path for part in parts for path in part.paths]  # type: ignore[attr-defined]
         assert len(set(paths)) == 30
@@ -64,7 +64,7 @@ def test_office_is_split_and_held(office: Path) -> None:
 def test_workers_give_the_same_batches(imagenet: Path) -> None:
     album, _ = read(imagenet / "imagenet" / "train")
     order = [torch.tensor([5, 70]), torch.tensor([40])]
-    helped = Album(album.paths, album.labels, workers=1)
+    helped = ImageFiles(album.paths, album.labels, workers=1)
     for here, there in zip(album.batches(order), helped.batches(order), strict=True):
         assert torch.equal(here.images, there.images)
         assert torch.equal(here.labels, there.labels)
@@ -76,7 +76,7 @@ def test_a_damaged_image_is_named(imagenet: Path, workers: int) -> None:
     album, _ = read(imagenet / "imagenet" / "val")
     whole = album.paths[3].read_bytes()
     album.paths[3].write_bytes(whole[: len(whole) // 2])
-    helped = Album(album.paths, album.labels, workers=workers)
+    helped = ImageFiles(album.paths, album.labels, workers=workers)
     with pytest.raises(ZooError, match=r"cannot be read as an image") as caught:
         list(helped.batches([torch.arange(6)]))
     assert str(caught.value).startswith(f"{album.paths[3]}: ")

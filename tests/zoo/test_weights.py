@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from zoo.__main__ import app
 from zoo.checkpoints import describe, load
-from zoo.cook import WEIGHTS
 from zoo.data import Splits
 from zoo.data import load as load_data
 from zoo.errors import ZooError
 from zoo.recipes import ADAPTATIONS, RECIPES
 from zoo.train import accuracy
+from zoo.train_recipe import WEIGHTS
 
 KEPT = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
@@ -65,7 +65,7 @@ def test_a_recipe_is_trained_from_the_command_line(tmp_path: Path, monkeypatch: 
 
 
 def test_weights_are_pruned_and_tuned_from_the_command_line(tmp_path: Path) -> None:
-    options = ["--ratio", "0.25", "--epochs", "1", "--lr", "0.01", "--out", str(tmp_path)]
+    options = ["--pruning-ratio", "0.25", "--epochs", "1", "--lr", "0.01", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["tune", "digits-resnet20", *options])
     assert result.exit_code == 0, result.output
     assert [path.name for path in tmp_path.iterdir()] == ["digits-resnet20-pruned.safetensors"]
@@ -83,7 +83,7 @@ def test_weights_are_pruned_and_tuned_from_the_command_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ratio", "1.5"], "error: pruning ratio"),
+        (["--pruning-ratio", "1.5"], "error: pruning ratio"),
         (["--lr", "-1"], "error: fit: lr must be a finite number above 0, got -1.0"),
         (["--plan", __file__], "error: "),
     ],

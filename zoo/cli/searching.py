@@ -10,12 +10,12 @@ import fxprune
 from zoo.checkpoints import save
 from zoo.cli.options import Download, Mixed, Name, Root, Threads, chosen, one_line_errors, use
 from zoo.cli.tuning import summary
-from zoo.cook import WEIGHTS
 from zoo.processes import is_main, present
 from zoo.recipes import RECIPES
 from zoo.run import Run
 from zoo.search import search as bisect
 from zoo.settings import Settings
+from zoo.train_recipe import WEIGHTS
 
 
 def search(

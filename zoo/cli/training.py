@@ -11,7 +11,6 @@ from rich.table import Table
 
 from zoo.checkpoints import describe, load, save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
-from zoo.cook import WEIGHTS, cook
 from zoo.data import load as load_data
 from zoo.errors import ZooError
 from zoo.networks import build
@@ -20,6 +19,7 @@ from zoo.recipe import Recipe
 from zoo.recipes import ADAPTATIONS, RECIPES
 from zoo.run import Run
 from zoo.train import accuracy
+from zoo.train_recipe import WEIGHTS, train_recipe
 
 TOLERANCE = 0.002
 """Difference in accuracy that another processor may make."""
@@ -44,7 +44,7 @@ def train(
     with one_line_errors():
         use(threads)
         state = out / f"{name}.state"
-        model, metadata = cook(
+        model, metadata = train_recipe(
             _changed(chosen(RECIPES, name), epochs, seed),
             Run(data_root, download, device, mixed_precision, state=state, log=log),
         )

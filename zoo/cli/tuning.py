@@ -8,11 +8,11 @@ import typer
 import fxprune
 from zoo.checkpoints import save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
-from zoo.cook import WEIGHTS
 from zoo.processes import is_main
 from zoo.recipes import RECIPES
 from zoo.run import Run
 from zoo.settings import Settings
+from zoo.train_recipe import WEIGHTS
 from zoo.tune import Tuned
 from zoo.tune import tune as prune_and_tune
 
@@ -22,7 +22,7 @@ def tune(
     plan: Annotated[
         Path | None, typer.Option(help="Plan file of fxprune.", show_default="uniform, L2 norm", exists=True)
     ] = None,
-    ratio: Annotated[float, typer.Option(help="Part of every group to remove, without a plan.")] = 0.5,
+    pruning_ratio: Annotated[float, typer.Option(help="Part of every group to remove, without a plan.")] = 0.5,
     epochs: Annotated[int, typer.Option(min=1)] = 5,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.02,
     distil: Annotated[float, typer.Option(help="Share of the loss that asks for the original's outputs.")] = 0.5,
@@ -46,7 +46,7 @@ def tune(
             WEIGHTS / f"{name}.safetensors",
             Settings(epochs, lr, recipe.settings.batch_size, distil=distil, seed=seed),
             plan=fxprune.Plan.load(plan) if plan else None,
-            ratio=ratio,
+            pruning_ratio=pruning_ratio,
             augment=recipe.change.augment(),
             run=Run(data_root, download, device, mixed_precision, state=state, log=log),
         )

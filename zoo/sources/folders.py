@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]  # torchvision ships no type information
 
-from zoo.album import Album
 from zoo.errors import ZooError
+from zoo.image_files import ImageFiles
 from zoo.sources.places import Request, Wanted, find
 from zoo.splits import Splits, divide
 
@@ -54,7 +54,7 @@ def office31(domain: str, request: Request, seed: int) -> Splits:
     return Splits(album.part(rest[train]), _middle(album.part(rest[val])), _middle(album.part(test)), names)
 
 
-def read(folder: Path) -> tuple[Album, tuple[str, ...]]:
+def read(folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
     """The image files below ``folder`` and the names of their classes, in alphabetical order.
 
     Raises:
@@ -66,8 +66,8 @@ def read(folder: Path) -> tuple[Album, tuple[str, ...]]:
         raise ZooError(f"{folder}: {error} Give each class a folder of its own with at least one image.") from error
     labels = torch.tensor([label for _, label in files.samples])
     workers = min(8, os.cpu_count() or 1) if len(labels) > _MANY else 0
-    return Album([Path(path) for path, _ in files.samples], labels, workers=workers), tuple(files.classes)
+    return ImageFiles([Path(path) for path, _ in files.samples], labels, workers=workers), tuple(files.classes)
 
 
-def _middle(album: Album) -> Album:
+def _middle(album: ImageFiles) -> ImageFiles:
     return replace(album, crop=SIDE)

@@ -126,7 +126,7 @@ class Balance:
         found: dict[str, set[str]] = {}
         for f, k in self._analysis.components.chosen.items():
             if k >= 0:
-                found.setdefault(f.node.meta["module"], set()).add("width" if k == len(f.sizes) - 1 else "count")
+                found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
         alike = [(module, *choices) for module, choices in found.items() if len(choices) == 1]
         return (*alike, *([("*", self._heads)] if isinstance(self._heads, str) else self._heads))
 

@@ -28,7 +28,7 @@ from fxprune.analysis.labels.labels import Labeller
 
 _SHRINKS, _STAYS = 1, 2
 
-# "width", "count" or "" (whichever is finer) for all modules, or (module name pattern, choice) pairs.
+# "head_dim", "num_heads" or "" (whichever is finer) for all modules, or (module name pattern, choice) pairs.
 Heads = str | tuple[tuple[str, str], ...]
 
 
@@ -182,7 +182,7 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     able = varying or able
     agreed = [k for k in able if (marks[of[f.factors[k]]] == _SHRINKS).any()]  # type: ignore[index]
     if not agreed and heads and len(able) > 1:
-        return able[-1] if heads == "width" else able[-2]
+        return able[-1] if heads == "head_dim" else able[-2]
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
 
 

@@ -65,9 +65,9 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
             prediction = prediction.turned(held)
             continue
         strikes.update({d.node for d in _judged(found)})
-        held = _Lesson(prediction, held, strikes, rewrite_code).learn(found, refusal)
+        held = _Inference(prediction, held, strikes, rewrite_code).learn(found, refusal)
         if held is before:
-            held = _Lesson(prediction, held, strikes, rewrite_code).give_up(found, refusal)
+            held = _Inference(prediction, held, strikes, rewrite_code).give_up(found, refusal)
         prediction = prediction.again(held)
     return held
 
@@ -81,7 +81,7 @@ def _probe(prediction: Prediction, held: Held) -> tuple[list[Difference], Refusa
     return [d for d in found if d.scalar is None or d.node.name not in held.folded], refusal
 
 
-class _Lesson:
+class _Inference:
     """One round of learning: the differences of one probe."""
 
     def __init__(self, prediction: Prediction, held: Held, strikes: Counter[fx.Node], rewrite_code: bool) -> None:

@@ -23,7 +23,7 @@ from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
 from fxprune.module.attributes import mend
-from fxprune.module.isolation import borrowed, call, plain_attention, set_training, swap_tensors, watch_forwards
+from fxprune.module.isolation import call, isolated, plain_attention, set_training, swap_tensors, watch_forwards
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.recorder import all_on_meta, meta_like
 
@@ -87,7 +87,7 @@ def probe(
         shape = prediction.shape(parameters[name]) if name in parameters else tensor.shape
         return meta_like(name, tensor, None if shape == tensor.shape else shape)
 
-    with borrowed(graph.model):
+    with isolated(graph.model):
         swap_tensors(graph.model, cut)
         model = mend(graph.model, attributes)
         inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, graph.inputs)

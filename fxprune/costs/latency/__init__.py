@@ -1,7 +1,7 @@
 """Latency: what a model of any widths takes on the present device, predicted from a table of measured ops.
 
     latency = fxprune.latency.measure(groups)                # minutes the first time, then read from a file
-    plan = fxprune.planners.Budget(0.5, of=latency)(groups, scores)
+    plan = fxprune.planners.Budget(0.5, measure=latency)(groups, scores)
     latency.of(plan)                                         # seconds
 
 The rooms:

@@ -29,7 +29,7 @@ from fxprune.costs.latency.grid import Floats, Surfaces, grid, points, rising, s
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
 from fxprune.errors import InputError
-from fxprune.module.isolation import as_call, borrowed, call, cloned, random_states, set_training
+from fxprune.module.isolation import as_call, call, cloned, isolated, random_states, set_training
 from fxprune.module.written_tensors import unwatched
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
@@ -230,7 +230,7 @@ def by_turns(models: Sequence[nn.Module], example_inputs: Any, runs: int = 9) ->
     device = next(t.device for t in tree_leaves(inputs) if isinstance(t, Tensor))
     with ExitStack() as undo:
         for model in models:
-            undo.enter_context(borrowed(model, keep_buffers=True))
+            undo.enter_context(isolated(model, keep_buffers=True))
             set_training(model, False)
         undo.enter_context(torch.inference_mode())
         for run in range(-2, runs):

@@ -26,8 +26,8 @@ class Constraints:
         round_to: kept counts are multiples of this; 8 or 16 suit most hardware. A group smaller than it stays whole.
         minimum: channels that stay at least; or {name or shell pattern of groups or of modules that make their
             channels: channels}, of which the first that fits counts.
-        maximum_ratio: part of a group that may be removed, in [0, 1]; or {pattern: part}.
-        protect: names or shell patterns of groups, or of modules and parameters that keep all channels.
+        max_pruning_ratio: part of a group that may be removed, in [0, 1]; or {pattern: part}.
+        ignored: names or shell patterns of groups, or of modules and parameters that keep all channels.
 
     Raises:
         InputError: a value out of range or, when used, a pattern that fits no group.
@@ -35,15 +35,15 @@ class Constraints:
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(*[torch.nn.Linear(20, 20) for _ in range(4)])
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 20)))
-    >>> rules = fxprune.planners.Constraints(round_to=4, minimum={"1": 14}, protect=("2.bias",))
+    >>> rules = fxprune.planners.Constraints(round_to=4, minimum={"1": 14}, ignored=("2.bias",))
     >>> rules.fit(groups, {"0": 5, "1": 5, "2": 5})
     {'0': 8, '1': 16, '2': 20}
     """
 
     round_to: int = 1
     minimum: int | Mapping[str, int] = 1
-    maximum_ratio: float | Mapping[str, float] = 1.0
-    protect: tuple[str, ...] = ()
+    max_pruning_ratio: float | Mapping[str, float] = 1.0
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.round_to, int) or self.round_to < 1:
@@ -51,9 +51,9 @@ class Constraints:
         for value in _values(self.minimum):
             if value < 1:
                 raise InputError("a minimum width must be a positive integer", seen=str(value), remedy="give 1 or more")
-        for part in _values(self.maximum_ratio):
+        for part in _values(self.max_pruning_ratio):
             if not 0 <= part <= 1:
-                raise InputError("maximum_ratio out of range", seen=str(part), remedy="give a number in [0, 1]")
+                raise InputError("max_pruning_ratio out of range", seen=str(part), remedy="give a number in [0, 1]")
 
     def units(self, groups: Groups) -> tuple[Unit, ...]:
         """What can be decided by itself: each group, or each set of tied groups, with its allowed widths."""
@@ -78,17 +78,17 @@ class Constraints:
 
     def _least(self, group: Group) -> int:
         """Channels that must stay, before rounding."""
-        if any(touches(group, pattern) for pattern in self.protect):
+        if any(touches(group, pattern) for pattern in self.ignored):
             return group.size
-        ratio = _chosen(self.maximum_ratio, group, 1.0)
+        ratio = _chosen(self.max_pruning_ratio, group, 1.0)
         # The tolerance absorbs the rounding of the product: 0.9 of 10 channels are 9, not 9.000000000000002.
         return min(group.size, max(_chosen(self.minimum, group, 1), ceil((1 - ratio) * group.size - 1e-9)))
 
     def _check_patterns(self, groups: Groups) -> None:
-        for pattern in self.protect:
+        for pattern in self.ignored:
             if not any(touches(g, pattern) for g in groups):
                 raise unknown(pattern, groups)
-        for table in (self.minimum, self.maximum_ratio):
+        for table in (self.minimum, self.max_pruning_ratio):
             if isinstance(table, Mapping):
                 check_patterns(table, groups)
 

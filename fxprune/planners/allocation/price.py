@@ -26,25 +26,25 @@ class Price:
     Args:
         groups: the groups of a model.
         units: what is decided; their widths are numbers of parts.
-        of: what is counted.
+        measure: what is counted.
 
     Raises:
         InputError: an unknown name of a measure.
     """
 
-    def __init__(self, groups: Groups, units: Sequence[Unit], of: Measure) -> None:
+    def __init__(self, groups: Groups, units: Sequence[Unit], measure: Measure) -> None:
         self._units = units
-        self._evaluate = self._own(of) if callable(of) else self._model(groups, of)
+        self._evaluate = self._own(measure) if callable(measure) else self._model(groups, measure)
 
     def __call__(self, parts: Ints) -> Any:
         """The cost at `parts` of each unit, of shape (units,); or (n,) costs of shape (units, n)."""
         return self._evaluate(parts)
 
-    def _model(self, groups: Groups, of: str) -> Callable[[Ints], Any]:
+    def _model(self, groups: Groups, measure: str) -> Callable[[Ints], Any]:
         model: CostModel = cost_model(groups.graph, groups.heads)
-        if of not in ("macs", "parameters"):
-            raise InputError("unknown measure of cost", seen=repr(of), remedy="'macs', 'parameters' or a function")
-        cost = model.macs if of == "macs" else model.parameters
+        if measure not in ("macs", "parameters"):
+            raise InputError("unknown measure of cost", seen=repr(measure), remedy="'macs', 'parameters' or a function")
+        cost = model.macs if measure == "macs" else model.parameters
         index = {name: i for i, name in enumerate(model.groups)}
         rows = [index[name] for unit in self._units for name in unit.names]
 
@@ -57,9 +57,9 @@ class Price:
 
         return evaluate
 
-    def _own(self, of: Callable[[Mapping[str, int]], float]) -> Callable[[Ints], Any]:
+    def _own(self, measure: Callable[[Mapping[str, int]], float]) -> Callable[[Ints], Any]:
         def one(parts: Ints) -> float:
             counts = {n: c for unit, p in zip(self._units, parts, strict=True) for n, c in unit.counts(p).items()}
-            return float(of(counts))
+            return float(measure(counts))
 
         return lambda parts: one(parts) if parts.ndim == 1 else np.array([one(column) for column in parts.T])

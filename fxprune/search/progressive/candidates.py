@@ -38,7 +38,7 @@ class Cut:
             self.tune(model)
 
 
-class Kitchen(Generic[M]):
+class Candidates(Generic[M]):
     """How each candidate of the present iteration is made.
 
     What the modules of an iteration's model give while it is evaluated is remembered for the attempts that follow.

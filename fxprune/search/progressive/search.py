@@ -26,9 +26,9 @@ from fxprune.reconstruction import reconstruct
 from fxprune.reconstruction.shared import sharing
 from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
-from fxprune.search.evaluator import Bench
+from fxprune.search.evaluator import Evaluator
 from fxprune.search.progressive.activation_cache import Remembered
-from fxprune.search.progressive.candidates import Cut, Kitchen, Refit
+from fxprune.search.progressive.candidates import Candidates, Cut, Refit
 from fxprune.search.result import Search
 from fxprune.search.trial import Candidate, Evaluate, Tune
 from fxprune.search.workers import Runner
@@ -70,8 +70,8 @@ class Progressive:
     from the model before it.
 
     Attributes:
-        target: part of the original's cost to come down to, in (0, 1].
-        of: what is counted, as in `Budget`.
+        keep: part of the original's cost to come down to, in (0, 1].
+        measure: what is counted, as in `Budget`.
         step: part of a group's original width that an attempt removes, at least one channel.
         top: part of the groups that an iteration prunes, at least one group.
         constraints: which widths are allowed.
@@ -95,13 +95,13 @@ class Progressive:
     >>> x = torch.randn(64, 4)
     >>> groups = fxprune.find_groups(fxprune.trace(net, x))
     >>> quality = lambda model: -float((model(x) - net(x)).square().mean().detach())
-    >>> found = fxprune.planners.Progressive(0.5, step=0.2, progress=False)(net, groups, [x], quality)
+    >>> found = fxprune.search.Progressive(0.5, step=0.2, progress=False)(net, groups, [x], quality)
     >>> [step.counts["0"] for step in found.history]
     [16, 12, 10]
     """
 
-    target: float = 0.5
-    of: Measure = "macs"
+    keep: float = 0.5
+    measure: Measure = "macs"
     step: float = 0.05
     top: float = 0.25
     constraints: Constraints = UNCONSTRAINED
@@ -112,7 +112,7 @@ class Progressive:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_budget(self.target, 0.0)
+        check_budget(self.keep, 0.0)
         for name in ("step", "top"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} out of range", seen=str(getattr(self, name)), remedy="give a part in (0, 1]")
@@ -138,7 +138,7 @@ class Progressive:
             evaluate: the quality of a model, higher is better; runs once for each group and iteration, so give it few
                 samples that are not the test set's.
             tune: applied to the model of each iteration, not to attempts; some training for instance, which after a
-                refit is best begun with `fxprune.settle`.
+                refit is best begun with `fxprune.absorb_batchnorm`.
             folder: a directory that remembers every attempt and keeps every iteration's checkpoint; a search that was
                 killed goes on from it, if it is given the same data, which are not compared.
             workers: where attempts run; default is this process.
@@ -153,37 +153,48 @@ class Progressive:
         history: list[Step] = []
         finished = True
         remembered = Remembered(self.cache)
-        kitchen = Kitchen(model, evaluate, remembered)
+        candidates = Candidates(model, evaluate, remembered)
         with (
             remembered,
-            Bench(model, groups, evaluate, tune, self, self.seed, folder, workers, kitchen.make) as bench,
+            Evaluator(model, groups, evaluate, tune, self, self.seed, folder, workers, candidates.make) as evaluator,
         ):
-            walk = _Walk(self, bench, kitchen, data, tune)
+            state = _State(self, evaluator, candidates, data, tune)
             try:
                 with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
-                    task = bar.add_task("progressive", total=max(1.0 - self.target, 1e-9))
-                    for step in walk.steps():
+                    task = bar.add_task("progressive", total=max(1.0 - self.keep, 1e-9))
+                    for step in state.steps():
                         history.append(step)
-                        text = f"{walk.left:.1%} of the cost left: {step.fitness:.4f}"
-                        bar.update(task, completed=1.0 - walk.left, description=text)
+                        text = f"{state.left:.1%} of the cost left: {step.fitness:.4f}"
+                        bar.update(task, completed=1.0 - state.left, description=text)
             except KeyboardInterrupt:
                 finished = False
-            return bench.result(history, finished)
+            return evaluator.result(history, finished)
 
 
-class _Walk(Generic[M]):
+class _State(Generic[M]):
     """The state of one search: the model as it is by now, and which of the original's channels it has."""
 
     def __init__(
-        self, settings: Progressive, bench: Bench[M], kitchen: Kitchen[M], data: Iterable[Any], tune: Tune | None
+        self,
+        settings: Progressive,
+        evaluator: Evaluator[M],
+        candidates: Candidates[M],
+        data: Iterable[Any],
+        tune: Tune | None,
     ) -> None:
-        self.settings, self.bench, self.kitchen, self.data, self.tune = settings, bench, kitchen, data, tune
-        self.units = settings.constraints.units(bench.groups)
+        self.settings, self.evaluator, self.candidates, self.data, self.tune = (
+            settings,
+            evaluator,
+            candidates,
+            data,
+            tune,
+        )
+        self.units = settings.constraints.units(evaluator.groups)
         self.parts = np.array([u.parts for u in self.units], dtype=np.int64)
-        self.price = Price(bench.groups, self.units, settings.of)
+        self.price = Price(evaluator.groups, self.units, settings.measure)
         self.full = float(self.price(self.parts))
-        self.kept: dict[str, Ints] = {g.name: np.arange(g.size) for g in bench.groups}
-        self.candidate = bench.original
+        self.kept: dict[str, Ints] = {g.name: np.arange(g.size) for g in evaluator.groups}
+        self.candidate = evaluator.original
         self._check_target()
 
     @property
@@ -193,28 +204,28 @@ class _Walk(Generic[M]):
 
     def steps(self) -> Iterator[Step]:
         """Iterate until the target is met."""
-        self.bench.baseline()
+        self.evaluator.baseline()
         done: list[Candidate] = []
-        base = self.bench.model
-        while self.left > self.settings.target * (1 + 1e-12):
-            self.kitchen.forget_all_but(self.candidate)
+        base = self.evaluator.model
+        while self.left > self.settings.keep * (1 + 1e-12):
+            self.candidates.forget_all_but(self.candidate)
             groups = self._groups_of(base)
-            view = groups.among([g for g in groups if g.name in self.kept])
+            view = groups.subset([g for g in groups if g.name in self.kept])
             scores = self.settings.scorer(base, view, self.data)
             check_scores(scores, view)
             chosen = self._selected(base, groups, scores)
             widths, step = self._last_cuts(chosen), len(done)
             done.append(self._candidate(base, groups, scores, widths, f"step {step} on {self.candidate.key}", True))
             self.candidate = done[-1]
-            (outcome,) = self.bench.run([self.candidate])
-            base = self.bench.made(self.candidate)
-            self.bench.keep(done, self.candidate)
+            (outcome,) = self.evaluator.run([self.candidate])
+            base = self.evaluator.made(self.candidate)
+            self.evaluator.keep(done, self.candidate)
             self.kept |= {n: g.kept for n, g in self.candidate.plan.groups.items()}
             for i, parts in widths.items():
                 self.parts[i] = parts
             pruned = tuple(n for i in widths for n in self.units[i].names)
             plan = self.candidate.plan
-            yield Step(plan.kept_counts(), self.bench.cost(plan), outcome.fitness, pruned, self.candidate.key)
+            yield Step(plan.kept_counts(), self.evaluator.cost(plan), outcome.fitness, pruned, self.candidate.key)
 
     def _selected(self, base: M, groups: Groups, scores: dict[str, Tensor]) -> list[int]:
         """The units that an iteration prunes, in execution order: attempt all, take those that it hurts least."""
@@ -226,7 +237,7 @@ class _Walk(Generic[M]):
             for i, width in narrower.items()
         ]
         with sharing(base, [s.tensor for g in groups for s in g.consumers], self.data):
-            outcomes = self.bench.run(attempts)
+            outcomes = self.evaluator.run(attempts)
         fitness = [-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes]
         if max(fitness) == -math.inf:
             raise InputError("no attempt's quality is a number", seen="nan", remedy="look at what evaluate returns")
@@ -237,7 +248,7 @@ class _Walk(Generic[M]):
 
     def _last_cuts(self, chosen: Sequence[int]) -> dict[int, int]:
         """New widths of the chosen units, in parts; no more goes than the target asks for."""
-        limit, widths = self.settings.target * self.full * (1 + 1e-12), dict[int, int]()
+        limit, widths = self.settings.keep * self.full * (1 + 1e-12), dict[int, int]()
         for i in chosen:
             allowed = self.units[i].allowed
             lowest = self._next_width(self.units[i], int(self.parts[i]))
@@ -271,20 +282,20 @@ class _Walk(Generic[M]):
         counts = {n: c for i, parts in widths.items() for n, c in self.units[i].counts(parts).items()}
         inside = {n: best(scores[n], count) for n, count in counts.items()}
         relative = groups.plan(inside)
-        plan = self.bench.groups.plan(self.kept | {n: self.kept[n][keep] for n, keep in inside.items()})
+        plan = self.evaluator.groups.plan(self.kept | {n: self.kept[n][keep] for n, keep in inside.items()})
         candidate = Candidate(plan, base=name, can_win=last)
         # An attempt touches one group; the step repairs all that the original's plan has cut so far.
-        reference, between = (self.bench.model, plan) if last else (base, relative)
+        reference, between = (self.evaluator.model, plan) if last else (base, relative)
         tune = self.tune if last else None
         cut = Cut(relative, self.settings.refit, reference, between, self.data, tune)
-        self.kitchen.add(candidate, base, self.candidate, cut)
+        self.candidates.add(candidate, base, self.candidate, cut)
         return candidate
 
     def _groups_of(self, base: M) -> Groups:
         """The groups of the model as it is by now; they have the names of the original's."""
-        if base is self.bench.model:
-            return self.bench.groups
-        arguments, keywords = self.bench.groups.graph.inputs
+        if base is self.evaluator.model:
+            return self.evaluator.groups
+        arguments, keywords = self.evaluator.groups.graph.inputs
         groups = find_groups(trace(base, arguments or keywords))
         for g in groups:
             if g.name in self.kept and g.size != len(self.kept[g.name]):
@@ -294,6 +305,6 @@ class _Walk(Generic[M]):
 
     def _check_target(self) -> None:
         least = float(self.price(np.array([u.allowed[0] for u in self.units], dtype=np.int64))) / self.full
-        if least > self.settings.target * (1 + 1e-12):
-            seen = f"the smallest widths cost {least:.2%} of the original, the target is {self.settings.target:.2%}"
+        if least > self.settings.keep * (1 + 1e-12):
+            seen = f"the smallest widths cost {least:.2%} of the original, the target is {self.settings.keep:.2%}"
             raise InputError("the target cannot be reached", seen=seen, remedy="a larger target or looser constraints")

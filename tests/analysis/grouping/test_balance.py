@@ -130,9 +130,9 @@ def test_counts_out_of_balance_are_refused() -> None:
 
 
 def test_protecting_a_part_fixes_the_whole_balance() -> None:
-    groups = groups_of(Units(), protect=["branches.1"])
+    groups = groups_of(Units(), ignored=["branches.1"])
     assert {g.name for g in groups} == set()
-    assert any("protected by the caller" in f.reason for f in groups.fixed)
+    assert any("ignored by the caller" in f.reason for f in groups.fixed)
 
 
 def test_a_grid_that_is_read_is_no_mere_move() -> None:

@@ -15,8 +15,9 @@ from search_toys import jitter
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import Constraints, Progressive, Workers
+from fxprune.planners import Constraints
 from fxprune.scorers import L2Norm, Lasso
+from fxprune.search import Progressive, Workers
 from fxprune.search.progressive.activation_cache import Attempt, Recording, Remembered, recorder
 
 MEMORY = 2**26
@@ -241,7 +242,7 @@ def search(name: str, cache: int, evaluate: Any = None, **settings: Any) -> tupl
     groups = fxprune.find_groups(fxprune.trace(model, IMAGES[:2]))
     evaluate = evaluate or Bits()
     given = {k: settings.pop(k) for k in ("workers", "folder", "tune") if k in settings}
-    settings = {"target": 0.6, "step": 0.34, "top": 0.5, "progress": False, "scorer": L2Norm(), **settings}
+    settings = {"keep": 0.6, "step": 0.34, "top": 0.5, "progress": False, "scorer": L2Norm(), **settings}
     return Progressive(cache=cache, **settings)(model, groups, DATA, evaluate, **given), evaluate
 
 
@@ -293,9 +294,9 @@ def test_little_memory(limit: int) -> None:
 
 
 def test_workers_give_the_same() -> None:
-    full, _ = search("twice", 0, total, target=0.8)
-    same(search("twice", MEMORY, total, target=0.8)[0], full)
-    same(search("twice", MEMORY, total, target=0.8, workers=Workers(2))[0], full)
+    full, _ = search("twice", 0, total, keep=0.8)
+    same(search("twice", MEMORY, total, keep=0.8)[0], full)
+    same(search("twice", MEMORY, total, keep=0.8, workers=Workers(2))[0], full)
 
 
 def total(model: nn.Module) -> float:

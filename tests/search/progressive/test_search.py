@@ -10,9 +10,9 @@ from search_toys import jitter, perceptron, widths_of
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import AtBudget, Constraints, Progressive, Uniform
+from fxprune.planners import AtBudget, Constraints, Uniform
 from fxprune.scorers import L2Norm
-from fxprune.search import restore
+from fxprune.search import Progressive, restore
 
 DATA = [torch.linspace(-1, 1, 240).mul(40).sin().view(60, 4)]
 
@@ -25,27 +25,27 @@ def descend(evaluate: Any, *widths: int, tune: Any = None, folder: Any = None, *
 
 def test_the_groups_that_it_hurts_least_go_first() -> None:
     """Each channel of group 1 counts ten times as much as one of the others."""
-    found, *_ = descend(lambda m: float(np.dot(widths_of(m), [1, 10, 2])), 40, 40, 40, target=0.5, top=0.3)
+    found, *_ = descend(lambda m: float(np.dot(widths_of(m), [1, 10, 2])), 40, 40, 40, keep=0.5, top=0.3)
     assert [s.pruned for s in found.history[:5]] == [("0",)] * 5
     assert found.plan.kept_counts()["1"] == 40
     assert found.plan.kept_counts()["0"] < found.plan.kept_counts()["2"]
 
 
 def test_several_groups_go_in_execution_order() -> None:
-    found, *_ = descend(lambda m: -float(np.dot(widths_of(m), [1, 3, 2, 4])), 20, 20, 20, 20, target=0.6, top=0.5)
+    found, *_ = descend(lambda m: -float(np.dot(widths_of(m), [1, 3, 2, 4])), 20, 20, 20, 20, keep=0.6, top=0.5)
     assert found.history[0].pruned == ("1", "3")
     assert found.history[0].counts == {"0": 20, "1": 19, "2": 20, "3": 19}
 
 
 def test_of_equals_those_go_that_save_most() -> None:
-    found, *_ = descend(lambda m: 1.0, 10, 40, 10, target=0.9, top=0.3, step=0.1)
+    found, *_ = descend(lambda m: 1.0, 10, 40, 10, keep=0.9, top=0.3, step=0.1)
     assert found.history[0].pruned == ("1",)
 
 
 @pytest.mark.parametrize("target", [0.8, 0.5, 0.2])
 @pytest.mark.parametrize("of", ["macs", "parameters"])
 def test_ends_just_below_the_target(target: float, of: Any) -> None:
-    found, _, groups = descend(lambda m: float(widths_of(m)[0]), 60, 50, target=target, of=of, step=0.3)
+    found, _, groups = descend(lambda m: float(widths_of(m)[0]), 60, 50, keep=target, measure=of, step=0.3)
     full, last = getattr(fxprune.cost(groups.graph), of), getattr(found.history[-1].cost, of)
     assert target * full - 70 < last <= target * full
     assert found.history[-1].cost == fxprune.cost(groups.graph, found.plan)
@@ -54,16 +54,16 @@ def test_ends_just_below_the_target(target: float, of: Any) -> None:
 
 
 def test_nothing_to_do() -> None:
-    found, model, _ = descend(lambda m: 1.0, 10, 10, target=1.0)
+    found, model, _ = descend(lambda m: 1.0, 10, 10, keep=1.0)
     assert found.model is model
     assert found.history == ()
 
 
 def test_each_attempt_removes_a_part_of_one_group_and_obeys_the_constraints() -> None:
     seen: list[list[int]] = []
-    rules = Constraints(round_to=4, minimum={"1": 8}, protect=("2.bias",))
+    rules = Constraints(round_to=4, minimum={"1": 8}, ignored=("2.bias",))
     found, *_ = descend(
-        lambda m: (seen.append(widths_of(m)), 1.0)[1], 20, 20, 20, target=0.45, step=0.1, constraints=rules
+        lambda m: (seen.append(widths_of(m)), 1.0)[1], 20, 20, 20, keep=0.45, step=0.1, constraints=rules
     )
     assert seen[:3] == [[20, 20, 20], [16, 20, 20], [20, 16, 20]]
     assert all(a % 4 == b % 4 == 0 and b >= 8 and c == 20 for a, b, c in seen)
@@ -131,7 +131,7 @@ def test_samplers_let_a_branch_drop_what_it_reads() -> None:
 
 def test_every_iteration_is_a_usable_model(tmp_path: Path) -> None:
     found, model, _ = descend(
-        lambda m: float(sum(widths_of(m))), 40, 40, target=0.3, tune=jitter, folder=tmp_path, step=0.1
+        lambda m: float(sum(widths_of(m))), 40, 40, keep=0.3, tune=jitter, folder=tmp_path, step=0.1
     )
     assert len(found.history) > 4
     for step in found.history:
@@ -144,14 +144,14 @@ def test_every_iteration_is_a_usable_model(tmp_path: Path) -> None:
 
 def test_only_iterations_are_tuned() -> None:
     tuned: list[list[int]] = []
-    found, *_ = descend(lambda m: 1.0, 20, 20, target=0.5, tune=lambda m: tuned.append(widths_of(m)))
+    found, *_ = descend(lambda m: 1.0, 20, 20, keep=0.5, tune=lambda m: tuned.append(widths_of(m)))
     assert tuned == [list(s.counts.values()) for s in found.history]
 
 
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"target": 0.0}, "a budget is a part of the original's cost"),
+        ({"keep": 0.0}, "a budget is a part of the original's cost"),
         ({"step": 0.0}, "step out of range; seen: 0.0"),
         ({"top": 1.5}, "top out of range; seen: 1.5"),
     ],
@@ -163,4 +163,4 @@ def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:
 
 def test_a_target_out_of_reach() -> None:
     with pytest.raises(fxprune.InputError, match="the target cannot be reached; seen: the smallest widths cost"):
-        descend(lambda m: 1.0, 10, 10, target=0.2, constraints=Constraints(minimum=8))
+        descend(lambda m: 1.0, 10, 10, keep=0.2, constraints=Constraints(minimum=8))

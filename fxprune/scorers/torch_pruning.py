@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
-from fxprune.module.isolation import borrowed
+from fxprune.module.isolation import isolated
 from fxprune.plan.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
 
@@ -42,7 +42,7 @@ class TorchPruning:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         peer = _peer()
-        with borrowed(model), _same_gradients(model):
+        with isolated(model), _same_gradients(model):
             torch.manual_seed(self.seed)
             found = {g.name: self._score(peer, model, g) for g in sorted(groups, key=lambda g: g.name)}
         unknown = [g.name for g in groups if found[g.name] is None]

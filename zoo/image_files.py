@@ -22,7 +22,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
-class Album:
+class ImageFiles:
     """Image files as samples; satisfies `zoo.splits.Samples`.
 
     Args:
@@ -69,20 +69,20 @@ class Album:
         for rows, images in zip(order, loader, strict=True):
             yield self._split(_stack(images), rows.cpu())
 
-    def to(self, device: torch.device) -> Album:
+    def to(self, device: torch.device) -> ImageFiles:
         """The same files, whose batches are put on ``device``."""
         return replace(self, device=device)
 
-    def part(self, rows: Tensor) -> Album:
+    def part(self, rows: Tensor) -> ImageFiles:
         """The files at ``rows``."""
         pixels = None if self.pixels is None else self.pixels[rows]
         return replace(self, paths=[self.paths[i] for i in rows.tolist()], labels=self.labels[rows], pixels=pixels)
 
-    def with_labels(self, labels: Tensor) -> Album:
+    def with_labels(self, labels: Tensor) -> ImageFiles:
         """The same files with other labels."""
         return replace(self, labels=labels)
 
-    def hold(self) -> Album:
+    def hold(self) -> ImageFiles:
         """The same files, all decoded now and kept in memory: 3 * canvas² bytes an image."""
         return replace(self, pixels=_stack(read(path, self.canvas) for path in self.paths))
 

@@ -10,12 +10,12 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.module.batches import batches
-from fxprune.module.isolation import borrowed, set_training
+from fxprune.module.isolation import isolated, set_training
 
 _KEYS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def recalibrate(model: nn.Module, data: Iterable[Any]) -> int:
+def recalibrate_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
     """Estimate the running means and variances of all BatchNorms anew, in place.
 
     Pruning changes the distributions that a BatchNorm sees, while its running statistics stay those of the original.
@@ -38,7 +38,7 @@ def recalibrate(model: nn.Module, data: Iterable[Any]) -> int:
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.BatchNorm2d(1))
     >>> _ = torch.nn.init.constant_(net[0].weight, 2.0)
-    >>> fxprune.recalibrate(net, [torch.tensor([[[[1.0]]], [[[3.0]]]])])
+    >>> fxprune.recalibrate_batchnorm(net, [torch.tensor([[[[1.0]]], [[[3.0]]]])])
     1
     >>> net[1].running_mean, net[1].running_var
     (tensor([4.]), tensor([8.]))
@@ -61,7 +61,7 @@ def _estimate(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The new statistics of the modules that ran; the model is left alone."""
     ran: set[str] = set()
-    with borrowed(model, keep_buffers=True):
+    with isolated(model, keep_buffers=True):
         set_training(model, False)
         for name, m in norms.items():
             m.reset_running_stats()

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.module.batches import batches
-from fxprune.module.isolation import borrowed, set_training
+from fxprune.module.isolation import isolated, set_training
 
 Norm = nn.modules.batchnorm._BatchNorm
 
 
-def settle(model: nn.Module, data: Iterable[Any]) -> int:
+def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
     """Make each BatchNorm's running mean and variance those of its inputs, and its scale and shift make up for it.
 
     With m, v the running statistics as they are, and m', v' the mean and variance of the inputs over the data,
@@ -28,7 +28,7 @@ def settle(model: nn.Module, data: Iterable[Any]) -> int:
     may give another mean and spread than the running statistics say, on purpose, where it repairs the error of the
     shortcut that it is added to. Training mode normalises by the batch, which takes that away; after settling, both
     modes give the same, up to the difference between batches and the data.
-    `recalibrate`, in contrast, keeps scale and shift and changes the outputs. The formula is fxprune's own.
+    `recalibrate_batchnorm`, in contrast, keeps scale and shift and changes the outputs. The formula is fxprune's own.
 
     Args:
         model: changed in place. Norms without running statistics, without a scale and shift, or that share these with
@@ -45,8 +45,10 @@ def settle(model: nn.Module, data: Iterable[Any]) -> int:
     >>> net = torch.nn.Sequential(torch.nn.BatchNorm1d(1)).eval()
     >>> x = torch.tensor([[3.0], [5.0]])
     >>> before = net(x)
-    >>> fxprune.settle(net, [x]), torch.allclose(net(x), before), torch.allclose(net.train()(x), before, atol=1e-4)
-    (1, True, True)
+    >>> fxprune.absorb_batchnorm(net, [x])
+    1
+    >>> torch.allclose(net(x), before), torch.allclose(net.train()(x), before, atol=1e-4)
+    (True, True)
     """
     norms = _norms(model)
     found = _measured(model, norms, data)
@@ -111,7 +113,7 @@ def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> 
 
         return look
 
-    with borrowed(model, keep_buffers=True):
+    with isolated(model, keep_buffers=True):
         set_training(model, False)
         for name, m in norms.items():
             m.register_forward_pre_hook(watch(name))

@@ -18,7 +18,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that come with the zoo."""
 
 
-def cook(recipe: Recipe, run: Run | None = None) -> tuple[nn.Module, Metadata]:
+def train_recipe(recipe: Recipe, run: Run | None = None) -> tuple[nn.Module, Metadata]:
     """Train ``recipe``; returns the trained network and what a checkpoint should say of it."""
     run = run or Run()
     made_by = commit()  # before the training: files may change meanwhile
