@@ -131,7 +131,7 @@ class Groups(Sequence[Group]):
         return orders
 
     def _balances(self) -> list[Balance]:
-        return [b for b in balances(self.analysis, self.heads) if b.names in self.ties]
+        return [b for b in balances(self.analysis) if b.names in self.ties]
 
     def subset(self, groups: Iterable[Group]) -> Groups:
         """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
@@ -156,7 +156,7 @@ class Groups(Sequence[Group]):
 
     def steps(self, tie: frozenset[str]) -> Steps:
         """How the groups of a tie can shrink together."""
-        found = steps(self.analysis, tie, self.heads)
+        found = steps(self.analysis, tie)
         assert found is not None, f"a tie without a common step: {sorted(tie)[:3]}"
         return found
 

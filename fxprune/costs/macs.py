@@ -7,25 +7,26 @@ constant plus a sum over groups of kept channels. So the cost of a plan is arith
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from torch import fx, nn
+from torch import nn
 
 from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.ops.spec import Length
+from fxprune.analysis.ops.table import spec_of_node
 from fxprune.errors import PlanError, check_kind
 from fxprune.plan.plan import Plan, check_plan
 from fxprune.tracing.trace import Graph
 
-Length = tuple[int, Dim]
 Floats = npt.NDArray[np.float64]
 
 
@@ -164,45 +165,8 @@ def _mac_terms(analysis: Analysis) -> tuple[list[list[Length]], list[str]]:
     """The dims whose lengths multiply to the MACs of each contraction, and the module that issued it."""
     terms, modules = [], []
     for node in analysis.labelling.graph.fx.nodes:
-        count = _MACS.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
-        if count is not None and not node.meta["extra"]:
-            terms.append(list(count(node, analysis.labelling.axes)))
+        spec = spec_of_node(node)
+        if spec is not None and spec.macs is not None and not node.meta["extra"]:
+            terms.append(list(spec.macs(node, analysis.labelling.axes)))
             modules.append(node.meta["module"])
     return terms, modules
-
-
-def _lengths(axes: Any, dims: Sequence[int]) -> Iterator[Length]:
-    return ((axes.shape[i], axes[i]) for i in dims)
-
-
-def _convolution(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
-    x, w, out = axes[node.args[0]], axes[node.args[1]], axes[node]  # type: ignore[index]
-    swept = x if node.args[6] else out
-    channel = len(x) - len(w) + 1
-    yield from _lengths(swept, [i for i in range(len(swept)) if i != channel])
-    yield from _lengths(w, range(len(w)))
-
-
-def _matrices(first: int) -> Callable[[fx.Node, Mapping[fx.Node, Any]], Iterator[Length]]:
-    def product(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
-        a, b = axes[node.args[first]], axes[node.args[first + 1]]  # type: ignore[index]
-        yield from _lengths(a, range(len(a)))
-        yield from _lengths(b, [len(b) - 1])
-
-    return product
-
-
-def _linear(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
-    x, w = axes[node.args[0]], axes[node.args[1]]  # type: ignore[index]
-    yield from _lengths(x, range(len(x)))
-    yield from _lengths(w, [0])
-
-
-_MACS: dict[str, Callable[[fx.Node, Mapping[fx.Node, Any]], Iterator[Length]]] = {
-    "convolution": _convolution,
-    "mm": _matrices(0),
-    "bmm": _matrices(0),
-    "addmm": _matrices(1),
-    "baddbmm": _matrices(1),
-    "linear": _linear,
-}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.ops.contraction import unturned
+from fxprune.analysis.ops.layout import unturned
 from fxprune.plan.plan import Ints, Plan
 from fxprune.statistics.observe import Contraction
 from fxprune.tracing.trace import Graph

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fxprune.analysis.ops.norm import BATCH_NORMS, BatchNorm
+from fxprune.analysis.ops.spec import Move, OpSpec
+from fxprune.analysis.ops.table import spec_of
 from fxprune.statistics.observe import Contraction
 
 Call: TypeAlias = tuple[str, int]
-_VIEWS = frozenset(["view", "_unsafe_view", "_reshape_alias"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +93,17 @@ class Landings(TorchDispatchMode):
         known = [(a, self._ways[a]) for a in args if isinstance(a, Tensor) and a in self._ways]
         if not known:
             return op(*args, **kwargs)
-        name = op._opname
-        if name in ("add", "add_") and not kwargs and all(isinstance(a, Tensor) for a in args[:2]):
+        spec = spec_of(op)
+        if spec and spec.adds and not kwargs and all(isinstance(a, Tensor) for a in args[:2]):
             self._added(args[0], args[1])
         result = op(*args, **kwargs)
         way = known[0][1]
-        norm = BATCH_NORMS.get(name)
-        if norm and way.scale is None and args[0].shape == way.shape and isinstance(args[norm.mean], Tensor):
-            self._ways[result[0]] = replace(way, scale=_scale(norm, args))
-            self._note(Normed(way.call[0], args[norm.mean]))
-        elif name in _VIEWS:
+        normed = _normed(spec, args) if way.scale is None and args[0].shape == way.shape else None
+        if normed:
+            mean, scale = normed
+            self._ways[result[0]] = replace(way, scale=scale)
+            self._note(Normed(way.call[0], mean))
+        elif spec and spec.move is Move.RESHAPE:
             self._ways[result] = way
         else:
             for tensor, way in known:
@@ -119,8 +120,12 @@ class Landings(TorchDispatchMode):
                 self._note(Landing(way, other.reshape(way.shape), partner and partner.call[0]))
 
 
-def _scale(norm: BatchNorm, args: Any) -> Tensor:
-    """γ/√(σ² + ε) from a batch norm's arguments."""
-    weight, variance, epsilon = args[norm.scale], args[norm.variance], args[norm.epsilon]
+def _normed(spec: OpSpec | None, args: Any) -> tuple[Tensor, Tensor] | None:
+    """The running mean, and γ/√(σ² + ε), from a batch norm's arguments; None where the op is none, or has none."""
+    norm = spec.norm if spec else None
+    if norm is None or norm.statistics is None or not isinstance(args[norm.statistics.mean], Tensor):
+        return None
+    mean, variance, epsilon = (args[i] for i in norm.statistics)
+    weight = args[norm.scale]
     scale: Tensor = torch.rsqrt(variance.double() + epsilon)
-    return scale if weight is None else scale * weight.double()
+    return mean, scale if weight is None else scale * weight.double()

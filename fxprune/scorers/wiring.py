@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from fxprune.analysis.ops.contraction import ROLES, unturned
-from fxprune.analysis.ops.norm import BATCH_NORMS
+from fxprune.analysis.ops.layout import unturned
+from fxprune.analysis.ops.table import spec_of_node
 from fxprune.tracing.trace import Graph
 
 
@@ -38,9 +38,10 @@ def norms(graph: Graph) -> dict[fx.Node, Norm]:
     """The graph's norms of that kind, by the node that they normalise; the first of several."""
     found: dict[fx.Node, Norm] = {}
     for node in graph.fx.nodes:
-        places = BATCH_NORMS.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
-        if places and len(node.args) > places.epsilon:  # else it is a form without running statistics
-            scale, variance, eps = (node.args[i] for i in (places.scale, places.variance, places.epsilon))
+        spec = spec_of_node(node)
+        norm = spec.norm if spec else None
+        if norm and norm.statistics and len(node.args) > norm.statistics.epsilon:
+            scale, variance, eps = (node.args[i] for i in (norm.scale, *norm.statistics[1:]))
             found.setdefault(node.args[0], Norm(_name(scale), _name(variance), eps))
     return found
 
@@ -73,8 +74,8 @@ def execution_order(graph: Graph) -> list[str]:
 def _layers(graph: Graph) -> Iterator[tuple[fx.Node, str, int]]:
     """Convolutions and matrix products with a weight: the node, the weight's name, the dim that reads channels."""
     for node in graph.fx.nodes:
-        find = ROLES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
-        for argument, _, consumer in find(node) if find else ():
+        spec = spec_of_node(node)
+        for argument, _, consumer in spec.weights(node) if spec else ():
             source, _ = unturned(node.args[argument])
             weight = _name(source)
             if weight in graph.tensors:

@@ -11,17 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.analysis.ops.contraction import turns
+from fxprune.analysis.ops.contraction import CONVOLUTION
+from fxprune.analysis.ops.layout import turns
+from fxprune.analysis.ops.spec import Move, OpSpec
+from fxprune.analysis.ops.table import spec_of
 from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.isolation import isolated, plain_attention, set_training, tensor_names
 from fxprune.tracing.trace import Graph
-
-aten = torch.ops.aten
-_TURNS = (aten.t.default, aten.permute.default, aten.transpose.int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +75,7 @@ class Contraction:
         if self.options[3]:
             inner = self.weight.shape[0] // self.groups
             kernels = kernels.unflatten(2, (inner, -1)).transpose(1, 2)
-        result: Tensor = aten.convolution.default(self.x, kernels.reshape(self.weight.shape), None, *self.options)
+        result: Tensor = CONVOLUTION(self.x, kernels.reshape(self.weight.shape), None, *self.options)
         return result
 
 
@@ -88,14 +87,14 @@ class _Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
-        if op in _TURNS and self._names.get(id(args[0])) in self._wanted and turns(op._opname, args, result.shape):
-            self._turned[id(result)] = (result, self._names[id(args[0])])
-        elif op is aten.convolution.default:
+        spec = spec_of(op)
+        if op is CONVOLUTION:
             self._convolution(result, *args)
-        elif op is aten.addmm.default and not kwargs:
-            self._product(result, *args)
-        elif op is aten.mm.default:
-            self._product(result, None, *args)
+        elif spec and spec.move is Move.TURN and self._names.get(id(args[0])) in self._wanted:
+            if turns(op._opname, args, result.shape):
+                self._turned[id(result)] = (result, self._names[id(args[0])])
+        elif spec and spec.layers and not kwargs:
+            self._product(result, spec, args)
         return result
 
     def _convolution(self, y: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, *options: Any) -> None:
@@ -104,20 +103,11 @@ class _Observer(TorchDispatchMode):
             depthwise = options[5] == w.shape[0] > 1
             self._add(Contraction(name, x, w, bias, y, options, int(options[3] and not depthwise)))  # type: ignore[arg-type]
 
-    def _product(self, y: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> None:
-        """y = a b + bias: the weight is b, turned as linear layers have it or not, or a."""
-        for x, w, left in ((a, b, False), (b, a, True)):
-            name, turned = self._weight(w)
-            if name not in self._wanted:
-                continue
-            if left:
-                plain = y if bias is None else y - bias
-                self._add(Contraction(name, x.t(), w, None, plain.t(), None, int(turned)))  # type: ignore[arg-type]
-            else:
-                vector = bias is None or bias.shape == y.shape[1:]
-                plain = y if vector else y - bias  # type: ignore[operator]
-                known = bias if vector else None
-                self._add(Contraction(name, x, w.t(), known, plain, None, int(not turned)))  # type: ignore[arg-type]
+    def _product(self, y: Tensor, spec: OpSpec, args: Any) -> None:
+        for layer in spec.layers(args, y, lambda w: self._weight(w)[0] in self._wanted) if spec.layers else ():
+            name, turned = self._weight(args[layer.argument])
+            dim = 1 - layer.producer if turned else layer.producer
+            self._add(Contraction(name, layer.x, layer.w, layer.bias, layer.y, None, dim))  # type: ignore[arg-type]
 
     def _weight(self, tensor: Tensor) -> tuple[str | None, bool]:
         """The name of the weight that `tensor` is, and whether it is the weight's transpose."""

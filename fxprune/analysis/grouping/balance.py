@@ -23,6 +23,7 @@ import numpy.typing as npt
 from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.ops.table import version
 from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph, retrace
 
@@ -229,10 +230,10 @@ class Ratio:
 Steps: TypeAlias = "Ratio | Balance"
 
 
-def steps(analysis: Analysis, names: Iterable[str], heads: Heads) -> Steps | None:
+def steps(analysis: Analysis, names: Iterable[str]) -> Steps | None:
     """How the tied groups can shrink together; None if they cannot."""
     wanted = frozenset(names)
-    for balance in balances(analysis, heads):
+    for balance in balances(analysis):
         if balance.names & wanted:
             return balance if balance.names == wanted else None
     ratio = Ratio(analysis, wanted)
@@ -241,15 +242,16 @@ def steps(analysis: Analysis, names: Iterable[str], heads: Heads) -> Steps | Non
 
 def analyse(graph: Graph, heads: Heads = "") -> Analysis:
     """The analysis of a graph: balanced where parts need to keep equally many indices only, and the code allows it."""
-    if heads not in graph.memo:
-        graph.memo[heads] = _analyse(graph, heads)
-    return graph.memo[heads][0]  # type: ignore[no-any-return]
+    key = (heads, version())  # a change of the table of ops makes another analysis
+    if key not in graph.memo:
+        graph.memo[key], sets = _analyse(graph, heads)
+        graph.memo[graph.memo[key]] = sets
+    return graph.memo[key]  # type: ignore[no-any-return]
 
 
-def balances(analysis: Analysis, heads: Heads = "") -> tuple[Balance, ...]:
+def balances(analysis: Analysis) -> tuple[Balance, ...]:
     """The balanced sets of an analysis made by `analyse`."""
-    analyse(analysis.labelling.graph, heads)
-    return analysis.labelling.graph.memo[heads][1]  # type: ignore[no-any-return]
+    return analysis.labelling.graph.memo[analysis]  # type: ignore[no-any-return]
 
 
 def _analyse(graph: Graph, heads: Heads) -> tuple[Analysis, tuple[Balance, ...]]:

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fxprune.analysis.grouping.partial_reads import unread
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Axes, Labelling, label
-from fxprune.analysis.ops import rule_of
-from fxprune.analysis.ops.contraction import ROLES, unturned
+from fxprune.analysis.ops.layout import unturned
+from fxprune.analysis.ops.table import rule_of, spec_of_node
 from fxprune.module.attributes import int_of
 from fxprune.module.literals import is_computed, is_literal
 from fxprune.plan.plan import Slot
@@ -144,6 +145,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
     """
     labelling = label(graph, rule_of, free)
+    labelling.labeller.fixes += unread(labelling)
     components = resolve(labelling.labeller, heads)
     parameters = labelling.parameter_axes()
     places = [
@@ -310,8 +312,8 @@ def _roles(graph: Graph) -> dict[tuple[str, int], str]:
     """What each weight dim is to the contraction that uses it."""
     roles: dict[tuple[str, int], str] = {}
     for node in graph.fx.nodes:
-        find = ROLES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
-        for argument, producer, consumer in find(node) if find else ():
+        spec = spec_of_node(node)
+        for argument, producer, consumer in spec.weights(node) if spec else ():
             source, turned = unturned(node.args[argument])
             if source.op == "get_attr":
                 for dim, role in ((producer, "producer"), (consumer, "consumer")):

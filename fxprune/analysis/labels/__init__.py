@@ -3,5 +3,4 @@
 dims           what the dims of tensors carry, and what is noted about them
 labels         push labels through a graph, op by op (the rules for ops are in `fxprune.analysis.ops`)
 factorings     reshapes that split or merge dims: which factor of each grid shrinks
-partial_reads  the parts of parameters that the recorded forward leaves out
 """

@@ -23,7 +23,6 @@ import numpy as np
 from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Factoring, Fix, Fixed, Labels, Loose, NotLooseError, Shape, WidthUse
-from fxprune.analysis.labels.partial_reads import unread
 from fxprune.tracing.trace import Graph
 
 
@@ -71,6 +70,7 @@ class Labeller:
         fixes: labels that must stay, with the reason.
         factorings: dims that are grids of others.
         mixes: labels that a norm, mean or softmax runs over.
+        sums: labels that a sum runs over, with the nodes whose product is added up.
         widths: attributes of modules that hold the length of a labelled dim.
         suspects: calls whose sizes may come from the model's own code, to be probed.
         counted: of a suspect, labels that its numbers count, where these are not the lengths of the result's dims.
@@ -88,6 +88,7 @@ class Labeller:
         self.fixes: list[Fix] = []
         self.factorings: list[Factoring] = []
         self.mixes: list[Fix] = []
+        self.sums: list[tuple[Fix, tuple[Any, ...]]] = []
         self.widths: list[WidthUse] = []
         self.suspects: list[fx.Node] = []
         self.counted: dict[fx.Node, list[Labels]] = {}
@@ -120,6 +121,12 @@ class Labeller:
         _check_read(dim)
         if isinstance(dim, np.ndarray) and self.node is not None and self.node.users:
             self.mixes.append(Fix(dim, str(self.node.target), self.node))
+
+    def sum(self, dim: Dim, *factors: Any) -> None:
+        """The present op adds up over `dim` the products of these nodes: masked channels add nothing if one is zero."""
+        _check_read(dim)
+        if isinstance(dim, np.ndarray) and self.node is not None and self.node.users:
+            self.sums.append((Fix(dim, str(self.node.target), self.node), factors))
 
     def fix_axes(self, axes: Axes, reason: str) -> None:
         for i in range(len(axes)):
@@ -272,7 +279,6 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str
             for out in node.args[0]:
                 lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]
     lab.node = None
-    lab.fixes += unread(graph.fx.nodes, axes)
     return Labelling(graph, lab, axes)
 
 
@@ -326,7 +332,9 @@ def _resolve(value: Any, axes: Env) -> Any:
 def _fix_everything(lab: Labeller, node: fx.Node, args: Sequence[Any], shape: Any) -> Any:
     """An op without a rule: never guessed, never fatal, always reported."""
     lab.unknown[str(node.target)] += 1
-    return fixed_result(lab, args, shape, f"op {node.target} has no rule")
+    name = node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
+    reason = f"op {node.target} has no rule; to add one: fxprune.ops.register({name!r}, ...)"
+    return fixed_result(lab, args, shape, reason)
 
 
 def fixed_result(lab: Labeller, args: Sequence[Any], shape: Any, reason: str) -> Any:

@@ -1,50 +1,37 @@
-"""What each ATen op does to channel labels: a table from op names to short functions.
+"""What fxprune knows of each op: one table, from names of ops to values of `OpSpec`, in one file a family.
 
-A rule receives the `Call` (graph node, shape of the result, the labeller) and the op's arguments, tensors replaced by
-their `Axes`; it equates or fixes what the op couples, and returns the dims of the result: a list with one dim for each
-length of `call.shape`, or a list of such lists if the op has several results. One entry serves all overloads of an op
-and its in-place form. What ops do to labels stands here alone; other rooms name a few ops for what they do to zeros,
-scalars, shapes or time.
+spec         `OpSpec`: what there is to know of an op
+table        the table: look an op up, register one
+contraction  convolutions and embeddings
+products     products of tensors, written as formulas of einsum
+norm         normalisation
+pointwise    ops that work element by element
+reduction    sums, means, extrema
+spatial      pooling, resampling, patches
+layout       views, permutations, concatenation
+pick         slices, splits, indices
+creation     ops that make a tensor from sizes
+zeros        rules for what is zero in masked channels
+sizes        which sizes an op's arguments ask for
 
-To support another op, take a rule that is there, or write one; a test may do both:
+No other room names an op, but for meta kernels and timers. To support another op, register one entry:
 
->>> from fxprune.analysis.ops import RULES, pointwise
->>> RULES["mylib::my_activation"] = pointwise.pointwise
+>>> from fxprune import ops
+>>> ops.register("mylib::my_activation", ops.OPS["relu"])                # behaves as another op does
+>>> ops.register("mylib::lin", ops.product("...i,oi->...o", bias=2))     # weights, MACs and zeros follow
 >>> def gate(call, x, weight):
 ...     "x of shape (batch, channels, ...) times one weight a channel; returns the product and the mean over channels."
 ...     channels = call.lab.unite(x, 1, weight, 0)
 ...     call.lab.mix(x[1])
 ...     return [[x[0], channels, *x.dims()[2:]], [x[0], *x.dims()[2:]]]
->>> RULES["mylib::gate"] = gate
->>> del RULES["mylib::my_activation"], RULES["mylib::gate"]
+>>> ops.register("mylib::gate", ops.OpSpec(gate))
+>>> for name in ("mylib::my_activation", "mylib::lin", "mylib::gate"):
+...     ops.unregister(name)
 """
 
-from __future__ import annotations
+from fxprune.analysis.ops import zeros
+from fxprune.analysis.ops.products import product
+from fxprune.analysis.ops.spec import Move, Norm, OpSpec, Statistics, Weight
+from fxprune.analysis.ops.table import OPS, register, unregister
 
-from functools import cache
-from typing import Any
-
-from fxprune.analysis.labels.labels import Rule
-from fxprune.analysis.ops import contraction, creation, layout, norm, pick, pointwise, reduction, spatial
-
-RULES: dict[str, Rule] = {
-    **pointwise.RULES,
-    **contraction.RULES,
-    **norm.RULES,
-    **reduction.RULES,
-    **spatial.RULES,
-    **layout.RULES,
-    **pick.RULES,
-    **creation.RULES,
-}
-
-
-def rule_of(op: Any) -> Rule | None:
-    """The rule of an ATen op, or None."""
-    return RULES.get(_name(op))
-
-
-@cache
-def _name(op: Any) -> str:
-    name = op._schema.name.removeprefix("aten::")
-    return name if name in RULES or not name.endswith("_") else name.rstrip("_")
+__all__ = ["OPS", "Move", "Norm", "OpSpec", "Statistics", "Weight", "product", "register", "unregister", "zeros"]

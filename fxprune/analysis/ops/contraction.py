@@ -1,16 +1,18 @@
-"""Convolutions and matrix products: the contracted dims are equated, the others move to the result."""
+"""Convolutions and lookups in tables of weights: contracted dims are equated, the others move to the result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed
-from fxprune.analysis.labels.labels import Axes, Call, Rule
-from fxprune.analysis.ops.pointwise import pointwise
+from fxprune.analysis.labels.labels import Axes, Call
+from fxprune.analysis.ops.spec import Length, OpSpec, Weight
+from fxprune.analysis.ops.zeros import MaskedCall
 
 _KERNEL = Fixed("kernel size of a convolution")
 _SPATIAL = Fixed("spatial")
@@ -82,90 +84,44 @@ def _grouped(call: Call, x: Axes, w: Axes, channel: int, transposed: bool, group
     return flat_out
 
 
-def mm(call: Call, a: Axes, b: Axes, *_: Any, **__: Any) -> list[Dim]:
-    call.lab.unite(a, 1, b, 0)
-    return [a[0], b[1]]
-
-
-def bmm(call: Call, a: Axes, b: Axes, *_: Any, **__: Any) -> list[Dim]:
-    call.lab.unite(a, 2, b, 1)
-    return [call.lab.unite(a, 0, b, 0), a[1], b[2]]
-
-
-def addmm(call: Call, bias: Axes, a: Axes, b: Axes, **_: Any) -> list[Dim]:
-    return pointwise(call, Axes(call.lab, call.shape, mm(call, a, b)), bias)
-
-
-def baddbmm(call: Call, bias: Axes, a: Axes, b: Axes, **_: Any) -> list[Dim]:
-    return pointwise(call, Axes(call.lab, call.shape, bmm(call, a, b)), bias)
-
-
-def mv(call: Call, a: Axes, b: Axes) -> list[Dim]:
-    call.lab.unite(a, 1, b, 0)
-    return [a[0]]
-
-
-def addmv(call: Call, bias: Axes, a: Axes, b: Axes, **_: Any) -> list[Dim]:
-    return pointwise(call, Axes(call.lab, call.shape, mv(call, a, b)), bias)
-
-
-def dot(call: Call, a: Axes, b: Axes) -> list[Dim]:
-    call.lab.unite(a, 0, b, 0)
-    return []
-
-
-def linear(call: Call, x: Axes, w: Axes, bias: Axes | None = None) -> list[Dim]:
-    call.lab.unite(x, len(x) - 1, w, 1)
-    out = w[0]
-    if bias is not None:
-        out = call.lab.unite(Axes(call.lab, w.shape[:1], [out]), 0, bias, 0)
-    return [*x.dims()[:-1], out]
-
-
 def embedding(call: Call, w: Axes, index: Axes, *_: Any, **__: Any) -> list[Dim]:
     call.lab.fix(w[0], "rows of an embedding are addressed by value")
     return [*index.dims(), w[1]]
 
 
-RULES: dict[str, Rule] = {
-    "convolution": convolution,
-    "mm": mm,
-    "bmm": bmm,
-    "addmm": addmm,
-    "baddbmm": baddbmm,
-    "mv": mv,
-    "addmv": addmv,
-    "dot": dot,
-    "linear": linear,
-    "embedding": embedding,
-}
-
-
-def _convolution_roles(node: fx.Node) -> list[tuple[int, int, int]]:
+def _weights(node: fx.Node) -> list[Weight]:
+    """The kernels; those of a depthwise convolution have one channel each, which they make."""
     depthwise = node.args[8] == node.args[1].meta["shape"][0] > 1  # type: ignore[union-attr]
-    return [(1, 1, 0)] if node.args[6] and not depthwise else [(1, 0, 1)]
+    return [Weight(1, 1, 0)] if node.args[6] and not depthwise else [Weight(1, 0, 1)]
 
 
-# Which argument of a contraction may be a weight, as (argument, dim that makes channels, dim that reads them).
-ROLES: dict[str, Callable[[fx.Node], list[tuple[int, int, int]]]] = {
-    "convolution": _convolution_roles,
-    "mm": lambda _: [(0, 0, 1), (1, 1, 0)],
-    "addmm": lambda _: [(1, 0, 1), (2, 1, 0)],
-    "linear": lambda _: [(1, 0, 1)],
+def _macs(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+    """Every position that the kernel is laid on, times the weights."""
+    x, w, out = axes[node.args[0]], axes[node.args[1]], axes[node]  # type: ignore[index]
+    swept = x if node.args[6] else out
+    channel = len(x) - len(w) + 1
+    yield from ((swept.shape[i], swept[i]) for i in range(len(swept)) if i != channel)
+    yield from ((w.shape[i], w[i]) for i in range(len(w)))
+
+
+def _zeros(call: MaskedCall) -> bool:
+    """Weights and bias make the output's channels; other dims that carry labels are those of the input."""
+    x, w, bias = call.node.args[:3]
+    channel = len(x.meta["shape"]) - len(w.meta["shape"]) + 1  # type: ignore[union-attr]
+    others = [i for i in call.labelled() if i != channel]
+    return call.is_zero(w) and (bias is None or call.is_zero(bias)) and (not others or (call.is_zero(x) and not bias))
+
+
+def _lengths(args: Any, shape: Any, result: Sequence[int]) -> Any:
+    """The number of groups."""
+    x, w = shape(args[0]), shape(args[1])
+    groups = args[8] if args[8] == 1 else result[1] // w[1] if args[6] else x[1] // w[1]
+    return (*args[:8], groups)
+
+
+CONVOLUTION = torch.ops.aten.convolution.default
+
+OPS: dict[str, OpSpec] = {
+    "convolution": OpSpec(convolution, _zeros, _weights, _macs, lengths=_lengths),
+    "embedding": OpSpec(embedding),
 }
-
-
-def unturned(node: fx.Node) -> tuple[fx.Node, bool]:
-    """Look through the transposition that a linear layer, or code like `x @ w.T`, applies to its weight."""
-    if node.op == "call_function" and turns(getattr(node.target, "_opname", ""), node.args, node.meta["shape"]):
-        return node.args[0], True  # type: ignore[return-value]
-    return node, False
-
-
-def turns(op: str, args: Sequence[Any], shape: Sequence[Any]) -> bool:
-    """Whether a call with a result of this shape transposes a matrix."""
-    if op == "t" or len(shape) != 2:
-        return op == "t"
-    if op == "permute":
-        return [d % 2 for d in args[1]] == [1, 0]
-    return op == "transpose" and args[1] % 2 != args[2] % 2

@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from fxprune.analysis.labels.dims import Dim
-from fxprune.analysis.labels.labels import Call, Rule, fixed_result
+from fxprune.analysis.labels.labels import Call, fixed_result
+from fxprune.analysis.ops.sizes import at
+from fxprune.analysis.ops.spec import OpSpec
+from fxprune.analysis.ops.zeros import always
 
 
 def fresh(call: Call, *_: Any, **__: Any) -> list[Dim]:
@@ -22,7 +25,15 @@ def counted(call: Call, *args: Any, **kwargs: Any) -> Any:
     return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, reason)
 
 
-_FRESH = "empty empty_strided full ones rand randn zeros new_empty new_full new_ones new_zeros scalar_tensor".split()
+_FRESH = "empty empty_strided ones rand randn new_empty new_ones".split()
 _COUNTED = "arange linspace logspace eye tril triu tril_indices triu_indices randperm randint one_hot meshgrid".split()
 
-RULES: dict[str, Rule] = {**dict.fromkeys(_FRESH, fresh), **dict.fromkeys(_COUNTED, counted)}
+OPS: dict[str, OpSpec] = {
+    **dict.fromkeys(_FRESH, OpSpec(fresh)),
+    **dict.fromkeys(_COUNTED, OpSpec(counted)),
+    "zeros": OpSpec(fresh, always, sizes=at(0)),
+    "new_zeros": OpSpec(fresh, always, sizes=at(1)),
+    "full": OpSpec(fresh, values=True),
+    "new_full": OpSpec(fresh, sizes=at(1), values=True),
+    "scalar_tensor": OpSpec(fresh, values=True),
+}

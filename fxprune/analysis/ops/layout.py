@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed, Loose
-from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.labels import Axes, Call, fixed_result
+from fxprune.analysis.ops import sizes, zeros
+from fxprune.analysis.ops.spec import Move, OpSpec
 
 
 def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
@@ -220,19 +223,39 @@ def as_strided(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     return x.dims() if same else fixed_result(call.lab, [x], call.shape, "strides in the model's code")
 
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(["view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy"], reshape),
-    "permute": permute,
-    "transpose": transpose,
-    "t": t,
-    "unsqueeze": unsqueeze,
-    "squeeze": squeeze,
-    "expand": expand,
-    "repeat": repeat,
-    "flip": flip,
-    "roll": roll,
-    "cat": cat,
-    "stack": stack,
-    "constant_pad_nd": pad,
-    "as_strided": as_strided,
+def unturned(node: fx.Node) -> tuple[fx.Node, bool]:
+    """Look through the transposition that a linear layer, or code like `x @ w.T`, applies to its weight."""
+    if node.op == "call_function" and turns(getattr(node.target, "_opname", ""), node.args, node.meta["shape"]):
+        return node.args[0], True  # type: ignore[return-value]
+    return node, False
+
+
+def turns(op: str, args: Sequence[Any], shape: Sequence[Any]) -> bool:
+    """Whether a call with a result of this shape transposes a matrix."""
+    if op == "t" or len(shape) != 2:
+        return op == "t"
+    if op == "permute":
+        return [d % 2 for d in args[1]] == [1, 0]
+    return op == "transpose" and args[1] % 2 != args[2] % 2
+
+
+_RESHAPE = OpSpec(reshape, zeros.first, move=Move.RESHAPE, sizes=sizes.at(1))
+_COPIED = OpSpec(reshape, zeros.first)
+
+OPS: dict[str, OpSpec] = {
+    **dict.fromkeys(["view", "_unsafe_view", "reshape", "_reshape_alias"], _RESHAPE),
+    **dict.fromkeys(["_reshape_copy", "view_copy"], _COPIED),
+    "permute": OpSpec(permute, zeros.first, move=Move.TURN),
+    "transpose": OpSpec(transpose, zeros.first, move=Move.TURN),
+    "t": OpSpec(t, zeros.first, move=Move.TURN),
+    "unsqueeze": OpSpec(unsqueeze, zeros.first, move=Move.STRETCH),
+    "squeeze": OpSpec(squeeze, zeros.first, move=Move.STRETCH),
+    "expand": OpSpec(expand, zeros.first, move=Move.STRETCH, sizes=sizes.at(1)),
+    "repeat": OpSpec(repeat, zeros.first),
+    "flip": OpSpec(flip, zeros.first),
+    "roll": OpSpec(roll, zeros.first),
+    "cat": OpSpec(cat, zeros.all_inputs),
+    "stack": OpSpec(stack, zeros.all_inputs),
+    "constant_pad_nd": OpSpec(pad, zeros.filled, values=True),
+    "as_strided": OpSpec(as_strided, zeros.first),
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Any
 
 from fxprune.analysis.labels.dims import Dim, Fixed
-from fxprune.analysis.labels.labels import Axes, Call, Rule
+from fxprune.analysis.labels.labels import Axes, Call
+from fxprune.analysis.ops.spec import Norm, OpSpec, Statistics
+from fxprune.analysis.ops.zeros import first
 
 
 def batch_norm(call: Call, x: Axes, *rest: Any, **_: Any) -> list[list[Dim]]:
@@ -57,30 +61,31 @@ def rms_norm(call: Call, x: Axes, shape: Any, weight: Axes | None = None, *_: An
     return [dims, [*dims[: len(x) - len(shape)], *([None] * len(shape))]] if isinstance(call.shape[0], tuple) else dims
 
 
-class BatchNorm(NamedTuple):
-    """What a batch norm multiplies and shifts each channel by, as numbers of its arguments."""
-
-    epsilon: int
-    scale: int = 1
-    shift: int = 2
-    mean: int = 3
-    variance: int = 4
+def _normalised_shape(args: Any, shape: Any, _: Sequence[int]) -> Any:
+    """The shape that is normalised."""
+    return (args[0], list(shape(args[0])[-len(args[1]) :]), *args[2:])
 
 
-BATCH_NORMS: dict[str, BatchNorm] = {
-    "native_batch_norm": BatchNorm(epsilon=7),
-    "_native_batch_norm_legit": BatchNorm(epsilon=7),
-    "_native_batch_norm_legit_no_training": BatchNorm(epsilon=6),
-    "_batch_norm_with_update": BatchNorm(epsilon=6),
-    "_batch_norm_no_update": BatchNorm(epsilon=6),
-    "cudnn_batch_norm": BatchNorm(epsilon=7),
-    "miopen_batch_norm": BatchNorm(epsilon=7),
-}
+def _group_count(args: Any, shape: Any, _: Sequence[int]) -> Any:
+    """Channels, and as many groups as divide them."""
+    channels = shape(args[0])[1]
+    return (*args[:4], channels, args[5], math.gcd(channels, args[6]), *args[7:])
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(BATCH_NORMS, batch_norm),
-    "native_layer_norm": layer_norm,
-    "native_group_norm": group_norm,
-    "_fused_rms_norm": rms_norm,
-    "rms_norm": rms_norm,
+
+def _batch_norm(epsilon: int) -> OpSpec:
+    return OpSpec(batch_norm, first, norm=Norm(1, 2, channel=1, statistics=Statistics(3, 4, epsilon)))
+
+
+OPS: dict[str, OpSpec] = {
+    "native_batch_norm": _batch_norm(7),
+    "_native_batch_norm_legit": _batch_norm(7),
+    "_native_batch_norm_legit_no_training": _batch_norm(6),
+    "_batch_norm_with_update": _batch_norm(6),
+    "_batch_norm_no_update": _batch_norm(6),
+    "cudnn_batch_norm": _batch_norm(7),
+    "miopen_batch_norm": _batch_norm(7),
+    "native_layer_norm": OpSpec(layer_norm, first, norm=Norm(2, 3, channel=-1), lengths=_normalised_shape),
+    "native_group_norm": OpSpec(group_norm, first, norm=Norm(1, 2, channel=1), lengths=_group_count),
+    "_fused_rms_norm": OpSpec(rms_norm, first, norm=Norm(2, None, channel=-1)),
+    "rms_norm": OpSpec(rms_norm, first),
 }

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from fxprune.analysis.labels.dims import Dim, Fixed
-from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.labels import Axes, Call, fixed_result
+from fxprune.analysis.ops import sizes, zeros
+from fxprune.analysis.ops.spec import Move, OpSpec
 
 
 def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> list[Dim]:
@@ -133,17 +135,17 @@ bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms tor
 _cdist_forward
 """.split()
 
-RULES: dict[str, Rule] = {
-    "slice": slice_,
-    "select": select,
-    "unbind": unbind,
-    "split": split,
-    "split_with_sizes": split,
-    "unsafe_split": split,
-    "unsafe_split_with_sizes": split,
-    "unsafe_chunk": split,
-    "index": index,
-    "index_put": index_put,
-    "index_select": index_select,
-    **dict.fromkeys(_DATA, data_dependent),
+_SPLIT = OpSpec(split, zeros.first, move=Move.PART)
+
+OPS: dict[str, OpSpec] = {
+    "slice": OpSpec(slice_, zeros.first, move=Move.PART),
+    "select": OpSpec(select, zeros.first, move=Move.PICK),
+    "unbind": OpSpec(unbind, zeros.first, move=Move.PICK),
+    "split": OpSpec(split, zeros.first, move=Move.PART, sizes=sizes.equal_parts),
+    "split_with_sizes": OpSpec(split, zeros.first, move=Move.PART, sizes=sizes.parts),
+    **dict.fromkeys(["unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"], _SPLIT),
+    "index": OpSpec(index, zeros.first),
+    "index_put": OpSpec(index_put),
+    "index_select": OpSpec(index_select, zeros.first),
+    **dict.fromkeys(_DATA, OpSpec(data_dependent)),
 }

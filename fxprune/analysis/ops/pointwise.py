@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fxprune.analysis.labels.dims import Dim
-from fxprune.analysis.labels.labels import Axes, Call, Rule
+from fxprune.analysis.labels.labels import Axes, Call
+from fxprune.analysis.ops import zeros
+from fxprune.analysis.ops.spec import Move, OpSpec
+from fxprune.analysis.ops.zeros import MaskedCall, Zeros, between, nothing
 
 
 def pointwise(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:
     """Equate the broadcast-aligned dims of all tensor arguments."""
-    if call.node.target._opname in ("mul", "div") and any(isinstance(a, float) for a in args):  # type: ignore[union-attr]
-        call.lab.suspect()
     operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Axes)]
     if len(operands) == 1 and operands[0].shape == call.shape:
         return operands[0].dims()
@@ -33,10 +35,22 @@ def _aligned(call: Call, operands: list[Axes], i: int) -> Dim:
 
 def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     """The result has the dims of the first argument; others carry no labels (dropout, clone, casts)."""
-    if call.node.target._opname == "lift_fresh" and not call.shape:  # type: ignore[union-attr]
-        call.lab.suspect()  # a number in the model's code
     if call.shape and isinstance(call.shape[0], tuple):
         return [x.dims() if s == x.shape else [None] * len(s) for s in call.shape]
+    return x.dims()
+
+
+def scaled(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:
+    """A number may follow a width, as the scale of an attention does."""
+    if any(isinstance(a, float) for a in args):
+        call.lab.suspect()
+    return pointwise(call, *args, **kwargs)
+
+
+def lifted(call: Call, x: Axes) -> Any:
+    """A constant of the model's code; where it is one number, that may follow a width."""
+    if not call.shape:
+        call.lab.suspect()
     return x.dims()
 
 
@@ -45,25 +59,50 @@ def softmax(call: Call, x: Axes, dim: int, *_: Any, **__: Any) -> list[Dim]:
     return x.dims()
 
 
-_POINTWISE = """
-abs acos add addcdiv addcmul asin atan atan2 bitwise_and bitwise_not bitwise_or bitwise_xor __and__ __or__ ceil celu
-clamp clamp_max clamp_min copy cos cosh div elu eq erf erfc exp exp2 expm1 floor floor_divide fmod frac ge gelu glu_jvp
-gt hardshrink hardsigmoid hardswish hardtanh heaviside isfinite isinf isnan le leaky_relu lerp log log10 log1p log2
-logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul ne neg
-nan_to_num pow prelu _prelu_kernel reciprocal relu relu6 remainder round rrelu_with_noise rsqrt rsub sgn
-sigmoid sign silu sin sinh softplus softshrink sqrt square sub tan tanh threshold true_divide
-trunc where xlogy fill zero
-""".split()
+def _argument(i: int, name: str, default: Any = 0) -> Callable[[MaskedCall], Any]:
+    return lambda call: call.argument(i, name, default)
+
+
+def _elementwise(names: str, zero: Zeros = zeros.never) -> dict[str, OpSpec]:
+    return dict.fromkeys(names.split(), OpSpec(pointwise, zero, values=True))
+
+
+# f(0) = 0.
+_KEEPING_ZERO = """
+abs asin atan ceil celu elu erf expm1 floor gelu hardshrink hardswish leaky_relu log1p mish neg prelu _prelu_kernel
+relu relu6 round rrelu_with_noise sgn sign silu sin sinh softshrink sqrt square tan tanh trunc
+"""
+_OTHER = """
+acos addcdiv addcmul atan2 bitwise_not bitwise_or bitwise_xor __and__ __or__ cos cosh eq erfc exp exp2 floor_divide fmod
+frac ge glu_jvp gt hardsigmoid heaviside isfinite isinf isnan le log log10 log2 logical_not logical_or logical_xor logit
+lt nan_to_num ne reciprocal remainder rsqrt sigmoid softplus threshold true_divide where xlogy
+"""
 _FIRST = """
-alias bernoulli clone log_sigmoid_forward contiguous detach dropout native_dropout empty_like full_like lift
-lift_fresh lift_fresh_copy normal ones_like rand_like randn_like _to_copy to uniform
-zeros_like
-""".split()
+bernoulli empty_like full_like lift lift_fresh_copy log_sigmoid_forward normal ones_like rand_like randn_like to uniform
+"""
 
-_SOFTMAX = ["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"]
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_POINTWISE, pointwise),
-    **dict.fromkeys(_FIRST, first),
-    **dict.fromkeys(_SOFTMAX, softmax),
+OPS: dict[str, OpSpec] = {
+    **_elementwise(_KEEPING_ZERO, zeros.first),
+    **_elementwise(_OTHER),
+    **_elementwise("logical_and bitwise_and", zeros.any_input),
+    **_elementwise("sub rsub", zeros.added),
+    "add": OpSpec(pointwise, zeros.added, values=True, adds=True),
+    **_elementwise("copy maximum minimum lerp", zeros.all_inputs),
+    **_elementwise("masked_fill", zeros.filled),
+    **_elementwise("fill", zeros.overwritten),
+    **_elementwise("zero", zeros.always),
+    **_elementwise("pow", zeros.powered),
+    **_elementwise("hardtanh", between(_argument(1, "min_val", -1), _argument(2, "max_val", 1))),
+    **_elementwise("clamp", between(_argument(1, "min"), _argument(2, "max"))),
+    **_elementwise("clamp_min", between(_argument(1, "min"), nothing)),
+    **_elementwise("clamp_max", between(nothing, _argument(1, "max"))),
+    "mul": OpSpec(scaled, zeros.any_input, values=True, scaling=1),
+    "div": OpSpec(scaled, zeros.first, values=True, scaling=-1),
+    **dict.fromkeys(["clone", "contiguous", "alias", "detach"], OpSpec(first, zeros.first, move=Move.COPY)),
+    "lift_fresh": OpSpec(lifted, zeros.first, move=Move.COPY, values=True),
+    "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),
+    **dict.fromkeys(["dropout", "native_dropout"], OpSpec(first, zeros.first, values=True)),
+    "zeros_like": OpSpec(first, zeros.always, values=True),
+    **dict.fromkeys(_FIRST.split(), OpSpec(first, values=True)),
+    **dict.fromkeys(["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"], OpSpec(softmax)),
 }

@@ -6,25 +6,43 @@ from collections.abc import Sequence
 from typing import Any
 
 from fxprune.analysis.labels.dims import Dim
-from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.labels import Axes, Call, fixed_result
+from fxprune.analysis.ops import zeros
+from fxprune.analysis.ops.spec import OpSpec
 
 
 def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:
-    """Sums, means, extrema: the other dims keep their labels."""
-    if not isinstance(dim, int | list) or dim == []:
-        gone = set(range(len(x)))
-    else:
-        gone = {d % len(x) for d in ([dim] if isinstance(dim, int) else dim)}
-    if call.node.target._opname not in _EXACT:  # type: ignore[union-attr]
-        for i in gone:
-            call.lab.mix(x[i])
+    """Means, products, extrema: the other dims keep their labels."""
+    for i in _gone(x, dim):
+        call.lab.mix(x[i])
+    return _left(call, x, dim)
+
+
+def add_up(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:
+    """Sums and norms, which zeros do not change."""
+    for i in _gone(x, dim):
+        call.lab.sum(x[i], call.node.args[0])
+    return _left(call, x, dim)
+
+
+def _gone(x: Axes, dim: Any) -> set[int]:
+    """The dims that are reduced."""
+    if not isinstance(dim, int | list) or isinstance(dim, bool) or dim == []:
+        return set(range(len(x)))
+    return {d % len(x) for d in ([dim] if isinstance(dim, int) else dim)}
+
+
+def _left(call: Call, x: Axes, dim: Any) -> list[Dim]:
+    gone = _gone(x, dim)
     if len(call.shape) == len(x):
         return [None if i in gone else x[i] for i in range(len(x))]
     return [x[i] for i in range(len(x)) if i not in gone]
 
 
 def vector_norm(call: Call, x: Axes, order: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:
-    return reduce(call, x, dim, keepdim)
+    """A norm of negative order is a minimum."""
+    smallest = isinstance(order, int | float) and order < 0
+    return (reduce if smallest else add_up)(call, x, dim, keepdim)
 
 
 def variance(call: Call, x: Axes, dim: Any = None, *_: Any, **kwargs: Any) -> Any:
@@ -35,8 +53,6 @@ def variance(call: Call, x: Axes, dim: Any = None, *_: Any, **kwargs: Any) -> An
 
 def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     """The result holds positions along the dim (argmax, sort, top-k) or depends on their order (cumsum)."""
-    if _only_values(call):
-        return [reduce(Call(call.lab, call.node, s), x, *args, **kwargs) for s in call.shape]
     ints = [a for a in (*args, kwargs.get("dim")) if isinstance(a, int) and not isinstance(a, bool)]
     dim = ints[-1] if ints else None
     if dim is None or not -len(x) <= dim < len(x):
@@ -47,11 +63,12 @@ def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     return dims if shapes is call.shape else dims[0]
 
 
-def _only_values(call: Call) -> bool:
-    """Whether of an extremum along a dim nobody uses the positions."""
-    extremum = call.node.target._opname in ("max", "min")  # type: ignore[union-attr]
+def extremum(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
+    """The positions of a largest or smallest element matter only where somebody uses them."""
     pair = len(call.shape) == 2 and isinstance(call.shape[0], tuple)
-    return extremum and pair and all(user.args[1] == 0 for user in call.node.users)
+    if pair and all(user.args[1] == 0 for user in call.node.users):
+        return [reduce(Call(call.lab, call.node, s), x, *args, **kwargs) for s in call.shape]
+    return positional(call, x, *args, **kwargs)
 
 
 def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:
@@ -60,17 +77,14 @@ def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:
     return [x[i] for i in range(len(x)) if i != gone]
 
 
-# Zeros change neither sums nor norms.
-_EXACT = frozenset(["sum", "nansum", "linalg_vector_norm", "norm", "any", "count_nonzero"])
-_REDUCE = "amax amin all any mean prod sum logsumexp count_nonzero nansum".split()
-_POSITIONAL = "argmax argmin argsort cumsum cumprod cummax cummin sort max min mode median".split()
+_POSITIONAL = "argmax argmin argsort cumsum cumprod cummax cummin sort mode median".split()
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_REDUCE, reduce),
-    **dict.fromkeys(_POSITIONAL, positional),
-    "linalg_vector_norm": vector_norm,
-    "norm": vector_norm,
-    "var": variance,
-    "std": variance,
-    "var_mean": variance,
+OPS: dict[str, OpSpec] = {
+    **dict.fromkeys("amax amin all mean prod".split(), OpSpec(reduce, zeros.first)),
+    "logsumexp": OpSpec(reduce),
+    **dict.fromkeys("sum nansum any count_nonzero".split(), OpSpec(add_up, zeros.first)),
+    **dict.fromkeys(["linalg_vector_norm", "norm"], OpSpec(vector_norm, zeros.first)),
+    **dict.fromkeys(_POSITIONAL, OpSpec(positional)),
+    **dict.fromkeys(["max", "min"], OpSpec(extremum)),
+    **dict.fromkeys(["var", "std", "var_mean"], OpSpec(variance)),
 }

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from fxprune.analysis.labels.dims import Dim, Fixed
-from fxprune.analysis.labels.labels import Axes, Call, Rule, fixed_result
+from fxprune.analysis.labels.labels import Axes, Call, fixed_result
+from fxprune.analysis.ops.spec import OpSpec
+from fxprune.analysis.ops.zeros import first
 
 _SPATIAL = Fixed("spatial")
 
@@ -99,28 +101,27 @@ def channel_shuffle(call: Call, x: Axes, groups: int) -> list[Dim]:
     return [x[0], flat, *x.dims()[2:]]
 
 
+def _spatial(n: int) -> OpSpec:
+    return OpSpec(partial(spatial, n), first)
+
+
 _POOLS = ("avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "max_pool", "adaptive_max_pool")
 _PADS = ("reflection_pad", "replication_pad")
 _UPSAMPLES = ("bilinear2d", "bicubic2d", "nearest2d", "nearest1d", "nearest3d", "linear1d", "trilinear3d")
 
-RULES: dict[str, Rule] = {
-    **{
-        f"{name}{n}d{tail}": partial(spatial, n) for name in _POOLS for n in (1, 2, 3) for tail in ("", "_with_indices")
-    },
-    **{f"{name}{n}d": partial(spatial, n) for name in _PADS for n in (1, 2, 3)},
-    **{f"upsample_{kind}": partial(spatial, int(kind[-2])) for kind in _UPSAMPLES},
-    **{f"_upsample_{kind}_aa": partial(spatial, 2) for kind in ("bilinear2d", "bicubic2d")},
-    **{f"_upsample_nearest_exact{n}d": partial(spatial, n) for n in (1, 2, 3)},
-    **{f"fractional_max_pool{n}d": partial(fractional, n) for n in (2, 3)},
-    "grid_sampler_2d": grid_sample,
-    "grid_sampler_3d": grid_sample,
-    "im2col": im2col,
-    "col2im": col2im,
-    "unfold": unfold,
-    "pixel_shuffle": pixel_shuffle,
-    "pixel_unshuffle": pixel_unshuffle,
-    "channel_shuffle": channel_shuffle,
-    "native_channel_shuffle": channel_shuffle,
-    "torchvision::roi_align": roi_align,
-    "torchvision::roi_pool": roi_align,
+OPS: dict[str, OpSpec] = {
+    **{f"{name}{n}d{tail}": _spatial(n) for name in _POOLS for n in (1, 2, 3) for tail in ("", "_with_indices")},
+    **{f"{name}{n}d": _spatial(n) for name in _PADS for n in (1, 2, 3)},
+    **{f"upsample_{kind}": _spatial(int(kind[-2])) for kind in _UPSAMPLES},
+    **{f"_upsample_{kind}_aa": _spatial(2) for kind in ("bilinear2d", "bicubic2d")},
+    **{f"_upsample_nearest_exact{n}d": _spatial(n) for n in (1, 2, 3)},
+    **{f"fractional_max_pool{n}d": OpSpec(partial(fractional, n), first) for n in (2, 3)},
+    **dict.fromkeys(["grid_sampler_2d", "grid_sampler_3d"], OpSpec(grid_sample, first)),
+    "im2col": OpSpec(im2col, first),
+    "col2im": OpSpec(col2im, first),
+    "unfold": OpSpec(unfold, first),
+    "pixel_shuffle": OpSpec(pixel_shuffle, first),
+    "pixel_unshuffle": OpSpec(pixel_unshuffle, first),
+    **dict.fromkeys(["channel_shuffle", "native_channel_shuffle"], OpSpec(channel_shuffle, first)),
+    **dict.fromkeys(["torchvision::roi_align", "torchvision::roi_pool"], OpSpec(roi_align, first)),
 }

@@ -80,6 +80,6 @@ def names_of(analysis: Analysis, groups: Iterable[int]) -> list[str]:
 def stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
     """Tied groups shrink in common steps; without one they are fixed."""
     tied = held.tied_with(names[0])
-    if steps(analysis, tied, held.heads) is not None:
+    if steps(analysis, tied) is not None:
         return held
     return held.fix(tied, ("the code ties it to widths that share no common step", where))

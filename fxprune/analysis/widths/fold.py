@@ -10,18 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.ops.norm import BATCH_NORMS
+from fxprune.analysis.ops.spec import Move, Norm
+from fxprune.analysis.ops.table import spec_of_node
 from fxprune.plan.plan import Ints
-
-_MOVES = frozenset(
-    "view _unsafe_view _reshape_alias permute transpose select slice clone expand unsqueeze squeeze alias contiguous t "
-    "unbind split split_with_sizes detach getitem".split()
-)
-_COPIES = frozenset(["clone", "contiguous", "alias", "detach"])
-_RESHAPES = frozenset(["view", "_unsafe_view", "_reshape_alias"])
-# Where the scale and shift stand among the arguments of a norm, and whether channels are dim 1 or the last.
-_CHANNELS_FIRST = {**{name: (n.scale, n.shift) for name, n in BATCH_NORMS.items()}, "native_group_norm": (1, 2)}
-_NORMS = {**_CHANNELS_FIRST, "native_layer_norm": (2, 3), "_fused_rms_norm": (2,)}
 
 Numbers = Any  # a tensor of row numbers, or the tuple of tensors that a split makes
 # A parameter, its row for each element of a call's result (-1: another's), and the way from that result.
@@ -38,7 +29,7 @@ Rows = list[tuple[str, Ints]]
 
 def is_scaling(call: fx.Node) -> bool:
     """Whether a call multiplies or divides a tensor by a number."""
-    return _name(call) in ("mul", "div") and isinstance(call.args[1], int | float)
+    return _scaling(call) != 0 and isinstance(call.args[1], int | float)
 
 
 def absorbing_rows(call: fx.Node) -> tuple[Rows, frozenset[str]]:
@@ -96,10 +87,10 @@ def _rows(parameter: fx.Node, numbers: Tensor, way: list[fx.Node]) -> tuple[str,
 def _terms(node: Any, way: list[fx.Node]) -> Iterator[Term]:
     """What is added up to make `node`; `way` leads from it to the tensor in question."""
     name = _name(node)
-    if name == "getitem" and _name(node.args[0]) in _NORMS and node.args[1] == 0:
-        norm = node.args[0]
-        yield from _weights(norm, [norm.args[i] for i in _NORMS[_name(norm)]], node, way)
-    elif name in _MOVES or (name in ("mul", "div") and not isinstance(node.args[1], fx.Node)):
+    if name == "getitem" and (norm := _norm(node.args[0])) and node.args[1] == 0:
+        places = [norm.scale, *([] if norm.shift is None else [norm.shift])]
+        yield from _weights(node.args[0], [node.args[0].args[i] for i in places], node, way)
+    elif _is_move(node) or (_scaling(node) and not isinstance(node.args[1], fx.Node)):
         yield from _terms(node.args[0], [node, *way])
     elif name == "mul":
         yield from _weights(node, [next((a for a in node.args if _is_vector(a)), None)], node, way)
@@ -119,7 +110,9 @@ def _weights(call: fx.Node, parameters: list[Any], result: fx.Node, way: list[fx
     if not parameters or parameters[0] is None:
         raise _Unfoldable
     shape = result.meta["shape"]
-    channel = 1 if _name(call) == "convolution" or _name(call) in _CHANNELS_FIRST else len(shape) - 1
+    norm = _norm(call)
+    first = norm.channel == 1 if norm else _name(call) == "convolution"
+    channel = 1 if first else len(shape) - 1
     for p in parameters:
         for source, numbers in _row_numbers(call, p) if p is not None else ():
             if len(numbers) != shape[channel]:
@@ -143,7 +136,7 @@ def _layer(node: Any) -> list[Any]:
 def _row_numbers(call: fx.Node, argument: Any) -> Iterator[tuple[fx.Node, Tensor]]:
     """The parameters that a call's argument is taken from, each with its row for each channel of the call's result."""
     way: list[fx.Node] = []
-    while _name(argument) in _MOVES:
+    while _is_move(argument):
         way.insert(0, argument)
         argument = argument.args[0]
     for parameter, start in _sources(argument):
@@ -190,7 +183,7 @@ def _alone(node: fx.Node, numbers: Numbers, way: list[fx.Node], rows: Tensor) ->
 
 def _misses(node: fx.Node, numbers: Numbers, rows: Tensor) -> bool:
     """Whether none of the rows gets through to anything but moves that drop them."""
-    if _name(node) not in _MOVES:
+    if not _is_move(node):
         return False
     left = _step(node, numbers)
     if isinstance(left, Tensor) and not bool(torch.isin(_present(left), rows).any()):
@@ -216,6 +209,26 @@ def _name(node: Any) -> str:
     return "getitem" if node.target is operator.getitem else node.target._opname  # type: ignore[union-attr]
 
 
+def _move(node: Any) -> Move | None:
+    spec = spec_of_node(node) if isinstance(node, fx.Node) else None
+    return None if spec is None else spec.move
+
+
+def _is_move(node: Any) -> bool:
+    """Whether a call rearranges the elements of its first argument, or is one of its results."""
+    return _name(node) == "getitem" or _move(node) not in (None, Move.CAST)
+
+
+def _scaling(node: Any) -> int:
+    spec = spec_of_node(node) if isinstance(node, fx.Node) else None
+    return 0 if spec is None else spec.scaling
+
+
+def _norm(node: Any) -> Norm | None:
+    spec = spec_of_node(node) if isinstance(node, fx.Node) else None
+    return None if spec is None else spec.norm
+
+
 def _is_vector(node: Any) -> bool:
     """Whether it is a parameter with one number a channel."""
     return isinstance(node, fx.Node) and node.op == "get_attr" and len(node.meta["shape"]) == 1
@@ -230,13 +243,12 @@ def _along(way: list[fx.Node], numbers: Numbers) -> Tensor:
 
 def _step(node: fx.Node, numbers: Numbers) -> Numbers:
     """What a move, or an op that works element by element, does to the numbers."""
-    name = _name(node)
-    if name == "getitem":
+    if node.target is operator.getitem:
         return numbers[node.args[1]]
-    if name in _COPIES:
+    if _move(node) is Move.COPY:
         return numbers  # uncopied, broadcast dims need no memory
-    if name in _RESHAPES:
+    if _move(node) is Move.RESHAPE:
         return numbers.reshape(node.meta["shape"])
-    if name in _MOVES:
+    if _is_move(node):
         return node.target(numbers, *node.args[1:], **node.kwargs)  # type: ignore[operator]
     return numbers.broadcast_to(node.meta["shape"])

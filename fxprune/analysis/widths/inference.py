@@ -45,7 +45,7 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = ""
         rewrite_code: whether literals in the code of a module may be mended.
     """
     held = Held(heads=heads)
-    for balance in balances(analysis, heads):
+    for balance in balances(analysis):
         held = held.tie(balance.names)
     for name, reason in fixed.items():
         held = held.fix([name], reason)

@@ -19,6 +19,8 @@ from torch import fx
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Loose
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.ops.spec import Move
+from fxprune.analysis.ops.table import spec_of, spec_of_node
 
 _MOST_WIDTHS = 2  # a grid of three would be too large; calls with more have one, their sum
 
@@ -106,9 +108,9 @@ class Call:
             return _mapped(fill, value)
 
         args = fill(self.args)
-        fit = _LENGTHS.get(self.op._opname)
-        if fit is not None:
-            args = fit(args, [n if k < 0 else n * widths[k] for n, k in self.result])
+        spec = spec_of(self.op)
+        if spec is not None and spec.lengths is not None:
+            args = spec.lengths(args, _shape, [n if k < 0 else n * widths[k] for n, k in self.result])
         return args, {name: fill(value) for name, value in self.kwargs.items()}
 
     def _widths(self, point: Sequence[int]) -> Sequence[int]:
@@ -134,19 +136,14 @@ def calls_of(analysis: Analysis) -> Iterator[Call]:
             yield reader.call(node)
 
 
-_FREE = frozenset(["_unsafe_view", "lift_fresh", "_reshape_alias", "alias", "detach"])
-
-
 def _is_free(op: Any) -> bool:
     """Whether the call computes nothing: it picks a result, or looks at a tensor's memory anew."""
     if not isinstance(op, torch._ops.OpOverload):
         return True
     returns = op._schema.returns
     aliases = [r.alias_info is not None and not r.alias_info.is_write for r in returns]
-    return op._opname in _FREE or (bool(aliases) and all(aliases))
-
-
-_TURNS = frozenset(["t", "transpose", "permute"])
+    spec = spec_of(op)
+    return (spec is not None and spec.move is Move.RESHAPE) or (bool(aliases) and all(aliases))
 
 
 class _Reader:
@@ -181,7 +178,7 @@ class _Reader:
 
     def _operand(self, node: fx.Node, widths: list[Width]) -> Operand:
         turns: list[tuple[Any, tuple[Any, ...]]] = []
-        while node.op == "call_function" and getattr(node.target, "_opname", "") in _TURNS:
+        while (spec := spec_of_node(node)) is not None and spec.move is Move.TURN:
             turns.insert(0, (node.target, tuple(node.args[1:])))
             node = node.args[0]  # type: ignore[assignment]
         axes = self._axes[node]
@@ -229,28 +226,3 @@ def _shape(given: tuple[Operand, tuple[int, ...]]) -> tuple[int, ...]:
     for op, args in operand.turns:
         x = op(x, *args)
     return tuple(x.shape)
-
-
-def _convolution(args: Any, result: Sequence[int]) -> Any:
-    """The number of groups."""
-    x, w = _shape(args[0]), _shape(args[1])
-    groups = args[8] if args[8] == 1 else result[1] // w[1] if args[6] else x[1] // w[1]
-    return (*args[:8], groups)
-
-
-def _layer_norm(args: Any, _: Sequence[int]) -> Any:
-    """The shape that is normalised."""
-    return (args[0], list(_shape(args[0])[-len(args[1]) :]), *args[2:])
-
-
-def _group_norm(args: Any, _: Sequence[int]) -> Any:
-    """Channels, and as many groups as divide them."""
-    channels = _shape(args[0])[1]
-    return (*args[:4], channels, args[5], math.gcd(channels, args[6]), *args[7:])
-
-
-_LENGTHS: dict[str, Callable[[Any, Sequence[int]], Any]] = {
-    "convolution": _convolution,
-    "native_layer_norm": _layer_norm,
-    "native_group_norm": _group_norm,
-}

@@ -1,7 +1,7 @@
-"""Unread: the part of a parameter that the recorded forward leaves out; another forward may need it in its place.
+"""Partial reads: the part of a parameter that the recorded forward leaves out.
 
-A table of positions, or a causal mask, of which the example takes the first rows: nothing is known of the others, so
-they stay.
+A table of positions, or a causal mask, of which the example takes the first rows: another forward may need the others
+in their place. Nothing is known of them, so they stay.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from torch import fx
 
 from fxprune.analysis.labels.dims import Fix, Labels
+from fxprune.analysis.labels.labels import Labelling
+from fxprune.analysis.ops.spec import Move
+from fxprune.analysis.ops.table import spec_of_node
 
-_PARTS = frozenset("slice split split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk".split())
-# Ops that neither read nor reshape; all others read all that they get.
-_MOVES = _PARTS | frozenset(
-    "alias clone detach expand lift_fresh permute select squeeze t _to_copy transpose unsqueeze".split()
-)
+# Moves that keep the dims apart; all other ops read all that they get.
+_MOVES = frozenset(Move) - {Move.RESHAPE}
 
 
-def unread(nodes: fx.graph._node_list, axes: Mapping[fx.Node, Any]) -> Iterator[Fix]:
+def unread(labelling: Labelling) -> Iterator[Fix]:
     """For each parameter or buffer that is read in part, the labels of the rest."""
-    for node in nodes:
-        if node.op == "get_attr" and any(_name(user) in _MOVES for user in node.users):
-            left, read = _followed(node, axes)
+    for node in labelling.graph.fx.nodes:
+        if node.op == "get_attr" and any(_move(user) in _MOVES for user in node.users):
+            left, read = _followed(node, labelling.axes)
             rest = np.setdiff1d(np.concatenate(left), np.concatenate(read)) if left and read else ()
             if len(rest):
                 yield Fix(np.asarray(rest), "not read by the recorded forward", node)
@@ -40,17 +40,18 @@ def _followed(source: fx.Node, axes: Mapping[fx.Node, Any]) -> tuple[list[Labels
     while ahead:
         node = ahead.pop()
         for user in node.users:
-            if user.target is operator.getitem or _name(user) in _MOVES:
+            if user.target is operator.getitem or _move(user) in _MOVES:
                 ahead.append(user)
-            if _name(user) in _PARTS:
+            if _move(user) is Move.PART:
                 left += _labels(axes[node])
-            elif user.target is not operator.getitem and _name(user) not in _MOVES:
+            elif user.target is not operator.getitem and _move(user) not in _MOVES:
                 read += _labels(axes[node])
     return left, read
 
 
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "_opname", ""))
+def _move(node: fx.Node) -> Move | None:
+    spec = spec_of_node(node)
+    return None if spec is None else spec.move
 
 
 def _labels(tensor: Any) -> list[Labels]:

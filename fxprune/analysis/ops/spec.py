@@ -1,0 +1,130 @@
+"""What fxprune knows of one op, in one value: `OpSpec`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor, fx
+
+from fxprune.analysis.labels.dims import Dim
+from fxprune.analysis.labels.labels import Env, Rule
+from fxprune.analysis.ops.zeros import Zeros, never
+
+Length: TypeAlias = tuple[int, Dim]
+
+
+class Weight(NamedTuple):
+    """An argument that may be a weight, and what two of its dims are for.
+
+    Attributes:
+        argument: number of the argument.
+        producer: the dim whose indices make the output's channels.
+        consumer: the dim whose indices read the input's channels.
+    """
+
+    argument: int
+    producer: int
+    consumer: int
+
+
+class Layer(NamedTuple):
+    """A product of an input with a weight, as a linear layer has it: y = x wᵀ + bias.
+
+    Attributes:
+        argument: number of the argument that is the weight.
+        producer: the dim of that argument that makes the output's channels.
+        x: of shape (rows, features in).
+        w: of shape (features out, features in).
+        bias: of shape (features out,), or None.
+        y: of shape (rows, features out).
+    """
+
+    argument: int
+    producer: int
+    x: Tensor
+    w: Tensor
+    bias: Tensor | None
+    y: Tensor
+
+
+class Statistics(NamedTuple):
+    """Where the running statistics of a norm stand among its arguments.
+
+    Attributes:
+        mean: the running mean.
+        variance: the running variance.
+        epsilon: the number that is added to the variance.
+    """
+
+    mean: int
+    variance: int
+    epsilon: int
+
+
+class Norm(NamedTuple):
+    """Where the tensors of a norm stand among its arguments.
+
+    Attributes:
+        scale: γ, which multiplies each channel.
+        shift: β, which is added to each channel; None: there is none.
+        channel: the dim of the input and of the first result along which scale and shift lie.
+        statistics: running ones, which replace those of the input in evaluation mode; None: there are none.
+    """
+
+    scale: int
+    shift: int | None
+    channel: int
+    statistics: Statistics | None = None
+
+
+class Move(Enum):
+    """How an op rearranges its first argument: every element of the result is an element of that argument."""
+
+    COPY = "same shape, same order"
+    CAST = "same shape, same order, another type of number"
+    RESHAPE = "other dims, same order in memory"
+    TURN = "the dims in another order"
+    PART = "slices along a dim"
+    PICK = "one index of a dim"
+    STRETCH = "dims of length 1 come, go or are repeated"
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """All that fxprune knows of an op.
+
+    Attributes:
+        labels: what the op does to channel labels: a function of the `Call` and the op's arguments, tensors replaced by
+            their `Axes`. It equates or fixes what the op couples, and returns the dims of the result: a list with one
+            dim for each length of `call.shape`, or a list of such lists if the op has several results.
+        zeros: whether the result is zero in channels that are masked, that is, zero in the arguments.
+        weights: the arguments that may be weights, for a recorded call.
+        macs: the dims whose lengths multiply to the multiply-accumulates of a call; None: the op is not counted.
+        layers: for the arguments and the result of a call with real tensors, the call seen as the linear layer of each
+            argument that is a weight, as the third argument tells; None: it cannot be seen so.
+        move: how the op rearranges its first argument; None: it computes.
+        sizes: for a recorded call and present arguments, the sizes of the result that the arguments ask for, None
+            where they leave one open; several results follow one another. None: no argument is a size.
+        values: whether the numbers among the arguments are values, rather than sizes, dims or indices.
+        adds: whether the op adds its first two arguments.
+        scaling: 1 where a number as second argument multiplies the first, -1 where it divides it, otherwise 0.
+        norm: where a norm's scale, shift and statistics stand.
+        lengths: for arguments, their shapes, and the shape of the result: the arguments with those numbers set that
+            must fit the shapes (`groups` of a convolution). None: no number needs to.
+    """
+
+    labels: Rule
+    zeros: Zeros = never
+    weights: Callable[[fx.Node], Sequence[Weight]] = lambda _: ()
+    macs: Callable[[fx.Node, Env], Iterator[Length]] | None = None
+    layers: Callable[[Sequence[Any], Tensor, Callable[[Tensor], bool]], Iterator[Layer]] | None = None
+    move: Move | None = None
+    sizes: Callable[[fx.Node, Any], list[int | None]] | None = None
+    values: bool = False
+    adds: bool = False
+    scaling: int = 0
+    norm: Norm | None = None
+    lengths: Callable[[Any, Callable[[Any], Sequence[int]], Sequence[int]], Any] | None = None

@@ -1,0 +1,109 @@
+"""Whether the result of a call is zero in masked channels: the rules that the table of ops refers to.
+
+A rule receives the `MaskedCall` and answers whether every index of the result that belongs to a masked channel is zero.
+False is always safe: then a sum over such channels counts as one that tells masked channels from removed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import fx
+
+from fxprune.analysis.labels.labels import Env
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedCall:
+    """A recorded call of a model whose masked channels are zero where they are made.
+
+    Attributes:
+        node: the call.
+        zero: for each node before it, whether the tensor is zero in masked channels.
+        axes: the dims of all tensors.
+    """
+
+    node: fx.Node
+    zero: Mapping[fx.Node, bool]
+    axes: Env
+
+    def is_zero(self, value: Any) -> bool:
+        """Whether an argument is a tensor that is zero in masked channels."""
+        return isinstance(value, fx.Node) and self.zero[value]
+
+    def argument(self, i: int, name: str, default: Any = 0) -> Any:
+        """An argument given by position or by name."""
+        return self.node.args[i] if len(self.node.args) > i else self.node.kwargs.get(name, default)
+
+    def labelled(self) -> list[int]:
+        """The dims of the result that carry labels."""
+        axes: Any = self.axes[self.node]
+        return [i for i in range(len(axes)) if isinstance(axes.known(i), np.ndarray)]
+
+
+Zeros: TypeAlias = Callable[[MaskedCall], bool]
+
+
+def never(_: MaskedCall) -> bool:
+    """Not known to be zero."""
+    return False
+
+
+def always(_: MaskedCall) -> bool:
+    """Zero whatever the arguments are."""
+    return True
+
+
+def first(call: MaskedCall) -> bool:
+    """f(0) = 0 in the first tensor."""
+    return call.zero[call.node.all_input_nodes[0]]
+
+
+def any_input(call: MaskedCall) -> bool:
+    """A product: one factor that is zero suffices."""
+    return any(call.zero[n] for n in call.node.all_input_nodes)
+
+
+def all_inputs(call: MaskedCall) -> bool:
+    """All tensors must be zero: 0 + 0, max(0, 0)."""
+    return all(call.zero[n] for n in call.node.all_input_nodes)
+
+
+def added(call: MaskedCall) -> bool:
+    """A sum or difference; a number that is added must be zero."""
+    return all_inputs(call) and not any(isinstance(a, float | int) and a != 0 for a in call.node.args[:2])
+
+
+def filled(call: MaskedCall) -> bool:
+    """The first tensor, with the third argument put in some places."""
+    return first(call) and call.argument(2, "value") in (0, False)
+
+
+def overwritten(call: MaskedCall) -> bool:
+    """One number in all places: the second argument."""
+    return call.argument(1, "value", None) in (0, False)
+
+
+def powered(call: MaskedCall) -> bool:
+    """0 to the power of a positive number."""
+    exponent = call.argument(1, "exponent", None)
+    return isinstance(exponent, float | int) and exponent > 0 and call.is_zero(call.node.args[0])
+
+
+def between(low: Callable[[MaskedCall], Any], high: Callable[[MaskedCall], Any]) -> Zeros:
+    """The first tensor, kept between two bounds; they may also be tensors, or absent."""
+
+    def rule(call: MaskedCall) -> bool:
+        a, b = (bound(call) or 0 for bound in (low, high))
+        known = isinstance(a, float | int) and isinstance(b, float | int)
+        return first(call) and known and a <= 0 <= b
+
+    return rule
+
+
+def nothing(_: MaskedCall) -> int:
+    """The bound where there is none."""
+    return 0
