@@ -1,6 +1,8 @@
 """Training: what it learns, that it can be repeated and resumed, that it leaves no footprints."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 from torch import Generator, nn
-from zoo_toys import Tiny, bright_or_dark, weights
+from zoo_toys import Strided, Tiny, bright_or_dark, in_color, weights
 
 import fxprune
 from zoo.augment import shift
@@ -247,3 +249,29 @@ def test_a_log_without_tensorboard_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ZooError, match="'pip install tensorboard', or do without"):
         train(Tiny(), log=tmp_path)
+
+
+@pytest.mark.parametrize(("inputs", "last"), [(4, False), (8, True)])
+def test_images_lie_channels_last_where_that_is_safe(inputs: int, last: bool) -> None:
+    seen, model = set(), Strided(inputs)
+    model.body[1].register_forward_pre_hook(lambda _, args: seen.add(args[0].stride()[1] == 1))
+    train(model, in_color(), epochs=1)
+    assert seen == {last}
+
+
+CHECKS_THE_HEAP = next(Path("/").glob("lib/*/libc_malloc_debug.so.0"), None)
+
+
+@pytest.mark.skipif(CHECKS_THE_HEAP is None, reason="only glibc can check its heap")
+def test_training_without_avx512_leaves_the_heap_whole() -> None:
+    """On any machine: oneDNN is told to use no more than AVX2, and glibc to stop at the first damaged block."""
+    code = "import zoo_toys as z; from zoo.train import fit; fit(z.Strided(4), z.in_color(), epochs=2, progress=False)"
+    environment = {"ONEDNN_MAX_CPU_ISA": "AVX2", "LD_PRELOAD": str(CHECKS_THE_HEAP), "MALLOC_CHECK_": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
