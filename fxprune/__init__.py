@@ -19,7 +19,7 @@ from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs import latency
 from fxprune.costs.macs import Cost, cost
-from fxprune.errors import FxpruneError, InputError, PlanError, TraceError
+from fxprune.errors import FxpruneError, InputError, PlanError, ProofError, TraceError
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruction import Reconstruction, absorb_batchnorm, recalibrate_batchnorm, reconstruct
@@ -28,6 +28,7 @@ from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.rewriting.pruned_file import load
 from fxprune.rewriting.rewrite import cut_state, rewrite
 from fxprune.tracing.trace import Graph, trace
+from fxprune.verification.blame import find_faulty_groups
 from fxprune.verification.verify import mask, verify
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "InputError",
     "Plan",
     "PlanError",
+    "ProofError",
     "Reconstruction",
     "Report",
     "Result",
@@ -49,6 +51,7 @@ __all__ = [
     "add_samplers",
     "cost",
     "cut_state",
+    "find_faulty_groups",
     "find_groups",
     "latency",
     "load",

@@ -41,6 +41,10 @@ class PlanError(FxpruneError):
     """A plan does not fit the model, is damaged, or cannot be applied."""
 
 
+class ProofError(FxpruneError):
+    """A pruned model fails, or differs from the masked one, and no smaller choice of groups mends that."""
+
+
 def check_kind(what: str, value: object, kind: type, remedy: str) -> None:
     """Refuse an argument of another kind.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
 from fxprune.storage.files import write_whole
 from fxprune.tracing.trace import trace
-from fxprune.verification.verify import verify as verify_plan
+from fxprune.verification.proof import Proof, proven, unreached
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,14 +37,29 @@ class Report:
         after: cost of the pruned model.
         groups: the groups, with the reason for every dim that is fixed.
         kept: channels kept of each group.
-        deviation: pruned against masked (see `fxprune.verify`); None if it was not measured.
+        proof: the comparison of pruned and masked; None if it was not made.
+        unreached: modules with parameters that the example inputs did not reach; they stay as they are.
     """
 
     before: Cost
     after: Cost
     groups: Groups
     kept: Mapping[str, int]
-    deviation: float | None
+    proof: Proof | None
+    unreached: tuple[str, ...] = ()
+
+    @property
+    def deviation(self) -> float | None:
+        """Pruned against masked (see `fxprune.verify`); None if it was not measured."""
+        return None if self.proof is None else self.proof.deviation
+
+    def warnings(self) -> list[str]:
+        """What may surprise: groups that were disproved, and modules that the example inputs did not reach."""
+        lines = [] if self.proof is None else self.proof.warnings()
+        if self.unreached:
+            names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
+            lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
+        return lines
 
     def __str__(self) -> str:
         cut = sum(self.kept[g.name] < g.size for g in self.groups)
@@ -52,8 +68,9 @@ class Report:
             _change("MACs", self.before.macs, self.after.macs),
             _change("parameters", self.before.parameters, self.after.parameters),
         ]
-        if self.deviation is not None:
-            lines.append(f"pruned against masked: largest relative deviation {self.deviation:.1e}")
+        if self.proof is not None:
+            lines.append(str(self.proof))
+        lines += self.warnings()
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
         return "\n".join(lines)
@@ -109,7 +126,8 @@ def prune(
         data: batches, for scorers that need them.
         planner: how many channels stay; default `planners.Uniform(pruning_ratio)`.
         ignored: names or patterns of modules, parameters and groups that keep all channels.
-        verify: also measure that the pruned model equals the masked one (three forwards in float64).
+        verify: prove that the pruned model equals the masked one (see `fxprune.verify`). Groups that are to blame if it
+            does not are kept whole, with a warning, and the others are planned again.
 
     Returns:
         The smaller model, the plan that made it, and a report that can be printed.
@@ -117,6 +135,7 @@ def prune(
     Raises:
         InputError: pruning ratio out of range, bad inputs, unusable scores, or no prunable group.
         TraceError: the model cannot be run.
+        ProofError: the pruned model fails or differs from the masked one, whatever is kept whole.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
@@ -127,12 +146,37 @@ def prune(
     check_pruning_ratio(pruning_ratio)
     graph = trace(model, example_inputs)
     groups = find_groups(graph, ignored)
+    _check_prunable(groups)
+    scores = (scorer or L2Norm())(model, groups, data)
+    choose = _Choice(planner or Uniform(pruning_ratio), scores)
+    if verify:
+        groups, plan, proof = proven(groups, choose, example_inputs)
+    else:
+        plan, proof = choose(groups), None
+    report = Report(cost(graph), cost(graph, plan), groups, plan.kept_counts(), proof, unreached(graph))
+    _warn(report)
+    return Result(rewrite(model, plan), plan, report)
+
+
+def _check_prunable(groups: Groups) -> None:
     if not len(groups):
         reasons = "; ".join(dict.fromkeys(f.reason for f in groups.fixed))
-        raise InputError("no channel of the model can be pruned", where=type(model).__name__, seen=reasons[:300])
-    scores = (scorer or L2Norm())(model, groups, data)
-    plan = (planner or Uniform(pruning_ratio))(groups, scores)
-    small = rewrite(model, plan)
-    deviation = verify_plan(model, plan, example_inputs) if verify else None
-    report = Report(cost(graph), cost(graph, plan), groups, plan.kept_counts(), deviation)
-    return Result(small, plan, report)
+        where = type(groups.graph.model).__name__
+        raise InputError("no channel of the model can be pruned", where=where, seen=reasons[:300])
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What plans, again where some groups must stay after all."""
+
+    planner: Callable[[Groups, Mapping[str, Tensor]], Plan]
+    scores: Mapping[str, Tensor]
+
+    def __call__(self, groups: Groups) -> Plan:
+        return self.planner(groups, {g.name: self.scores[g.name] for g in groups})
+
+
+def _warn(report: Report) -> None:
+    """What a caller should hear of who does not print the report."""
+    for line in report.warnings():
+        warnings.warn(line, stacklevel=3)

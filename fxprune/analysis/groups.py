@@ -145,6 +145,27 @@ class Groups(Sequence[Group]):
         view.ties = tuple(t for t in self.ties if t <= set(view._by_name))
         return view
 
+    def holding(self, reasons: Mapping[str, str]) -> Groups:
+        """The same groups without those named, and without what is tied to them; both are fixed, with the reason.
+
+        Args:
+            reasons: {group: why all its channels must stay}.
+        """
+        held = dict(reasons)
+        while more := {n: r for t in self.ties for r in [held.get(n) for n in t] if r for n in t - held.keys()}:
+            held |= more
+        view = self.among(g for g in self if g.name not in held)
+        view.fixed = (
+            *self.fixed,
+            *(
+                FixedDim(s.tensor, s.dim, len(s.positions), held[g.name])
+                for g in self
+                if g.name in held
+                for s in g.slots
+            ),
+        )
+        return view
+
     def in_step(self, counts: Mapping[str, int]) -> dict[str, int]:
         """The counts nearest to `counts` that tied groups can have together; others are as given."""
         result = dict(counts)

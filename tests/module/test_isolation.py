@@ -4,6 +4,7 @@ import functools
 import random
 import signal
 import threading
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -44,6 +45,12 @@ def searched(model: nn.Module, x: Any) -> Any:
     return search(model, groups, fxprune.scorers.L2Norm()(model, groups), lambda m: 1.0)
 
 
+def pruned(model: nn.Module, x: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "1 modules are not reached by the example inputs")
+        fxprune.prune(model, x, 0.5)
+
+
 STAGES: dict[str, Stage] = {
     "trace": fxprune.trace,
     "find_groups": groups_of,
@@ -57,7 +64,7 @@ STAGES: dict[str, Stage] = {
     "verify": lambda model, x: fxprune.verify(model, plan_of(model, x), x),
     "verify as it is": lambda model, x: fxprune.verify(model, plan_of(model, x), x, randomise=False),
     "bisection": searched,
-    "prune": lambda model, x: fxprune.prune(model, x, 0.5),
+    "prune": pruned,
 }
 
 

@@ -1,0 +1,133 @@
+"""What was disproved is not handed out: the groups to blame are found, kept whole, and reported."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import CASES, Net
+from oracle import ROUNDING, random_plan
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.verification.blame import smallest
+
+X = torch.rand(2, 3, 9, 9)
+
+
+def flipping() -> Net:
+    """Its first group is a mirrored one: channel i of `a` is read as channel 7 - i."""
+    return Net(
+        lambda m, x: m.c(m.b(m.a(x).flip(1)).relu()),
+        {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 8, 3), "c": nn.Conv2d(8, 4, 3)},
+    )
+
+
+@pytest.fixture
+def wrong_rule() -> Iterator[None]:
+    """An analysis that takes a flip for nothing at all."""
+    right = fxprune.ops.OPS["flip"]
+    fxprune.ops.register("flip", fxprune.ops.OpSpec(lambda call, x, dims: x.dims()))
+    yield
+    fxprune.ops.register("flip", right)
+
+
+@pytest.mark.usefixtures("wrong_rule")
+def test_prune_keeps_whole_what_it_has_disproved() -> None:
+    model = flipping()
+    with pytest.warns(UserWarning, match=r"1 groups are kept whole, .* differ from the masked one .*: a$"):
+        result = fxprune.prune(model, X, 0.5)
+    assert result.plan.kept_counts() == {"b": 4}
+    assert result.report.deviation is not None
+    assert result.report.deviation <= ROUNDING
+    assert "differs from the masked one" in next(f.reason for f in result.report.groups.fixed if f.tensor == "a.bias")
+    assert "a fault of fxprune" in str(result.report)
+    masked = flipping()
+    masked.load_state_dict(model.state_dict())
+    fxprune.mask(masked, result.plan)
+    torch.testing.assert_close(result.model(X), masked(X))
+
+
+@pytest.mark.usefixtures("wrong_rule")
+def test_nothing_is_returned_if_no_group_is_left() -> None:
+    model = Net(lambda m, x: m.c(m.a(x).flip(1)), {"a": nn.Conv2d(3, 8, 3), "c": nn.Conv2d(8, 4, 3)})
+    with pytest.raises(fxprune.ProofError, match=r"no choice of groups mends that in Net; seen: a relative deviation"):
+        fxprune.prune(model, X, 0.5)
+    assert fxprune.prune(model, X, 0.5, verify=False).model.a.weight.shape[0] == 4
+
+
+def faulty(plan: fxprune.Plan, name: str, at: int) -> fxprune.Plan:
+    """The plan with all channels of one slot shifted by one."""
+    planned = plan.groups[name]
+    slot = planned.slots[at]
+    wrong = replace(slot, channels=np.roll(np.arange(planned.size), 1)[slot.channels])
+    slots = (*planned.slots[:at], wrong, *planned.slots[at + 1 :])
+    return replace(plan, groups={**plan.groups, name: replace(planned, slots=slots)})
+
+
+def chain(n: int) -> nn.Sequential:
+    return nn.Sequential(*(layer for _ in range(n) for layer in (nn.Linear(6, 6), nn.Tanh())))
+
+
+def test_faulty_groups_are_found() -> None:
+    model, x = chain(9), torch.rand(3, 6)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plan = random_plan(model, groups, 0.34)
+    assert fxprune.find_faulty_groups(model, groups, plan, x) == []
+    assert fxprune.find_faulty_groups(model, groups, faulty(plan, "4", 0), x) == ["4"]
+
+
+def test_a_pruned_model_that_fails_is_a_fault_of_the_plan() -> None:
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(2)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plan = random_plan(model, groups, 0.5)
+    planned = plan.groups["a"]
+    known = tuple(s for s in planned.slots if s.role != "consumer")
+    wrong = replace(plan, groups={**plan.groups, "a": replace(planned, slots=known)})
+    with pytest.raises(fxprune.ProofError, match="the pruned model fails where the full-size one runs"):
+        fxprune.verify(model, wrong, x)
+    assert fxprune.find_faulty_groups(model, groups, wrong, x) == ["a"]
+
+
+@pytest.mark.parametrize("culprits", [{3}, {0, 7}, {2, 5, 6}])
+def test_the_smallest_choice_that_fails(culprits: set[int]) -> None:
+    tried = []
+
+    def fails(parts: Sequence[int]) -> bool:
+        tried.append(parts)
+        return culprits <= set(parts)
+
+    assert set(smallest(fails, range(8))) == culprits
+    assert len(tried) <= 2 * 3 * len(culprits) + 2
+
+
+def test_modules_that_the_example_does_not_reach() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.c(m.a(x).relu()) if x.shape[-1] < 100 else m.c(m.big(x).relu())
+
+    model = Net(run, {"a": nn.Conv2d(3, 8, 3), "big": nn.Conv2d(3, 8, 5), "c": nn.Conv2d(8, 4, 3)})
+    with pytest.warns(UserWarning, match="1 modules are not reached by the example inputs, and stay: big"):
+        report = fxprune.prune(model, X, 0.5).report
+    assert report.unreached == ("big",)
+    assert "not reached by the example inputs" in str(report)
+
+
+def test_groups_that_a_norm_runs_over() -> None:
+    """They are kept whole for the comparison, and the report says so."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    report = fxprune.prune(model, torch.rand(2, 5), 0.5).report
+    assert report.proof is not None
+    assert (report.proof.pruned, dict(report.proof.mixed)) == (2, {"0": "aten.native_layer_norm.default"})
+    assert report.deviation is not None
+    assert report.deviation <= ROUNDING
+    assert "1 of 2 pruned groups run through aten.native_layer_norm" in str(report)
+
+
+def test_nothing_but_groups_that_a_norm_runs_over() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+    report = fxprune.prune(model, torch.rand(2, 5), 0.5).report
+    assert report.deviation is None
+    assert "with these kept whole: nothing to compare" in str(report)
