@@ -154,7 +154,7 @@ class Groups(Sequence[Group]):
         held = dict(reasons)
         while more := {n: r for t in self.ties for r in [held.get(n) for n in t] if r for n in t - held.keys()}:
             held |= more
-        view = self.among(g for g in self if g.name not in held)
+        view = self.subset(g for g in self if g.name not in held)
         view.fixed = (
             *self.fixed,
             *(
