@@ -9,6 +9,7 @@ from fxprune.scorers.activations import ActivationEntropy, ActivationMean, APoZ,
 from fxprune.scorers.base import Scorer, UnscorableError, along, check_scores, makers, per_channel
 from fxprune.scorers.combine import Fallback, Normalised, OverMembers, SeedAverage, WeightedSum
 from fxprune.scorers.gradients import GroupTaylor, HessianDiagonal, Taylor
+from fxprune.scorers.joint_elimination import ErrorCurve, JointElimination
 from fxprune.scorers.lasso import Lasso, LassoPath, lasso_path
 from fxprune.scorers.norms import LAMP, L1Norm, L2Norm
 from fxprune.scorers.permutation import WeightPermutation
@@ -19,7 +20,7 @@ from fxprune.scorers.sampled import SampledPermutation
 from fxprune.scorers.slimming import BatchNormScale
 from fxprune.scorers.thinet import RefitLoss, ThiNet
 from fxprune.scorers.torch_pruning import TorchPruning
-from fxprune.statistics.gram.collect import Informative
+from fxprune.statistics.gram.collect import Informative, PerWeight
 
 __all__ = [
     "LAMP",
@@ -28,18 +29,21 @@ __all__ = [
     "ActivationEntropy",
     "ActivationMean",
     "BatchNormScale",
+    "ErrorCurve",
     "Fallback",
     "GeometricMedian",
     "GroupTaylor",
     "HRank",
     "HessianDiagonal",
     "Informative",
+    "JointElimination",
     "L1Norm",
     "L2Norm",
     "Lasso",
     "LassoPath",
     "Normalised",
     "OverMembers",
+    "PerWeight",
     "Random",
     "RefitLoss",
     "SampledPermutation",

@@ -45,6 +45,7 @@ SCORERS: list[s.Scorer] = [
     s.ThiNet(),
     s.RefitLoss(),
     s.Lasso(),
+    s.JointElimination(),
     s.Normalised(s.Taylor(), "rank"),
     s.WeightedSum(((s.Normalised(s.L1Norm()), 0.5), (s.Normalised(s.ActivationMean()), 0.5))),
     s.SeedAverage(s.Random(), 2),

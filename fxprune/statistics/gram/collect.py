@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -52,8 +53,37 @@ class Informative:
         _require_count(self.count)
 
 
-Positions: TypeAlias = int | Informative | None
-"""Output positions of each image: so many, drawn anew for each image; the informative ones; or None: all."""
+@dataclass(frozen=True)
+class PerWeight:
+    """As many positions of each image as give a layer so many rows for each weight of one of its kernels.
+
+    A fit of n weights from few more rows than n repeats those rows and fails on others. Wide kernels therefore get more
+    positions than narrow ones, and few images give more of each than many do. The number of images is that of the first
+    batch times the number of batches, where the data tell it (`len(data)`); else each batch gives all the rows, which
+    are more than needed.
+
+    Attributes:
+        rows: for each weight, over all images; a layer that has fewer output positions gives all of them.
+
+    Raises:
+        InputError: `rows` is no positive number.
+
+    >>> from fxprune.scorers import JointElimination, PerWeight
+    >>> JointElimination(positions=PerWeight(20)) == JointElimination()
+    True
+    """
+
+    rows: float = 20
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rows, int | float) or not 0 < self.rows < float("inf"):
+            raise InputError("rows out of range", seen=repr(self.rows), remedy="give a positive number, such as 20")
+
+
+ENOUGH = PerWeight()
+
+Positions: TypeAlias = int | Informative | PerWeight | None
+"""Output positions of each image: so many, drawn anew for each image; those that a rule gives; or None: all."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +91,10 @@ class Sampling:
     """Which of a layer's output positions count.
 
     Attributes:
-        positions: of each image, drawn anew for each layer and image; 10 as He et al. 2017 do; `Informative`: those
-            that say most; None: all.
+        positions: of each image, drawn anew for each layer and image; 10 as He et al. 2017 do; `PerWeight`: enough for
+            the layer's kernels; `Informative`: those that say most; None: all.
         seed: of the positions, and of standard normal inputs where there is no data.
+        batches: number of batches that will be seen, for `PerWeight`; see `over`.
 
     Raises:
         InputError: no position, or a number that is no integer.
@@ -71,10 +102,21 @@ class Sampling:
 
     positions: Positions = 10
     seed: int = 0
+    batches: int = 1
 
     def __post_init__(self) -> None:
-        if self.positions is not None and not isinstance(self.positions, Informative):
+        if self.positions is not None and not isinstance(self.positions, Informative | PerWeight):
             _require_count(self.positions)
+
+    def over(self, data: Iterable[Any] | None) -> Sampling:
+        """The same for the given data, as far as they tell their length."""
+        return replace(self, batches=max(1, len(data))) if isinstance(data, Sized) else self
+
+    def count(self, seen: Contraction, images: int) -> int | None:
+        """Positions of each of the images of a batch, for a call of a layer; None: all."""
+        if not isinstance(self.positions, PerWeight):
+            return self.positions if isinstance(self.positions, int) else None
+        return ceil(self.positions.rows * seen.kernels().shape[-1] / (images * self.batches))
 
     def start(self, batch: str = "") -> Callable[[Contraction, int], Tensor]:
         """A function from a call and its number of images to positions, of shape (images, m).
@@ -91,7 +133,7 @@ class Sampling:
                 return most_varied(seen, images, self.positions.count)
             if seen.name not in generators:
                 generators[seen.name] = torch.Generator().manual_seed(crc32(f"{self.seed} {batch}{seen.name}".encode()))
-            return draw(seen, images, self.positions, generators[seen.name])
+            return draw(seen, images, self.count(seen, images), generators[seen.name])
 
         return positions
 
@@ -196,7 +238,7 @@ def _run(
     add: Callable[[Gram, Contraction], None],
 ) -> None:
     """Hand the statistics of each call of a layer that reads a group to `add`, after noting in `met` what it reads."""
-    wanted, positions, images = _of_weight(groups), sampling.start(), 1
+    wanted, positions, images = _of_weight(groups), sampling.over(data).start(), 1
 
     def note(seen: Contraction) -> None:
         if seen.name not in met:

@@ -1,0 +1,175 @@
+"""Joint elimination against numpy's least squares: every prefix, every choice, and all subsets of few channels."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import CASES
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.module.batches import batches
+from fxprune.scorers import ErrorCurve, JointElimination, PerWeight
+from fxprune.statistics.gram.channels import owners
+from fxprune.statistics.gram.collect import Sampling
+from fxprune.statistics.gram.elimination import Problem, eliminate
+from fxprune.statistics.gram.patches import draw, inputs_at
+from fxprune.statistics.gram.sums import Gram
+from fxprune.statistics.observe import Contraction, observing
+
+READ = "residual concat dense grouped_by_width flatten_7x7 one_dimensional two_inputs perceptron transposed"
+Arrays = list[tuple[Any, Any, Any]]
+
+
+def rows_of(model: nn.Module, x: Any, group: fxprune.Group) -> Arrays:
+    """For each reader and convolution group: patches, targets, and the channel of each column."""
+    found: Arrays = []
+    slots = {s.tensor: s for s in group.consumers}
+
+    def look(seen: Contraction) -> None:
+        patches = torch.cat(list(inputs_at(seen, draw(seen, len(x[0]), None, torch.Generator()))))
+        owner = owners(seen, slots[seen.name], group.size)
+        made = torch.einsum("rgn,gon->rgo", patches, seen.kernels())
+        energy = (made - made.mean(0)).square().sum().sqrt()
+        found.extend(
+            ((patches[:, g]).numpy(), (made[:, g] / energy).numpy(), owner[g].numpy()) for g in range(seen.groups)
+        )
+
+    with observing(model, set(slots), look) as run:
+        for batch in batches(model, [(x,)] if len(x) > 1 else [x]):
+            run(batch)
+    return found
+
+
+def loss(arrays: Arrays, gone: Any) -> float:
+    """The squared error of numpy's least squares, with an intercept, on the columns that stay."""
+    total = 0.0
+    for patches, targets, owner in arrays:
+        stays = np.column_stack([patches[:, ~np.isin(owner, gone)], np.ones(len(patches))])
+        fitted = stays @ np.linalg.lstsq(stays, targets, rcond=None)[0]
+        total += float(((targets - fitted) ** 2).sum())
+    return total
+
+
+@pytest.mark.parametrize("name", READ.split())
+def test_every_prefix_is_greedy_and_its_error_that_of_least_squares(name: str) -> None:
+    case = CASES[name]
+    model = case.build().double()
+    x = tuple(t.double() for t in case.inputs(80 if name in ("flatten_7x7", "perceptron", "two_inputs") else 12))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    curves = JointElimination(None, ridge=1e-11).curves(model, groups, [(x,)] if len(x) > 1 else [x])
+    for g in groups:
+        arrays, curve = rows_of(model, x, g), curves[g.name]
+        gone = [curve.order[:j] for j in range(g.size + 1)]
+        np.testing.assert_allclose(curve.errors, [loss(arrays, r) for r in gone], rtol=1e-4, atol=1e-6)
+        for j in range(0, g.size, max(1, g.size // 4)):
+            best = min(loss(arrays, [*gone[j], i]) for i in range(g.size) if i not in gone[j])
+            assert curve.errors[j + 1] <= best * (1 + 1e-4) + 1e-6
+
+
+def problem(channels: int, size: int, seed: int = 0, rows: int = 300) -> tuple[Arrays, Problem]:
+    """Correlated patches of one layer with 5 outputs."""
+    n, rng = channels * size, np.random.default_rng(seed)
+    x = rng.normal(size=(rows, n)) @ (np.eye(n) + rng.normal(size=(n, n)) / n**0.5)
+    w, owner = rng.normal(size=(5, n)), np.repeat(np.arange(channels), size)
+    y = x @ w.T
+    y = (y - y.mean(0)) / np.sqrt(((y - y.mean(0)) ** 2).sum())
+    gram = Gram.of(torch.from_numpy(x)[:, None])
+    made = Problem.of(gram, torch.from_numpy(w)[None], torch.from_numpy(owner)[None], channels, 1e-11)
+    assert made is not None
+    return [(x, y, owner)], made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy_is_near_the_best_of_all_subsets(seed: int) -> None:
+    """All subsets of 9 channels: never better than the best of a size, and within a quarter of it."""
+    arrays, made = problem(9, 2, seed)
+    errors = eliminate([made], 9)[1].tolist()
+    for j in range(1, 10):
+        best = min(loss(arrays, list(r)) for r in combinations(range(9), j))
+        assert best * (1 - 1e-6) <= errors[j - 1] <= 1.25 * best
+
+
+def test_the_first_choice_of_two_readers_is_the_best_of_both() -> None:
+    (one, a), (other, b) = problem(6, 3, 1), problem(6, 1, 2)
+    order, errors = eliminate([a, b], 6)
+    losses = [loss(one + other, [i]) for i in range(6)]
+    assert int(order[0]) == int(np.argmin(losses))
+    np.testing.assert_allclose(errors[0], min(losses), rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 7, 40])
+def test_several_at_once_give_exact_errors_that_are_little_larger(at_once: int) -> None:
+    arrays, made = problem(40, 3, rows=600)
+    order, errors = eliminate([made], 40, at_once)
+    alone = eliminate([made], 40, 1)[1]
+    assert sorted(order.tolist()) == list(range(40))
+    for j in (1, 5, 17, 30, 40):
+        np.testing.assert_allclose(errors[j - 1], loss(arrays, order[:j].numpy()), rtol=1e-6)
+    if at_once < 8:
+        assert float(errors[19]) <= 1.05 * float(alone[19])
+
+
+def test_a_reader_that_loses_outputs_with_its_channels_sets_no_problem() -> None:
+    """Each channel is a convolution group of its own, whose outputs go with it."""
+    gram = Gram.of(torch.randn(9, 3, 4))
+    owner = torch.arange(3)[:, None].expand(-1, 4)
+    assert Problem.of(gram, torch.randn(3, 1, 4), owner, 3, 1e-4) is None
+
+
+def test_scores_follow_the_curve_at_every_width() -> None:
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(12)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    curves, scores = JointElimination().curves(model, groups, [x[0]]), JointElimination()(model, groups, [x[0]])
+    fxprune.scorers.check_scores(scores, groups)
+    for g in groups:
+        assert scores[g.name].argsort().tolist() == curves[g.name].order.tolist()
+        np.testing.assert_allclose(scores[g.name].sort().values, curves[g.name].errors[1:], rtol=1e-3, atol=1e-5)
+        assert curves[g.name].at(g.size) == 0
+        assert curves[g.name].at(0) == pytest.approx(len(g.consumers), rel=1e-2)
+
+
+def test_curves_of_other_scores_add_up() -> None:
+    scores = torch.tensor([0.5, -1.0, 2.0])
+    curve = ErrorCurve.of_scores(scores)
+    assert curve.order.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(curve.errors, [0, 0, 1.5 / 4.5, 1])
+    assert ErrorCurve.of_scores(torch.zeros(2)).errors.tolist() == [0, 0, 0]
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(fxprune.InputError, match="positions must be a positive integer"):
+        JointElimination(0)
+    for ridge in (0.0, -1.0, float("nan")):
+        with pytest.raises(fxprune.InputError, match=r"ridge out of range; seen: .*; remedy: give a positive number"):
+            JointElimination(ridge=ridge)
+    for count in (0, -1, 1.5):
+        with pytest.raises(fxprune.InputError, match="at_once must be a positive integer"):
+            JointElimination(at_once=count)  # type: ignore[arg-type]
+    for rows in (0, -3.0, float("inf"), "20"):
+        with pytest.raises(fxprune.InputError, match="rows out of range"):
+            PerWeight(rows)  # type: ignore[arg-type]
+
+
+def counted(data: Any, images: int, layer: nn.Module, shape: tuple[int, ...]) -> int:
+    """Positions of each image."""
+    found: list[Tensor] = []
+    choose = Sampling(PerWeight(20)).over(data).start()
+    x = torch.randn(images, *shape)
+    with observing(nn.Sequential(layer), {"0.weight"}, lambda seen: found.append(choose(seen, images))) as run:
+        for batch in batches(layer, [x]):
+            run(batch)
+    assert found[0].shape[0] == images
+    return found[0].shape[1]
+
+
+def test_rows_suit_the_kernel_and_the_number_of_images() -> None:
+    """A kernel of 27 weights wants 540 rows; one of 3 weights, 60."""
+    wide, narrow = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 1)
+    assert counted([0] * 5, 4, wide, (3, 22, 22)) == 27  # 20 images
+    assert counted([0] * 5, 4, narrow, (3, 22, 22)) == 3
+    assert counted(iter([]), 4, wide, (3, 22, 22)) == 135  # as if there were no other batch
+    assert counted([0], 2, wide, (3, 12, 12)) == 100  # there are no more
