@@ -3,7 +3,7 @@
     patches     what a layer multiplies its weights with, and what it makes of them, as rows of matrices
     sums        their centred second moments, streamed in float64
     channels    the same, reduced to the channels that a layer reads
-    elimination which channels of a layer's input can go at the smallest error after a refit
+    elimination   which channels of a layer's input can go at the smallest error after a refit
     collect     run a model on data and collect either
 
 For a layer with n weights a kernel: S takes 8·groups·n² bytes while the layer is looked at; all that is computed of it
