@@ -153,7 +153,7 @@ def prune(
         groups, plan, proof = proven(groups, choose, example_inputs)
     else:
         plan, proof = choose(groups), None
-    report = Report(cost(graph), cost(graph, plan), groups, plan.kept_counts(), proof, unreached(graph))
+    report = Report(cost(groups), cost(groups, plan), groups, plan.kept_counts(), proof, unreached(graph))
     _warn(report)
     return Result(rewrite(model, plan), plan, report)
 

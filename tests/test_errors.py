@@ -310,7 +310,7 @@ def test_cutting_a_state_with_names_of_its_own(plan: fxprune.Plan) -> None:
 
 def test_the_cost_of_a_plan_for_another_model(net: Net, plan: fxprune.Plan) -> None:
     with refused(fxprune.PlanError, "the plan is for another model", "stem"):
-        fxprune.cost(fxprune.trace(other_net(), X), plan)
+        fxprune.cost(fxprune.find_groups(fxprune.trace(other_net(), X)), plan)
 
 
 def test_a_plan_whose_attributes_the_model_lacks(plan: fxprune.Plan) -> None:
@@ -706,8 +706,8 @@ def test_ratios_and_plans_of_other_types(net: Net) -> None:
 
 WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError], str]] = {
     "find_groups(model)": (lambda m, g, p: fxprune.find_groups(m), fxprune.InputError, "give what fxprune.trace"),
-    "cost(model)": (lambda m, g, p: fxprune.cost(m), fxprune.InputError, "give what fxprune.trace"),
-    "cost(graph, groups)": (lambda m, g, p: fxprune.cost(g.graph, g), fxprune.PlanError, "give what a planner returns"),
+    "cost(model)": (lambda m, g, p: fxprune.cost(m), fxprune.InputError, "give what fxprune.find_groups"),
+    "cost(groups, groups)": (lambda m, g, p: fxprune.cost(g, g), fxprune.PlanError, "give what a planner returns"),
     "rewrite(None)": (lambda m, g, p: fxprune.rewrite(None, p), fxprune.InputError, "seen: NoneType"),
     "verify(None)": (lambda m, g, p: fxprune.verify(None, p, X), fxprune.InputError, "seen: NoneType"),  # type: ignore[arg-type]
     "mask(None)": (lambda m, g, p: fxprune.mask(None, p), fxprune.InputError, "seen: NoneType"),  # type: ignore[arg-type]

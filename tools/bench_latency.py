@@ -91,10 +91,10 @@ def bench(name: str, size: int, rounds: int, turns: int, table: Path | None, con
     plans = list(planners(latency, groups))
     models = [model, *(fxprune.rewrite(model, plan) for _, _, plan in plans)]
     original, *pruned = fxprune.latency.by_turns(models, example, turns)
-    full = fxprune.cost(groups.graph).macs
+    full = fxprune.cost(groups).macs
     return [
         Row(
-            *(name, of, part, fxprune.cost(groups.graph, plan).macs / full),
+            *(name, of, part, fxprune.cost(groups, plan).macs / full),
             *(latency.of(plan), statistics.median(seconds), latency.of(plan) / latency.of()),
             statistics.median(s / o for s, o in zip(seconds, original, strict=True)),
         )

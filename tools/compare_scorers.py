@@ -88,7 +88,7 @@ class Subject:
 
     def left(self, plan: fxprune.Plan) -> tuple[float, float]:
         """The parts of MACs and parameters that stay."""
-        before, after = fxprune.cost(self.groups.graph), fxprune.cost(self.groups.graph, plan)
+        before, after = fxprune.cost(self.groups), fxprune.cost(self.groups, plan)
         return after.macs / before.macs, after.parameters / before.parameters
 
     def plan(self, scores: Scores, allocation: str, less: float) -> fxprune.Plan:

@@ -79,7 +79,7 @@ def _examine(name: str, model: nn.Module, options: Options) -> Row:
         graph, trace_ms = _timed(lambda: fxprune.trace(model, inputs))
         groups, group_ms = _timed(lambda: fxprune.find_groups(graph))
     plan = _halved(model, groups, options.ratio)
-    full, cut = fxprune.cost(graph), fxprune.cost(graph, plan)
+    full, cut = fxprune.cost(groups), fxprune.cost(groups, plan)
     row = {
         "groups": len(groups),
         "parameters": cut.parameters / full.parameters,
@@ -105,7 +105,7 @@ def _verified(model: nn.Module, graph: fxprune.Graph, groups: fxprune.Groups, in
     """Pruned against masked, while all that a norm, mean or softmax runs over stays: the stream of a transformer."""
     mixed = [g.name for g in groups if g.mixed_by]
     exact = fxprune.find_groups(graph, mixed) if mixed else groups
-    # What is protected can make another group the first that an op mixes.
+    # What is ignored can make another group the first that an op mixes.
     while again := [g.name for g in exact if g.mixed_by]:
         mixed += again
         exact = fxprune.find_groups(graph, mixed)
@@ -115,7 +115,7 @@ def _verified(model: nn.Module, graph: fxprune.Graph, groups: fxprune.Groups, in
     return {
         "compared": len(exact),
         "verify": fxprune.verify(model, plan, inputs),
-        "parameters_kept_stream": fxprune.cost(graph, plan).parameters / fxprune.cost(graph).parameters,
+        "parameters_kept_stream": fxprune.cost(exact, plan).parameters / fxprune.cost(exact).parameters,
     }
 
 

@@ -56,9 +56,9 @@ def main(
         raise typer.Exit(2) from None
     console.print(f"[bold]{CHECKPOINTS[data]}[/] on {data}: {len(splits.train)} training images")
     start = time.perf_counter()
-    found, graph = search(model, splits, data, tolerance, epochs, seed)
+    found, groups = search(model, splits, data, tolerance, epochs, seed)
     console.print(history(found))
-    console.print(before_and_after(model, found, graph, splits))
+    console.print(before_and_after(model, found, groups, splits))
     folder = out or Path("runs") / f"demo-{data}"
     save(found, folder)
     same = reload(metadata, found, folder, splits.test.images[:64])
@@ -69,14 +69,13 @@ def main(
 
 def search(
     model: nn.Module, splits: Splits, data: str, tolerance: float, epochs: int | None, seed: int
-) -> tuple[Found, fxprune.Graph]:
+) -> tuple[Found, fxprune.Groups]:
     """Bisect the contribution rate to the smallest model within the tolerance."""
     tuning_epochs, images, threads = TUNING[data]
     torch.set_num_threads(threads)
     rows = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))[:images]
     part = splits.train[rows]
-    graph = fxprune.trace(model, splits.train.images[:1])
-    groups = fxprune.find_groups(graph)
+    groups = fxprune.find_groups(fxprune.trace(model, splits.train.images[:1]))
     scores = fxprune.scorers.WeightPermutation()(model, groups, part.images[:1_024].split(256))
     count = tuning_epochs if epochs is None else epochs
 
@@ -87,7 +86,7 @@ def search(
     def evaluate(candidate: nn.Module) -> float:
         return accuracy(candidate, splits.val)
 
-    return fxprune.search.Bisection(tolerance)(model, groups, scores, evaluate, tune), graph
+    return fxprune.search.Bisection(tolerance)(model, groups, scores, evaluate, tune), groups
 
 
 def history(found: Found) -> Table:
@@ -100,9 +99,9 @@ def history(found: Found) -> Table:
     return table
 
 
-def before_and_after(model: nn.Module, found: Found, graph: fxprune.Graph, splits: Splits) -> Table:
+def before_and_after(model: nn.Module, found: Found, groups: fxprune.Groups, splits: Splits) -> Table:
     """Accuracy on the test set, measured once; MACs and parameters; latency."""
-    costs = fxprune.cost(graph), fxprune.cost(graph, found.plan)
+    costs = fxprune.cost(groups), fxprune.cost(groups, found.plan)
     slow, fast = latencies(model, found.model, splits.test)
     table = Table(title="before and after", header_style="bold")
     for column in ("", "before", "after", "left"):

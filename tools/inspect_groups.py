@@ -80,7 +80,7 @@ def show(groups: fxprune.Groups, title: str, members: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=max(_PIPE_WIDTH, console.width))
-    console.print(report.group_table(groups, f"{title}: {len(groups)} prunable groups; {fxprune.cost(groups.graph)}"))
+    console.print(report.group_table(groups, f"{title}: {len(groups)} prunable groups; {fxprune.cost(groups)}"))
     for group in groups if members else ():
         console.print(report.members_table(group))
     console.print(report.fixed_table(groups))

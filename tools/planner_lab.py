@@ -140,8 +140,9 @@ class Lab:
         return other
 
     def left(self, model: nn.Module) -> tuple[float, float]:
-        """The parts of MACs and parameters that a pruned model has, by fxprune's count of its own graph."""
-        before, after = (fxprune.cost(fxprune.trace(m, self.example)) for m in (self.model, model))
+        """The parts of MACs and parameters that a pruned model has, by fxprune's count of its own calls."""
+        traced = (fxprune.trace(m, self.example) for m in (self.model, model))
+        before, after = (fxprune.cost(fxprune.find_groups(graph)) for graph in traced)
         return after.macs / before.macs, after.parameters / before.parameters
 
     def seeded(self, seed: int) -> Lab:

@@ -170,7 +170,7 @@ def progressively(
     found = search.planner(max(reductions), seed, progress)(model, groups, data, judge, folder=folder)
     if not found.finished:
         raise KeyboardInterrupt
-    full = fxprune.cost(groups.graph).macs
+    full = fxprune.cost(groups).macs
     return {r: _checkpoint(model, folder, _first(found.history, full / r)) for r in reductions}
 
 

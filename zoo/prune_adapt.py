@@ -195,7 +195,8 @@ class _Work:
 
     def _cost(self, model: nn.Module) -> fxprune.Cost:
         where = next(model.parameters()).device
-        return fxprune.cost(fxprune.trace(model, self.domains.source.val[:1].images.to(where)))
+        graph = fxprune.trace(model, self.domains.source.val[:1].images.to(where))
+        return fxprune.cost(fxprune.find_groups(graph))
 
     def _metadata(self, cut: Cut, target_test: float) -> Metadata:
         recipe = self.job.recipe

@@ -75,8 +75,7 @@ def search(
     run, change, made_by = run or Run(), change or Change(), commit()
     original, claimed = load(path)
     splits = load_data(claimed.data, run.root, claimed.seed, run.download)
-    graph = fxprune.trace(original, splits.train[:1].images)
-    groups = fxprune.find_groups(graph)
+    groups = fxprune.find_groups(fxprune.trace(original, splits.train[:1].images))
     scores = fxprune.scorers.WeightPermutation()(original, groups, splits.train[:SCORED].images.split(256))
     options = replace(run, progress=False, state=None, log=None).training()
     teacher = original if settings.distil else None
@@ -93,5 +92,5 @@ def search(
     more = {"tolerance": tolerance, "precision": precision, "tunings": len(found.history)}
     told = described(claimed, found.plan, settings, more, run, made_by)
     metadata = replace(told, **measured(found.model, splits.val, splits.test, run))
-    costs = fxprune.cost(graph), fxprune.cost(graph, found.plan)
+    costs = fxprune.cost(groups), fxprune.cost(groups, found.plan)
     return Tuned(found.model, found.plan, metadata, *costs), found

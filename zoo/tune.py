@@ -55,14 +55,14 @@ def tune(
     run, made_by = run or Run(), commit()
     original, claimed = load(path)
     splits = load_data(claimed.data, run.root, claimed.seed, run.download)
-    graph = fxprune.trace(original, splits.train[:1].images)
+    groups = fxprune.find_groups(fxprune.trace(original, splits.train[:1].images))
     chosen = plan or fxprune.prune(original, splits.train[:1].images, pruning_ratio, verify=False).plan
     model = fxprune.rewrite(original, chosen)
     teacher = original if settings.distil else None
     fit(model, splits.train, settings, val=splits.val, augment=augment, teacher=teacher, **run.training())
     told = described(claimed, chosen, settings, {}, run, made_by)
     metadata = replace(told, **measured(model, splits.val, splits.test, run))
-    return Tuned(model, chosen, metadata, fxprune.cost(graph), fxprune.cost(graph, chosen))
+    return Tuned(model, chosen, metadata, fxprune.cost(groups), fxprune.cost(groups, chosen))
 
 
 def described(

@@ -14,9 +14,10 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.analysis.grouping.balance import Balance, Steps, analyse, balances, steps
+from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.reasons import FixedDim
+from fxprune.analysis.grouping.steps import Balanced, Steps
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.widths import Held, held_by_code
 from fxprune.errors import InputError, check_kind
@@ -30,15 +31,14 @@ class Groups(Sequence[Group]):
 
     Attributes:
         graph: the recorded forward.
-        heads: which part of an attention shrinks, as asked of `find_groups`.
-        analysis: the labels behind the groups.
+        analysis: the labels behind the groups, and the choice of heads that they were found with.
         fixed: every parameter dim that must stay, with the reason.
         unknown_ops: ops without a rule, counted; they fix what they touch.
         ties: sets of groups that must keep the same fraction of their channels, because the model's code computes one
             width from another.
     """
 
-    def __init__(self, analysis: Analysis, held: Held, heads: Heads) -> None:
+    def __init__(self, analysis: Analysis, held: Held) -> None:
         members = [g for g in analysis.groups if g.name not in held.fixed]
         fixed = [
             FixedDim(s.tensor, s.dim, len(s.positions), *held.fixed[g.name])
@@ -48,7 +48,7 @@ class Groups(Sequence[Group]):
         ]
         self.analysis = analysis
         self.ties = held.ties
-        self._held, self.heads = held, heads
+        self._held = held
         self.graph: Graph = analysis.labelling.graph
         self.fixed: tuple[FixedDim, ...] = (*analysis.fixed, *fixed)
         self.unknown_ops: Counter[str] = analysis.labelling.labeller.unknown
@@ -114,7 +114,7 @@ class Groups(Sequence[Group]):
         shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
         attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
         aliases = {name: first for name, first in self._aliases.items() if first in shapes}
-        plan = Plan(planned, attributes, shapes, self._scales(counts), self.heads, aliases=aliases)
+        plan = Plan(planned, attributes, shapes, self._scales(counts), aliases=aliases)
         return replace(plan, orders=self._orders(plan, chosen))
 
     def _orders(self, plan: Plan, chosen: Mapping[str, Ints]) -> dict[str, dict[int, Ints]]:
@@ -130,8 +130,8 @@ class Groups(Sequence[Group]):
                     orders.setdefault(tensor, {})[dim] = order
         return orders
 
-    def _balances(self) -> list[Balance]:
-        return [b for b in balances(self.analysis) if b.names in self.ties]
+    def _balances(self) -> list[Balanced]:
+        return [b for b in self.analysis.balances if b.names in self.ties]
 
     def subset(self, groups: Iterable[Group]) -> Groups:
         """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
@@ -177,7 +177,7 @@ class Groups(Sequence[Group]):
 
     def steps(self, tie: frozenset[str]) -> Steps:
         """How the groups of a tie can shrink together."""
-        found = steps(self.analysis, tie)
+        found = self.analysis.steps(tie)
         assert found is not None, f"a tie without a common step: {sorted(tie)[:3]}"
         return found
 
@@ -277,10 +277,9 @@ def find_groups(
     FixedDim(tensor='0.weight', dim=1, count=3, reason='model input', where='')
     """
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
-    names, choice = _names(ignored), _choice(graph, heads)
-    analysis = analyse(graph, choice)
-    held = held_by_code(analysis, _protected(analysis, names), choice, rewrite_code=rewrite_code)
-    return Groups(analysis, held, choice)
+    names = _names(ignored)
+    analysis = analyse(graph, _choice(graph, heads))
+    return Groups(analysis, held_by_code(analysis, _ignored(analysis, names), rewrite_code=rewrite_code))
 
 
 def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
@@ -303,7 +302,7 @@ def _names(ignored: str | Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def _protected(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _ignored(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     reasons: dict[str, tuple[str, str]] = {}
     for pattern in names:
         hits = [g.name for g in analysis.groups if touches(g, pattern)]

@@ -6,7 +6,6 @@ constant plus a sum over groups of kept channels. So the cost of a plan is arith
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +15,14 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from torch import nn
 
-from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.groups import Groups
 from fxprune.analysis.labels.dims import Dim
-from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.ops.spec import Length
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.errors import PlanError, check_kind
 from fxprune.plan.plan import Plan, check_plan
-from fxprune.tracing.trace import Graph
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,9 +62,7 @@ class CostModel:
         counts = self.sizes.copy()
         for name, kept in (plan.kept_counts() if plan else {}).items():
             if name not in self._index or plan.groups[name].size != self.sizes[self._index[name]]:  # type: ignore[union-attr]
-                raise PlanError(
-                    "the plan is for another model", seen=f"group {name}", remedy="plan on this graph's groups"
-                )
+                raise PlanError("the plan is for another model", seen=f"group {name}", remedy="plan on these groups")
             counts[self._index[name]] = kept
         return counts
 
@@ -112,36 +107,32 @@ class _Terms:
         return np.multiply.reduceat(base + self._weights @ counts, self._starts, axis=0)
 
 
-_MODELS: weakref.WeakKeyDictionary[Analysis, CostModel] = weakref.WeakKeyDictionary()
-
-
-def cost_model(graph: Graph, heads: Heads = "") -> CostModel:
-    """The cost of `graph` as a function of kept counts; remembered as long as the graph lives."""
-    analysis = analyse(graph, heads)
-    if analysis not in _MODELS:
-        _MODELS[analysis] = CostModel(analysis)
-    return _MODELS[analysis]
-
-
-def cost(graph: Graph, plan: Plan | None = None) -> Cost:
+def cost(groups: Groups, plan: Plan | None = None) -> Cost:
     """MACs and parameters of the model after `plan`, or as it is.
 
     MACs count convolutions, linear layers and matrix products, as `torch.utils.flop_counter` does (which counts two
     operations a MAC), for the batch of the example inputs, in evaluation mode.
 
+    Args:
+        groups: of the model, from `fxprune.find_groups`.
+        plan: on these groups; None is the model as it is.
+
     Raises:
-        InputError: `graph` is no graph.
+        InputError: `groups` are no groups.
         PlanError: the plan is none, or for another model.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    >>> fxprune.cost(fxprune.trace(net, torch.zeros(1, 4)))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
+    >>> fxprune.cost(groups)
     Cost(macs=48, parameters=58)
+    >>> fxprune.cost(groups, groups.plan({"0": [0, 1]}))
+    Cost(macs=12, parameters=16)
     """
-    check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
+    check_kind("the first argument", groups, Groups, "give what fxprune.find_groups(graph) returns")
     if plan is not None:
         check_plan(plan)
-    model = cost_model(graph, plan.heads if plan else "")
+    model = CostModel(groups.analysis)
     return model(model.counts(plan))
 
 

@@ -29,7 +29,6 @@ def to_data(plan: Plan) -> dict[str, Any]:
         "attributes": {m: dict(a) for m, a in plan.attributes.items()},
         "scales": [{"tensor": s.tensor, "rows": s.rows.tolist(), "factor": s.factor} for s in plan.scales],
         "orders": {name: {str(d): order.tolist() for d, order in dims.items()} for name, dims in plan.orders.items()},
-        "heads": plan.heads if isinstance(plan.heads, str) else [list(pair) for pair in plan.heads],
         "aliases": dict(plan.aliases),
         "shapes": {name: list(shape) for name, shape in plan.shapes.items()},
     }
@@ -71,7 +70,6 @@ def fields_of(data: Any) -> dict[str, Any]:
         "attributes": {str(m): {str(k): _index(v) for k, v in a.items()} for m, a in data["attributes"].items()},
         "shapes": shapes,
         "scales": tuple(_scale(s, shapes) for s in data["scales"]),
-        "heads": data["heads"] if isinstance(data["heads"], str) else tuple((str(a), str(b)) for a, b in data["heads"]),
         "orders": _orders(data["orders"], kept),
         "aliases": _aliases(data.get("aliases", {}), shapes),  # older files have none
     }

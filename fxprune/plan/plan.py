@@ -37,7 +37,6 @@ class Plan:
         attributes: new values of int attributes that do not follow from tensor shapes: {module: {"groups": 16}}.
         shapes: the full shape of each tensor that the plan cuts.
         scales: weights that take up a changed attention scale.
-        heads: the choice of heads or head width that the groups were found with.
         orders: what stays of dims whose channels the smaller model's shuffles put in another order, in that order:
             {tensor: {dim: indices}}.
         aliases: further names of tensors in `shapes` that the model has under several: {name: name in `shapes`}.
@@ -56,7 +55,6 @@ class Plan:
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scales: tuple[Scale, ...] = ()
-    heads: str | tuple[tuple[str, str], ...] = ""
     orders: Mapping[str, Mapping[int, Ints]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 

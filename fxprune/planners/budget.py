@@ -50,10 +50,9 @@ class Budget:
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(*[torch.nn.Linear(100, 100) for _ in range(3)])
-    >>> graph = fxprune.trace(net, torch.zeros(1, 100))
-    >>> groups = fxprune.find_groups(graph)
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 100)))
     >>> plan = fxprune.planners.Budget(0.5)(groups, fxprune.scorers.L2Norm()(net, groups))
-    >>> fxprune.cost(graph).macs, 14_850 <= fxprune.cost(graph, plan).macs <= 15_000
+    >>> fxprune.cost(groups).macs, 14_850 <= fxprune.cost(groups, plan).macs <= 15_000
     (30000, True)
     """
 

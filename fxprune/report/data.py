@@ -13,7 +13,7 @@ from torch import nn
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
-from fxprune.costs.macs import cost, cost_model
+from fxprune.costs.macs import CostModel, cost
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan, Slot
 
@@ -99,7 +99,7 @@ def group_rows(groups: Groups, plan: Plan | None = None) -> list[GroupRow]:
     >>> row.group.name, row.parameters, row.share, row.members
     ('0', 56, 1.0, '1 producer, 1 consumer, 1 other')
     """
-    shares = cost_model(groups.graph, groups.heads).shares()
+    shares = CostModel(groups.analysis).shares()
     kept = plan.kept_counts() if plan else {}
     return [
         GroupRow(g, _parameters(groups, g), shares[g.name], tuple(_notes(groups, g)), kept.get(g.name)) for g in groups
@@ -150,7 +150,7 @@ def as_dict(groups: Groups) -> dict[str, Any]:
         `positions_per_channel`); `ties`, lists of groups that must keep the same part of their channels; `fixed`, each
         with `reason`, `where`, `dims` and `members` (`tensor`, `dim`, `count`); `unknown_ops`, counted by name.
     """
-    whole = cost(groups.graph)
+    whole = cost(groups)
     return {
         "fxprune_groups": _VERSION,
         "model": type(groups.graph.model).__name__,

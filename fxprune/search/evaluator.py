@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.costs.macs import Cost, cost_model
+from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
@@ -64,7 +64,7 @@ class Evaluator(Generic[M]):
         self._evaluate, self._tune = evaluate, tune
         self._runner = workers or in_process
         self._make = make or self._cut
-        self._costs = cost_model(groups.graph, self.original.plan.heads)
+        self._costs = CostModel(groups.analysis)
         self._folder = None if folder is None else Folder(folder, self._settings(search))
         self._known: dict[str, Outcome] = dict(self._folder.outcomes) if self._folder else {}
         self._models: dict[str, M] = {}

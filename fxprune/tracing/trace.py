@@ -50,7 +50,6 @@ class Graph:
         tensors: the model's parameters and buffers by name, each once, under its first name.
         on_meta: whether meta tensors sufficed; if not, the model's control flow depends on data.
         answers: the results of calls whose outcome depends on data, by node name, for replaying the run.
-        memo: what has been found out about the graph, for those who ask again.
     """
 
     fx: fx.Graph
@@ -59,7 +58,6 @@ class Graph:
     tensors: Mapping[str, Tensor]
     on_meta: bool
     answers: Mapping[str, Any] = field(default_factory=dict)
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:

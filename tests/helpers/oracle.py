@@ -80,14 +80,13 @@ def check(
         seed: of the scores.
     """
     model, x = build(), inputs(1)
-    graph = fxprune.trace(model, x)
-    groups = fxprune.find_groups(graph)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
     plan = random_plan(model, groups, ratio, seed)
     if not len(groups):
         return plan
     assert fxprune.verify(model, without_mixed(groups, plan), x) <= ROUNDING
     small = fxprune.rewrite(model, plan).eval()
-    check_cost(model, small, graph, plan, x)
+    check_cost(model, small, groups, plan, x)
     for batch in (1, 2):
         check_outputs(model, small, inputs(batch))
     check_round_trip(build, small, plan, inputs(2))
@@ -103,13 +102,13 @@ def check_outputs(model: nn.Module, small: nn.Module, x: tuple[Any, ...]) -> Non
 
 
 def check_cost(
-    model: nn.Module, small: nn.Module, graph: fxprune.Graph, plan: fxprune.Plan, x: tuple[Any, ...]
+    model: nn.Module, small: nn.Module, groups: fxprune.Groups, plan: fxprune.Plan, x: tuple[Any, ...]
 ) -> None:
     """The cost model agrees exactly with the models and with PyTorch's flop counter."""
-    before, after = fxprune.cost(graph), fxprune.cost(graph, plan)
+    before, after = fxprune.cost(groups), fxprune.cost(groups, plan)
     assert (before.parameters, after.parameters) == (parameter_count(model), parameter_count(small))
     assert before.macs == counted_macs(model, x)
-    if 1 in plan.kept_counts().values() and any("einsum" in str(n.meta.get("function")) for n in graph.fx.nodes):
+    if 1 in plan.kept_counts().values() and any("einsum" in str(n.meta.get("function")) for n in groups.graph.fx.nodes):
         return  # einsum takes another way, without a matrix product, for a single channel
     assert after.macs == counted_macs(small, x)
 

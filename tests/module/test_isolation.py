@@ -54,7 +54,7 @@ def pruned(model: nn.Module, x: Any) -> None:
 STAGES: dict[str, Stage] = {
     "trace": fxprune.trace,
     "find_groups": groups_of,
-    "cost": lambda model, x: fxprune.cost(fxprune.trace(model, x), plan_of(model, x)),
+    "cost": lambda model, x: fxprune.cost(fxprune.find_groups(fxprune.trace(model, x)), plan_of(model, x)),
     "norms": scored(fxprune.scorers.L1Norm()),
     "random": scored(fxprune.scorers.Random()),
     "permutation": scored(fxprune.scorers.WeightPermutation()),

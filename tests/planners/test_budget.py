@@ -14,7 +14,7 @@ import torchvision
 from hypothesis import assume, given, settings
 
 import fxprune
-from fxprune.costs.macs import cost_model
+from fxprune.costs.macs import CostModel
 from fxprune.planners import AtBudget, Budget, Constraints, CumulativeContribution, GlobalThreshold, Uniform
 from tests.planners.test_allocation import groups_of, scores_of
 
@@ -133,7 +133,7 @@ def test_within_one_percent_on_networks(name: str, part: float, multiple: int, o
     rules = Constraints(multiple, max_pruning_ratio=0.95)
     families = [Uniform, GlobalThreshold, CumulativeContribution]
     planners = [Budget(part, of, rules), AtBudget(data.draw(st.sampled_from(families)), part, of, rules)]
-    full = getattr(fxprune.cost(groups.graph), of)
+    full = getattr(fxprune.cost(groups), of)
     for planner in planners:
         try:
             plan = planner(groups, scores)
@@ -141,7 +141,7 @@ def test_within_one_percent_on_networks(name: str, part: float, multiple: int, o
             assert "cannot be reached" in str(error)  # noqa: PT017, the other outcome is checked below
             assert part < 0.3
             continue
-        left = getattr(fxprune.cost(groups.graph, plan), of) / full
+        left = getattr(fxprune.cost(groups, plan), of) / full
         assert 0.99 * part - 1e-6 <= left <= part + 1e-6
         assert all(n % multiple == 0 or n == groups[k].size for k, n in plan.kept_counts().items())
 
@@ -186,7 +186,7 @@ def test_a_cost_that_some_groups_do_not_enter() -> None:
 
 def test_several_budgets_at_once_are_their_maximum() -> None:
     groups, scores = network("resnet18")
-    model = cost_model(groups.graph)
+    model = CostModel(groups.analysis)
     full = model(model.sizes)
 
     def both(counts: Mapping[str, int]) -> float:
@@ -194,7 +194,7 @@ def test_several_budgets_at_once_are_their_maximum() -> None:
         return max(model.macs(kept) / full.macs / 0.6, model.parameters(kept) / full.parameters / 0.3)
 
     plan = Budget(0.3, both)(groups, scores)
-    left = fxprune.cost(groups.graph, plan)
+    left = fxprune.cost(groups, plan)
     assert left.macs <= 0.6 * full.macs
     assert left.parameters <= 0.3 * full.parameters
     assert max(left.macs / full.macs / 0.6, left.parameters / full.parameters / 0.3) >= 0.99
@@ -202,7 +202,7 @@ def test_several_budgets_at_once_are_their_maximum() -> None:
 
 def test_costs_of_many_widths_at_once() -> None:
     groups, _ = network("mobilenet_v2")
-    model = cost_model(groups.graph)
+    model = CostModel(groups.analysis)
     many = np.random.default_rng(0).integers(1, model.sizes + 1, size=(7, len(model.sizes))).T.astype(np.float64)
     assert model.macs(many).shape == (7,)
     assert [model(column) for column in many.T] == [

@@ -179,7 +179,7 @@ def test_the_smallest_accepted_model_is_returned(threshold: int) -> None:
     assert (
         sum(found.plan.kept_counts().values()) == found.model[0].out_features + found.model[1].out_features >= threshold
     )
-    assert fxprune.cost(groups.graph, found.plan) == smallest.cost
+    assert fxprune.cost(groups, found.plan) == smallest.cost
     assert all(p.cost.macs >= smallest.cost.macs for p in accepted)
     assert sum(found.plan.kept_counts().values()) == min(n for n in all_widths() if n >= threshold)
 

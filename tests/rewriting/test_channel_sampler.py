@@ -62,7 +62,7 @@ def test_the_stream_stays_and_its_readers_shrink() -> None:
     assert fxprune.verify(model, plan, X) < 1e-9
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
         small(X)
-    assert fxprune.cost(groups.graph, plan).macs * 2 == counter.get_total_flops()
+    assert fxprune.cost(groups, plan).macs * 2 == counter.get_total_flops()
 
 
 def test_layers_of_other_kinds() -> None:

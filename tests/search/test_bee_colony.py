@@ -108,7 +108,7 @@ def test_constraints_and_ties() -> None:
 
 def test_at_a_budget_all_candidates_cost_the_same() -> None:
     model, groups, scores = perceptron(80, 60, 70)
-    full = fxprune.cost(groups.graph).macs
+    full = fxprune.cost(groups).macs
     colony = BeeColony(keep=0.4, sources=5, cycles=2, progress=False)
     found = colony(model, groups, scores, lambda m: float(widths_of(m)[1]))
     assert len({tuple(t.counts.values()) for t in found.history}) > 5

@@ -71,7 +71,7 @@ PUBLISHED = (
 @pytest.mark.parametrize("published", PUBLISHED, ids=str)
 def test_costs_are_those_published(published: Published) -> None:
     net = build(published.network, published.arguments)
-    cost = fxprune.cost(fxprune.trace(net.eval(), torch.zeros(published.images)))
+    cost = fxprune.cost(fxprune.find_groups(fxprune.trace(net.eval(), torch.zeros(published.images))))
     if published.parameters:
         figure, step = published.parameters
         counted = sum(p.numel() for p in net.parameters() if p.dim() > 1) if published.weights else cost.parameters
@@ -120,7 +120,8 @@ def test_macs_are_those_of_torchs_counter(case: str) -> None:
     net = small(case).to("meta")
     with FlopCounterMode(display=False) as counter:
         net(torch.zeros(CIFAR, device="meta"))
-    assert fxprune.cost(fxprune.trace(net, torch.zeros(CIFAR, device="meta"))).macs * 2 == counter.get_total_flops()
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(CIFAR, device="meta")))
+    assert fxprune.cost(groups).macs * 2 == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("case", SMALL)

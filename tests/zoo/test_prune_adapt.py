@@ -164,21 +164,21 @@ def test_too_few_images_are_an_error(model: nn.Module, domains: Domains) -> None
 
 def test_one_search_meets_all_reductions(model: nn.Module, domains: Domains, tmp_path: Path) -> None:
     cuts = progressively(model, domains, SMALL, [2.0, 4.0], tmp_path, progress=False)
-    graph = fxprune.trace(model, domains.source.train.images[:1])
-    full = fxprune.cost(graph).macs
+    groups = fxprune.find_groups(fxprune.trace(model, domains.source.train.images[:1]))
+    full = fxprune.cost(groups).macs
     for reduction, cut in cuts.items():
-        macs = fxprune.cost(graph, cut.plan).macs
+        macs = fxprune.cost(groups, cut.plan).macs
         assert macs <= full / reduction
-        assert fxprune.cost(fxprune.trace(cut.model, domains.source.train.images[:1])).macs == macs
-    assert fxprune.cost(graph, cuts[2.0].plan).macs > full / 4
+        assert fxprune.cost(fxprune.find_groups(fxprune.trace(cut.model, domains.source.train.images[:1]))).macs == macs
+    assert fxprune.cost(groups, cuts[2.0].plan).macs > full / 4
 
 
 @pytest.mark.filterwarnings("ignore:the allowed widths leave")  # of so small a network
 def test_uniform_removes_the_same_part_of_every_group(model: nn.Module, domains: Domains) -> None:
     cuts = uniformly(model, domains, [2.0, 4.0])
-    graph = fxprune.trace(model, domains.source.train.images[:1])
+    groups = fxprune.find_groups(fxprune.trace(model, domains.source.train.images[:1]))
     for reduction, cut in cuts.items():
-        assert fxprune.cost(graph, cut.plan).macs <= fxprune.cost(graph).macs / reduction
+        assert fxprune.cost(groups, cut.plan).macs <= fxprune.cost(groups).macs / reduction
         norms = model[0].weight.abs().sum((1, 2, 3))
         kept = cut.plan.groups["0"].kept
         assert sorted(kept) == sorted(norms.argsort(descending=True)[: len(kept)].tolist())

@@ -4,5 +4,6 @@ components        components of equal labels become groups, in execution order
 balance           equal splits and shuffles, whose parts keep equally many channels, but not the same ones
 zero_propagation  which ops tell a masked channel from a removed one
 partial_reads     the parts of parameters that the recorded forward leaves out
+steps             how groups that are tied to one another can shrink together
 reasons           the op or boundary that fixes each dim that must stay
 """

@@ -11,11 +11,11 @@ channels each of them keeps; which ones is free. Their consumers' columns are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from math import gcd
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ import numpy.typing as npt
 from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
-from fxprune.analysis.ops.table import version
 from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph, retrace
 
@@ -45,16 +44,16 @@ class Fit:
 
 
 class Balance:
-    """Groups that are balanced together.
+    """Groups that are balanced together; see `fxprune.analysis.grouping.steps.Balanced`.
 
-    Attributes:
-        names: the groups.
-        step: into how many equal parts every dim of theirs can be cut.
+    Args:
+        analysis: of the graph.
+        members: the groups, by index.
     """
 
-    def __init__(self, analysis: Analysis, members: frozenset[int], heads: Heads) -> None:
+    def __init__(self, analysis: Analysis, members: frozenset[int]) -> None:
         self.names = frozenset(analysis.groups[i].name for i in members)
-        self._analysis, self._members, self._heads = analysis, members, heads
+        self._analysis, self._members = analysis, members
         self._fits: dict[int, Fit | None] = {}
         self.step = reduce(gcd, (len(p) for p in self._positions.values()))
 
@@ -68,7 +67,7 @@ class Balance:
         return {place: np.sort(np.concatenate(parts)) for place, parts in found.items()}
 
     def counts(self, part: int) -> Mapping[str, int] | None:
-        """Channels of each group when `part` of `step` stay; None if the smaller model is not of the same form."""
+        """None if the smaller model is not of the same form."""
         fit = self.fit(part)
         return None if fit is None else fit.counts
 
@@ -129,7 +128,8 @@ class Balance:
             if k >= 0:
                 found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
         alike = [(module, *choices) for module, choices in found.items() if len(choices) == 1]
-        return (*alike, *([("*", self._heads)] if isinstance(self._heads, str) else self._heads))
+        heads = self._analysis.heads
+        return (*alike, *([("*", heads)] if isinstance(heads, str) else heads))
 
     def _shorter(self, length: int, part: int) -> int:
         return length // self.step * part
@@ -194,67 +194,8 @@ def _by_channel(slot: Slot) -> Ints:
     return slot.positions[order].reshape(int(slot.channels.max()) + 1, -1)
 
 
-class Ratio:
-    """Groups that keep the same part of their channels.
-
-    Attributes:
-        names: the groups.
-        step: into how many equal parts all of them can be cut.
-    """
-
-    def __init__(self, analysis: Analysis, names: Iterable[str]) -> None:
-        self.names = frozenset(names)
-        self._sizes = {name: analysis.by_name[name].size for name in self.names}
-        self.step = gcd(*self._sizes.values())
-
-    def counts(self, part: int) -> Mapping[str, int]:
-        return {name: size // self.step * part for name, size in self._sizes.items()}
-
-    def nearest(self, part: int) -> int:
-        return max(1, min(self.step, part))
-
-    def parts(self) -> list[int]:
-        """Parts that are possible."""
-        return list(range(1, self.step + 1))
-
-    def table(self, names: Sequence[str]) -> Ints:
-        """Channels of the named groups at each part, of shape (groups, step + 1)."""
-        return np.outer([self._sizes[name] // self.step for name in names], np.arange(self.step + 1))
-
-    def part_of(self, counts: Mapping[str, int]) -> int | None:
-        """Which part has these counts; None if there is none."""
-        parts = {counts[name] * self.step / size for name, size in self._sizes.items()}
-        return int(parts.pop()) if len(parts) == 1 and min(parts).is_integer() else None
-
-
-Steps: TypeAlias = "Ratio | Balance"
-
-
-def steps(analysis: Analysis, names: Iterable[str]) -> Steps | None:
-    """How the tied groups can shrink together; None if they cannot."""
-    wanted = frozenset(names)
-    for balance in balances(analysis):
-        if balance.names & wanted:
-            return balance if balance.names == wanted else None
-    ratio = Ratio(analysis, wanted)
-    return ratio if ratio.step > 1 or len(wanted) == 1 else None
-
-
 def analyse(graph: Graph, heads: Heads = "") -> Analysis:
     """The analysis of a graph: balanced where parts need to keep equally many indices only, and the code allows it."""
-    key = (heads, version())  # a change of the table of ops makes another analysis
-    if key not in graph.memo:
-        graph.memo[key], sets = _analyse(graph, heads)
-        graph.memo[graph.memo[key]] = sets
-    return graph.memo[key]  # type: ignore[no-any-return]
-
-
-def balances(analysis: Analysis) -> tuple[Balance, ...]:
-    """The balanced sets of an analysis made by `analyse`."""
-    return analysis.labelling.graph.memo[analysis]  # type: ignore[no-any-return]
-
-
-def _analyse(graph: Graph, heads: Heads) -> tuple[Analysis, tuple[Balance, ...]]:
     plain = analysed(graph, heads)
     free = _coarse(plain) if graph.on_meta else frozenset()
     while free:
@@ -263,11 +204,11 @@ def _analyse(graph: Graph, heads: Heads) -> tuple[Analysis, tuple[Balance, ...]]
         except NotLooseError as error:
             free -= _alike(graph, str(error))
             continue
-        sets = tuple(Balance(analysis, members, heads) for members in analysis.balanced)
+        sets = tuple(Balance(analysis, members) for members in analysis.balanced)
         if sets and all(b.nearest(b.step // 2) < b.step for b in sets):
-            return analysis, sets
+            return replace(analysis, balances=sets)
         break
-    return plain, ()
+    return plain
 
 
 def _alike(graph: Graph, name: str) -> set[str]:

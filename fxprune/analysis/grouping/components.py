@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fxprune.analysis.grouping.partial_reads import unread
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
+from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
@@ -69,7 +70,9 @@ class Analysis:
         groups: all candidate groups in execution order.
         fixed: the dims that must stay.
         signatures: a number for each group that tells which places its channels touch.
-        balanced: sets of groups (by index) of which the code keeps equally many by position (see `balance`).
+        heads: what shrinks where a reshape splits a dim into heads, as the caller has chosen.
+        balanced: sets of groups (by index) of which the code may keep equally many by position.
+        balances: those sets of which it does (see `fxprune.analysis.grouping.balance`).
     """
 
     labelling: Labelling
@@ -79,7 +82,18 @@ class Analysis:
     groups: tuple[Group, ...]
     fixed: tuple[FixedDim, ...]
     signatures: Keys
+    heads: Heads
     balanced: tuple[frozenset[int], ...] = ()
+    balances: tuple[Balanced, ...] = ()
+
+    def steps(self, names: Iterable[str]) -> Steps | None:
+        """How tied groups can shrink together; None if they cannot."""
+        wanted = frozenset(names)
+        for balance in self.balances:
+            if balance.names & wanted:
+                return balance if balance.names == wanted else None
+        ratio = Ratio({name: self.by_name[name].size for name in wanted})
+        return ratio if ratio.step > 1 or len(wanted) == 1 else None
 
     def length(self, dim: Dim, size: int) -> tuple[int, dict[int, int]]:
         """A dim's length as (constant part, {group index: indices per channel}); other dims are all constant."""
@@ -159,7 +173,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
     fixed = tuple(fixed_dims(labelling, components, parameters))
     balanced = _balanced(labelling, components, group_of)
-    analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, balanced)
+    analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)
     lone = {i for i, g in enumerate(groups) if g.size == 1 and not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
 
@@ -200,15 +214,13 @@ def _without(analysis: Analysis, lone: set[int]) -> Analysis:
         for s in analysis.groups[i].slots
     ]
     groups = tuple(analysis.groups[i] for i in keep)
-    return Analysis(
-        analysis.labelling,
-        analysis.components,
-        renumber[analysis.group_of],
-        analysis.channel_of,
-        groups,
-        (*analysis.fixed, *fixed),
-        analysis.signatures[keep],
-        tuple(frozenset(renumber[list(b)].tolist()) for b in analysis.balanced),
+    return replace(
+        analysis,
+        group_of=renumber[analysis.group_of],
+        groups=groups,
+        fixed=(*analysis.fixed, *fixed),
+        signatures=analysis.signatures[keep],
+        balanced=tuple(frozenset(renumber[list(b)].tolist()) for b in analysis.balanced),
     )
 
 

@@ -16,7 +16,6 @@ from fxprune.errors import InputError
 _FAMILIES = (pointwise, contraction, products, norm, reduction, spatial, layout, pick, creation)
 _OPS: dict[str, OpSpec] = {name: spec for family in _FAMILIES for name, spec in family.OPS.items()}
 _FOUND: dict[Any, OpSpec | None] = {}
-_CHANGES = [0]
 
 OPS: Mapping[str, OpSpec] = MappingProxyType(_OPS)
 
@@ -47,7 +46,7 @@ def register(name: str, spec: OpSpec) -> None:
             "what is registered for an op is no OpSpec", where=name, seen=type(spec).__name__, remedy=remedy
         )
     _OPS[name.removeprefix("aten::")] = spec
-    _forget()
+    _FOUND.clear()
 
 
 def unregister(name: str) -> None:
@@ -59,17 +58,7 @@ def unregister(name: str) -> None:
     if name not in _OPS:
         raise InputError("the table of ops has no such entry", seen=repr(name), remedy="see fxprune.ops.OPS")
     del _OPS[name]
-    _forget()
-
-
-def _forget() -> None:
     _FOUND.clear()
-    _CHANGES[0] += 1
-
-
-def version() -> int:
-    """A number that changes with every change of the table: what was derived from it holds for one number only."""
-    return _CHANGES[0]
 
 
 def spec_of(op: Any) -> OpSpec | None:

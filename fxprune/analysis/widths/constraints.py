@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fxprune.analysis.grouping.balance import steps
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
-from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan.plan import Ints
 
 Reason = tuple[str, str]
@@ -41,7 +39,6 @@ class Held:
         mends: int attributes that hold the length of a labelled dim.
         scales: weights that absorb a scalar which follows a width.
         folded: names of the graph nodes whose scalar has been taken care of.
-        heads: the choice of heads that the analysis was made with.
     """
 
     fixed: Mapping[str, Reason] = field(default_factory=dict)
@@ -49,7 +46,6 @@ class Held:
     mends: tuple[WidthUse, ...] = ()
     scales: tuple[ScaleUse, ...] = ()
     folded: frozenset[str] = frozenset()
-    heads: Heads = ""
 
     def tied_with(self, name: str) -> frozenset[str]:
         """The group and those tied to it."""
@@ -80,6 +76,6 @@ def names_of(analysis: Analysis, groups: Iterable[int]) -> list[str]:
 def stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
     """Tied groups shrink in common steps; without one they are fixed."""
     tied = held.tied_with(names[0])
-    if steps(analysis, tied) is not None:
+    if analysis.steps(tied) is not None:
         return held
     return held.fix(tied, ("the code ties it to widths that share no common step", where))

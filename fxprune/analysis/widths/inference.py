@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.analysis.grouping.balance import balances
 from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.labels.dims import Labels, WidthUse
-from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths import candidates
 from fxprune.analysis.widths.builtin_modules import known_beforehand
@@ -35,17 +33,16 @@ Wrong = dict[fx.Node, int]
 _STRIKES = 8
 
 
-def held_by_code(analysis: Analysis, fixed: dict[str, Reason], heads: Heads = "", *, rewrite_code: bool = True) -> Held:
+def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: bool = True) -> Held:
     """Probe the model until it runs as predicted.
 
     Args:
         analysis: of the graph.
         fixed: groups that are fixed anyway, with the reasons.
-        heads: the choice of heads that the analysis was made with.
         rewrite_code: whether literals in the code of a module may be mended.
     """
-    held = Held(heads=heads)
-    for balance in balances(analysis):
+    held = Held()
+    for balance in analysis.balances:
         held = held.tie(balance.names)
     for name, reason in fixed.items():
         held = held.fix([name], reason)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
-from fxprune.analysis.grouping.balance import steps
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Loose, WidthUse
 from fxprune.analysis.labels.labels import Axes
@@ -78,7 +77,7 @@ class Prediction:
         counts: dict[str, int] = {}
         for i, g in enumerate(self.analysis.groups):
             if self.active[i] and g.name not in counts:
-                tie = steps(self.analysis, held.tied_with(g.name))
+                tie = self.analysis.steps(held.tied_with(g.name))
                 assert tie is not None, f"{g.name} is tied without a common step"
                 part = tie.nearest(_own_counts(i, tie.step)[self.other])
                 counts |= tie.counts(part) or {}

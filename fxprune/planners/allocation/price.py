@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.analysis.groups import Groups
-from fxprune.costs.macs import CostModel, cost_model
+from fxprune.costs.macs import CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Ints
 from fxprune.planners.allocation.units import Unit
@@ -41,7 +41,7 @@ class Price:
         return self._evaluate(parts)
 
     def _model(self, groups: Groups, measure: str) -> Callable[[Ints], Any]:
-        model: CostModel = cost_model(groups.graph, groups.heads)
+        model = CostModel(groups.analysis)
         if measure not in ("macs", "parameters"):
             raise InputError("unknown measure of cost", seen=repr(measure), remedy="'macs', 'parameters' or a function")
         cost = model.macs if measure == "macs" else model.parameters

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.analysis.grouping.balance import Steps
 from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.grouping.steps import Steps
 from fxprune.plan.plan import Ints
 
 

@@ -146,8 +146,8 @@ def _arrowheads(root: ET.Element) -> None:
 
 def _heading(root: ET.Element, groups: Groups, title: str, plan: Plan | None) -> float:
     """Title and figures; returns where they end."""
-    after = f" → {cost(groups.graph, plan)}" if plan else ""
-    whole = f"{cost(groups.graph)}{after}"
+    after = f" → {cost(groups, plan)}" if plan else ""
+    whole = f"{cost(groups)}{after}"
     text = f"Channel groups of {title}"
     svg.element(root, "title", text)
     svg.label(root, _MARGIN, 34, text, size=18, font_weight="bold", fill="#222")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
-from fxprune.analysis.grouping.balance import balances
 
 
 def shuffled(x: Tensor) -> Tensor:
@@ -94,7 +93,7 @@ def test_pruned_equals_masked(build: Callable[[], nn.Module], ratio: float) -> N
         small.load_state_dict(fxprune.rewrite(build(), fxprune.Plan.from_json(plan.to_json())).state_dict())
         with FlopCounterMode(display=False) as counter:
             small.eval()(X)
-        assert fxprune.cost(groups.graph, plan).macs * 2 == counter.get_total_flops()
+        assert fxprune.cost(groups, plan).macs * 2 == counter.get_total_flops()
 
 
 def test_every_part_chooses_its_own_channels() -> None:
@@ -113,7 +112,7 @@ def test_every_part_chooses_its_own_channels() -> None:
 
 def test_a_balance_allows_what_the_code_allows() -> None:
     groups = groups_of(Units())
-    (balance,) = balances(groups.analysis)
+    (balance,) = groups.analysis.balances
     for part in balance.parts():
         counts = balance.counts(part)
         assert counts is not None

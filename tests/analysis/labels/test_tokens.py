@@ -51,8 +51,7 @@ def halved(model: nn.Module, groups: fxprune.Groups) -> fxprune.Plan:
 def test_channels_beside_tokens(convolutions: bool, bias: bool, end: str) -> None:
     torch.manual_seed(0)
     model, x = Mixer(convolutions, bias, end).eval(), torch.rand(2, 3, 16, 16)
-    graph = fxprune.trace(model, x)
-    groups = fxprune.find_groups(graph)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
     head = {("head.weight", 1)} if end == "mean over tokens" else set()
     assert members(groups) == {
         "embed": (12, frozenset({("embed.weight", 0), ("c.weight", 1), ("d.weight", 0), *head})),
@@ -64,7 +63,7 @@ def test_channels_beside_tokens(convolutions: bool, bias: bool, end: str) -> Non
     assert bool(groups["embed"].mixed_by) is seen
     plan = halved(model, groups)
     assert (fxprune.verify(model, plan, x) <= ROUNDING) is not seen
-    small, cost = fxprune.rewrite(model, plan), fxprune.cost(graph, plan)
+    small, cost = fxprune.rewrite(model, plan), fxprune.cost(groups, plan)
     with FlopCounterMode(display=False) as counter:
         small(x)
     assert cost.macs == counter.get_total_flops() // 2

@@ -409,7 +409,7 @@ def examine(name: str, model: nn.Module, groups: fxprune.Groups) -> None:
         plan = random_plan(model, groups, ratio)
         assert fxprune.verify(model, without_mixed(groups, plan), inputs(2)) <= ROUNDING
         small = fxprune.rewrite(model, plan)
-        assert parameter_count(small) == fxprune.cost(groups.graph, plan).parameters
+        assert parameter_count(small) == fxprune.cost(groups, plan).parameters
         for batch in (1, 2, 3):
             check_outputs(model, small, inputs(batch))
         check_round_trip(lambda: build(name), small, plan, inputs(2))

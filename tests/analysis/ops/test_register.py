@@ -64,10 +64,10 @@ def test_groups_and_roles() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_macs() -> None:
-    graph = fxprune.trace(NET, X)
-    assert fxprune.cost(graph).macs == 5 * (3 * 8 + 8 * 6 + 6 * 2)
-    plan = fxprune.find_groups(graph).plan({"0": [0, 5], "2": [1, 2, 3]})
-    assert fxprune.cost(graph, plan).macs == 5 * (3 * 2 + 2 * 3 + 3 * 2)
+    groups = fxprune.find_groups(fxprune.trace(NET, X))
+    assert fxprune.cost(groups).macs == 5 * (3 * 8 + 8 * 6 + 6 * 2)
+    plan = groups.plan({"0": [0, 5], "2": [1, 2, 3]})
+    assert fxprune.cost(groups, plan).macs == 5 * (3 * 2 + 2 * 3 + 3 * 2)
 
 
 @pytest.mark.usefixtures("registered")

@@ -46,9 +46,9 @@ def test_of_equals_those_go_that_save_most() -> None:
 @pytest.mark.parametrize("of", ["macs", "parameters"])
 def test_ends_just_below_the_target(target: float, of: Any) -> None:
     found, _, groups = descend(lambda m: float(widths_of(m)[0]), 60, 50, keep=target, measure=of, step=0.3)
-    full, last = getattr(fxprune.cost(groups.graph), of), getattr(found.history[-1].cost, of)
+    full, last = getattr(fxprune.cost(groups), of), getattr(found.history[-1].cost, of)
     assert target * full - 70 < last <= target * full
-    assert found.history[-1].cost == fxprune.cost(groups.graph, found.plan)
+    assert found.history[-1].cost == fxprune.cost(groups, found.plan)
     assert all(getattr(s.cost, of) > target * full for s in found.history[:-1])
     assert widths_of(found.model) == list(found.plan.kept_counts().values())
 
@@ -137,7 +137,7 @@ def test_every_iteration_is_a_usable_model(tmp_path: Path) -> None:
     for step in found.history:
         small = restore(model, tmp_path / "checkpoints" / f"{step.key}.safetensors")
         assert widths_of(small) == list(step.counts.values())
-        assert fxprune.cost(fxprune.trace(small, DATA[0][:1])) == step.cost
+        assert fxprune.cost(fxprune.find_groups(fxprune.trace(small, DATA[0][:1]))) == step.cost
     assert [s.cost.macs for s in found.history] == sorted((s.cost.macs for s in found.history), reverse=True)
     assert len(list((tmp_path / "checkpoints").iterdir())) == len(found.history)
 

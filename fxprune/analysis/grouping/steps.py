@@ -1,0 +1,75 @@
+"""Steps: how groups that are tied to one another can shrink together, one number for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.plan.plan import Ints
+
+
+class Steps(Protocol):
+    """The widths that tied groups can have together.
+
+    Attributes:
+        names: the groups.
+        step: into how many equal parts all of them can be cut; `step` parts are everything.
+    """
+
+    names: frozenset[str]
+    step: int
+
+    def counts(self, part: int) -> Mapping[str, int] | None:
+        """Channels of each group when `part` of `step` stay; None if that is not possible."""
+
+    def nearest(self, part: int) -> int:
+        """The possible part next to the given one."""
+
+    def parts(self) -> list[int]:
+        """Parts that are possible."""
+
+    def table(self, names: Sequence[str]) -> Ints:
+        """Channels of the named groups at each part, of shape (groups, step + 1); 0 where the part is not possible."""
+
+    def part_of(self, counts: Mapping[str, int]) -> int | None:
+        """Which part has these counts; None if there is none."""
+
+
+class Balanced(Steps, Protocol):
+    """Groups of which the code keeps equally many channels by position (see `fxprune.analysis.grouping.balance`)."""
+
+    def orders(self, kept: Mapping[str, npt.ArrayLike]) -> dict[tuple[str, int], Ints]:
+        """The indices that each dim keeps of the balanced channels and all others, in the smaller model's order."""
+
+
+class Ratio:
+    """Groups that keep the same part of their channels; see `Steps`.
+
+    Args:
+        sizes: channels of each group, by name.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.names = frozenset(sizes)
+        self._sizes = sizes
+        self.step = gcd(*sizes.values())
+
+    def counts(self, part: int) -> Mapping[str, int]:
+        return {name: size // self.step * part for name, size in self._sizes.items()}
+
+    def nearest(self, part: int) -> int:
+        return max(1, min(self.step, part))
+
+    def parts(self) -> list[int]:
+        return list(range(1, self.step + 1))
+
+    def table(self, names: Sequence[str]) -> Ints:
+        return np.outer([self._sizes[name] // self.step for name in names], np.arange(self.step + 1))
+
+    def part_of(self, counts: Mapping[str, int]) -> int | None:
+        parts = {counts[name] * self.step / size for name, size in self._sizes.items()}
+        return int(parts.pop()) if len(parts) == 1 and min(parts).is_integer() else None
