@@ -103,10 +103,8 @@ _Part = tuple[Ints, Ints, npt.NDArray[np.bool_]]  # a slot's positions and chann
 
 
 def _kept_positions(length: int, parts: list[_Part]) -> Ints | None:
-    """Indices that stay, in the slots' own order; indices outside every slot stay where they are. None for all."""
-    source, keep = np.arange(length), np.ones(length, dtype=bool)
+    """Indices that stay, ascending; indices outside every slot stay where they are. None for all."""
+    keep = np.ones(length, dtype=bool)
     for positions, channels, stays in parts:
-        places = np.sort(positions)
-        source[places] = positions
-        keep[places] = stays[channels]
-    return None if keep.all() else source[keep]
+        keep[positions] = stays[channels]
+    return None if keep.all() else np.flatnonzero(keep)

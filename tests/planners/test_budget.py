@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision
 from hypothesis import assume, given, settings
+from torch import Tensor, nn
 
 import fxprune
 from fxprune.costs.macs import CostModel
@@ -68,6 +69,39 @@ def test_keeps_nearly_as_much_importance_as_possible(widths: list[int], part: fl
     counts = Budget(part, tolerance=0.9)(groups, scores).kept_counts()
     assert macs(counts.values()) <= limit
     assert math.exp(worth(scores, counts) - most) >= 0.9
+
+
+class Residual(nn.Module):
+    """The stream's channels lie in four layers, those inside the block in two."""
+
+    def __init__(self, stream: int, inside: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, stream), nn.Linear(stream, 2)
+        self.up, self.down = nn.Linear(stream, inside), nn.Linear(inside, stream)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        return self.head(x + self.down(self.up(x).relu()))
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7])
+def test_a_group_counts_as_often_as_layers_make_or_read_it(part: float) -> None:
+    """The largest Σ L_g log p_g of all pairs of widths, with L = 4 and 2. p is a part of the width."""
+    sizes = (16, 24)
+    groups = fxprune.find_groups(fxprune.trace(Residual(*sizes).eval(), torch.zeros(1, 4)))
+    assert {g.name: g.size for g in groups} == {"stem": 16, "up": 24}
+
+    def cost(a: int, b: int) -> int:
+        return 4 * a + 2 * a * b + 2 * a
+
+    def valued(a: int, b: int) -> float:
+        return 4 * math.log(a / sizes[0]) + 2 * math.log(b / sizes[1])
+
+    limit = part * cost(*sizes)
+    best = max(valued(a, b) for a, b in product(range(1, 17), range(1, 25)) if cost(a, b) <= limit)
+    counts = Budget(part, tolerance=0.9)(groups, {g.name: torch.ones(g.size) for g in groups}).kept_counts()
+    assert cost(counts["stem"], counts["up"]) <= limit
+    assert valued(counts["stem"], counts["up"]) >= best + math.log(0.9)
 
 
 def test_importance_decides_what_stays() -> None:

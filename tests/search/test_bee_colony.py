@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import product
+from itertools import count, product
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,18 @@ def test_the_best_of_all_is_returned_with_its_own_weights() -> None:
     best = max(found.history, key=lambda t: t.fitness)
     assert found.plan.kept_counts() == best.counts
     assert seen[b"".join(p.detach().numpy().tobytes() for p in found.model.parameters())] == best.fitness
+
+
+def test_the_best_source_is_never_given_up() -> None:
+    """The first code stays the best, although its neighbours fail in every cycle: bees still fly around it at the end.
+
+    A code that differs from it in one of twelve groups comes from its neighbourhood, not from a random draw.
+    """
+    falling = count(0, -1)
+    found, *_ = hunt(lambda _: float(next(falling)), *[30] * 12, levels=30, limit=2, cycles=8, sources=2, moves=1)
+    first, *others = [np.array(list(t.counts.values())) for t in found.history]
+    assert all(t.fitness < found.history[0].fitness for t in found.history[1:])
+    assert any((code != first).sum() == 1 for code in others[-4:])
 
 
 def test_a_code_is_evaluated_once() -> None:

@@ -203,6 +203,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "writes into its input": lambda: Net(Nested(Block(6), conv(6, 6)), Block(6), Block(6)),
     "attributes": lambda: Attached(Block(6), Shift()),
     "random": lambda: Net(Block(6), Noisy(6), Block(6)),
+    "random before and after": lambda: Net(Noisy(6), Block(6), Noisy(6), Block(6)),
 }
 
 
@@ -276,7 +277,7 @@ def test_a_search_sees_the_same_bits(name: str) -> None:
     assert len(plain.seen) > 4
     assert seen.seen == plain.seen
     same(cached, full)
-    assert len(RAN) < count or name in ("random", "attributes")
+    assert len(RAN) < count or name.startswith(("random", "attributes"))
 
 
 @pytest.mark.parametrize("context", [torch.inference_mode, nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
