@@ -2,6 +2,7 @@
 
 components        components of equal labels become groups, in execution order
 balance           equal splits and shuffles, whose parts keep equally many channels, but not the same ones
+traces            where in grids and splits the indices of one channel lie
 zero_propagation  which ops tell a masked channel from a removed one
 partial_reads     the parts of parameters that the recorded forward leaves out
 steps             how groups that are tied to one another can shrink together

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
-from fxprune.plan.plan import Ints, Slot
+from fxprune.plan.plan import Ints
 from fxprune.tracing.trace import Graph, retrace
 
 Place = tuple[str, int]
@@ -36,11 +36,12 @@ class Fit:
 
     Attributes:
         counts: channels of each balanced group.
-        slots: for each group and tensor dim, the positions of its channels in the smaller tensor.
+        positions: for each group and tensor dim, the positions of its channels in the smaller tensor, of shape
+            (channels, positions of each), as `Analysis.by_channel` has them.
     """
 
     counts: Mapping[str, int]
-    slots: Mapping[tuple[str, Place], Slot]
+    positions: Mapping[tuple[str, Place], Ints]
 
 
 class Balance:
@@ -106,8 +107,8 @@ class Balance:
         return self._fits[part]
 
     def _everything(self) -> Fit:
-        slots = {(g.name, (s.tensor, s.dim)): s for g in self._groups() for s in g.slots}
-        return Fit({g.name: g.size for g in self._groups()}, slots)
+        positions = {(g.name, (s.tensor, s.dim)): self._analysis.by_channel(s) for g in self._groups() for s in g.slots}
+        return Fit({g.name: g.size for g in self._groups()}, positions)
 
     def _fit(self, part: int) -> Fit | None:
         """Record the model with the smaller widths, and match its groups with the present ones."""
@@ -154,7 +155,7 @@ class Balance:
     def _match(self, small: Analysis, part: int) -> Fit | None:
         mine = {int(s): i for i, s in enumerate(self._analysis.signatures)}
         counts = dict.fromkeys(self.names, 0)
-        slots: dict[tuple[str, Place], Slot] = {}
+        found: dict[tuple[str, Place], Ints] = {}
         for g, signature in zip(small.groups, small.signatures, strict=True):
             i = mine.get(int(signature), -1)
             original = self._analysis.groups[i]
@@ -162,12 +163,12 @@ class Balance:
                 return None
             if i in self._members:
                 counts[original.name] = g.size
-                slots |= {(original.name, (s.tensor, s.dim)): s for s in g.slots}
+                found |= {(original.name, (s.tensor, s.dim)): small.by_channel(s) for s in g.slots}
         held: dict[Place, int] = {}
-        for (_, place), s in slots.items():
-            held[place] = held.get(place, 0) + len(s.positions)
+        for (_, place), positions in found.items():
+            held[place] = held.get(place, 0) + positions.size
         whole = all(held.get(p) == self._shorter(len(q), part) for p, q in self._positions.items())
-        return Fit(counts, slots) if whole else None
+        return Fit(counts, found) if whole else None
 
     def orders(self, kept: Mapping[str, npt.ArrayLike]) -> dict[Place, Ints]:
         """The indices that each dim keeps of the balanced channels and all others, in the smaller model's order."""
@@ -182,16 +183,10 @@ class Balance:
             for g in self._groups():
                 for s in (s for s in g.slots if (s.tensor, s.dim) == place and fit.counts[g.name]):
                     stays = np.sort(np.asarray(kept[g.name]))
-                    order[_by_channel(fit.slots[g.name, place])] = _by_channel(s)[stays]
+                    order[fit.positions[g.name, place]] = self._analysis.by_channel(s)[stays]
             order[order < 0] = np.setdiff1d(np.arange(length), positions)
             orders[place] = order
         return orders
-
-
-def _by_channel(slot: Slot) -> Ints:
-    """A slot's positions, of shape (channels, positions of each)."""
-    order = np.lexsort((slot.positions, slot.channels))
-    return slot.positions[order].reshape(int(slot.channels.max()) + 1, -1)
 
 
 def analyse(graph: Graph, heads: Heads = "") -> Analysis:

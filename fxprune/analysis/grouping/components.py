@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from fxprune.analysis.grouping.partial_reads import unread
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
+from fxprune.analysis.grouping.traces import Keys, key, traces
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
@@ -24,10 +24,8 @@ from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.table import rule_of, spec_of_node
 from fxprune.module.attributes import int_of
 from fxprune.module.literals import is_computed, is_literal
-from fxprune.plan.plan import Slot
+from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph
-
-Keys: TypeAlias = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +113,17 @@ class Analysis:
         return keep
 
     @cached_property
+    def traces(self) -> Keys:
+        """For each label, a number that tells in which rows and parts it lies (see `traces`)."""
+        return traces(self.labelling, self.components)
+
+    def by_channel(self, slot: Slot) -> Ints:
+        """Positions of a slot, of shape (channels, positions of each), those of a channel in order of their traces."""
+        labels = self.labelling.parameter_axes()[slot.tensor].known(slot.dim)[slot.positions]
+        order = np.lexsort((slot.positions, self.traces[labels], slot.channels))
+        return slot.positions[order].reshape(int(slot.channels.max()) + 1, -1)
+
+    @cached_property
     def _members(self) -> list[Labels]:
         """The components of each group."""
         order = np.argsort(self.group_of, kind="stable")
@@ -185,12 +194,23 @@ def _stations(labelling: Labelling, components: Components) -> Iterator[tuple[st
         return
     mine = np.zeros(len(components.fix), dtype=bool)
     mine[components.of[np.concatenate(balances)]] = True
+    yield from _traced(labelling, components, mine)
     for node, axes in labelling.axes.items():
         for k, a in enumerate([axes] if isinstance(axes, Axes) else axes):
             for i in range(len(a)):
                 labels = a.known(i)
                 if node.op == "call_function" and isinstance(labels, np.ndarray):
                     yield f"{node.name}:{k}", i, labels[mine[components.of[labels]]]
+
+
+def _traced(
+    labelling: Labelling, components: Components, mine: npt.NDArray[np.bool_]
+) -> Iterator[tuple[str, int, Labels]]:
+    """The labels of each trace: in which rows and parts a channel lies is part of where it passes."""
+    found = traces(labelling, components)
+    labels = np.flatnonzero(mine[components.of])
+    for trace in np.unique(found[labels]):
+        yield f"trace:{trace}", 0, labels[found[labels] == trace]
 
 
 def _balanced(labelling: Labelling, components: Components, group_of: Labels) -> tuple[frozenset[int], ...]:
@@ -241,7 +261,7 @@ def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]
     arrays = {id(labels): labels for *_, labels in places}
     number = {key: i for i, key in enumerate(arrays)}
     keys = np.zeros(len(arrays), dtype=np.uint64)
-    own = np.array([_key(name, dim) for name, dim, _ in places], dtype=np.uint64)
+    own = np.array([key(f"{name}:{dim}") for name, dim, _ in places], dtype=np.uint64)
     np.add.at(keys, [number[id(labels)] for *_, labels in places], own)
     touched = components.of[np.concatenate(list(arrays.values()))]
     signature = np.zeros(count, dtype=np.uint64)
@@ -258,11 +278,6 @@ def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]
     order = np.argsort(inverse, kind="stable")
     channel_of[free[order]] = np.arange(len(free)) - np.repeat(np.cumsum(counts) - counts, counts)
     return group_of, channel_of, found[np.argsort(start)]
-
-
-def _key(name: str, dim: int) -> int:
-    """The same in every run, so that groups of two graphs of one model can be told to be the same."""
-    return int.from_bytes(hashlib.blake2b(f"{name}:{dim}".encode(), digest_size=8).digest(), "big")
 
 
 def _make_groups(

@@ -51,11 +51,11 @@ class Components:
 
 def resolve(lab: Labeller, heads: Heads = "") -> Components:
     """The components of all labels after every factoring has been decided."""
-    edges = [*lab.edges, *_tied_along_fixed(lab.factorings)]
+    edges = [*lab.edges, *_tied_by_splits(lab), *_tied_along_fixed(lab.factorings)]
     fixes = list(lab.fixes)
     chosen: dict[Factoring, int] = {}
     while True:
-        of = _components(lab.count, edges)
+        of = connected(lab.count, edges)
         pending = [f for f in lab.factorings if f not in chosen]
         if not pending:
             break
@@ -66,6 +66,13 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
     return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
+
+
+def _tied_by_splits(lab: Labeller) -> Iterator[tuple[Labels, Labels]]:
+    """The same indices of equal parts live or die together."""
+    for _, labels, count in lab.splits:
+        first, *others = np.split(labels, count)
+        yield from ((first, part) for part in others)
 
 
 def _tied_along_fixed(factorings: list[Factoring]) -> Iterator[tuple[Labels, Labels]]:
@@ -101,7 +108,8 @@ def _arrays(dims: Iterable[Dim]) -> list[Labels]:
     return [d for d in dims if isinstance(d, np.ndarray)]
 
 
-def _components(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
+def connected(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
+    """For each label, the number of its component."""
     if not edges:
         return np.arange(count)
     a, b = (np.concatenate([np.ravel(e[k]) for e in edges]) for k in (0, 1))

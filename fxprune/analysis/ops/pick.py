@@ -62,8 +62,6 @@ def _labelled_split(call: Call, x: Axes, dim: int, labels: Any, lengths: list[in
         call.lab.fix(labels, "split into single channels")
     elif len(set(lengths)) == 1 and not call.lab.balance(labels):
         call.lab.splits.append((call.node, labels, len(parts)))
-        for part in parts[1:]:
-            call.lab.equate(parts[0], part)
     rest = x.dims()
     return [[*rest[:dim], p if len(p) > 1 else None, *rest[dim + 1 :]] for p in parts]
 
