@@ -88,19 +88,20 @@ class Result(Generic[M]):
     plan: Plan
     report: Report
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write the model's weights with the plan and a checksum to one safetensors file, and the report beside it.
 
         Args:
             path: a name that ends with `.safetensors`; else a folder, which is made: it gets `model.safetensors` and
                 `report.html`. Existing files are replaced, each whole or not at all. `fxprune.load` reads them.
+            notes: texts by name that are kept in the file as well.
 
         Raises:
             InputError: the model's `state_dict` holds something other than tensors.
         """
         file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
         file.parent.mkdir(parents=True, exist_ok=True)
-        pruned_file.save(file, self.model, self.plan)
+        pruned_file.save(file, self.model, self.plan, notes)
         page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
         write_whole(page, result_page(self).encode())
 

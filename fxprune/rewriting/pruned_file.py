@@ -22,11 +22,18 @@ from fxprune.storage.files import write_whole
 M = TypeVar("M", bound=nn.Module)
 
 NAME = "model.safetensors"  # of the file in a folder
+_NOTE, _SUM = "note:", "sha256"
 _SHOWN = 4  # names that an error lists of each kind
 
 
-def save(path: Path, model: nn.Module, plan: Plan) -> None:
+def save(path: Path, model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None) -> None:
     """Write a pruned model's `state_dict` and its plan, with a checksum of both; the file is whole or not there.
+
+    Args:
+        path: of the file.
+        model: the pruned model.
+        plan: what it was cut by.
+        notes: texts by name that are kept in the file as well.
 
     Raises:
         InputError: the model's `state_dict` holds something other than tensors.
@@ -42,8 +49,8 @@ def save(path: Path, model: nn.Module, plan: Plan) -> None:
         )
     # Cloned, because the format refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
-    text = plan.to_json()
-    write_whole(path, safetensors.torch.save(tensors, {"plan": text, "sha256": _digest(text, tensors)}))
+    texts = {_NOTE + name: text for name, text in (notes or {}).items()} | {"plan": plan.to_json()}
+    write_whole(path, safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)}))
 
 
 def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
@@ -93,6 +100,16 @@ def plan_of(path: str | os.PathLike[str]) -> Plan:
     return Plan.from_json(_metadata(file)["plan"], str(file))
 
 
+def notes_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The notes in a pruned model's file.
+
+    Raises:
+        InputError: there is no such file, or it is damaged or of another kind.
+    """
+    metadata = _metadata(_file(path))
+    return {name.removeprefix(_NOTE): text for name, text in metadata.items() if name.startswith(_NOTE)}
+
+
 def _file(path: str | os.PathLike[str]) -> Path:
     return Path(path) / NAME if Path(path).is_dir() else Path(path)
 
@@ -112,7 +129,8 @@ def _read(file: Path) -> tuple[Plan, dict[str, Tensor]]:
     metadata = _metadata(file)
     tensors = safetensors.torch.load_file(file)
     # Files of searches that an earlier version wrote have no checksum.
-    if "sha256" in metadata and metadata["sha256"] != _digest(metadata["plan"], tensors):
+    texts = {name: text for name, text in metadata.items() if name != _SUM}
+    if _SUM in metadata and metadata[_SUM] != _digest(texts, tensors):
         raise _unreadable(file, "a checksum that differs: the file was changed or damaged")
     return Plan.from_json(metadata["plan"], str(file)), tensors
 
@@ -122,9 +140,9 @@ def _unreadable(file: Path, seen: str) -> InputError:
     return InputError("not a pruned model's file", where=str(file), seen=seen, remedy=remedy)
 
 
-def _digest(plan: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the plan and, in the order of their names, of each tensor's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(plan.encode())
+def _digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the texts and, in the order of their names, of each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256("\n".join(f"{name} {texts[name]}" for name in sorted(texts)).encode())
     for name in sorted(tensors):
         t = tensors[name]
         digest.update(f"\n{name} {t.dtype} {list(t.shape)}\n".encode())

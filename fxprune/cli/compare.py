@@ -1,0 +1,209 @@
+"""`fxprune compare`: what a pruned model and its original give and take, side by side."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import fxprune
+from fxprune.cli import data, origin
+from fxprune.cli.answer import Answer, CommandError, command
+from fxprune.cli.engines import Engine, compiled, eager, onnx_runtime, write_onnx
+from fxprune.cli.options import DataOptions, ModelOptions
+from fxprune.cli.prove import Original
+from fxprune.module.batches import batches
+
+_MIB = 2**20
+
+
+@command
+def compare(
+    model: ModelOptions,
+    reading: DataOptions,
+    original: Original = None,
+    engines: Annotated[str, typer.Option(help="Which of eager, compile, onnx to measure.")] = "eager,compile,onnx",
+    rounds: Annotated[int, typer.Option(min=1, help="Forwards of each model and engine; the median counts.")] = 20,
+) -> Answer:
+    """Measure an original and its pruned model: accuracy or agreement, latency, memory and size."""
+    pair = origin.load(model, original)
+    both = {"original": pair.original.model, "pruned": pair.small}
+    graph = fxprune.trace(pair.original.model, pair.original.inputs)
+    costs = {"original": fxprune.cost(graph), "pruned": fxprune.cost(graph, pair.plan)}
+    rows: dict[str, dict[str, float]] = {
+        "MACs": {name: c.macs for name, c in costs.items()},
+        "parameters": {name: c.parameters for name, c in costs.items()},
+        "size of the weights, MiB": {name: _bytes(m) / _MIB for name, m in both.items()},
+    }
+    given = data.load(reading, pair.original)
+    if given is not None:
+        rows |= quality(both, given, reading.samples)
+    rows["peak memory of a forward, MiB"] = {n: peak(m, pair.original.inputs) / _MIB for n, m in both.items()}
+    failures: dict[str, str] = {}
+    for engine in engines.split(","):
+        rows |= _latencies(engine, both, pair.original.inputs, rounds, failures)
+    notes = _notes(failures, _shapes(pair.original.inputs))
+    return Answer({"figures": rows, "failures": failures}, [_table(rows), *notes])
+
+
+def _shapes(inputs: Any) -> str:
+    return ", ".join("x".join(map(str, t.shape)) for t in tree_leaves(inputs) if isinstance(t, Tensor))
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
+
+
+def quality(models: Mapping[str, nn.Module], given: Iterable[Any], most: int) -> dict[str, dict[str, float]]:
+    """Accuracy, where the data have class numbers, and how often both models answer the same.
+
+    Raises:
+        CommandError: the model gives no scores of classes.
+    """
+    counts = {"labelled": 0, "seen": 0, "same": 0, **dict.fromkeys(models, 0)}
+    first = next(iter(models.values()))
+    for batch in track(batches(first, given), "reading the data", console=Console(stderr=True), transient=True):
+        answers = {name: _classes(eager(m)(batch.inputs)) for name, m in models.items()}
+        original, pruned = answers.values()
+        counts["seen"] += len(original)
+        counts["same"] += int((original == pruned).sum())
+        labels = batch.targets
+        if isinstance(labels, Tensor) and labels.shape == original.shape:
+            counts["labelled"] += len(labels)
+            for name, found in answers.items():
+                counts[name] += int((found == labels).sum())
+        if counts["seen"] >= most:
+            break
+    rows = {f"same answer as the original, of {counts['seen']}": {"pruned": counts["same"] / counts["seen"]}}
+    if counts["labelled"]:
+        accuracy = {name: counts[name] / counts["labelled"] for name in models}
+        rows = {f"accuracy, of {counts['labelled']}": accuracy, **rows}
+    return rows
+
+
+def _classes(outputs: list[Tensor]) -> Tensor:
+    if not outputs or outputs[0].dim() != 2:
+        shapes = [tuple(t.shape) for t in outputs[:3]]
+        raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
+    return outputs[0].argmax(1)
+
+
+def _latencies(
+    engine: str, models: Mapping[str, nn.Module], inputs: Any, rounds: int, failures: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of both models in one engine, measured by turns."""
+    if engine not in _ENGINES:
+        raise CommandError(f"no engine '{engine}'; give some of {', '.join(_ENGINES)}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            made = {name: _ENGINES[engine](m, inputs, Path(folder) / f"{name}.onnx") for name, m in models.items()}
+            times = by_turns(made, inputs, rounds)
+    except Exception as error:
+        failures[engine] = " ".join(str(error).split())[:300]
+        return {}
+    return {f"{engine}, ms": {name: 1e3 * seconds for name, seconds in times.items()}}
+
+
+def _onnx(model: nn.Module, inputs: Any, path: Path) -> Engine:
+    write_onnx(model, inputs, path)
+    return onnx_runtime(path)
+
+
+_ENGINES: dict[str, Callable[[nn.Module, Any, Path], Engine]] = {
+    "eager": lambda model, _inputs, _path: eager(model),
+    "compile": lambda model, _inputs, _path: compiled(model),
+    "onnx": _onnx,
+}
+
+
+def by_turns(engines: Mapping[str, Engine], inputs: Any, rounds: int) -> dict[str, float]:
+    """Median seconds of a forward of each, one after the other in every round, so that a busy machine slows all."""
+    wait = _waiter(inputs)
+    for run in engines.values():
+        run(inputs)
+        run(inputs)
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(rounds):
+        for name, run in engines.items():
+            wait()
+            start = time.perf_counter()
+            run(inputs)
+            wait()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def _waiter(inputs: Any) -> Callable[[], None]:
+    tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    return torch.cuda.synchronize if any(t.is_cuda for t in tensors) else lambda: None
+
+
+def peak(model: nn.Module, inputs: Any) -> int:
+    """Bytes of the tensors that are alive together at most while a forward runs, weights included."""
+    memory = _Memory()
+    with memory:
+        eager(model)(inputs)
+    return memory.most + _bytes(model)
+
+
+class _Memory(TorchDispatchMode):
+    """Counts the bytes of the tensors that ops make, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, op: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inside = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = op(*args, **(kwargs or {}))
+        for t in tree_leaves(result):
+            if isinstance(t, Tensor) and t.untyped_storage()._cdata not in self._known | inside:
+                self._add(t.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.alive += size
+        self.most = max(self.most, self.alive)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+
+def _table(rows: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="original and pruned", title_justify="left", header_style="bold")
+    for name in ("", "original", "pruned", "left"):
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
+    for name, row in rows.items():
+        table.add_row(name, *_cells(name, row))
+    return table
+
+
+def _cells(name: str, row: Mapping[str, float]) -> list[str]:
+    if name.startswith(("accuracy", "same answer")):
+        return [f"{row[n]:.2%}" if n in row else "" for n in ("original", "pruned")]
+    form = "{:,.0f}" if name in ("MACs", "parameters") else "{:,.2f}"
+    return [*(form.format(row[n]) for n in ("original", "pruned")), f"{row['pruned'] / max(row['original'], 1e-12):.1%}"]
+
+
+def _notes(failures: Mapping[str, str], shape: str) -> list[str]:
+    threads = torch.get_num_threads()
+    failed = [f"{engine} failed: {seen}" for engine, seen in failures.items()]
+    return [f"latency: inputs of shape {shape}, {threads} thread{'s' * (threads > 1)}, median", *failed]

@@ -1,0 +1,148 @@
+"""Batches by their name on the command line: a folder of images, or an object of the caller's."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from fxprune.cli import models
+from fxprune.cli.answer import CommandError, needs
+from fxprune.cli.libraries import Loaded
+from fxprune.cli.options import DataOptions
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_RESIZE = 256 / 224  # of the shorter side, before the middle is cut out; as in most recipes
+
+
+def load(options: DataOptions, loaded: Loaded) -> Iterable[Any] | None:
+    """The batches, or None if the command line names none.
+
+    Raises:
+        CommandError: there is no such folder or object, or it holds no images.
+    """
+    if options.data is None:
+        return None
+    if Path(options.data).is_dir():
+        return _folder(Path(options.data), options, loaded)
+    if ":" not in options.data:
+        raise CommandError(f"'{options.data}' is neither a folder nor module:OBJECT")
+    found = models.attribute(options.data)
+    if callable(found) and not isinstance(found, Iterable):
+        found = models.attempt(found, options.data)
+    if not isinstance(found, Iterable):
+        raise CommandError(f"{options.data} is no iterable of batches; seen: {type(found).__name__}")
+    return found
+
+
+def _folder(folder: Path, options: DataOptions, loaded: Loaded) -> DataLoader[Any]:
+    """At most so many of a folder's images, drawn at random, always the same ones."""
+    images = Images(folder, loaded.transform or standard_transform(loaded.inputs, options))
+    count = min(len(images), options.samples)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
+    return DataLoader(Subset(images, sorted(order.tolist())), batch_size=options.batch_size)
+
+
+class Images(Dataset[Any]):
+    """The image files of a folder; where they lie in a folder for each class, with the class's number.
+
+    Args:
+        folder: of the files. Folders of classes are numbered in the order of their names, as torchvision does.
+        transform: an image (PIL) to a tensor.
+
+    Attributes:
+        classes: names of the classes; empty where the files lie in the folder itself.
+
+    Raises:
+        CommandError: it holds no images.
+    """
+
+    def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
+        here = _images(folder.iterdir())
+        self.classes = [] if here else sorted(p.name for p in folder.iterdir() if p.is_dir())
+        self._transform = transform
+        inside = [(file, i) for i, name in enumerate(self.classes) for file in _images((folder / name).rglob("*"))]
+        self.files = [(file, -1) for file in here] or inside
+        if not self.files:
+            raise CommandError(f"no image in {folder}; known endings: {' '.join(_SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Any:
+        file, label = self.files[i]
+        image = self._transform(_opened(file))
+        return (image, label) if self.classes else image
+
+
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return sorted(p for p in paths if p.suffix.lower() in _SUFFIXES)
+
+
+def _opened(file: Path) -> Any:
+    try:
+        image = importlib.import_module("PIL.Image")
+    except ImportError as error:
+        raise needs("pillow", "images", error) from error
+    try:
+        with image.open(file) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        raise CommandError(f"cannot read the image {file}: {error}") from error
+
+
+def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Tensor]:
+    """The middle of the image, of the example input's size and number of channels, scaled and normalised.
+
+    Raises:
+        CommandError: the model's input is not an image.
+    """
+    first = next((t for t in tree_leaves(inputs) if isinstance(t, Tensor)), torch.empty(0))
+    if first.dim() != 4 or first.shape[1] not in (1, 3):
+        raise CommandError(f"a folder of images needs a model of images; the input has the shape {tuple(first.shape)}")
+    channels, height, width = first.shape[1:]
+    mean, std = (_numbers(text, channels) for text in (options.mean, options.std))
+
+    def transform(image: Any) -> Tensor:
+        pixels = torch.from_numpy(_array(_middle(image, height, width), channels)).movedim(-1, 0)
+        return (pixels.float() / 255 - mean) / std
+
+    return transform
+
+
+def _middle(image: Any, height: int, width: int) -> Any:
+    """The middle of an image that was made a little larger than the wanted size; an image of that size as it is."""
+    if image.size == (width, height):
+        return image
+    scale = _RESIZE * max(height / image.height, width / image.width)
+    image = image.resize((math.ceil(image.width * scale), math.ceil(image.height * scale)))
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _array(image: Any, channels: int) -> Any:
+    array = np.array(image if channels == 3 else image.convert("L"))
+    return array if channels == 3 else array[..., None]
+
+
+def _numbers(text: str, channels: int) -> Tensor:
+    """One number for each channel; of a single channel, the mean of what is given."""
+    try:
+        values = torch.tensor([float(part) for part in text.split(",")])
+    except ValueError as error:
+        raise CommandError(f"not numbers: '{text}'; give one for each channel, such as 0.5,0.5,0.5") from error
+    return (values if len(values) == channels else values.mean()[None]).reshape(-1, 1, 1)
+
+
+def labels_of(batch: Any) -> Tensor | None:
+    """The class numbers in a batch (inputs, labels), or None."""
+    label = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
+    return label if isinstance(label, Tensor) and label.dim() == 1 and not label.is_floating_point() else None

@@ -1,0 +1,129 @@
+"""A model in eager mode, compiled, and in ONNX Runtime: each is a function from a call's inputs to the outputs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fxprune.cli.answer import CommandError, needs
+from fxprune.cli.libraries import told
+from fxprune.module.isolation import as_call, output_tensors
+
+Engine = Callable[[Any], list[Tensor]]
+
+
+def eager(model: nn.Module) -> Engine:
+    """The model as it is."""
+
+    def run(inputs: Any) -> list[Tensor]:
+        args, kwargs = as_call(inputs)
+        with torch.inference_mode():
+            return list(output_tensors(model(*args, **kwargs)))
+
+    return run
+
+
+def compiled(model: nn.Module) -> Engine:
+    """The model through `torch.compile`, with its default backend."""
+    torch._dynamo.reset()
+    return eager(torch.compile(model))  # type: ignore[arg-type]
+
+
+def exported(model: nn.Module, inputs: Any, dynamic: bool = False) -> torch.export.ExportedProgram:
+    """The model as an exported program.
+
+    Args:
+        model: in evaluation mode.
+        inputs: example inputs.
+        dynamic: whether the first dim of every input may have any length.
+
+    Raises:
+        CommandError: it cannot be exported.
+    """
+    # A first dim of 1 would be taken for a constant.
+    args, kwargs = tree_map(_twice, as_call(inputs)) if dynamic else as_call(inputs)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, args, kwargs, dynamic_shapes=_dynamic(model, args, kwargs, dynamic))
+    except Exception as error:
+        hint = "; without --dynamic-batch the batch may stay as it is" if dynamic else ""
+        raise CommandError(f"torch.export refuses the model: {told(error)}{hint}") from error
+
+
+def _twice(value: Any) -> Any:
+    return torch.cat([value, value]) if isinstance(value, Tensor) and len(value) == 1 else value
+
+
+def _dynamic(model: nn.Module, args: Any, kwargs: Any, wanted: bool) -> Any:
+    if not wanted:
+        return None
+    batch = torch.export.Dim("batch", min=1)
+    bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    return tree_map(lambda t: {0: batch} if isinstance(t, Tensor) else None, dict(bound))
+
+
+def write_onnx(model: nn.Module, inputs: Any, path: Path, dynamic: bool = False) -> None:
+    """Write the model as an ONNX file.
+
+    Raises:
+        CommandError: a package is missing, or the model cannot be exported.
+    """
+    try:
+        importlib.import_module("onnxscript")
+    except ImportError as error:
+        raise needs("onnxscript", "onnx", error) from error
+    program = exported(model, inputs, dynamic)
+    try:
+        with _quiet():
+            torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False)
+    except Exception as error:
+        raise CommandError(f"torch.onnx refuses the model: {told(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Any:
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def onnx_runtime(path: Path) -> Engine:
+    """An ONNX file in ONNX Runtime, on the CPU, with as many threads as torch has.
+
+    Raises:
+        CommandError: the package is missing, or it refuses the file.
+    """
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise needs("onnxruntime", "onnx", error) from error
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CommandError(f"ONNX Runtime refuses {path}: {told(error)}") from error
+
+    def run(inputs: Any) -> list[Tensor]:
+        given = [t for t in tree_leaves(as_call(inputs)) if isinstance(t, Tensor)]
+        named = {i.name: t.detach().cpu().numpy() for i, t in zip(session.get_inputs(), given, strict=True)}
+        return [torch.as_tensor(a) for a in session.run(None, named)]
+
+    return run
+
+
+def deviation(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest difference of two engines' outputs, as a part of the largest expected value."""
+    pairs = [(a.cpu().double(), b.cpu().double()) for a, b in zip(expected, found, strict=True) if a.numel()]
+    return max((float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs), default=0.0)

@@ -1,0 +1,49 @@
+"""`fxprune export`: a model as an ONNX file or an exported program, checked against the model itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from fxprune.cli import models, origin
+from fxprune.cli.answer import Answer, CommandError, command
+from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, write_onnx
+from fxprune.cli.options import ModelOptions
+from fxprune.cli.prove import Original
+
+
+@command
+def export(
+    model: ModelOptions,
+    original: Original = None,
+    onnx: Annotated[Path | None, typer.Option(help="Write an ONNX file; it is run in ONNX Runtime.")] = None,
+    pt2: Annotated[Path | None, typer.Option(help="Write an exported program; it is read again and run.")] = None,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Let the first dim have any length.")] = False,
+    tolerance: Annotated[float, typer.Option(help="Largest relative deviation that passes.")] = 1e-3,
+) -> Answer:
+    """Write a model for use elsewhere, and check that the file gives the model's outputs."""
+    if onnx is None and pt2 is None:
+        raise CommandError("nothing to write; give --onnx FILE or --pt2 FILE")
+    loaded = models.load(model) if not origin.is_pruned(model.model) else None
+    pair = None if loaded else origin.load(model, original)
+    small, inputs = (loaded.model, loaded.inputs) if loaded else (pair.small, pair.original.inputs)  # type: ignore[union-attr]
+    expected = eager(small)(inputs)
+    found: dict[str, Any] = {}
+    if onnx is not None:
+        write_onnx(small, inputs, onnx, dynamic_batch)
+        found["onnx"] = {"file": str(onnx), "deviation": deviation(expected, onnx_runtime(onnx)(inputs))}
+    if pt2 is not None:
+        torch.export.save(exported(small, inputs, dynamic_batch), pt2)
+        again = torch.export.load(pt2).module()
+        found["pt2"] = {"file": str(pt2), "deviation": deviation(expected, eager(again)(inputs))}
+    fine = all(part["deviation"] <= tolerance for part in found.values())
+    lines = [f"wrote {part['file']}: {_told(part['deviation'], tolerance)}" for part in found.values()]
+    return Answer({**found, "tolerance": tolerance, "passed": fine}, lines, 0 if fine else 1)
+
+
+def _told(error: float, tolerance: float) -> str:
+    sign = "within" if error <= tolerance else "NOT within"
+    return f"largest relative deviation from the model {error:.1e}, {sign} {tolerance:.0e}"

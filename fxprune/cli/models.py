@@ -1,0 +1,245 @@
+"""A model by its name on the command line, with weights and example inputs."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.cli import libraries
+from fxprune.cli.answer import CommandError
+from fxprune.cli.libraries import Loaded, told
+from fxprune.cli.options import ModelOptions
+
+_DEFAULT_SHAPE = (1, 3, 224, 224)
+_MOST_NUMBERS = 2**28  # of an input: a gigabyte
+_PREFIX = "module."  # of names in the state_dict of a DistributedDataParallel
+
+
+def load(options: ModelOptions) -> Loaded:
+    """The model, on its device and in evaluation mode, and its example inputs.
+
+    Raises:
+        CommandError: there is no such model, or its weights do not fit.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    found = named(options.model, arguments(options.model_arg or ()), options.pretrained)
+    if options.weights is not None:
+        load_weights(found.model, options.weights)
+    inputs = example(options.input_shape or (), found.inputs)
+    device = _device(options.device)
+    moved = tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs)
+    return replace(found, model=found.model.to(device), inputs=moved)
+
+
+def named(name: str, given: Mapping[str, Any], pretrained: bool = False) -> Loaded:
+    """The model that a name stands for, in evaluation mode, with the example inputs that are known.
+
+    Raises:
+        CommandError: there is none, or it cannot be made.
+    """
+    library, _, inner = name.partition(":")
+    if library in libraries.NAMES and inner:
+        return libraries.load(library, inner, dict(given), pretrained)
+    if pretrained:
+        raise CommandError(f"'{name}' is of no library that has weights of its own; give --weights")
+    if name.endswith(".pt2"):
+        return _exported(Path(name))
+    if ":" not in name:
+        known = ", ".join(f"{n}:NAME" for n in libraries.NAMES)
+        raise CommandError(f"'{name}' names no model; give {known}, file.py:FACTORY, module:FACTORY or a .pt2 file")
+    model = attempt(lambda: factory(name)(**given), name)
+    if not isinstance(model, nn.Module):
+        raise CommandError(f"{name} returned no nn.Module; seen: {type(model).__name__}")
+    return Loaded(model.eval())
+
+
+def _exported(path: Path) -> Loaded:
+    """The module of an exported program, which is already in one mode, and its own example inputs."""
+    if not path.is_file():
+        raise CommandError(f"no such file: {path}")
+    program = attempt(lambda: torch.export.load(path), str(path))
+    args, kwargs = program.example_inputs or ((), {})
+    return Loaded(program.module(check_guards=False), kwargs or args or None)
+
+
+def factory(name: str) -> Callable[..., Any]:
+    """The callable that `module:name` or `file.py:name` stands for.
+
+    Raises:
+        CommandError: there is none.
+    """
+    found = attribute(name)
+    if not callable(found):
+        raise CommandError(
+            f"{name} is not callable; seen: {type(found).__name__}; give a function or class that returns an nn.Module"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def attribute(name: str) -> Any:
+    """The object that `module:name` or `file.py:name` stands for; modules are also looked for where we are.
+
+    Raises:
+        CommandError: there is none.
+    """
+    path, _, inner = name.partition(":")
+    try:
+        found: Any = _from_file(Path(path)) if path.endswith(".py") else _from_module(path)
+    except ModuleNotFoundError as error:
+        raise CommandError(
+            f"cannot import {path}: {error}; run where the module lies, or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise CommandError(f"importing {path} raised {told(error)}") from error
+    for part in inner.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(inner, dir(found), 3)
+            raise CommandError(f"{path} has no '{inner}'" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        found = getattr(found, part)
+    return found
+
+
+def _from_module(path: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module(path)
+
+
+def _from_file(path: Path) -> Any:
+    """A module from a file, under the file's own name if that is free, so that what it defines can be pickled."""
+    if not path.is_file():
+        raise ModuleNotFoundError(f"no such file: {path}")
+    file = str(path.resolve())
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} ({file})"
+    loaded = sys.modules.get(path.stem), sys.modules.get(name)
+    for module in loaded:
+        if getattr(module, "__file__", None) == file:
+            return module
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def arguments(given: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` pairs; a value is a Python literal, or else a text.
+
+    >>> arguments(["num_classes=10", "act=relu"])
+    {'num_classes': 10, 'act': 'relu'}
+    """
+    pairs = [text.partition("=") for text in given]
+    for name, sign, _ in pairs:
+        if not sign or not name.isidentifier():
+            raise CommandError(f"not an argument: '{name}'; give NAME=VALUE, for instance num_classes=10")
+    return {name: _value(text) for name, _, text in pairs}
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def example(shapes: Sequence[str], stated: Any) -> Any:
+    """Example inputs: of the given shapes, or as the model's library states them, or one image."""
+    if shapes:
+        return tuple(torch.rand(shape(text)) for text in shapes)
+    return torch.rand(_DEFAULT_SHAPE) if stated is None else stated
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """A shape such as `1,3,224,224`.
+
+    Raises:
+        CommandError: it is none, or too large.
+    """
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise CommandError(f"not a shape: '{text}'; give positive numbers with commas, for instance 1,3,224,224")
+    if math.prod(found) > _MOST_NUMBERS:
+        raise CommandError(f"too large an input: '{text}'; give one of at most {_MOST_NUMBERS} numbers")
+    return found
+
+
+def attempt(build: Callable[[], Any], what: str) -> Any:
+    """Call the user's code.
+
+    Raises:
+        CommandError: it raises something.
+    """
+    try:
+        return build()
+    except CommandError:
+        raise
+    except Exception as error:
+        raise CommandError(f"{what} raised {told(error)}") from error
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a `state_dict` from a file of tensors.
+
+    Raises:
+        CommandError: there is no such file, it holds more than tensors, or it does not fit.
+    """
+    state = _state(path)
+    if state and all(name.startswith(_PREFIX) for name in state):
+        state = {name.removeprefix(_PREFIX): t for name, t in state.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CommandError(f"{path} does not fit the model: {' '.join(str(error).split())[:400]}") from error
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return _tensors(path, torch.load(path, map_location="cpu", weights_only=True))
+    except CommandError:
+        raise
+    except Exception as error:
+        hint = "; files that hold more than tensors are not read, since reading them runs what they contain"
+        raise CommandError(f"cannot read {path}: {told(error)}{hint}") from error
+
+
+def _tensors(path: Path, data: Any) -> dict[str, Tensor]:
+    """The `state_dict` in what a checkpoint holds: all of it, or the only entry that is one."""
+    parts = [data, *data.values()] if isinstance(data, dict) else []
+    found = [p for p in parts if isinstance(p, dict) and p and all(isinstance(t, Tensor) for t in p.values())]
+    if len(found) != 1:
+        seen = ", ".join(map(str, list(data)[:8])) if isinstance(data, dict) else type(data).__name__
+        raise CommandError(f"{path} holds {len(found)} state_dicts, not one; seen: {seen}")
+    return found[0]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except Exception as error:
+        raise CommandError(f"no device {name}: {told(error)}") from error

@@ -1,0 +1,67 @@
+"""Options that several commands share, as dataclasses; `answer.command` makes an option of each field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MODEL = """What to load: torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLDER, ultralytics:NAME,
+file.py:FACTORY, module:FACTORY, an exported program (.pt2), or what `fxprune prune --out` wrote."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, with which weights, on which inputs, where."""
+
+    model: Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights: .safetensors, or a .pt that holds tensors only.", show_default=False)
+    ] = None
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="The library's own weights (a download).")] = False
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for the model's factory, e.g. num_classes=10; repeatable.", show_default=False),
+    ] = None
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of an input, e.g. 1,3,224,224; repeat it for several inputs.", show_default=False),
+    ] = None
+    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu"
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's own")] = None
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """Which channels may go."""
+
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Keep this module, parameter or group whole (name or pattern); repeatable."),
+    ] = None
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(help="What of attention shrinks: num_heads, head_dim, or MODULE=head_dim; repeatable."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data, and how much of them."""
+
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of images, with or without a folder for each class; or module:OBJECT, file.py:OBJECT with "
+            "batches or a function that makes them.",
+            show_default=False,
+        ),
+    ] = None
+    samples: Annotated[int, typer.Option(min=1, help="Samples that are read at most.")] = 1024
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a folder in one batch.")] = 32
+    mean: Annotated[
+        str, typer.Option(help="Of each channel of images, taken off after scaling to [0, 1].")
+    ] = "0.485,0.456,0.406"
+    std: Annotated[str, typer.Option(help="Of each channel of images, divided by.")] = "0.229,0.224,0.225"

@@ -1,0 +1,90 @@
+"""Where a pruned model comes from: how its original is made again, kept in the pruned model's file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fxprune.cli import models
+from fxprune.cli.answer import CommandError
+from fxprune.cli.libraries import Loaded
+from fxprune.cli.options import ModelOptions
+from fxprune.plan.plan import Plan
+from fxprune.rewriting import pruned_file
+
+_KEY = "command_line"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pruned model and its original.
+
+    Attributes:
+        original: with its weights, inputs and transform.
+        small: the pruned model.
+        plan: what it was cut by.
+        name: of the original, as on the command line.
+    """
+
+    original: Loaded
+    small: nn.Module
+    plan: Plan
+    name: str
+
+
+def notes(options: ModelOptions) -> dict[str, str]:
+    """What the pruned model's file says of its original."""
+    return {_KEY: json.dumps(dataclasses.asdict(dataclasses.replace(options, weights=None)) | _weights(options))}
+
+
+def _weights(options: ModelOptions) -> dict[str, str]:
+    return {"weights": str(options.weights)} if options.weights else {}
+
+
+def is_pruned(name: str) -> bool:
+    """Whether a name on the command line is that of a pruned model's file or folder."""
+    path = Path(name)
+    return path.suffix == ".safetensors" or (path / pruned_file.NAME).exists()
+
+
+def load(options: ModelOptions, original: str | None = None) -> Pair:
+    """The pruned model in a file or folder, and its original.
+
+    Args:
+        options: of the command; `model` is the file or folder, and what is given beside it comes first.
+        original: the original's name, if the file does not say it.
+
+    Raises:
+        CommandError: it is not a pruned model's file, or does not say of which model it is.
+    """
+    path = options.model
+    if not is_pruned(path):
+        raise CommandError(f"'{path}' is not a pruned model; give what `fxprune prune --out` or result.save wrote")
+    full = _full(path, options, original)
+    loaded = models.load(full)
+    small = pruned_file.load(path, loaded.model).eval()
+    return Pair(loaded, small, pruned_file.plan_of(path), full.model)
+
+
+def _full(path: str, given: ModelOptions, original: str | None) -> ModelOptions:
+    """The options that make the original."""
+    noted: dict[str, Any] = json.loads(pruned_file.notes_of(path).get(_KEY, "{}"))
+    name = original or noted.get("model")
+    if name is None:
+        raise CommandError(f"{path} does not say of which model it is; give --original torchvision:NAME or the like")
+    same = original is None or original == noted.get("model")
+    weights = given.weights or (Path(noted["weights"]) if same and noted.get("weights") else None)
+    return ModelOptions(
+        model=name,
+        weights=weights,
+        pretrained=given.pretrained or (same and weights is None and bool(noted.get("pretrained"))),
+        model_arg=given.model_arg or (noted.get("model_arg") if same else None),
+        input_shape=given.input_shape or (noted.get("input_shape") if same else None),
+        device=given.device,
+        threads=given.threads,
+    )
