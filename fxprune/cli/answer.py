@@ -124,7 +124,9 @@ def show(parts: Sequence[RenderableType]) -> None:
     if not console.is_terminal:
         console = Console(width=max(_PIPE_WIDTH, console.width))
     for part in parts:
-        console.print(part, markup=False, highlight=False) if isinstance(part, str) else console.print(part)
+        console.print(part, markup=False, highlight=False, soft_wrap=True) if isinstance(part, str) else console.print(
+            part
+        )
 
 
 def write(path: Path, text: str) -> None:

@@ -25,7 +25,8 @@ from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import Engine, compiled, eager, onnx_runtime, write_onnx
 from fxprune.cli.options import DataOptions, ModelOptions
 from fxprune.cli.prove import Original
-from fxprune.module.batches import batches
+from fxprune.module.batches import Batch, batches
+from fxprune.module.isolation import output_tensors
 
 _MIB = 2**20
 
@@ -76,7 +77,7 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any], most: int) ->
     counts = {"labelled": 0, "seen": 0, "same": 0, **dict.fromkeys(models, 0)}
     first = next(iter(models.values()))
     for batch in track(batches(first, given), "reading the data", console=Console(stderr=True), transient=True):
-        answers = {name: _classes(eager(m)(batch.inputs)) for name, m in models.items()}
+        answers = {name: _classes(batch, m) for name, m in models.items()}
         original, pruned = answers.values()
         counts["seen"] += len(original)
         counts["same"] += int((original == pruned).sum())
@@ -94,7 +95,10 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any], most: int) ->
     return rows
 
 
-def _classes(outputs: list[Tensor]) -> Tensor:
+def _classes(batch: Batch, model: nn.Module) -> Tensor:
+    """The class of the highest score for each sample."""
+    with torch.inference_mode():
+        outputs = list(output_tensors(batch.run(model)))
     if not outputs or outputs[0].dim() != 2:
         shapes = [tuple(t.shape) for t in outputs[:3]]
         raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
@@ -200,7 +204,10 @@ def _cells(name: str, row: Mapping[str, float]) -> list[str]:
     if name.startswith(("accuracy", "same answer")):
         return [f"{row[n]:.2%}" if n in row else "" for n in ("original", "pruned")]
     form = "{:,.0f}" if name in ("MACs", "parameters") else "{:,.2f}"
-    return [*(form.format(row[n]) for n in ("original", "pruned")), f"{row['pruned'] / max(row['original'], 1e-12):.1%}"]
+    return [
+        *(form.format(row[n]) for n in ("original", "pruned")),
+        f"{row['pruned'] / max(row['original'], 1e-12):.1%}",
+    ]
 
 
 def _notes(failures: Mapping[str, str], shape: str) -> list[str]:

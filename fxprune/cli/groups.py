@@ -36,7 +36,7 @@ def inspect(
 def find(loaded: Loaded, options: GroupOptions) -> fxprune.Groups:
     """The groups of a model as the options want them."""
     graph = fxprune.trace(loaded.model, loaded.inputs)
-    return fxprune.find_groups(graph, options.ignore or (), heads=heads(options.heads or ()))
+    return fxprune.find_groups(graph, options.ignored or (), heads=heads(options.heads or ()))
 
 
 def heads(given: Sequence[str]) -> str | dict[str, str]:

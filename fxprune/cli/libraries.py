@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -81,15 +82,14 @@ def check_known(library: str, name: str, names: Iterable[str]) -> None:
     raise CommandError(f"no {library} model is called '{name}'; {hint}")
 
 
-def _torchvision(library: ModuleType, name: str, arguments: dict[str, Any], pretrained: bool) -> Loaded:
-    models = importlib.import_module("torchvision.models")  # not `from`: the package may be missing
+def _torchvision(library: Any, name: str, arguments: dict[str, Any], pretrained: bool) -> Loaded:
+    models = library.models
     check_known("torchvision", name, models.list_models())
     weights = models.get_model_weights(name).DEFAULT
-    fresh = {} if pretrained else {"weights_backbone": None}
     builder = models.get_model_builder(name)
-    accepted = builder.__wrapped__.__code__.co_varnames if hasattr(builder, "__wrapped__") else ()
-    fresh = {k: v for k, v in fresh.items() if k in accepted}
-    model = builder(weights=weights if pretrained else None, **fresh, **arguments).eval()
+    backbone = "weights_backbone" in inspect.signature(builder).parameters and not pretrained
+    fresh = {"weights_backbone": None} if backbone else {}
+    model = builder(weights=weights if pretrained else None, **{**fresh, **arguments}).eval()
     preset = weights.transforms()
     return Loaded(model, _preset_inputs(preset, weights.meta), preset if hasattr(preset, "crop_size") else None)
 
@@ -138,7 +138,7 @@ def _main_input(model: Any) -> Any:
     return dict(model.dummy_inputs) if model.main_input_name == "input_ids" else None
 
 
-def _ultralytics(library: ModuleType, name: str, arguments: dict[str, Any], pretrained: bool) -> Loaded:
+def _ultralytics(_library: ModuleType, name: str, arguments: dict[str, Any], pretrained: bool) -> Loaded:
     if pretrained:
         raise CommandError("ultralytics' weights are pickled files; give --weights with a file of tensors only")
     tasks = importlib.import_module("ultralytics.nn.tasks")

@@ -37,7 +37,7 @@ class ModelOptions:
 class GroupOptions:
     """Which channels may go."""
 
-    ignore: Annotated[
+    ignored: Annotated[
         list[str] | None,
         typer.Option(help="Keep this module, parameter or group whole (name or pattern); repeatable."),
     ] = None
@@ -61,7 +61,7 @@ class DataOptions:
     ] = None
     samples: Annotated[int, typer.Option(min=1, help="Samples that are read at most.")] = 1024
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a folder in one batch.")] = 32
-    mean: Annotated[
-        str, typer.Option(help="Of each channel of images, taken off after scaling to [0, 1].")
-    ] = "0.485,0.456,0.406"
+    mean: Annotated[str, typer.Option(help="Of each channel of images, taken off after scaling to [0, 1].")] = (
+        "0.485,0.456,0.406"
+    )
     std: Annotated[str, typer.Option(help="Of each channel of images, divided by.")] = "0.229,0.224,0.225"

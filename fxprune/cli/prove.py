@@ -13,9 +13,7 @@ from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, command
 from fxprune.cli.options import ModelOptions
 
-Original = Annotated[
-    str | None, typer.Option(help="The original's name, if the pruned model's file does not say it.")
-]
+Original = Annotated[str | None, typer.Option(help="The original's name, if the pruned model's file does not say it.")]
 
 
 @command

@@ -1,0 +1,306 @@
+"""The command `fxprune`: what it prints, writes and refuses."""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+import fxprune
+from fxprune.cli import data, engines
+from fxprune.cli.app import app
+from fxprune.cli.compare import peak
+
+NETS = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self, classes=3, width=16):
+            super().__init__()
+            self.a, self.bn, self.b = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 8, 1)
+            self.head = nn.Linear(8, classes)
+        def forward(self, x):
+            print("the model talks")
+            return self.head(self.b(self.bn(self.a(x)).relu()).mean((2, 3)))
+
+    class Quiet(Net):
+        def forward(self, x):
+            return self.head(self.b(self.bn(self.a(x)).relu()).mean((2, 3)))
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+        def forward(self, x, y): return self.c(self.a(x) + self.b(y))
+
+    batches = [torch.rand(4, 3, 12, 12) for _ in range(3)]
+    def labelled(): return [(x, torch.zeros(4, dtype=torch.long)) for x in batches]
+    number = 3
+"""
+SHAPE = ["--input-shape", "2,3,12,12"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a file of networks and folders of images, as the working directory."""
+    (tmp_path / "cli_nets.py").write_text(textwrap.dedent(NETS))
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        for folder in ("flat", f"classes/{'abc'[i % 3]}"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (20, 14, 3), dtype=np.uint8)).save(tmp_path / folder / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("cli_nets", None)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def answer(*arguments: str) -> Any:
+    found = run(*arguments, "--json")
+    assert found.exit_code == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+def saved(here: Path, weights: bool = True) -> fxprune.Result[nn.Module]:
+    """`Net` pruned and saved by the library, as a user would."""
+    sys.path.insert(0, str(here))
+    from cli_nets import Quiet
+
+    torch.manual_seed(1)
+    net = Quiet().eval()
+    torch.save(net.state_dict(), "weights.pt")
+    result = fxprune.prune(net, torch.rand(2, 3, 12, 12), 0.5)
+    note = {"model": "cli_nets.py:Quiet", "weights": "weights.pt", "input_shape": ["2,3,12,12"]}
+    result.save("small", {"command_line": json.dumps(note)} if weights else {})
+    return result
+
+
+def test_help_and_version() -> None:
+    assert "Exit codes: 0 fine; 1 a check failed" in " ".join(run("--help").stdout.split())
+    assert run("--version").stdout.startswith("fxprune ")
+    assert "--input-shape" in run("inspect", "--help").stdout
+
+
+def test_inspect_shows_groups(here: Path) -> None:
+    found = run("inspect", "cli_nets.py:Net", *SHAPE, "--members", "--svg", "a.svg", "--html", "a.html")
+    assert found.exit_code == 0
+    for text in ("2 prunable groups", "model input", "bn.running_var", "ops without a rule: none"):
+        assert text in found.stdout
+    assert "the model talks" in found.stderr
+    assert "the model talks" not in found.stdout
+    assert {p.name for p in here.glob("a.*")} == {"a.svg", "a.html"}
+
+
+def test_json_is_all_that_is_printed(here: Path) -> None:
+    told = answer("inspect", "cli_nets:Net", *SHAPE, "--model-arg", "width=24", "--ignored", "head")
+    assert [(g["name"], g["size"]) for g in told["groups"]] == [("a", 24)]
+
+
+def test_several_inputs(here: Path) -> None:
+    told = answer("inspect", "cli_nets.py:Two", "--input-shape", "1,4", "--input-shape", "1,6")
+    assert [g["name"] for g in told["groups"]] == ["a"]
+
+
+def test_models_of_libraries_come_with_their_inputs() -> None:
+    assert answer("inspect", "torchvision:squeezenet1_1")["macs"] == 349_151_936
+    assert answer("inspect", "timm:test_resnet")["macs"] > 0
+
+
+def test_a_transformers_folder(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    told = answer("inspect", f"transformers:{tmp_path}", "--pretrained")
+    assert told["model"] == "ViTForImageClassification"
+    assert 64 in [g["size"] for g in told["groups"]]
+
+
+def test_an_exported_program(here: Path) -> None:
+    result = saved(here)
+    torch.export.save(torch.export.export(result.model, (torch.rand(2, 3, 12, 12),)), "net.pt2")
+    assert [g["size"] for g in answer("inspect", "net.pt2")["groups"]] == [8, 4]
+
+
+def test_verify(here: Path) -> None:
+    saved(here)
+    assert answer("verify", "small")["passed"]
+    failed = run("verify", "small", "--tolerance", "-1", "--json")
+    assert (failed.exit_code, json.loads(failed.stdout)["passed"]) == (1, False)
+
+
+def test_a_file_that_names_no_original(here: Path) -> None:
+    saved(here, weights=False)
+    assert "does not say of which model it is; give --original" in run("verify", "small").stderr
+    assert answer("verify", "small", "--original", "cli_nets.py:Quiet", *SHAPE)["passed"]
+    assert "not a pruned model" in run("verify", "cli_nets.py:Net").stderr
+
+
+def test_latency_predicts_original_and_pruned(here: Path) -> None:
+    saved(here)
+    told = answer("latency", "small", "--table", "times.json", "--rounds", "1")
+    assert set(told["seconds"]) == {"original", "pruned"}
+    assert all(value > 0 for value in told["seconds"].values())
+
+
+@pytest.mark.parametrize("dynamic", [[], ["--dynamic-batch"]])
+def test_export_checks_what_it_writes(here: Path, dynamic: list[str]) -> None:
+    result = saved(here)
+    told = answer("export", "small", "--onnx", "small.onnx", "--pt2", "small.pt2", *dynamic)
+    assert told["passed"]
+    x = torch.rand(5 if dynamic else 2, 3, 12, 12)
+    expected = engines.eager(result.model.eval())(x)
+    assert engines.deviation(expected, engines.onnx_runtime(here / "small.onnx")(x)) < 1e-4
+    assert engines.deviation(expected, engines.eager(torch.export.load("small.pt2").module())(x)) < 1e-5
+
+
+def test_export_fails_where_the_file_deviates(here: Path) -> None:
+    saved(here)
+    found = run("export", "small", "--onnx", "small.onnx", "--tolerance", "-1")
+    assert found.exit_code == 1
+    assert "NOT within" in found.stdout
+
+
+def test_compare(here: Path) -> None:
+    saved(here)
+    told = answer("compare", "small", "--data", "classes", "--engines", "eager,onnx", "--rounds", "2")
+    figures = told["figures"]
+    assert figures["parameters"] == {"original": 16 * 28 + 32 + 8 * 17 + 27, "pruned": 8 * 28 + 16 + 4 * 9 + 15}
+    assert 0 <= figures["accuracy, of 6"]["original"] <= 1
+    assert 0 <= figures["same answer as the original, of 6"]["pruned"] <= 1
+    assert figures["eager, ms"].keys() == figures["onnx, ms"].keys() == {"original", "pruned"}
+    assert not told["failures"]
+
+
+def test_compare_goes_on_where_an_engine_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(here)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = run("compare", "small", "--data", "flat", "--engines", "onnx", "--rounds", "1")
+    assert found.exit_code == 0
+    assert "onnx failed: this needs the package onnxruntime" in found.stdout
+    assert "pip install 'fxprune[onnx]'" in found.stdout
+
+
+def test_peak_memory_counts_what_is_alive() -> None:
+    """Weights, and the two activations that are alive together; the input is the caller's."""
+    net = nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.ReLU(), nn.Linear(1000, 1, bias=False))
+    assert peak(net, torch.rand(100, 1000)) == 4 * (1_001_000 + 2 * 100_000)
+
+
+# Data
+
+
+def options(text: str, **kwargs: Any) -> data.DataOptions:
+    return data.DataOptions(text, **kwargs)
+
+
+def batches_of(text: str, shape: tuple[int, ...] = (1, 3, 12, 12), **kwargs: Any) -> list[Any]:
+    found = data.load(options(text, **kwargs), data.Loaded(nn.Identity(), torch.zeros(shape)))
+    assert found is not None
+    return list(found)
+
+
+def test_folders_of_images(here: Path) -> None:
+    (images, labels), *rest = batches_of("classes", batch_size=4)
+    assert images.shape == (4, 3, 12, 12)
+    assert len(rest) == 1
+    assert sorted([*labels.tolist(), *rest[0][1].tolist()]) == [0, 0, 1, 1, 2, 2]
+    assert [tuple(b.shape) for b in batches_of("flat", (1, 1, 12, 12), samples=5)] == [(5, 1, 12, 12)]
+
+
+def test_an_image_of_the_right_size_is_only_normalised(here: Path) -> None:
+    (image,) = batches_of("flat", (1, 3, 20, 14), samples=1, mean="0,0.5,1", std="1,2,1")[0]
+    file = next(f for f in sorted((here / "flat").iterdir()) if _is(f, image))
+    assert file
+
+
+def _is(file: Path, image: torch.Tensor) -> bool:
+    pixels = torch.from_numpy(np.array(Image.open(file))).movedim(-1, 0) / 255
+    expected = (pixels - torch.tensor([0, 0.5, 1])[:, None, None]) / torch.tensor([1, 2, 1])[:, None, None]
+    return torch.allclose(image, expected)
+
+
+def test_objects_of_the_caller(here: Path) -> None:
+    assert len(batches_of("cli_nets.py:batches")) == 3
+    assert batches_of("cli_nets:labelled")[0][1].tolist() == [0, 0, 0, 0]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["inspect", "nothing"], "'nothing' names no model; give torchvision:NAME"),
+        (["inspect", "torchvision:squeezenet"], "did you mean squeezenet1_"),
+        (["inspect", "missing.py:Net"], "cannot import missing.py: no such file"),
+        (["inspect", "cli_nets.py:Nett"], "cli_nets.py has no 'Nett'; did you mean Net?"),
+        (["inspect", "cli_nets.py:number"], "is not callable; seen: int"),
+        (["inspect", "cli_nets.py:Net", "--model-arg", "width"], "not an argument: 'width'; give NAME=VALUE"),
+        (["inspect", "cli_nets.py:Net", "--model-arg", "depth=3"], "unexpected keyword argument 'depth'"),
+        (["inspect", "cli_nets.py:Net", "--pretrained"], "is of no library that has weights of its own"),
+        (["inspect", "missing.pt2"], "no such file: missing.pt2"),
+        (["inspect", "cli_nets.py:Net", "--weights", "missing.pt"], "cannot read missing.pt: FileNotFoundError"),
+        (["inspect", "cli_nets.py:Net", "--weights", "two.pt"], "two.pt holds 2 state_dicts, not one; seen: a, b"),
+        (["inspect", "cli_nets.py:Net", "--weights", "pickled.pt"], "files that hold more than tensors are not read"),
+        (["inspect", "cli_nets.py:Net", "--weights", "other.pt"], "other.pt does not fit the model"),
+        (["inspect", "cli_nets.py:Net", *SHAPE, "--device", "nowhere"], "no device nowhere"),
+        (["export", "cli_nets.py:Net", *SHAPE], "nothing to write; give --onnx FILE or --pt2 FILE"),
+        (["compare", "small", "--engines", "fast"], "no engine 'fast'; give some of eager, compile, onnx"),
+        (["compare", "small", "--data", "empty"], "no image in empty; known endings"),
+        (["compare", "small", "--data", "nowhere"], "'nowhere' is neither a folder nor module:OBJECT"),
+        (["compare", "small", "--data", "cli_nets.py:number"], "is no iterable of batches; seen: int"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(here: Path, arguments: list[str], told: str) -> None:
+    (here / "empty").mkdir()
+    torch.save({"a": {"x": torch.zeros(1)}, "b": {"x": torch.zeros(1)}}, "two.pt")
+    torch.save(nn.Linear(2, 2), "pickled.pt")
+    torch.save(nn.Linear(2, 2).state_dict(), "other.pt")
+    if arguments[0] == "compare":
+        saved(here)
+    found = run(*arguments)
+    assert found.exit_code == 2, found.stderr
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert told in last
+    assert "Traceback" not in found.stderr
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert "cannot import timm" in run("inspect", "timm:any").stderr
+
+
+def test_weights_of_a_wrapped_model_and_of_a_checkpoint(here: Path) -> None:
+    sys.path.insert(0, str(here))
+    from cli_nets import Net
+
+    state = {f"module.{name}": t for name, t in Net().state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, "checkpoint.pt")
+    assert answer("inspect", "cli_nets.py:Net", *SHAPE, "--weights", "checkpoint.pt")["groups"]
+
+
+def test_ctrl_c_exits_with_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt("saved in runs/x")
+
+    monkeypatch.setattr(fxprune, "trace", interrupted)
+    found = run("inspect", "cli_nets.py:Net", *SHAPE)
+    assert found.exit_code == 130
+    assert "interrupted: saved in runs/x" in found.stderr
