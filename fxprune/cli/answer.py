@@ -124,9 +124,10 @@ def show(parts: Sequence[RenderableType]) -> None:
     if not console.is_terminal:
         console = Console(width=max(_PIPE_WIDTH, console.width))
     for part in parts:
-        console.print(part, markup=False, highlight=False, soft_wrap=True) if isinstance(part, str) else console.print(
-            part
-        )
+        if isinstance(part, str):
+            console.print(part, markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def write(path: Path, text: str) -> None:
