@@ -16,7 +16,7 @@ from torch import nn
 
 from fxprune.cli.answer import CommandError
 
-_FRAMES = 16  # of a clip, where the library names no minimum
+_FRAMES = 16  # of a video, where the library names no minimum
 
 
 @dataclass(frozen=True)

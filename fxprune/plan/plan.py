@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fxprune.errors import PlanError
+from fxprune.plan.composition import check_composed, composed_fields
 from fxprune.plan.file import fields_of, to_data
 from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
 from fxprune.storage.files import write_whole
@@ -28,7 +29,7 @@ _MALFORMED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Which channels of which groups stay.
 
@@ -68,6 +69,35 @@ class Plan:
             tensor: {dim: self.orders.get(tensor, {}).get(dim, kept) for dim, kept in dims.items()}
             for tensor, dims in kept_indices(self.groups.values(), self.shapes).items()
         }
+
+    def then(self, second: Plan) -> Plan:
+        """The plan that does in one step what this one and then `second` do.
+
+        Args:
+            second: a plan for the model that this one leaves, `fxprune.rewrite(model, self)`.
+
+        Returns:
+            A plan for the full-size model.
+
+        Raises:
+            PlanError: `second` is for another model.
+
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> first = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4))).plan({"0": [0, 2, 4, 6]})
+        >>> small = fxprune.rewrite(net, first)
+        >>> second = fxprune.find_groups(fxprune.trace(small, torch.zeros(1, 4))).plan({"0": [1, 3]})
+        >>> first.then(second).groups["0"].kept.tolist()
+        [2, 6]
+        """
+        check_plan(second)
+        both = replace(self, **composed_fields(self, second))
+        check_composed(self, second, both)
+        return both
+
+    def __repr__(self) -> str:
+        stay, whole = (sum(f(g) for g in self.groups.values()) for f in (lambda g: len(g.kept), lambda g: g.size))
+        return f"Plan({len(self.groups)} groups: {stay} of {whole} channels stay)"
 
     def to_json(self) -> str:
         """Readable JSON, one group a paragraph."""

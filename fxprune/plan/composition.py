@@ -1,0 +1,134 @@
+"""Composition: two plans in a row as one plan for the model that the first one is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fxprune.errors import PlanError
+from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot
+
+if TYPE_CHECKING:
+    from fxprune.plan.plan import Plan
+
+Cuts = Mapping[str, Mapping[int, Ints]]
+
+
+def composed_fields(first: Plan, second: Plan) -> dict[str, Any]:
+    """The fields of the plan that does what `first` and then `second` do.
+
+    Raises:
+        PlanError: `second` is not a plan for the model that `first` leaves, or for other choices of heads.
+    """
+    cuts = first.cuts()
+    _check_shapes(first, second, cuts)
+    groups = {name: _narrowed(name, g, second) for name, g in first.groups.items()}
+    groups |= {name: _widened(g, first, cuts) for name, g in second.groups.items() if name not in groups}
+    return {
+        "groups": groups,
+        "attributes": {
+            path: {**first.attributes.get(path, {}), **second.attributes.get(path, {})}
+            for path in {**first.attributes, **second.attributes}
+        },
+        "shapes": {**second.shapes, **first.shapes},
+        "scales": (*first.scales, *(_original_rows(s, cuts) for s in second.scales)),
+        "heads": first.heads,
+        "orders": _orders(first, second, cuts),
+        "aliases": {**first.aliases, **second.aliases},
+    }
+
+
+def check_composed(first: Plan, second: Plan, both: Plan) -> None:
+    """Refuse a composition that does not leave of every tensor what the two plans leave in a row.
+
+    Raises:
+        PlanError: names a tensor.
+    """
+    before, after, found = first.cuts(), second.cuts(), both.cuts()
+    for tensor in {**before, **after}:
+        for dim in {**before.get(tensor, {}), **after.get(tensor, {})}:
+            length = both.shapes[tensor][dim]
+            expected = _through(before, tensor, dim, _kept(after, tensor, dim, _length(before, tensor, dim, length)))
+            if not np.array_equal(_kept(found, tensor, dim, length), expected):
+                raise PlanError(
+                    "the second plan's groups are not those that the first plan leaves",
+                    where=f"{tensor}[dim {dim}]",
+                    remedy="find the groups of fxprune.rewrite(model, first) and plan on them",
+                )
+
+
+def _check_shapes(first: Plan, second: Plan, cuts: Cuts) -> None:
+    for name, shape in second.shapes.items():
+        full = first.shapes.get(name)
+        left = full and tuple(_length(cuts, name, dim, n) for dim, n in enumerate(full))
+        if left is not None and left != tuple(shape):
+            raise PlanError(
+                "the second plan is not for the model that the first one leaves",
+                seen=f"{name} is {left} after the first plan, the second expects {tuple(shape)}",
+                remedy="make the second plan on fxprune.rewrite(model, first)",
+            )
+    if first.heads != second.heads and second.heads:
+        raise PlanError("the plans differ in the choice of heads", seen=f"{first.heads!r} and {second.heads!r}")
+
+
+def _narrowed(name: str, group: PlannedGroup, second: Plan) -> PlannedGroup:
+    """A group of the first plan, of which the second one may keep less."""
+    then = second.groups.get(name)
+    if then is None:
+        return group
+    if then.size != len(group.kept):
+        raise PlanError(
+            "the second plan is not for the model that the first one leaves",
+            where=f"group {name}",
+            seen=f"{then.size} channels, of which the first plan keeps {len(group.kept)}",
+        )
+    return PlannedGroup(name, group.size, group.kept[then.kept], group.slots)
+
+
+def _widened(group: PlannedGroup, first: Plan, cuts: Cuts) -> PlannedGroup:
+    """A group that only the second plan has, its slots at their places in the full-size tensors."""
+    slots = tuple(
+        Slot(
+            s.tensor,
+            s.dim,
+            first.shapes[s.tensor][s.dim] if s.tensor in first.shapes else s.length,
+            _through(cuts, s.tensor, s.dim, s.positions),
+            s.channels,
+            s.role,
+        )
+        for s in group.slots
+    )
+    return PlannedGroup(group.name, group.size, group.kept, slots)
+
+
+def _original_rows(scale: Scale, cuts: Cuts) -> Scale:
+    return Scale(scale.tensor, _through(cuts, scale.tensor, 0, scale.rows), scale.factor)
+
+
+def _orders(first: Plan, second: Plan, cuts: Cuts) -> dict[str, dict[int, Ints]]:
+    """What stays, in its order, of the dims that either plan puts in another order."""
+    after = second.cuts()
+    orders: dict[str, dict[int, Ints]] = {}
+    for tensor in {**first.orders, **second.orders}:
+        for dim in {**first.orders.get(tensor, {}), **second.orders.get(tensor, {})}:
+            full = first.shapes.get(tensor, second.shapes.get(tensor, ()))[dim]
+            kept = _through(cuts, tensor, dim, _kept(after, tensor, dim, _length(cuts, tensor, dim, full)))
+            orders.setdefault(tensor, {})[dim] = kept
+    return orders
+
+
+def _through(cuts: Cuts, tensor: str, dim: int, positions: Ints) -> Ints:
+    """Positions in a cut dim, as positions in the full-size one."""
+    kept = cuts.get(tensor, {}).get(dim)
+    return positions if kept is None else kept[positions]
+
+
+def _kept(cuts: Cuts, tensor: str, dim: int, length: int) -> Ints:
+    kept = cuts.get(tensor, {}).get(dim)
+    return np.arange(length) if kept is None else kept
+
+
+def _length(cuts: Cuts, tensor: str, dim: int, length: int) -> int:
+    return len(_kept(cuts, tensor, dim, length))
