@@ -42,8 +42,8 @@ def compare(
     """Measure an original and its pruned model: accuracy or agreement, latency, memory and size."""
     pair = origin.load(model, original)
     both = {"original": pair.original.model, "pruned": pair.small}
-    graph = fxprune.trace(pair.original.model, pair.original.inputs)
-    costs = {"original": fxprune.cost(graph), "pruned": fxprune.cost(graph, pair.plan)}
+    groups = fxprune.find_groups(fxprune.trace(pair.original.model, pair.original.inputs))
+    costs = {"original": fxprune.cost(groups), "pruned": fxprune.cost(groups, pair.plan)}
     rows: dict[str, dict[str, float]] = {
         "MACs": {name: c.macs for name, c in costs.items()},
         "parameters": {name: c.parameters for name, c in costs.items()},

@@ -60,7 +60,7 @@ def tables(groups: fxprune.Groups, title: str, members: bool) -> list[Renderable
     """What `inspect` shows."""
     named = ", ".join(f"{op} ({n}x)" for op, n in groups.unknown_ops.most_common())
     return [
-        report.group_table(groups, f"{title}: {len(groups)} prunable groups; {fxprune.cost(groups.graph)}"),
+        report.group_table(groups, f"{title}: {len(groups)} prunable groups; {fxprune.cost(groups)}"),
         *(report.members_table(group) for group in groups if members),
         report.fixed_table(groups),
         f"ops without a rule: {named or 'none'}",

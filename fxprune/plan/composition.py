@@ -20,7 +20,7 @@ def composed_fields(first: Plan, second: Plan) -> dict[str, Any]:
     """The fields of the plan that does what `first` and then `second` do.
 
     Raises:
-        PlanError: `second` is not a plan for the model that `first` leaves, or for other choices of heads.
+        PlanError: `second` is not a plan for the model that `first` leaves.
     """
     cuts = first.cuts()
     _check_shapes(first, second, cuts)
@@ -34,7 +34,6 @@ def composed_fields(first: Plan, second: Plan) -> dict[str, Any]:
         },
         "shapes": {**second.shapes, **first.shapes},
         "scales": (*first.scales, *(_original_rows(s, cuts) for s in second.scales)),
-        "heads": first.heads,
         "orders": _orders(first, second, cuts),
         "aliases": {**first.aliases, **second.aliases},
     }
@@ -69,8 +68,6 @@ def _check_shapes(first: Plan, second: Plan, cuts: Cuts) -> None:
                 seen=f"{name} is {left} after the first plan, the second expects {tuple(shape)}",
                 remedy="make the second plan on fxprune.rewrite(model, first)",
             )
-    if first.heads != second.heads and second.heads:
-        raise PlanError("the plans differ in the choice of heads", seen=f"{first.heads!r} and {second.heads!r}")
 
 
 def _narrowed(name: str, group: PlannedGroup, second: Plan) -> PlannedGroup:
