@@ -22,7 +22,7 @@ from fxprune.costs.macs import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, ProofError, TraceError
 from fxprune.pipeline import Report, Result, prune
 from fxprune.plan.plan import Plan, Slot
-from fxprune.reconstruction import Reconstruction, absorb_batchnorm, recalibrate_batchnorm, reconstruct
+from fxprune.reconstruction import Reconstruction, absorb_batchnorm, recalibrate_batchnorm, reconstruct, repair
 from fxprune.rewriting.attention import untie_attention
 from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.rewriting.pruned_file import load
@@ -61,6 +61,7 @@ __all__ = [
     "prune",
     "recalibrate_batchnorm",
     "reconstruct",
+    "repair",
     "report",
     "rewrite",
     "scorers",

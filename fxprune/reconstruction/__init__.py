@@ -11,10 +11,12 @@ solve                least squares from the statistics
 refit                all of it, layer by layer or at once, in place or not at all
 recalibration        running statistics of BatchNorm, estimated anew
 absorption           the same, with scale and shift that make up for it
+repairing            everything that helps, in the right order, in one call
 """
 
 from fxprune.reconstruction.absorption import absorb_batchnorm
 from fxprune.reconstruction.recalibration import recalibrate_batchnorm
 from fxprune.reconstruction.refit import Reconstruction, Refit, reconstruct
+from fxprune.reconstruction.repairing import repair
 
-__all__ = ["Reconstruction", "Refit", "absorb_batchnorm", "recalibrate_batchnorm", "reconstruct"]
+__all__ = ["Reconstruction", "Refit", "absorb_batchnorm", "recalibrate_batchnorm", "reconstruct", "repair"]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from rich.console import Console
+from rich.progress import Progress
 from torch import nn
 
 from fxprune.errors import InputError, PlanError
@@ -75,6 +77,7 @@ def reconstruct(
     ridge: float = 1e-2,
     memory: int = 2**30,
     seed: int = 0,
+    progress: bool = False,
 ) -> Reconstruction:
     """Fit the layers that read removed channels anew by least squares, so that they give what they gave; in place.
 
@@ -109,6 +112,7 @@ def reconstruct(
             positions; layers that do not fit take another pass. Beside both: the model's activations for one batch,
             two more copies of the largest layer's statistics, and 32 MiB of patches.
         seed: of the positions.
+        progress: show a progress bar, where the output is a terminal.
 
     Returns:
         Each layer's error before and after, on the data.
@@ -144,13 +148,21 @@ def reconstruct(
     del run  # it holds activations
     pair = Pair(original, small, readers, wave, data)
     done: list[Refit] = []
+    passes = list(_passes(ordered, layers, order, memory))
     with or_as_before(small, layers):
-        for names in _passes(ordered, layers, order, memory):
+        for names in _shown(passes) if progress else passes:
             grams = {name: ready[name] for name in names if name in ready}
             if missing := names - grams.keys():
                 grams |= pair.current(missing) if order == "sequential" else pair.at_once(missing)
             done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
     return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
+
+
+def _shown(passes: Sequence[set[str]]) -> Iterator[set[str]]:
+    """The passes, with a progress bar where the output is a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        yield from bar.track(passes, description="fitting layers")
 
 
 def _passes(

@@ -1,0 +1,84 @@
+"""Repair: all that can be done for a pruned model without training, in the right order, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.module.batches import batches as batches_of
+from fxprune.plan.plan import Plan
+from fxprune.reconstruction.absorption import absorb_batchnorm
+from fxprune.reconstruction.refit import reconstruct
+from fxprune.rewriting.rewrite import copied
+from fxprune.statistics.gram.collect import ENOUGH, Positions
+
+M = TypeVar("M", bound=nn.Module)
+
+IMAGES = 1024
+"""Inputs that are used where the caller sets no number of batches."""
+
+
+def repair(
+    model: nn.Module,
+    small: M,
+    plan: Plan,
+    data: Iterable[Any],
+    *,
+    batches: int | None = None,
+    progress: bool = True,
+    positions: Positions = ENOUGH,
+    seed: int = 0,
+) -> M:
+    """A pruned model that computes what the original does, as nearly as its layers can; no training, no labels.
+
+    Its layers that read what is gone are fitted by least squares to what the original gives, in execution order
+    (see `fxprune.reconstruct`), and the BatchNorms' running statistics become those of the data while the outputs stay
+    as they are (see `fxprune.absorb_batchnorm`), so that a fine-tuning can follow.
+
+    Args:
+        model: the original; untouched.
+        small: `fxprune.rewrite(model, plan)`; untouched.
+        plan: what was removed.
+        data: batches of inputs, or (inputs, targets) as data loaders give them; a generator does as well. They are read
+            once and held in memory. A few hundred different inputs like those that the model is for do; labels are not
+            read.
+        batches: number of batches to use; None: as many as hold 1,024 inputs.
+        progress: show a progress bar, where the output is a terminal.
+        positions: as in `fxprune.reconstruct`; the default gives each layer 20 rows for each weight of a kernel.
+        seed: of the positions.
+
+    Returns:
+        A repaired copy of `small`.
+
+    Raises:
+        PlanError: the plan is not of these models.
+        InputError: unusable data or settings, or numbers that are not finite.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))  # of 8 linear channels, 4 suffice
+    >>> x = torch.randn(64, 4)
+    >>> plan = fxprune.find_groups(fxprune.trace(net, x)).plan({"0": [0, 1, 2, 3]})
+    >>> small = fxprune.repair(net, fxprune.rewrite(net, plan), plan, [x])
+    >>> float((net(x) - small(x)).detach().square().mean() / net(x).detach().var()) < 1e-3
+    True
+    """
+    if batches is not None and (not isinstance(batches, int) or batches < 1):
+        raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
+    held = list(_first(small, data, batches))
+    repaired = copied(small)
+    reconstruct(model, repaired, plan, held, positions=positions, seed=seed, progress=progress)
+    absorb_batchnorm(repaired, held)
+    return repaired
+
+
+def _first(model: nn.Module, data: Iterable[Any], count: int | None) -> Iterator[Any]:
+    """The first batches, up to a number of batches, or of inputs."""
+    inputs = 0
+    for number, batch in enumerate(batches_of(model, data), 1):
+        yield (batch.inputs[0] or batch.inputs[1],)
+        inputs += batch.size
+        if number == count or (count is None and inputs >= IMAGES):
+            return

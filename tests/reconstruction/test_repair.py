@@ -1,0 +1,99 @@
+"""Repair in one call: nearer to the original than the pruned model, whatever form the data have."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.reconstruction import repairing as room
+
+
+def net() -> nn.Sequential:
+    """Convolutions with BatchNorm whose statistics are those of data."""
+    made = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 10, 3, padding=1, bias=False),
+        nn.BatchNorm2d(10),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(10, 4),
+    )
+    fxprune.recalibrate_batchnorm(made, [images(64)])
+    return made.eval()
+
+
+def images(count: int) -> Tensor:
+    return torch.randn(count, 3, 8, 8) + torch.randn(count, 3, 1, 1)
+
+
+def pruned() -> tuple[nn.Module, nn.Module, fxprune.Plan]:
+    model = net()
+    groups = fxprune.find_groups(fxprune.trace(model, images(1)))
+    plan = fxprune.planners.Uniform(0.3)(groups, fxprune.scorers.L2Norm()(model, groups))
+    return model, fxprune.rewrite(model, plan), plan
+
+
+def error(model: nn.Module, other: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((model(x) - other(x)).square().mean())
+
+
+def values(model: nn.Module) -> list[Tensor]:
+    return [t.clone() for t in model.state_dict().values()]
+
+
+def test_a_repaired_copy_is_nearer_to_the_original_on_new_inputs() -> None:
+    model, small, plan = pruned()
+    before = values(model), values(small)
+    data = [images(32) for _ in range(4)]
+    repaired = fxprune.repair(model, small, plan, data)
+    x = images(200)
+    assert error(model, repaired, x) < 0.3 * error(model, small, x)
+    for was, now in zip(before, (values(model), values(small)), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(was, now, strict=True))
+
+
+def test_batchnorm_statistics_are_those_of_the_data_afterwards() -> None:
+    model, small, plan = pruned()
+    x = images(64)
+    repaired = fxprune.repair(model, small, plan, [x])
+    with torch.no_grad():
+        assert torch.allclose(repaired.eval()(x), repaired.train()(x), atol=1e-3)
+
+
+def test_generators_and_labelled_batches_do_as_well() -> None:
+    model, small, plan = pruned()
+    data = [images(16) for _ in range(3)]
+    wanted = values(fxprune.repair(model, small, plan, data))
+    for given in ((x for x in data), [(x, torch.zeros(16)) for x in data], ((x, 0) for x in data)):
+        found = values(fxprune.repair(model, small, plan, given))
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize(("batches", "count"), [(2, 2), (None, 3)])
+def test_no_more_batches_are_read_than_wanted(monkeypatch: pytest.MonkeyPatch, batches: int | None, count: int) -> None:
+    """By default as many as hold so many inputs; here 40, in batches of 16."""
+    monkeypatch.setattr(room, "IMAGES", 40)
+    read: list[int] = []
+
+    def endless() -> Iterator[Any]:
+        while True:
+            read.append(1)
+            yield images(16)
+
+    model, small, plan = pruned()
+    fxprune.repair(model, small, plan, endless(), batches=batches)
+    assert len(read) == count
+
+
+@pytest.mark.parametrize("batches", [0, -1, 1.5, "3"])
+def test_a_bad_number_of_batches_is_refused(batches: Any) -> None:
+    model, small, plan = pruned()
+    with pytest.raises(fxprune.InputError, match=r"batches must be a positive integer; seen: .*; remedy: None takes"):
+        fxprune.repair(model, small, plan, [images(4)], batches=batches)
