@@ -76,7 +76,7 @@ def search(
     rows = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))[:images]
     part = splits.train[rows]
     groups = fxprune.find_groups(fxprune.trace(model, splits.train.images[:1]))
-    scores = fxprune.scorers.WeightPermutation()(model, groups, part.images[:1_024].split(256))
+    scorer, images = fxprune.scorers.WeightPermutation(), part.images[:1_024].split(256)
     count = tuning_epochs if epochs is None else epochs
 
     def tune(small: nn.Module) -> None:
@@ -86,7 +86,8 @@ def search(
     def evaluate(candidate: nn.Module) -> float:
         return accuracy(candidate, splits.val)
 
-    return fxprune.search.Bisection(tolerance)(model, groups, scores, evaluate, tune), groups
+    bisection = fxprune.search.Bisection(tolerance)
+    return bisection(model, groups, evaluate, scorer=scorer, data=images, tune=tune), groups
 
 
 def history(found: Found) -> Table:

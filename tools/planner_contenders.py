@@ -77,22 +77,23 @@ def _budget(lab: Lab, part: float) -> Found:
 def _bisection(lab: Lab, _part: float) -> Found:
     """As published: fine-tune each probe, accept a loss of one point of validation accuracy; 5 probes."""
     search = Bisection(tolerance=0.01, precision=0.05, progress=False, seed=lab.seed)
-    scores = scored(lab, scorers.WeightPermutation())
 
     def tune(model: nn.Module) -> None:
         lab.calibrate(model)
         lab.tune(model)
 
-    found = search(lab.model, lab.groups, scores, lab.evaluate(lab.protocol.judged), tune)
+    scorer, data = scorers.WeightPermutation(), lab.batches(lab.protocol.scored)
+    evaluate = lab.evaluate(lab.protocol.judged)
+    found = search(lab.model, lab.groups, evaluate, scorer=scorer, data=data, tune=tune)
     if found.model is lab.model:
         return Found(copy.deepcopy(lab.model), found.model, whole=True)
     return Found(fxprune.rewrite(lab.model, found.plan), found.model)
 
 
 def _progressive(lab: Lab, part: float) -> Found:
-    search = Progressive(part, step=0.2, top=0.5, scorer=scorers.Lasso(seed=lab.seed), progress=False, seed=lab.seed)
-    data = lab.batches(lab.protocol.scored)
-    found = search(lab.model, lab.groups, data, lab.evaluate(lab.protocol.judged // 2))
+    search = Progressive(part, step=0.2, top=0.5, progress=False, seed=lab.seed)
+    data, evaluate = lab.batches(lab.protocol.scored), lab.evaluate(lab.protocol.judged // 2)
+    found = search(lab.model, lab.groups, evaluate, scorer=scorers.Lasso(seed=lab.seed), data=data)
     return Found(found.model, refitted=True)
 
 
@@ -103,8 +104,8 @@ def _bees(lab: Lab, part: float) -> Found:
     def tune(model: nn.Module) -> None:
         fxprune.recalibrate_batchnorm(model, data)
 
-    scores, evaluate = scored(lab, scorers.L1Norm()), lab.evaluate(lab.protocol.judged)
-    return Found(search(lab.model, lab.groups, scores, evaluate, tune).model)
+    evaluate = lab.evaluate(lab.protocol.judged)
+    return Found(search(lab.model, lab.groups, evaluate, scorer=scorers.L1Norm(), tune=tune).model)
 
 
 def _peer(everywhere: bool) -> Contender:

@@ -68,18 +68,15 @@ class Search:
         """The numbers as JSON keeps them."""
         return asdict(self)
 
+    @property
+    def where(self) -> int | Informative:
+        """The output positions that statistics are taken at."""
+        return Informative(self.positions) if self.informative else self.positions
+
     def planner(self, reduction: float, seed: int, progress: bool) -> Progressive:
         """The search down to 1 / ``reduction`` of the MACs."""
-        where = Informative(self.positions) if self.informative else self.positions
-        return Progressive(
-            1 / reduction,
-            step=self.step,
-            top=self.top,
-            scorer=Lasso(where, seed),
-            refit=partial(fxprune.reconstruct, positions=where, seed=seed),
-            progress=progress,
-            seed=seed,
-        )
+        refit = partial(fxprune.reconstruct, positions=self.where, seed=seed)
+        return Progressive(1 / reduction, step=self.step, top=self.top, refit=refit, progress=progress, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +164,8 @@ def progressively(
     """
     data, judge = material(model, domains, search, seed)
     groups = fxprune.find_groups(fxprune.trace(model, data[0][:1]))
-    found = search.planner(max(reductions), seed, progress)(model, groups, data, judge, folder=folder)
+    planner, scorer = search.planner(max(reductions), seed, progress), Lasso(search.where, seed)
+    found = planner(model, groups, judge, scorer=scorer, data=data, folder=folder)
     if not found.finished:
         raise KeyboardInterrupt
     full = fxprune.cost(groups).macs

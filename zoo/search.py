@@ -76,7 +76,6 @@ def search(
     original, claimed = load(path)
     splits = load_data(claimed.data, run.root, claimed.seed, run.download)
     groups = fxprune.find_groups(fxprune.trace(original, splits.train[:1].images))
-    scores = fxprune.scorers.WeightPermutation()(original, groups, splits.train[:SCORED].images.split(256))
     options = replace(run, progress=False, state=None, log=None).training()
     teacher = original if settings.distil else None
 
@@ -88,7 +87,16 @@ def search(
 
     tune = Tuning(settings, change, claimed.data, execute)
     bisection = Bisection(tolerance, precision, progress=run.progress, seed=settings.seed)
-    found = run_distributed(bisection, original, groups, scores, evaluate, tune, folder=folder)
+    found = run_distributed(
+        bisection,
+        original,
+        groups,
+        evaluate,
+        scorer=fxprune.scorers.WeightPermutation(),
+        data=splits.train[:SCORED].images.split(256),
+        tune=tune,
+        folder=folder,
+    )
     more = {"tolerance": tolerance, "precision": precision, "tunings": len(found.history)}
     told = described(claimed, found.plan, settings, more, run, made_by)
     metadata = replace(told, **measured(found.model, splits.val, splits.test, run))

@@ -5,7 +5,6 @@ record               run a model on a batch, and keep what its layers read, give
 layers               a layer as a refit changes it: its weight, and the bias or running mean that takes the intercept
 residual_add         where a layer's output goes: the batch norm behind it, the shortcut that it is added to
 original             what the original's layers give, from one forward
-shared               statistics that refits of several small changes have in common
 pair                 run original and pruned model side by side and collect the statistics
 solve                least squares from the statistics
 refit                all of it, layer by layer or at once, in place or not at all

@@ -84,10 +84,10 @@ def _stored(seen: Contraction, kernels: Tensor) -> Tensor:
     return kernels.reshape(seen.weight.shape)
 
 
-def first_run(small: nn.Module, names: Set[str], batch: Batch, stop: int | None = None) -> Run[Recorded]:
+def first_run(small: nn.Module, names: Set[str], batch: Batch) -> Run[Recorded]:
     """What the layers of the given weights read and give on a batch, and where that goes; see `Record`."""
     with recording(small, names, Recorded.of) as record:
-        return record(batch, names, stop)
+        return record(batch, names)
 
 
 def find_layers(run: Run[Recorded], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:

@@ -56,14 +56,11 @@ class Original:
         weights: of the layers that may be asked for, in the order in which they will be.
         sampling: which output positions count.
         memory: bytes that are held.
-        again: whether layers will be asked for again, in any order.
     """
 
-    def __init__(
-        self, model: nn.Module, weights: Sequence[str], sampling: Sampling, memory: int, *, again: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, weights: Sequence[str], sampling: Sampling, memory: int) -> None:
         self.model, self.sampling = model, sampling
-        self._weights, self._memory, self._again = weights, memory, again
+        self._weights, self._memory = weights, memory
         self._known: dict[Prints, dict[Call, Given]] = {}
         self._held: set[str] = set()
         self._bytes = 0
@@ -90,7 +87,7 @@ class Original:
 
     def _later(self, names: Set[str]) -> set[str]:
         """The layers that will be asked for after these."""
-        last = -1 if self._again else max((i for i, name in enumerate(self._weights) if name in names), default=-1)
+        last = max((i for i, name in enumerate(self._weights) if name in names), default=-1)
         return {*self._weights[last + 1 :]} if self._ahead else set()
 
     @contextmanager

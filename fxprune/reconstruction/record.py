@@ -76,9 +76,8 @@ class Record(Protocol[K]):
 
 
 @contextmanager
-def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction], K | None]) -> Iterator[Record[K]]:
-    """Inside the block, what is given runs `model`, in evaluation mode, and keeps what `keep` makes of calls, if
-    it makes anything."""
+def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction], K]) -> Iterator[Record[K]]:
+    """Inside the block, what is given runs `model`, in evaluation mode, and keeps what `keep` makes of calls."""
     recorder = _Recorder(keep)
     with observing(model, set(weights), recorder.saw) as run:
         recorder.names = tensor_names(model)
@@ -100,7 +99,7 @@ class _Enough(BaseException):
 
 
 class _Recorder(Generic[K]):
-    def __init__(self, of: Callable[[Contraction], K | None]) -> None:
+    def __init__(self, of: Callable[[Contraction], K]) -> None:
         self.names: dict[int, str] = {}
         self._of = of
         self.start(set(), None)
@@ -118,9 +117,7 @@ class _Recorder(Generic[K]):
             if seen.bias is not None:
                 self.run.biases[seen.name] = self.names.get(id(seen.bias), "")
             if seen.name in self._keep:
-                kept = self._of(seen)
-                if kept is not None:
-                    self.run.calls[call] = kept
+                self.run.calls[call] = self._of(seen)
         self._happened(seen.name)
 
     def note(self, event: Landing | Normed | Elsewhere) -> None:

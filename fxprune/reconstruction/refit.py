@@ -18,7 +18,6 @@ from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_b
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.readers import readers_of, waves
-from fxprune.reconstruction.shared import shared_by
 from fxprune.reconstruction.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewriting.rewrite import check_fit
 from fxprune.statistics.gram.collect import Positions, Sampling
@@ -138,22 +137,15 @@ def reconstruct(
     _check_data(data)
     readers, sampling = readers_of(plan), Sampling(positions, seed)
     first = next(iter(batches(small, data)))
-    shared = shared_by(model, data) if order == "sequential" else None
-    run = first_run(small, readers.keys(), first, shared.stop(sampling, readers.keys()) if shared else None)
-    layers = find_layers(run, model, small, plan)
+    layers = find_layers(first_run(small, readers.keys(), first), model, small, plan)
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
-    original = shared.original(sampling) if shared else Original(model, list(wave), sampling, memory)
-    ready = shared.grams(sampling, readers, run, ordered[0]) if shared and ordered else {}
-    del run  # it holds activations
-    pair = Pair(original, small, readers, wave, data)
+    pair = Pair(Original(model, list(wave), sampling, memory), small, readers, wave, data)
     done: list[Refit] = []
     passes = list(_passes(ordered, layers, order, memory))
     with or_as_before(small, layers):
         for names in _shown(passes) if progress else passes:
-            grams = {name: ready[name] for name in names if name in ready}
-            if missing := names - grams.keys():
-                grams |= pair.current(missing) if order == "sequential" else pair.at_once(missing)
+            grams = pair.current(names) if order == "sequential" else pair.at_once(names)
             done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
     return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
 

@@ -2,6 +2,7 @@
 
     bisection    the smallest model that loses at most so much accuracy
     bee_colony   artificial bee colony over the widths of all groups
+    driver       what all searches do alike, from the arguments to the result
     trial        one candidate: cut, tune, evaluate, under its own seed
     workers      where candidates run: in this process, in others, on a cluster (joblib)
     acceptance   whether a candidate is good enough: one evaluation, or as many as it takes to tell
@@ -22,8 +23,11 @@ from fxprune.search.bee_colony import BeeColony
 from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.distributed import run_distributed
+from fxprune.search.driver import Driver, Progressed
+from fxprune.search.evaluator import Evaluator
 from fxprune.search.progressive.search import Progressive, Step
 from fxprune.search.result import Search, Trial
+from fxprune.search.trial import Candidate, Task
 from fxprune.search.workers import Workers
 
 __all__ = [
@@ -32,10 +36,15 @@ __all__ = [
     "Acceptance",
     "BeeColony",
     "Bisection",
+    "Candidate",
+    "Driver",
+    "Evaluator",
     "Probe",
+    "Progressed",
     "Progressive",
     "Search",
     "Step",
+    "Task",
     "Trial",
     "Workers",
     "fastest",

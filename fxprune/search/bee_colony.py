@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import Progress, TaskID
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
@@ -21,18 +18,16 @@ from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure
 from fxprune.planners.budget import AtBudget, check_budget
-from fxprune.scorers.base import check_scores
+from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
-from fxprune.search.result import Search, Trial
-from fxprune.search.trial import Candidate, Evaluate, Tune
-from fxprune.search.workers import Runner
+from fxprune.search.result import Trial
+from fxprune.search.trial import Candidate
 
-M = TypeVar("M", bound=nn.Module)
 Code = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class BeeColony:
+class BeeColony(Driver[Trial]):
     """Artificial bee colony over a code h of one number for each group: it keeps ⌊h/levels · channels⌋ channels.
 
     Food sources are codes, drawn at random. In each cycle every source is moved (employed bees), then sources drawn by
@@ -69,9 +64,8 @@ class BeeColony:
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
-    >>> scores = fxprune.scorers.L2Norm()(net, groups)
     >>> quality = lambda model: -abs(model[0].out_features - 12)
-    >>> found = fxprune.search.BeeColony(sources=3, cycles=3, progress=False)(net, groups, scores, quality)
+    >>> found = fxprune.search.BeeColony(sources=3, cycles=3, progress=False)(net, groups, quality)
     >>> found.model[0].out_features
     12
     """
@@ -101,41 +95,14 @@ class BeeColony:
         if self.keep is not None:
             check_budget(self.keep, 0.0)
 
-    def __call__(
-        self,
-        model: M,
-        groups: Groups,
-        scores: Mapping[str, Tensor],
-        evaluate: Evaluate,
-        tune: Tune | None = None,
-        *,
-        folder: str | os.PathLike[str] | None = None,
-        workers: Runner | None = None,
-    ) -> Search[M, Trial]:
-        """
-        Args:
-            model: the original; untouched.
-            groups: its groups.
-            scores: from any scorer; of no effect if channels are chosen at random.
-            evaluate: the quality of a model, higher is better; on validation data, not the test set.
-            tune: trains a pruned model in place, or re-calibrates its BatchNorm; see `Bisection`.
-            folder: a directory that remembers every candidate; a search that was killed goes on from it.
-            workers: where candidates run; default is this process.
-
-        Raises:
-            InputError: unusable scores, a budget that cannot be reached, or a folder of another search.
-        """
-        check_scores(scores, groups)
-        finished = True
-        with Evaluator(model, groups, evaluate, tune, self, self.seed, folder, workers) as evaluator:
-            with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
-                task = bar.add_task("bee colony", total=1 + 2 * self.cycles)
-                colony = _Colony(self, evaluator, lambda code: self._plan(code, groups, scores), (bar, task))
-                try:
-                    colony.search()
-                except KeyboardInterrupt:
-                    finished = False
-            return evaluator.result(colony.history(), finished)
+    def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Trial]]:
+        task = evaluator.task
+        scores = task.scores() if self.channels == "scored" or self.keep is not None else {}
+        colony = _Colony(self, evaluator, lambda code: self._plan(code, task.groups, scores))
+        most = 1 + 3 * self.cycles
+        for n, trials in enumerate(colony.phases(), 1):
+            for trial in trials:
+                yield Progressed(trial, min(1.0, n / most), f"bee colony: {colony.best_fitness:.4f}")
 
     def _plan(self, code: Code, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         counts = self._counts(code, groups, scores)
@@ -174,37 +141,44 @@ class _Scaled:
 class _Colony:
     """The state of one search."""
 
-    def __init__(
-        self, settings: BeeColony, evaluator: Evaluator[Any], plan: Callable[[Code], Plan], bar: tuple[Progress, TaskID]
-    ) -> None:
-        self.settings, self.evaluator, self.plan, self.bar = settings, evaluator, plan, bar
+    def __init__(self, settings: BeeColony, evaluator: Evaluator[Any], plan: Callable[[Code], Plan]) -> None:
+        self.settings, self.evaluator, self.plan = settings, evaluator, plan
         self.random = np.random.default_rng(settings.seed)
-        self.length = len(settings.constraints.units(evaluator.groups))
+        self.length = len(settings.constraints.units(evaluator.task.groups))
         self.top = math.floor(settings.max_keep * settings.levels + 1e-9)
         self.codes: list[Code] = []
         self.fitness = np.zeros(0)
         self.trail = np.zeros(settings.sources, dtype=np.int64)
         self.best, self.best_fitness = evaluator.original, -math.inf
         self.tried: dict[str, Candidate] = {}
+        self.told = 0
 
-    def search(self) -> None:
+    def phases(self) -> Iterator[list[Trial]]:
+        """The search; what each phase has tried for the first time."""
         if not self.length:
             return
         self.evaluator.baseline()
         self.codes = [self.drawn() for _ in range(self.settings.sources)]
-        self.fitness = self.judged(self.codes)
+        self.fitness = self.fitness_of(self.codes)
+        yield self.new()
         for _ in range(self.settings.cycles):
             self.fly(range(self.settings.sources))
+            yield self.new()
             self.fly(self.onlookers())
+            yield self.new()
             self.scout()
+            yield self.new()
 
-    def history(self) -> list[Trial]:
-        return [self.evaluator.trial(c) for c in self.tried.values()]
+    def new(self) -> list[Trial]:
+        """What was tried since this was last called."""
+        fresh = list(self.tried.values())[self.told :]
+        self.told = len(self.tried)
+        return [self.evaluator.trial(c) for c in fresh]
 
     def drawn(self) -> Code:
         return self.random.integers(1, self.top + 1, self.length)
 
-    def judged(self, codes: Sequence[Code]) -> npt.NDArray[np.float64]:
+    def fitness_of(self, codes: Sequence[Code]) -> npt.NDArray[np.float64]:
         """The fitness of codes; what is no number is worst. Remembers the best of all."""
         candidates = [Candidate(self.plan(code)) for code in codes]
         outcomes = self.evaluator.run(candidates)
@@ -214,13 +188,12 @@ class _Colony:
         if fitness[first] > self.best_fitness:
             self.best, self.best_fitness = candidates[first], float(fitness[first])
         self.evaluator.keep([], self.best)
-        self.bar[0].update(self.bar[1], advance=1, description=f"bee colony: {self.best_fitness:.4f}")
         return fitness
 
     def fly(self, sources: Sequence[int]) -> None:
         """Move sources; better codes replace them, worse ones lengthen their trail of failures."""
         moved = [self.moved(i) for i in sources]
-        for i, code, fitness in zip(sources, moved, self.judged(moved), strict=True):
+        for i, code, fitness in zip(sources, moved, self.fitness_of(moved), strict=True):
             better = fitness > self.fitness[i]
             self.trail[i] = 0 if better else self.trail[i] + 1
             if better:
@@ -255,4 +228,4 @@ class _Colony:
         worn = int(np.argmax(trail))
         if trail[worn] >= self.settings.limit:
             self.codes[worn], self.trail[worn] = self.drawn(), 0
-            self.fitness[worn] = self.judged([self.codes[worn]])[0]
+            self.fitness[worn] = self.fitness_of([self.codes[worn]])[0]

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor, nn
-
-from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
@@ -22,12 +16,8 @@ from fxprune.planners.allocation.price import Measure
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance, Decision, confirm, decide
+from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
-from fxprune.search.result import Search
-from fxprune.search.trial import Evaluate, Tune
-from fxprune.search.workers import Runner
-
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Bisection:
+class Bisection(Driver[Probe]):
     """Bisect a family of planners to the smallest model that is good enough.
 
     The interval (0, 1] is halved until it is no longer than `precision`; each probe prunes the original at the middle,
@@ -75,9 +65,8 @@ class Bisection:
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
-    >>> scores = fxprune.scorers.L2Norm()(net, groups)
     >>> quality = lambda model: 1.0 if model[0].out_features >= 9 else 0.5  # stands for an accuracy
-    >>> found = fxprune.search.Bisection(progress=False)(net, groups, scores, quality)
+    >>> found = fxprune.search.Bisection(progress=False)(net, groups, quality)
     >>> found.model[0].out_features, len(found.history) <= 7
     (9, True)
     """
@@ -95,53 +84,20 @@ class Bisection:
         if not 1e-12 <= self.precision < 1:
             raise InputError("precision out of range", seen=str(self.precision), remedy="give a number in (0, 1)")
 
-    def __call__(
-        self,
-        model: M,
-        groups: Groups,
-        scores: Mapping[str, Tensor],
-        evaluate: Evaluate,
-        tune: Tune | None = None,
-        *,
-        folder: str | os.PathLike[str] | None = None,
-        workers: Runner | None = None,
-    ) -> Search[M, Probe]:
-        """
-        Args:
-            model: the original; untouched.
-            groups: its groups.
-            scores: from any scorer; computed once, on the original.
-            evaluate: the quality of a model, higher is better: a number, or a tensor of one number per sample, of which
-                the mean counts and the rest serves a robust judge. Use validation data, not the test set.
-            tune: trains a pruned model in place (fine-tuning, or re-calibration of BatchNorm). It should draw from the
-                global generators only; they are seeded for it (`torch.initial_seed()` tells the seed).
-            folder: a directory that remembers every candidate; a search that was killed goes on from it.
-            workers: where repeats run; default is this process.
+    def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Probe]]:
+        task = evaluator.task
+        scores, most = task.scores(), self.probes_at_most()
+        for n, probe in enumerate(self.probes(evaluator, lambda rate: self.family(rate)(task.groups, scores)), 1):
+            yield Progressed(probe, min(1.0, n / most), f"rate {probe.rate:.3f}: {probe.score:.4f}")
 
-        Raises:
-            InputError: unusable scores, or a folder of another search.
-        """
-        history: list[Probe] = []
-        finished = True
-        with Evaluator(model, groups, evaluate, tune, self, self.seed, folder, workers) as evaluator:
-            try:
-                with Progress(console=Console(stderr=True), disable=not self.progress) as bar:
-                    task = bar.add_task("bisection", total=self.steps())
-                    for probe in self.probes(evaluator, lambda rate: self.family(rate)(groups, scores)):
-                        history.append(probe)
-                        bar.update(task, advance=1, description=f"rate {probe.rate:.3f}: {probe.score:.4f}")
-            except KeyboardInterrupt:
-                finished = False
-            return evaluator.result(history, finished)
-
-    def steps(self) -> int:
+    def probes_at_most(self) -> int:
         """Number of probes, at most; verifications come on top."""
         width, n = 1.0, 0
         while width > self.precision:
             width, n = width / 2, n + 1
         return n
 
-    def probes(self, evaluator: Evaluator[M], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
+    def probes(self, evaluator: Evaluator[Any], plan_at: Callable[[float], Plan]) -> Iterator[Probe]:
         """The search itself: asks `evaluator` for candidates, notes its best one there, and yields each probe.
 
         Args:
@@ -165,7 +121,7 @@ class Bisection:
             low, high = (low, rate) if tried[widths].accepted else (rate, high)
         yield from self._verified(evaluator, accepted)
 
-    def _verified(self, evaluator: Evaluator[M], accepted: dict[float, Decision]) -> Iterator[Probe]:
+    def _verified(self, evaluator: Evaluator[Any], accepted: dict[float, Decision]) -> Iterator[Probe]:
         """Ask for the winner once more; where it fails, for the next larger one that was accepted."""
         if not self.acceptance.verify or evaluator.deterministic:
             return
@@ -181,15 +137,15 @@ class Bisection:
                 return
 
     @staticmethod
-    def _probe(evaluator: Evaluator[M], rate: float, decision: Decision) -> Probe:
+    def _probe(evaluator: Evaluator[Any], rate: float, decision: Decision) -> Probe:
         cost = evaluator.cost(decision.candidates[0].plan)
         return Probe(rate, decision.score, decision.accepted, cost, decision.error, len(decision.candidates))
 
 
-def _keep(evaluator: Evaluator[M], accepted: Mapping[float, Decision]) -> None:
+def _keep(evaluator: Evaluator[Any], accepted: Mapping[float, Decision]) -> None:
     """The fittest repeat of each accepted model can still win; that of the smallest is the best so far."""
     fittest = {rate: decision.candidates[0] for rate, decision in accepted.items()}
-    evaluator.keep(fittest.values(), fittest[min(fittest)] if fittest else evaluator.original)
+    evaluator.keep((c.key for c in fittest.values()), fittest[min(fittest)] if fittest else evaluator.original)
 
 
 def fastest(

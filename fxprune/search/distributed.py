@@ -53,8 +53,7 @@ def run_distributed(search: Callable[..., Search[M, T]], *arguments: Any, **opti
     >>> from fxprune.search import Bisection, run_distributed
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
     >>> groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 4)))
-    >>> scores = fxprune.scorers.L2Norm()(model, groups)
-    >>> found = run_distributed(Bisection(progress=False), model, groups, scores, lambda small: 1.0)
+    >>> found = run_distributed(Bisection(progress=False), model, groups, lambda small: 1.0)
     >>> found.plan.kept_counts()
     {'0': 1}
     """

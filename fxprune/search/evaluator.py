@@ -1,70 +1,55 @@
-"""The bench: where a search has its candidates judged, each only once, and where the good ones are kept."""
+"""The evaluator: gives a search the fitness of its candidates, each evaluated once, and keeps the good ones."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from torch import nn
 
-from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
-from fxprune.rewriting.rewrite import rewrite
+from fxprune.rewriting.rewrite import copied, rewrite
 from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.folder import Folder
 from fxprune.search.result import Search, Trial
-from fxprune.search.trial import Candidate, Evaluate, Job, Outcome, Tune, attempt
+from fxprune.search.trial import Candidate, Job, Outcome, Task, attempt
 from fxprune.search.workers import Runner, in_process
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
-Made: TypeAlias = tuple[M, Tune | None, Evaluate]
 
 
 class Evaluator(Generic[M]):
-    """Judges candidates of a model; use it in a `with` block.
+    """The fitness of candidates of a model, each made, tuned and evaluated once; use it in a `with` block.
 
     Args:
-        model: the original; untouched.
-        groups: its groups.
-        evaluate: the quality of a model, higher is better: a number, or one number per sample.
-        tune: trains a cut model in place; None for none.
-        search: the search's settings, a dataclass; what differs makes another search (`progress` and `cache` do not).
-        seed: of everything random.
+        task: what the search is about.
+        search: its settings, a dataclass with a `seed`; other settings make another search, except for `progress`.
         folder: a directory that remembers; what it knows is not tried again.
         workers: where candidates run; None is this process.
-        make: a candidate to a model, its tuning and its judge; default is the original cut by the plan, `tune` unless
-            the candidate is not to be tuned, and `evaluate`.
+
+    Attributes:
+        task: as given.
+        original: the candidate that keeps everything.
 
     Raises:
         InputError: the directory is of another search, in use, or damaged.
     """
 
     def __init__(
-        self,
-        model: M,
-        groups: Groups,
-        evaluate: Evaluate,
-        tune: Tune | None,
-        search: Any,
-        seed: int,
-        folder: str | os.PathLike[str] | None,
-        workers: Runner | None,
-        make: Callable[[Candidate], Made[M]] | None = None,
+        self, task: Task[M], search: Any, folder: str | os.PathLike[str] | None = None, workers: Runner | None = None
     ) -> None:
-        self.model, self.groups, self.seed = model, groups, seed
-        self.original = Candidate(groups.plan({}), tuned=False)
-        self._evaluate, self._tune = evaluate, tune
+        self.task, self._seed = task, search.seed
+        self.original = Candidate(task.groups.plan({}), tuned=False)
         self._runner = workers or in_process
-        self._make = make or self._cut
-        self._costs = CostModel(groups.analysis)
+        self._costs = CostModel(task.groups.analysis)
         self._folder = None if folder is None else Folder(folder, self._settings(search))
         self._known: dict[str, Outcome] = dict(self._folder.outcomes) if self._folder else {}
         self._models: dict[str, M] = {}
@@ -82,7 +67,7 @@ class Evaluator(Generic[M]):
     @property
     def deterministic(self) -> bool:
         """Whether repeats tell nothing new, since nothing is tuned."""
-        return self._tune is None
+        return self.task.tune is None
 
     def baseline(self) -> Outcome:
         """What is known of the original.
@@ -115,14 +100,14 @@ class Evaluator(Generic[M]):
                 self._models[outcome.key] = model
         return [self._known[c.key] for c in candidates]
 
-    def keep(self, candidates: Iterable[Candidate], best: Candidate | None = None) -> None:
-        """Of what was judged so far, only these can still win; drop the models of the others.
+    def keep(self, keys: Iterable[str], best: Candidate | None = None) -> None:
+        """Of what was evaluated so far, only these can still win; drop the models of the others.
 
         Args:
-            candidates: what can still win.
+            keys: of the candidates that can still win.
             best: the best so far, if it is a new one.
         """
-        kept = {c.key for c in candidates} | {(best or self._best).key}
+        kept = {*keys, (best or self._best).key}
         if best is not None and best.key != self._best.key:
             self._best = best
             # Not while an earlier run is replayed: the directory may know a better one already.
@@ -150,7 +135,7 @@ class Evaluator(Generic[M]):
         """
         before = self._folder.best() if self._folder is not None and self._replaying and not finished else None
         if before is not None:
-            plan, model = plan_of(before), restore(self.model, before)
+            plan, model = plan_of(before), restore(self.task.model, before)
         else:
             plan, model = self._best.plan, self.made(self._best)
             if self._folder is not None:
@@ -162,38 +147,34 @@ class Evaluator(Generic[M]):
     def made(self, candidate: Candidate) -> M:
         """The tuned model of a candidate that was kept: at hand, from its checkpoint, or made once more, same seed."""
         if candidate.key == self.original.key:
-            return self.model
+            return self.task.model
         if candidate.key in self._models:
             return self._models[candidate.key]
         if self._folder is not None and (path := self._folder.checkpoint(candidate.key)).exists():
-            return restore(self.model, path)
+            return restore(self.task.model, path)
         (_, model), *_ = self._runner(attempt, self._jobs([candidate]))
         return model
 
     def _jobs(self, candidates: Iterable[Candidate]) -> Iterator[Job[M]]:
         for c in candidates:
-            model, tune, evaluate = self._make(c)
-            yield Job(c.key, model, tune, evaluate, self._seed_of(c))
-
-    def _cut(self, candidate: Candidate) -> Made[M]:
-        tune = self._tune if candidate.tuned else None
-        return rewrite(self.model, candidate.plan), tune, self._evaluate
+            model = rewrite(self.task.model, c.plan) if c.source is None else copied(c.source)
+            tune = c.change or (self.task.tune if c.tuned else None)
+            yield Job(c.key, model, tune, self.task.evaluate, self._seed_of(c))  # type: ignore[arg-type]
 
     def _seed_of(self, candidate: Candidate) -> int:
         """The same for all candidates of one repeat, so that they differ in nothing else."""
-        return int(np.random.SeedSequence([self.seed, candidate.repeat]).generate_state(1)[0])
+        return int(np.random.SeedSequence([self._seed, candidate.repeat]).generate_state(1)[0])
 
     def _settings(self, search: Any) -> dict[str, Any]:
         told = describe(search)
-        for name in ("progress", "cache"):  # they change no result
-            told.pop(name, None)
+        told.pop("progress", None)  # it changes no result
         return {
             "search": told,
-            "seed": self.seed,
-            "model": fingerprint(self.model),
-            "groups": {g.name: g.size for g in self.groups},
-            "evaluate": describe(self._evaluate),
-            "tune": describe(self._tune),
+            "model": fingerprint(self.task.model),
+            "groups": {g.name: g.size for g in self.task.groups},
+            "evaluate": describe(self.task.evaluate),
+            "scorer": describe(self.task.scorer),
+            "tune": describe(self.task.tune),
         }
 
 

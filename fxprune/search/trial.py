@@ -6,8 +6,8 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -16,9 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.module.isolation import random_states
 from fxprune.plan.plan import Plan
+from fxprune.scorers.base import Scorer, check_scores
 
 M = TypeVar("M", bound=nn.Module)
 Floats = npt.NDArray[np.float32]
@@ -28,16 +30,49 @@ Tune = Callable[[Any], object]
 """Trains a model in place, with randomness from the global generators only."""
 
 
+@dataclass(frozen=True, eq=False)
+class Task(Generic[M]):
+    """What a search is about.
+
+    Attributes:
+        model: the original.
+        groups: its groups.
+        evaluate: the quality of a model.
+        scorer: which channels matter.
+        data: batches for scorer and refits.
+        tune: trains a cut model in place; None for none.
+    """
+
+    model: M
+    groups: Groups
+    evaluate: Evaluate
+    scorer: Scorer
+    data: Iterable[Any] | None = None
+    tune: Tune | None = None
+
+    def scores(self) -> Mapping[str, Tensor]:
+        """Of the original's channels.
+
+        Raises:
+            InputError: unusable scores.
+        """
+        scores = self.scorer(self.model, self.groups, self.data)
+        check_scores(scores, self.groups)
+        return scores
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A plan to be tried, for the first time or once more.
+    """A plan to be tried, for the first time or once more, and how its model is made.
 
     Attributes:
         plan: what stays.
         repeat: 0, 1, ...; each repeat is tuned under another seed.
         tuned: whether it is tuned at all; the original is not.
-        base: what it is made from, if not from the original.
+        base: the name of what it is made from, if that is not the original.
         can_win: whether its model may be asked for later.
+        source: the model that a copy is made of; None is the original, cut by the plan.
+        change: what is done with the copy, in place; None is the search's `tune`.
     """
 
     plan: Plan
@@ -45,6 +80,8 @@ class Candidate:
     tuned: bool = True
     base: str = ""
     can_win: bool = True
+    source: nn.Module | None = field(default=None, repr=False, compare=False)
+    change: Tune | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def key(self) -> str:

@@ -42,7 +42,7 @@ class Workers:
     With Dask (`pip install fxprune[dask]`), on this machine or a cluster, a lost worker's candidates run on another:
 
         client = dask.distributed.Client("scheduler:8786")  # workers of one thread each
-        search(model, groups, scores, evaluate, tune, workers=Workers(backend="dask"))
+        search(model, groups, evaluate, tune=tune, workers=Workers(backend="dask"))
 
     With Ray (`pip install fxprune[ray]`), `ray.util.joblib.register_ray()` and `Workers(backend="ray")`. Its backend
     returns whole lists, so that results come, and reach a search's journal, some at a time: as many as there are

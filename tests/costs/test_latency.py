@@ -280,10 +280,8 @@ def test_planners_cope_with_latencies_that_fall(part: float, tmp_path: Path, sta
 def test_progressive_pruning_to_a_latency(staircase: type[Staircase], tmp_path: Path) -> None:
     net = plain()
     groups, latency = groups_of(net), measured(net, tmp_path)
-    search = fxprune.search.Progressive(
-        0.6, measure=latency, step=0.25, top=1.0, scorer=fxprune.scorers.L1Norm(), refit=None, progress=False
-    )
-    found = search(net, groups, [], lambda model: 1.0)
+    search = fxprune.search.Progressive(0.6, measure=latency, step=0.25, top=1.0, refit=None, progress=False)
+    found = search(net, groups, lambda model: 1.0, scorer=fxprune.scorers.L1Norm())
     assert latency(found.plan.kept_counts()) <= 0.6 * latency({}) * (1 + 1e-9)
 
 

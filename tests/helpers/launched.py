@@ -128,7 +128,8 @@ class Counted(Judged):
 def toy(name: str, folder: Path, seconds: float = 0.0) -> Any:
     model, groups, scores = perceptron(64, 40)
     judge = Counted(seconds=seconds)
-    return run_distributed(SEARCHES[name], model, groups, given_to(name, scores), judge, jitter, folder=folder)
+    options = {**given_to(name, scores), "tune": jitter, "folder": folder}
+    return run_distributed(SEARCHES[name], model, groups, judge, **options)
 
 
 def searches(folder: Path) -> dict[str, Any]:
@@ -151,7 +152,8 @@ def searches(folder: Path) -> dict[str, Any]:
     try:
         model, groups, scores = perceptron(64, 40)
         other = replace(SEARCHES["bisection"], seed=1)
-        run_distributed(other, model, groups, scores, Counted(), jitter, folder=folder / "bisection")
+        options = {**given_to("bisection", scores), "tune": jitter, "folder": folder / "bisection"}
+        run_distributed(other, model, groups, Counted(), **options)
     except FxpruneError as error:
         told["refused"] = f"{type(error).__name__}: {error}"
     return told

@@ -71,6 +71,24 @@ SEARCHES: dict[str, Any] = {
 }
 
 
+class Given:
+    """A scorer that gives the scores that it was made with."""
+
+    def __init__(self, scores: dict[str, Tensor]) -> None:
+        self.scores = scores
+
+    def __call__(self, model: nn.Module, groups: fxprune.Groups, data: Any = None) -> dict[str, Tensor]:
+        return self.scores
+
+
+DATA = [torch.linspace(-1, 1, 200).sin().view(50, 4)]
+
+
+def given_to(name: str, scores: dict[str, Tensor]) -> dict[str, Any]:
+    """What a search is given beside model, groups and evaluate."""
+    return {"data": DATA} if name == "progressive" else {"scorer": Given(scores)}
+
+
 @cache
 def _net() -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
     return perceptron(64, 40)
@@ -78,14 +96,9 @@ def _net() -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
 
 def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -> fxprune.search.Search[Any, Any]:
     model, groups, scores = _net()
+    options = {**given_to(name, scores), "tune": jitter, "folder": folder}
     parallel = Workers(workers) if workers else None
-    given = given_to(name, scores)
-    return SEARCHES[name](model, groups, given, Judged(seconds=seconds), jitter, folder=folder, workers=parallel)
-
-
-def given_to(name: str, scores: dict[str, Tensor]) -> Any:
-    """What a search needs beside the groups: scores, or data."""
-    return [torch.linspace(-1, 1, 200).sin().view(50, 4)] if name == "progressive" else scores
+    return SEARCHES[name](model, groups, Judged(seconds=seconds), **options, workers=parallel)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def scored(scorer: fxprune.scorers.Scorer, data: Callable[[Any], Any] = lambda x
 def searched(model: nn.Module, x: Any) -> Any:
     groups = groups_of(model, x)
     search = fxprune.search.Bisection(precision=0.1, progress=False)
-    return search(model, groups, fxprune.scorers.L2Norm()(model, groups), lambda m: 1.0)
+    return search(model, groups, lambda m: 1.0)
 
 
 def pruned(model: nn.Module, x: Any) -> None:
@@ -569,7 +569,6 @@ def test_a_scorer_whose_data_fails() -> None:
 def test_a_search_whose_evaluation_fails() -> None:
     model, x = lived_in(), CASES["residual"].inputs()
     groups = groups_of(model, x)
-    scores = fxprune.scorers.L2Norm()(model, groups)
 
     def evaluate(m: nn.Module) -> float:
         if m is not model:
@@ -577,7 +576,7 @@ def test_a_search_whose_evaluation_fails() -> None:
         return 1.0
 
     with pytest.raises(RuntimeError, match="no GPU"), no_footprints(model, x):
-        fxprune.search.Bisection(progress=False)(model, groups, scores, evaluate)
+        fxprune.search.Bisection(progress=False)(model, groups, evaluate)
 
 
 def test_rewriting_a_copy_shares_nothing() -> None:

@@ -138,12 +138,13 @@ def search(judge: Judge, tune: Any = None, widths: tuple[int, int] = (64, 40), *
     model, groups = groups_of(list(widths))
     generator = torch.Generator().manual_seed(0)
     scores = {g.name: torch.rand(g.size, generator=generator) + 0.1 for g in groups}
-    return Bisection(progress=False, **options)(model, groups, scores, judge, tune), model, groups, scores
+    given: Any = lambda *_: scores  # noqa: E731
+    return Bisection(progress=False, **options)(model, groups, judge, scorer=given, tune=tune), model, groups, scores
 
 
 @pytest.mark.parametrize(("precision", "steps"), [(0.01, 7), (0.1, 4), (0.5, 1), (0.001, 10)])
 def test_number_of_probes(precision: float, steps: int) -> None:
-    assert Bisection(precision=precision).steps() == steps
+    assert Bisection(precision=precision).probes_at_most() == steps
     judge = Judge(lambda total: 1.0 if total >= 50 else 0.0)
     found, *_ = search(judge, precision=precision, widths=(640, 400))
     assert len(found.history) == steps

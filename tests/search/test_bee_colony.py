@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_toys import Judged, jitter, perceptron, widths_of
+from search_toys import Given, Judged, jitter, perceptron, widths_of
 from torch import nn
 
 import fxprune
@@ -18,7 +18,12 @@ from fxprune.search import BeeColony
 
 def hunt(evaluate: Any, *widths: int, tune: Any = None, **settings: Any) -> Any:
     model, groups, scores = perceptron(*widths)
-    return BeeColony(progress=False, **settings)(model, groups, scores, evaluate, tune), model, groups, scores
+    return (
+        BeeColony(progress=False, **settings)(model, groups, evaluate, scorer=Given(scores), tune=tune),
+        model,
+        groups,
+        scores,
+    )
 
 
 def hill(*best: int) -> Any:
@@ -122,7 +127,7 @@ def test_at_a_budget_all_candidates_cost_the_same() -> None:
     model, groups, scores = perceptron(80, 60, 70)
     full = fxprune.cost(groups).macs
     colony = BeeColony(keep=0.4, sources=5, cycles=2, progress=False)
-    found = colony(model, groups, scores, lambda m: float(widths_of(m)[1]))
+    found = colony(model, groups, lambda m: float(widths_of(m)[1]), scorer=Given(scores))
     assert len({tuple(t.counts.values()) for t in found.history}) > 5
     assert all(0.396 * full <= t.cost.macs <= 0.4 * full for t in found.history)
     widest = max(t.counts["1"] for t in found.history)
@@ -168,7 +173,7 @@ def test_a_tuning_is_applied_to_every_candidate_once() -> None:
 def test_nothing_to_prune() -> None:
     model = nn.Linear(3, 2)
     groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3)))
-    found = BeeColony(progress=False)(model, groups, {}, lambda m: 1.0)
+    found = BeeColony(progress=False)(model, groups, lambda m: 1.0)
     assert found.model is model
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bench_bisection import JUDGES, simulate
-from search_toys import Judged, jitter, perceptron, widths_of
+from search_toys import Given, Judged, jitter, perceptron, widths_of
 
 import fxprune
 from fxprune.planners import Budget
@@ -76,7 +76,9 @@ def test_judges_out_of_range(values: dict[str, Any]) -> None:
 
 def bisect(judge: Acceptance, evaluate: Any, tune: Any = jitter, **options: Any) -> Any:
     model, groups, scores = perceptron(64, 40)
-    return Bisection(acceptance=judge, progress=False, **options)(model, groups, scores, evaluate, tune)
+    return Bisection(acceptance=judge, progress=False, **options)(
+        model, groups, evaluate, scorer=Given(scores), tune=tune
+    )
 
 
 def test_clear_decisions_take_one_look() -> None:
@@ -173,7 +175,7 @@ def test_the_fastest_model_that_is_good_enough() -> None:
         return 10 + 3 * counts["0"] + counts["1"]
 
     search = replace(fastest(latency, 0.2, acceptance=PLAIN, precision=1e-6), progress=False)
-    found = search(model, groups, scores, lambda m: sum(widths_of(m)) / 104)
+    found = search(model, groups, lambda m: sum(widths_of(m)) / 104, scorer=Given(scores))
     counts = found.plan.kept_counts()
     assert sum(counts.values()) >= 0.8 * 104
     lower = Budget(latency(counts) / latency({"0": 64, "1": 40}) - 1e-3, latency, tolerance=0.9)(groups, scores)
@@ -183,15 +185,15 @@ def test_the_fastest_model_that_is_good_enough() -> None:
 
 
 def test_a_search_for_the_fastest_ends_at_the_smallest_widths() -> None:
-    model, groups, scores = perceptron(64, 40)
-    found = replace(fastest("macs", 1.0, precision=1e-6), progress=False)(model, groups, scores, lambda m: 1.0)
+    model, groups, _ = perceptron(64, 40)
+    found = replace(fastest("macs", 1.0, precision=1e-6), progress=False)(model, groups, lambda m: 1.0)
     assert found.plan.kept_counts() == {"0": 1, "1": 1}
 
 
 def test_families_of_the_users_own() -> None:
     model, groups, scores = perceptron(64, 40)
     search = Bisection(family=partial(Budget, measure="parameters", strict=False, tolerance=0.99), progress=False)
-    found = search(model, groups, scores, lambda m: float(sum(widths_of(m)) > 70))
+    found = search(model, groups, lambda m: float(sum(widths_of(m)) > 70), scorer=Given(scores))
     assert sum(found.plan.kept_counts().values()) > 70
 
 

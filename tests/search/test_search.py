@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from nets import CASES
-from search_toys import SEARCHES, Judged, given_to, jitter, perceptron, run, widths_of
+from search_toys import SEARCHES, Given, Judged, given_to, jitter, perceptron, run, widths_of
 from torch import nn
 
 import fxprune
@@ -88,7 +88,7 @@ def test_the_model_and_the_generators_are_as_before(name: str) -> None:
         random.random()
         return Judged()(m.eval())
 
-    SEARCHES[name](model, groups, given_to(name, scores), evaluate, lambda m: (m.eval(), jitter(m)))
+    SEARCHES[name](model, groups, evaluate, **given_to(name, scores), tune=lambda m: (m.eval(), jitter(m)))
     assert model.training
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
     assert torch.equal(torch.get_rng_state(), state[0])
@@ -182,7 +182,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
 def test_settings_in_words() -> None:
     told = describe({"a": Bisection(family=partial(fxprune.planners.Budget, measure="macs")), "b": [1, None, jitter]})
     assert told["a"]["family"]["function"] == "fxprune.planners.budget.Budget"
-    assert told["a"]["family"]["keywords"] == {"of": "macs"}
+    assert told["a"]["family"]["keywords"] == {"measure": "macs"}
     assert told["b"] == [1, None, "search_toys.jitter"]
     assert describe(Judged()) == "search_toys.Judged"
     assert json.loads(json.dumps(told)) == told
@@ -213,7 +213,8 @@ OTHERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def start(net: Any, search: Any, evaluate: Any, tune: Any, folder: Path) -> Any:
-    return search(*net, evaluate, tune, folder=folder)
+    model, groups, scores = net
+    return search(model, groups, evaluate, scorer=Given(scores), tune=tune, folder=folder)
 
 
 @pytest.mark.parametrize("what", OTHERS)
@@ -264,12 +265,12 @@ def test_a_finished_search_is_not_done_again(name: str, tmp_path: Path) -> None:
             return super().__call__(model)
 
     model, groups, scores = perceptron(64, 40)
-    first = SEARCHES[name](model, groups, given_to(name, scores), Counted(), jitter, folder=tmp_path)
+    first = SEARCHES[name](model, groups, Counted(), **given_to(name, scores), tune=jitter, folder=tmp_path)
     done = next(calls)
     assert done >= len(first.history)
-    again = SEARCHES[name](model, groups, given_to(name, scores), Counted(), jitter, folder=tmp_path)
+    again = SEARCHES[name](model, groups, Counted(), **given_to(name, scores), tune=jitter, folder=tmp_path)
     assert next(calls) == done + 1
-    in_memory = SEARCHES[name](model, groups, given_to(name, scores), Judged(), jitter)
+    in_memory = SEARCHES[name](model, groups, Judged(), **given_to(name, scores), tune=jitter)
     for found in (again, in_memory):
         assert found.plan == first.plan
         assert len(found.history) == len(first.history)
@@ -311,20 +312,20 @@ def test_a_lost_checkpoint_is_made_once_more(tmp_path: Path) -> None:
 
 
 def test_nothing_good_enough_leaves_the_original(tmp_path: Path) -> None:
-    model, groups, scores = perceptron(6, 5)
+    model, groups, _ = perceptron(6, 5)
     calls = count()
     search = Bisection(progress=False)
-    found = search(model, groups, scores, lambda m: float(next(calls) == 0), jitter, folder=tmp_path)
+    found = search(model, groups, lambda m: float(next(calls) == 0), tune=jitter, folder=tmp_path)
     assert found.model is model
     same_weights(restore(perceptron(6, 5, seed=3)[0], tmp_path / "best.safetensors"), model)
 
 
 def test_constraints_with_patterns_are_settings_too(tmp_path: Path) -> None:
-    model, groups, scores = perceptron(64, 40)
+    model, groups, _ = perceptron(64, 40)
     search = partial(replace, SEARCHES["bees"])
-    search(constraints=Constraints(minimum={"0": 3}))(model, groups, scores, Judged(), jitter, folder=tmp_path)
+    search(constraints=Constraints(minimum={"0": 3}))(model, groups, Judged(), tune=jitter, folder=tmp_path)
     with pytest.raises(fxprune.InputError, match=r"search\.constraints\.minimum\.0 was 3, now 4"):
-        search(constraints=Constraints(minimum={"0": 4}))(model, groups, scores, Judged(), jitter, folder=tmp_path)
+        search(constraints=Constraints(minimum={"0": 4}))(model, groups, Judged(), tune=jitter, folder=tmp_path)
 
 
 def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
 
     Failing.__module__, Failing.__qualname__ = Judged.__module__, Judged.__qualname__
     with pytest.raises(RuntimeError, match="disk full"):
-        SEARCHES["bees"](model, groups, scores, Failing(), jitter, folder=tmp_path)
+        SEARCHES["bees"](model, groups, Failing(), scorer=Given(scores), tune=jitter, folder=tmp_path)
     again = run("bees", str(tmp_path))
     assert again.plan == whole.plan
     same_weights(again.model, whole.model)
@@ -365,7 +366,7 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
                 return super().__call__(model)
 
         Impatient.__module__, Impatient.__qualname__ = Judged.__module__, Judged.__qualname__
-        found = SEARCHES[name](model, groups, given_to(name, scores), Impatient(), jitter, folder=where)
+        found = SEARCHES[name](model, groups, Impatient(), **given_to(name, scores), tune=jitter, folder=where)
         if folder:
             same_weights(restore(model, tmp_path / "best.safetensors"), found.model)
             assert fxprune.Plan.load(tmp_path / "plan.json") == found.plan
@@ -396,7 +397,7 @@ def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
 
         with monkeypatch.context() as patched:
             patched.setattr(Evaluator, "run", impatient)
-            found = SEARCHES[name](model, groups, given_to(name, scores), Judged(), jitter, folder=tmp_path)
+            found = SEARCHES[name](model, groups, Judged(), **given_to(name, scores), tune=jitter, folder=tmp_path)
         assert not found.finished
         assert found.plan == whole.plan
         same_weights(found.model, whole.model)
@@ -407,7 +408,7 @@ def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
 def test_a_quality_that_is_no_number(name: str) -> None:
     model, groups, scores = perceptron(8, 5)
     with pytest.raises(fxprune.InputError, match="the original's quality is no finite number; seen: nan; remedy: "):
-        SEARCHES[name](model, groups, given_to(name, scores), lambda m: float("nan"))
+        SEARCHES[name](model, groups, lambda m: float("nan"), **given_to(name, scores))
 
 
 def test_a_directory_that_is_a_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import joblib
 import pytest
 import torch
-from search_toys import SEARCHES, Judged, jitter, perceptron, run
+from search_toys import SEARCHES, Given, Judged, jitter, perceptron, run
 
 import fxprune
 from fxprune.search import BeeColony, Workers
@@ -63,10 +63,10 @@ def test_workers_start_from_their_own_copy(workers: Workers) -> None:
             self.calls += 1
             assert self.calls == 1
 
-    model, groups, scores = perceptron(8, 5)
+    model, groups, _ = perceptron(8, 5)
     threads = torch.get_num_threads()
     with joblib.parallel_config("threading"):
-        BeeColony(sources=2, cycles=1, progress=False)(model, groups, scores, _threads, Stateful(), workers=workers)
+        BeeColony(sources=2, cycles=1, progress=False)(model, groups, _threads, tune=Stateful(), workers=workers)
     assert torch.get_num_threads() == threads
 
 
@@ -74,7 +74,9 @@ def test_threads_of_one_process_take_turns() -> None:
     """They share the global generators, which each candidate seeds."""
     with joblib.parallel_config("threading", n_jobs=3):
         model, groups, scores = perceptron(64, 40)
-        found = SEARCHES["bees"](model, groups, scores, Judged(seconds=0.01), _slow_jitter, workers=Workers())
+        found = SEARCHES["bees"](
+            model, groups, Judged(seconds=0.01), scorer=Given(scores), tune=_slow_jitter, workers=Workers()
+        )
     same(found, run("bees", None))
 
 
@@ -84,9 +86,9 @@ def _slow_jitter(model: Any) -> None:
 
 
 def test_threads_are_those_that_were_asked_for() -> None:
-    model, groups, scores = perceptron(8, 5)
+    model, groups, _ = perceptron(8, 5)
     colony = BeeColony(sources=2, cycles=0, progress=False)
-    found = colony(model, groups, scores, _threads, workers=Workers(1, threads=2))
+    found = colony(model, groups, _threads, workers=Workers(1, threads=2))
     assert found.baseline == 2
     assert torch.get_num_threads() == 1
 
@@ -108,9 +110,9 @@ def _thread_name(_: int) -> str:
 
 
 def test_a_failure_in_a_worker_reaches_the_caller() -> None:
-    model, groups, scores = perceptron(8, 5)
+    model, groups, _ = perceptron(8, 5)
     with pytest.raises(ZeroDivisionError):
-        SEARCHES["bees"](model, groups, scores, lambda m: 1 / 0, workers=Workers(1))
+        SEARCHES["bees"](model, groups, lambda m: 1 / 0, workers=Workers(1))
 
 
 @pytest.mark.parametrize("values", [{"count": 0}, {"threads": 0}])
@@ -171,7 +173,7 @@ def test_a_cluster_whose_workers_die(cluster: Any, tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    search = partial(SEARCHES["bees"], model, groups, scores, Deadly(tmp_path / "died", 0.2), jitter)
+    search = partial(SEARCHES["bees"], model, groups, Deadly(tmp_path / "died", 0.2), scorer=Given(scores), tune=jitter)
     found = search(folder=tmp_path / "run", workers=Workers(backend="dask"))
     killer.join()
     assert (tmp_path / "died").exists()
@@ -191,7 +193,9 @@ def test_ray_changes_nothing(tmp_path: Path) -> None:
     try:
         register_ray()
         model, groups, scores = perceptron(64, 40)
-        search = partial(SEARCHES["bees"], model, groups, scores, Judged(), jitter, folder=tmp_path / "run")
+        search = partial(
+            SEARCHES["bees"], model, groups, Judged(), scorer=Given(scores), tune=jitter, folder=tmp_path / "run"
+        )
         found = search(workers=Workers(2, backend="ray"))
     finally:
         ray.shutdown()
@@ -203,7 +207,7 @@ def test_ray_changes_nothing(tmp_path: Path) -> None:
 def test_local_processes_whose_worker_dies(tmp_path: Path) -> None:
     """joblib gives up when a local process dies; started again, the search goes on from its directory."""
     model, groups, scores = perceptron(64, 40)
-    search = partial(SEARCHES["bees"], model, groups, scores, Deadly(tmp_path / "died"), jitter)
+    search = partial(SEARCHES["bees"], model, groups, Deadly(tmp_path / "died"), scorer=Given(scores), tune=jitter)
     with pytest.raises(Exception, match="worker process managed by the executor was unexpectedly terminated"):
         search(folder=tmp_path / "run", workers=Workers(2))
     same(search(folder=tmp_path / "run", workers=Workers(2)), run("bees", None))

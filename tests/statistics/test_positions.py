@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.scorers import Informative, Lasso, RefitLoss, ThiNet
-from fxprune.search import Progressive
 from fxprune.search.describe import describe
 from fxprune.statistics.gram.collect import Sampling, responses
 from fxprune.statistics.observe import Contraction
@@ -140,7 +139,7 @@ def test_scorers_take_them(scorer: Any) -> None:
 
 
 def test_another_choice_is_another_search() -> None:
-    told = [describe(Progressive(scorer=Lasso(p))) for p in (10, Informative(10), Informative(5))]
+    told = [describe(Lasso(p)) for p in (10, Informative(10), Informative(5))]
     assert told[0] != told[1] != told[2]
 
 

@@ -19,8 +19,8 @@ DATA = [torch.linspace(-1, 1, 240).mul(40).sin().view(60, 4)]
 
 def descend(evaluate: Any, *widths: int, tune: Any = None, folder: Any = None, **settings: Any) -> Any:
     model, groups, _ = perceptron(*widths)
-    search = Progressive(**{"progress": False, "scorer": L2Norm(), "refit": None, **settings})
-    return search(model, groups, DATA, evaluate, tune, folder=folder), model, groups
+    search = Progressive(**{"progress": False, "refit": None, **settings})
+    return search(model, groups, evaluate, scorer=L2Norm(), tune=tune, folder=folder), model, groups
 
 
 def test_the_groups_that_it_hurts_least_go_first() -> None:
@@ -78,8 +78,8 @@ def test_channels_are_those_of_the_original() -> None:
         tensors = dict(m.named_parameters())
         return {g.name: tensors[f"{g.name}.weight"][:, 0].detach().abs().double() for g in groups}
 
-    search = Progressive(0.3, scorer=first_weight, refit=None, progress=False)
-    found = search(model, groups, DATA, lambda m: 1.0)
+    search = Progressive(0.3, refit=None, progress=False)
+    found = search(model, groups, lambda m: 1.0, scorer=first_weight)
     for name, group in found.plan.groups.items():
         order = model.get_parameter(f"{name}.weight")[:, 0].detach().abs().argsort(descending=True)
         assert group.kept.tolist() == sorted(order[: len(group.kept)].tolist())
@@ -109,8 +109,8 @@ def test_errors_are_made_up_for_and_progressive_beats_one_shot() -> None:
     torch.manual_seed(0)
     model = Wide()
     groups = fxprune.find_groups(fxprune.trace(model, DATA[0]))
-    exact = Progressive(0.4, progress=False)(model, groups, DATA, lambda m: closeness(m, model))
-    plain = Progressive(0.4, progress=False, refit=None)(model, groups, DATA, lambda m: closeness(m, model))
+    exact = Progressive(0.4, progress=False)(model, groups, lambda m: closeness(m, model), data=DATA)
+    plain = Progressive(0.4, progress=False, refit=None)(model, groups, lambda m: closeness(m, model), data=DATA)
     once = AtBudget(Uniform, 0.4)(groups, L2Norm()(model, groups))
     assert exact.history[-1].fitness == pytest.approx(closeness(exact.model, model))
     assert closeness(exact.model, model) > -1e-3
@@ -122,7 +122,7 @@ def test_samplers_let_a_branch_drop_what_it_reads() -> None:
     torch.manual_seed(0)
     model = fxprune.add_samplers(Wide(), ["a"])
     groups = fxprune.find_groups(fxprune.trace(model, DATA[0]))
-    found = Progressive(0.7, progress=False)(model, groups, DATA, lambda m: closeness(m, model))
+    found = Progressive(0.7, progress=False)(model, groups, lambda m: closeness(m, model), data=DATA)
     sampled = next(name for name in found.plan.kept_counts() if name.startswith("a.sampled"))
     assert found.plan.kept_counts()[sampled] < 24
     assert found.model.a.in_features == found.plan.kept_counts()[sampled]
@@ -159,6 +159,12 @@ def test_only_iterations_are_tuned() -> None:
 def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:
     with pytest.raises(fxprune.InputError, match=text):
         Progressive(**values)
+
+
+def test_a_refit_without_data() -> None:
+    model, groups, _ = perceptron(10, 10)
+    with pytest.raises(fxprune.InputError, match=r"no data for its refits; remedy: search\(..., data=batches\), or"):
+        Progressive(progress=False)(model, groups, lambda m: 1.0)
 
 
 def test_a_target_out_of_reach() -> None:

@@ -1,0 +1,115 @@
+"""Driver: what all searches do alike, from the arguments to the result."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError, check_kind
+from fxprune.scorers.base import Scorer
+from fxprune.scorers.norms import L2Norm
+from fxprune.search.evaluator import Evaluator
+from fxprune.search.result import Search
+from fxprune.search.trial import Evaluate, Task, Tune
+from fxprune.search.workers import Runner
+
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progressed(Generic[T]):
+    """One entry of a search's history, and how far the search is with it.
+
+    Attributes:
+        entry: what was tried.
+        done: part of the search that is done, in [0, 1].
+        text: what the progress bar says.
+    """
+
+    entry: T
+    done: float
+    text: str
+
+
+class Driver(ABC, Generic[T]):
+    """A search: `steps` asks an evaluator for the fitness of candidates, everything else is done here.
+
+    A search of your own is a frozen dataclass with the fields `progress` (whether to show a bar) and `seed`, and the
+    method `steps`. It should be a deterministic function of its fields and of what the evaluator answers, since a
+    search that was killed is started again and gets the same answers from its folder.
+    `fxprune.testing.check_search` tells whether it keeps the contract.
+    """
+
+    progress: bool
+    seed: int
+
+    @abstractmethod
+    def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[T]]:
+        """Try candidates: `evaluator.run` gives their fitness, `evaluator.keep` notes the best so far."""
+
+    def default_scorer(self) -> Scorer:
+        """Which channels matter, if the caller gives no scorer."""
+        return L2Norm()
+
+    def __call__(
+        self,
+        model: M,
+        groups: Groups,
+        evaluate: Evaluate,
+        *,
+        scorer: Scorer | None = None,
+        data: Iterable[Any] | None = None,
+        tune: Tune | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        workers: Runner | None = None,
+    ) -> Search[M, T]:
+        """
+        Args:
+            model: the original; untouched.
+            groups: its groups.
+            evaluate: the quality of a model, higher is better: a number, or a tensor of one number per sample, of which
+                the mean counts. Use validation data, not the test set.
+            scorer: which channels matter; default `default_scorer()`.
+            data: batches of training inputs for the scorer, and for refits; read several times.
+            tune: trains a pruned model in place (fine-tuning, or re-calibration of BatchNorm); None for none. It should
+                draw from the global generators only; they are seeded for it (`torch.initial_seed()` is the seed).
+            folder: a directory that remembers every candidate; a search that was killed goes on from it, if it is given
+                the same data, which are not compared.
+            workers: where candidates run; default is this process.
+
+        Raises:
+            InputError: unusable arguments or scores, or a folder of another search.
+        """
+        check_kind("what is searched", groups, Groups, "give what fxprune.find_groups(graph) returns")
+        if not callable(evaluate):
+            remedy = "give a function of a model, higher is better"
+            raise InputError("evaluate is no function", seen=type(evaluate).__name__, remedy=remedy)
+        task = Task(model, groups, evaluate, scorer or self.default_scorer(), data, tune)
+        history: list[T] = []
+        finished = True
+        with Evaluator(task, self, folder, workers) as evaluator:
+            try:
+                with _bar(type(self).__name__, shown=self.progress) as show:
+                    for step in self.steps(evaluator):
+                        history.append(step.entry)
+                        show(step.done, step.text)
+            except KeyboardInterrupt:
+                finished = False
+            return evaluator.result(history, finished)
+
+
+@contextmanager
+def _bar(name: str, *, shown: bool) -> Iterator[Callable[[float, str], None]]:
+    with Progress(console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(name, total=1.0)
+        yield lambda done, text: bar.update(task, completed=done, description=text)
