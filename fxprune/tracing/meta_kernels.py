@@ -8,6 +8,7 @@ plain case (shapes that do not match, an unusual dtype), the function returns No
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,8 +31,14 @@ def answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def is_void(op: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the call makes an empty tensor: BatchNorm asks for one each time, and nobody reads it."""
-    return op is _EMPTY and list(args[0]) == [0]
+    """Whether the call has no tensor, as marks of a profiler have none, or makes an empty one, as BatchNorm does."""
+    return (op is _EMPTY and list(args[0]) == [0]) or _without_tensors(op)
+
+
+@cache
+def _without_tensors(op: Any) -> bool:
+    kinds = [str(v.type) for v in (*op._schema.arguments, *op._schema.returns)]
+    return not any("Tensor" in kind for kind in kinds)
 
 
 def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:

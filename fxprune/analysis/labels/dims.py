@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -46,6 +47,11 @@ class NotLooseError(Exception):
 
 
 Dim: TypeAlias = "Labels | Fixed | Loose | None"
+
+
+def free_where_one(dims: Iterable[Dim], shape: Shape) -> list[Dim]:
+    """The dims of a tensor of that shape; those of length 1 constrain nothing."""
+    return [d if n > 1 else None for d, n in zip(dims, shape, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,9 @@ reduction    sums, means, extrema
 spatial      pooling, resampling, patches
 layout       views, permutations, concatenation
 pick         slices, splits, indices
+addressed    reads and writes at places that values tell
+recurrent    recurrent layers, packed sequences
+spectral     Fourier transforms, complex numbers
 creation     ops that make a tensor from sizes
 zeros        rules for what is zero in masked channels
 sizes        which sizes an op's arguments ask for

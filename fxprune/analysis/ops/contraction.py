@@ -11,6 +11,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call
+from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import Length, OpSpec, Weight
 from fxprune.analysis.ops.zeros import MaskedCall
 
@@ -89,6 +90,89 @@ def embedding(call: Call, w: Axes, index: Axes, *_: Any, **__: Any) -> list[Dim]
     return [*index.dims(), w[1]]
 
 
+def deformable(call: Call, x: Axes, w: Axes, offset: Axes, mask: Axes, bias: Axes, *settings: Any) -> list[Dim]:
+    """A convolution whose kernel's places move: `offset` and `mask` tell where and how much, for parts of the input.
+
+    After ten numbers for stride, padding, dilation, groups and parts comes whether `mask` counts.
+    """
+    lab, groups, parts = call.lab, settings[6], settings[7]
+    for t in (offset, mask):
+        lab.fix_axes(t, "offsets of a deformable convolution")
+    for i in (2, 3):
+        lab.fix(x[i], "spatial dim of a convolution")
+        lab.fix_axes(Axes(lab, w.shape[i : i + 1], [w.known(i)]), _KERNEL.reason)
+        w.adopt(i, None if w.shape[i] == 1 else _KERNEL)
+    if parts > 1:
+        lab.factor(
+            x[1], [(parts, Fixed("parts of a deformable convolution")), (n := x.shape[1] // parts, lab.fresh(n))]
+        )
+    out = _plain(call, x, w, 1, False) if groups == 1 else _grouped(call, x, w, 1, False, groups)
+    out = lab.unite(Axes(lab, (call.shape[1],), [out]), 0, bias, 0)
+    return [x[0], out, *(None if n == 1 else _SPATIAL for n in call.shape[2:])]
+
+
+def _deformable_macs(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+    w, out = axes[node.args[1]], axes[node]  # type: ignore[index]
+    yield from ((out.shape[i], out[i]) for i in range(len(out)) if i != 1)
+    yield from ((w.shape[i], w[i]) for i in range(len(w)))
+
+
+def _deformable_zeros(call: MaskedCall) -> bool:
+    return call.is_zero(call.node.args[1]) and call.labelled() in ([], [1])
+
+
+def grouped_mm(
+    call: Call, a: Axes, b: Axes, ends: Axes | None = None, bias: Axes | None = None, *_: Any, **__: Any
+) -> Any:
+    """Rows of `a` in runs that end at `ends`, each with a matrix of its own, (experts, in, out)."""
+    if len(a) != 2 or len(b) != 3:
+        return None
+    lab = call.lab
+    lab.unite(a, 1, b, 1)
+    lab.sum(a[1], *call.node.args[:2])
+    lab.fix(b[0], "experts are addressed by value")
+    lab.fix(a[0], "experts are addressed by value")
+    out = b[2] if bias is None else lab.unite(b, 2, bias, len(bias) - 1)
+    return [a[0], out]
+
+
+def _grouped_macs(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+    a, b = axes[node.args[0]], axes[node.args[1]]  # type: ignore[index]
+    yield from ((a.shape[i], a[i]) for i in range(len(a)))
+    yield b.shape[len(b) - 1], b[len(b) - 1]
+
+
+def trilinear(call: Call, a: Axes, b: Axes, c: Axes, *settings: Any) -> list[Dim]:
+    """Three tensors, each with dims of length 1 put in, are multiplied and summed over some dims."""
+    *put_in, gone = (list(s) for s in settings[:4])
+    factors = [_stretched(call, t, dims) for t, dims in zip((a, b, c), put_in, strict=True)]
+    total = len(factors[0])
+    dims: list[Dim] = []
+    for i in range(total):
+        first, *others = [t for t in factors if t.shape[i] > 1] or factors[:1]
+        for t in others:
+            call.lab.unite(first, i, t, i)
+        dims.append(first[i])
+        if i in gone:
+            call.lab.sum(first[i], *call.node.args[:3])
+    return [d for i, d in enumerate(dims) if i not in gone]
+
+
+def _stretched(call: Call, t: Axes, put_in: list[int]) -> Axes:
+    dims, shape = t.dims(), list(t.shape)
+    for i in sorted(put_in):
+        dims.insert(i, None)
+        shape.insert(i, 1)
+    return Axes(call.lab, tuple(shape), dims)
+
+
+def _trilinear_macs(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:
+    """Weights, once for each row."""
+    x, w = axes[node.args[0]], axes[node.args[1]]  # type: ignore[index]
+    yield x.shape[0], x[0]
+    yield from ((w.shape[i], w[i]) for i in range(len(w)))
+
+
 def _weights(node: fx.Node) -> list[Weight]:
     """The kernels; those of a depthwise convolution have one channel each, which they make."""
     depthwise = node.args[8] == node.args[1].meta["shape"][0] > 1  # type: ignore[union-attr]
@@ -123,5 +207,8 @@ CONVOLUTION = torch.ops.aten.convolution.default
 
 OPS: dict[str, OpSpec] = {
     "convolution": OpSpec(convolution, _zeros, _weights, _macs, lengths=_lengths),
+    "torchvision::deform_conv2d": OpSpec(deformable, _deformable_zeros, lambda _: [Weight(1, 0, 1)], _deformable_macs),
+    "_grouped_mm": OpSpec(grouped_mm, macs=_grouped_macs),
+    "_trilinear": OpSpec(trilinear, zeros.any_input, lambda _: [Weight(1, 0, 1), Weight(1, 0, 2)], _trilinear_macs),
     "embedding": OpSpec(embedding),
 }

@@ -61,6 +61,15 @@ def rms_norm(call: Call, x: Axes, shape: Any, weight: Axes | None = None, *_: An
     return [dims, [*dims[: len(x) - len(shape)], *([None] * len(shape))]] if isinstance(call.shape[0], tuple) else dims
 
 
+def weight_norm(call: Call, v: Axes, g: Axes, dim: int = 0) -> list[list[Dim]]:
+    """g·v/‖v‖, with one norm for each index of a dim; and the norms."""
+    dim %= len(v)
+    for i in (i for i in range(len(v)) if i != dim):
+        call.lab.sum(v[i], call.node.args[0])
+    call.lab.unite(v, dim, g, dim)
+    return [v.dims(), [v[i] if i == dim else None for i in range(len(v))]]
+
+
 def _normalised_shape(args: Any, shape: Any, _: Sequence[int]) -> Any:
     """The shape that is normalised."""
     return (args[0], list(shape(args[0])[-len(args[1]) :]), *args[2:])
@@ -87,5 +96,6 @@ OPS: dict[str, OpSpec] = {
     "native_layer_norm": OpSpec(layer_norm, first, norm=Norm(2, 3, channel=-1), lengths=_normalised_shape),
     "native_group_norm": OpSpec(group_norm, first, norm=Norm(1, 2, channel=1), lengths=_group_count),
     "_fused_rms_norm": OpSpec(rms_norm, first, norm=Norm(2, None, channel=-1)),
+    "_weight_norm_interface": OpSpec(weight_norm, first),
     "rms_norm": OpSpec(rms_norm, first),
 }

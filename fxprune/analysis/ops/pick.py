@@ -128,9 +128,8 @@ def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 
 _DATA = """
-_local_scalar_dense nonzero masked_select gather scatter scatter_add index_fill index_add topk _unique2
-bincount searchsorted bucketize histc equal item is_nonzero torchvision::nms torchvision::deform_conv2d cdist
-_cdist_forward
+_local_scalar_dense nonzero masked_select _unique2 bincount searchsorted bucketize histc equal item is_nonzero
+torchvision::nms cdist _cdist_forward
 """.split()
 
 _SPLIT = OpSpec(split, zeros.first, move=Move.PART)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import Axes, Call
 from fxprune.analysis.ops import zeros
@@ -54,6 +56,19 @@ def lifted(call: Call, x: Axes) -> Any:
     return x.dims()
 
 
+def glu(call: Call, x: Axes, dim: int = -1) -> list[Dim]:
+    """a·σ(b) of the two halves (a, b) of a dim: the same indices of both live or die together."""
+    dims = x.dims()
+    labels = dims[dim]
+    if call.shape[dim] == 1:
+        call.lab.fix(labels, "split into single channels")
+        dims[dim] = None
+    elif isinstance(labels, np.ndarray):
+        call.lab.splits.append((call.node, labels, 2))
+        dims[dim] = labels[: call.shape[dim]]
+    return dims
+
+
 def softmax(call: Call, x: Axes, dim: int, *_: Any, **__: Any) -> list[Dim]:
     call.lab.mix(x[dim])
     return x.dims()
@@ -96,6 +111,7 @@ OPS: dict[str, OpSpec] = {
     **_elementwise("clamp", between(_argument(1, "min"), _argument(2, "max"))),
     **_elementwise("clamp_min", between(_argument(1, "min"), nothing)),
     **_elementwise("clamp_max", between(nothing, _argument(1, "max"))),
+    "glu": OpSpec(glu, zeros.first),
     "mul": OpSpec(scaled, zeros.any_input, values=True, scaling=1),
     "div": OpSpec(scaled, zeros.first, values=True, scaling=-1),
     **dict.fromkeys(["clone", "contiguous", "alias", "detach"], OpSpec(first, zeros.first, move=Move.COPY)),

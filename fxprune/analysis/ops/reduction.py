@@ -86,5 +86,5 @@ OPS: dict[str, OpSpec] = {
     **dict.fromkeys(["linalg_vector_norm", "norm"], OpSpec(vector_norm, zeros.first)),
     **dict.fromkeys(_POSITIONAL, OpSpec(positional)),
     **dict.fromkeys(["max", "min"], OpSpec(extremum)),
-    **dict.fromkeys(["var", "std", "var_mean"], OpSpec(variance)),
+    **dict.fromkeys(["var", "std", "var_mean", "std_mean"], OpSpec(variance)),
 }

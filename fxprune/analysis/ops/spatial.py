@@ -40,6 +40,15 @@ def fractional(n: int, call: Call, x: Axes, kernel: Any, size: Any, samples: Axe
     return spatial(n, call, x)
 
 
+def max_unpool(n: int, call: Call, x: Axes, indices: Axes, *_: Any) -> Any:
+    """Each element goes to the place of its channel's map that its index tells."""
+    for i in range(len(x) - n):
+        call.lab.unite(x, i, indices, i)
+    for i in range(len(x) - n, len(x)):
+        call.lab.fix(indices[i], "index tensor")
+    return spatial(n, call, x)
+
+
 def im2col(call: Call, x: Axes, *_: Any) -> list[Dim]:
     """(n, c, h, w) → (n, c·kernel, positions): each channel's label once per kernel element."""
     spatial_dims = len(x) - 2
@@ -116,6 +125,7 @@ OPS: dict[str, OpSpec] = {
     **{f"_upsample_{kind}_aa": _spatial(2) for kind in ("bilinear2d", "bicubic2d")},
     **{f"_upsample_nearest_exact{n}d": _spatial(n) for n in (1, 2, 3)},
     **{f"fractional_max_pool{n}d": OpSpec(partial(fractional, n), first) for n in (2, 3)},
+    **{f"max_unpool{n}d": OpSpec(partial(max_unpool, n), first) for n in (2, 3)},
     **dict.fromkeys(["grid_sampler_2d", "grid_sampler_3d"], OpSpec(grid_sample, first)),
     "im2col": OpSpec(im2col, first),
     "col2im": OpSpec(col2im, first),

@@ -9,11 +9,27 @@ from typing import Any
 from torch import fx
 
 from fxprune.analysis.labels.labels import Rule
-from fxprune.analysis.ops import contraction, creation, layout, norm, pick, pointwise, products, reduction, spatial
+from fxprune.analysis.ops import (
+    addressed,
+    contraction,
+    creation,
+    layout,
+    norm,
+    pick,
+    pointwise,
+    products,
+    recurrent,
+    reduction,
+    spatial,
+    spectral,
+)
 from fxprune.analysis.ops.spec import OpSpec
 from fxprune.errors import InputError
 
-_FAMILIES = (pointwise, contraction, products, norm, reduction, spatial, layout, pick, creation)
+_FAMILIES = (
+    *(pointwise, contraction, products, norm, reduction, spatial, spectral, recurrent),
+    *(layout, pick, addressed, creation),
+)
 _OPS: dict[str, OpSpec] = {name: spec for family in _FAMILIES for name, spec in family.OPS.items()}
 _FOUND: dict[Any, OpSpec | None] = {}
 
