@@ -1,0 +1,192 @@
+"""Layers whose ops need other inputs than a feature map, and ops whose MACs and groups are worked out by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import ROUNDING
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, rnn
+from torchvision.ops import DeformConv2d
+
+import fxprune
+
+
+def examine(model: nn.Module, x: Any, sizes: dict[str, int]) -> fxprune.Groups:
+    """The groups are those given, no op lacks a rule, and a plan passes the oracle."""
+    model.eval()
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert not groups.unknown_ops
+    assert {g.name: g.size for g in groups} == sizes
+    plan = groups.plan({name: range(size // 2) for name, size in sizes.items()})
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    return groups
+
+
+class Recurrent(nn.Module):
+    """A layer in the middle of a model whose control flow reads data, so that it is traced on real tensors."""
+
+    def __init__(self, layer: nn.Module, width: int = 12) -> None:
+        super().__init__()
+        self.a, self.layer, self.c = nn.Conv1d(3, 16, 3), layer, nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 2 if x.max() > 1e9 else x
+        return self.c(self.layer(self.a(x).transpose(1, 2))[0])  # type: ignore[no-any-return]
+
+
+def test_a_recurrent_layer_as_one_op() -> None:
+    """Traced on real tensors, an LSTM is one op, with four gates in one weight."""
+    model = Recurrent(nn.LSTM(16, 12, batch_first=True))
+    x = torch.rand(2, 3, 20)
+    assert "mkldnn_rnn_layer" in {getattr(n.target, "_opname", "") for n in fxprune.trace(model.eval(), x).fx.nodes}
+    groups = examine(model, x, {"a": 16, "layer.weight_ih_l0": 12})
+    small = fxprune.rewrite(model, groups.plan({"layer.weight_ih_l0": [0, 5]}))
+    assert small.layer.hidden_size == 2
+    kept = [g * 12 + i for g in range(4) for i in (0, 5)]
+    torch.testing.assert_close(small.layer.weight_hh_l0, model.layer.weight_hh_l0[kept][:, [0, 5]])  # type: ignore[index]
+
+
+def test_packed_sequences_are_known() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = nn.Linear(3, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            packed = rnn.pack_padded_sequence(self.a(x), torch.full((len(x),), x.shape[1]), batch_first=True)
+            return self.c(packed.data.relu())  # type: ignore[no-any-return]
+
+    groups = fxprune.find_groups(fxprune.trace(Packed().eval(), torch.rand(2, 5, 3)))
+    assert not groups.unknown_ops
+
+
+class Experts(nn.Module):
+    """Two experts, one after another in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 16), nn.Linear(32, 3)
+        self.w = nn.Parameter(torch.randn(2, 16, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).to(torch.bfloat16)
+        ends = torch.tensor([2, 6], dtype=torch.int32)
+        return self.c(torch._grouped_mm(y, self.w.to(torch.bfloat16), offs=ends).float())  # type: ignore[no-any-return]
+
+
+def test_a_mixture_of_experts() -> None:
+    graph = fxprune.trace(Experts().eval(), torch.randn(6, 4))
+    groups = fxprune.find_groups(graph)
+    assert not groups.unknown_ops
+    assert {(s.tensor, s.dim): len(s.positions) for s in groups["a"].slots} == {
+        ("a.weight", 0): 16,
+        ("a.bias", 0): 16,
+        ("w", 1): 16,
+    }
+    assert [(s.tensor, s.dim) for g in groups for s in g.slots if g.name != "a"] == [("w", 2), ("c.weight", 1)]
+    assert fxprune.cost(groups).macs == 6 * (4 * 16 + 16 * 32 + 32 * 3)
+
+
+@pytest.mark.parametrize(("groups", "sizes"), [(1, {"stem": 8, "conv": 12}), (2, {"stem": 4, "conv": 6})])
+def test_deformable_convolution(groups: int, sizes: dict[str, int]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.offset, self.mask = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 18, 1), nn.Conv2d(3, 9, 1)
+            self.conv, self.head = DeformConv2d(8, 12, 3, padding=1, groups=groups), nn.Conv2d(12, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(self.stem(x), self.offset(x), self.mask(x).sigmoid())
+            return self.head(y.relu())  # type: ignore[no-any-return]
+
+    found = examine(Net(), torch.randn(2, 3, 5, 5), sizes)
+    assert fxprune.cost(found).macs == 2 * 25 * (3 * (8 + 18 + 9) + 8 * 12 * 9 // groups + 12 * 2)
+
+
+def test_gated_halves_live_or_die_together() -> None:
+    class Glu(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.b, self.c = nn.Conv1d(3, 32, 1), nn.Conv1d(16, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(F.glu(self.b(x), 1))  # type: ignore[no-any-return]
+
+    groups = examine(Glu(), torch.rand(2, 3, 9), {"b": 16})
+    (weight, *_) = groups["b"].slots
+    assert weight.positions[weight.channels == 3].tolist() == [3, 19]
+
+
+class Selected(nn.Module):
+    """The best tokens, by an index that is the same for all channels."""
+
+    def __init__(self, select: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.b, self.c, self.score, self.select = nn.Linear(5, 32), nn.Linear(32, 7), nn.Linear(32, 1), select
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(x)
+        best = self.score(x).squeeze(-1).topk(4, dim=1).indices
+        return self.c(self.select(x, best).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda x, i: x.gather(1, i[..., None].repeat(1, 1, x.shape[-1])),
+        lambda x, i: x.gather(1, i[..., None].expand(-1, -1, x.shape[-1])),
+        lambda x, i: torch.take_along_dim(x, i[..., None], 1),
+        lambda x, i: x.scatter(1, i[..., None].expand(-1, -1, x.shape[-1]), 0.0),
+        lambda x, i: x.scatter_add(1, i[..., None].expand(-1, -1, x.shape[-1]), x[:, :4]),
+    ],
+    ids=["repeat", "expand", "take_along_dim", "scatter", "scatter_add"],
+)
+def test_channels_pass_where_tokens_are_selected(select: Callable[[Tensor, Tensor], Tensor]) -> None:
+    examine(Selected(select), torch.rand(2, 9, 5), {"b": 32})
+
+
+@pytest.mark.parametrize(
+    "norm", [parametrizations.weight_norm, parametrizations.spectral_norm], ids=["weight", "spectral"]
+)
+def test_weights_that_are_computed(norm: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(
+        nn.Conv1d(3, 16, 3), nn.ReLU(), norm(nn.Conv1d(16, 16, 3)), nn.ReLU(), nn.Conv1d(16, 4, 1)
+    ).eval()
+    groups = fxprune.find_groups(fxprune.trace(model, torch.rand(2, 3, 9)))
+    assert not groups.unknown_ops
+    assert [g.size for g in groups] == [16, 16]
+    assert (
+        fxprune.verify(model, groups.plan({g.name: range(9) for g in groups if not g.mixed_by}), torch.rand(2, 3, 9))
+        <= ROUNDING
+    )
+
+
+class Reads(nn.Module):
+    """A parameter that only a reduction reads."""
+
+    def __init__(self, read: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.w, self.read = nn.Linear(4, 8), nn.Linear(8, 2), nn.Parameter(torch.rand(5, 3)), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)) * self.read(self.w))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "norm", "std"])
+def test_a_parameter_that_only_a_reduction_reads(name: str) -> None:
+    """Nothing crashes; a sum does not tell a masked row from a removed one, the others count or compare them."""
+    model, x = Reads(lambda w: getattr(w, name)()).eval(), torch.rand(2, 4)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    own = [g for g in groups if any(s.tensor == "w" for s in g.slots)]
+    assert all(g.mixed_by for g in own) or name in ("sum", "norm")
+    assert fxprune.verify(model, groups.plan({"a": [0, 3]}), x) <= ROUNDING
+
+
+def test_any_tells_a_masked_element_from_a_removed_one() -> None:
+    """0 > -1.5 is true: once w's elements are gone, the answer is another."""
+    model = Reads(lambda w: 1 + (w - 3 > -1.5).any().to(w.dtype))
+    groups = fxprune.find_groups(fxprune.trace(model.eval(), torch.rand(2, 4)))
+    assert {g.mixed_by.partition(" ")[0] for g in groups if g.name.startswith("w")} == {"aten.any.default"}
