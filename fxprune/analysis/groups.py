@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +23,9 @@ from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import aliases_of, walk
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.trace import Graph
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class Groups(Sequence[Group]):
@@ -216,6 +218,8 @@ class Groups(Sequence[Group]):
     @cached_property
     def feeds(self) -> nx.DiGraph:
         """Which group's channels are read to make which other's: a graph of group names."""
+        import networkx as nx
+
         graph = nx.DiGraph()
         graph.add_nodes_from(g.name for g in self)
         readers: dict[str, set[str]] = {}

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 from torch import nn
 
 from fxprune.analysis.grouping.components import Analysis
@@ -89,6 +88,8 @@ class _Terms:
 
     def __init__(self, analysis: Analysis, terms: Sequence[Sequence[Length]]) -> None:
         lengths = [analysis.length(dim, size) for term in terms for size, dim in term]
+        import scipy.sparse as sp  # here, because it takes a while to import
+
         self._base = np.array([c for c, _ in lengths], dtype=np.float64)
         cells = [(row, g, n) for row, (_, per_group) in enumerate(lengths) for g, n in per_group.items()]
         rows, columns, values = (list(v) for v in zip(*cells, strict=True)) if cells else ([], [], [])

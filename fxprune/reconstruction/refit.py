@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from fxprune.errors import InputError, PlanError
 from fxprune.module.batches import batches
 from fxprune.module.isolation import tensors_of
+from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_before
 from fxprune.reconstruction.original import Original
@@ -152,8 +151,7 @@ def reconstruct(
 
 def _shown(passes: Sequence[set[str]]) -> Iterator[set[str]]:
     """The passes, with a progress bar where the output is a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with progress_bar() as bar:
         yield from bar.track(passes, description="fitting layers")
 
 

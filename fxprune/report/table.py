@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.report.data import Pruned, fixed_rows, group_rows, parts_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 
 def group_table(subject: Groups | Pruned, title: str = "") -> Table:
@@ -28,9 +31,9 @@ def group_table(subject: Groups | Pruned, title: str = "") -> Table:
         table.add_column("note", overflow="fold", ratio=1)
     for row in rows:
         figures = f"{row.parameters:,}", f"{row.share:.1%}"
-        note = [Text("\n".join(row.notes))] if notes else []
+        note = [_plain("\n".join(row.notes))] if notes else []
         stay = [] if row.kept is None else [str(row.kept)]
-        table.add_row(Text(row.group.name), str(row.group.size), *stay, row.members, *figures, *note)
+        table.add_row(_plain(row.group.name), str(row.group.size), *stay, row.members, *figures, *note)
     return table
 
 
@@ -42,7 +45,7 @@ def members_table(group: Group) -> Table:
     table.add_column("role", no_wrap=True)
     table.add_column("indices a channel", justify="right", no_wrap=True)
     for s in group.slots:
-        table.add_row(Text(s.tensor), str(s.dim), s.role, str(len(s.positions) // group.size))
+        table.add_row(_plain(s.tensor), str(s.dim), s.role, str(len(s.positions) // group.size))
     return table
 
 
@@ -58,10 +61,21 @@ def fixed_table(groups: Groups, examples: int = 3) -> Table:
     table.add_column("for instance, with the number of indices", overflow="fold", ratio=4)
     for row in rows:
         more = ["..."] if len(row.dims) > examples else []
-        where = [Text(row.where)] if places else []
-        table.add_row(Text(row.reason), *where, str(len(row.dims)), Text("\n".join(row.examples(examples) + more)))
+        where = [_plain(row.where)] if places else []
+        table.add_row(_plain(row.reason), *where, str(len(row.dims)), _plain("\n".join(row.examples(examples) + more)))
     return table
 
 
 def _table(title: str, caption: str | None = None) -> Table:
-    return Table(title=Text(title), caption=caption, title_justify="left", caption_justify="left", header_style="bold")
+    from rich.table import Table
+
+    return Table(
+        title=_plain(title), caption=caption, title_justify="left", caption_justify="left", header_style="bold"
+    )
+
+
+def _plain(text: str) -> Text:
+    """Text whose brackets are no markup."""
+    from rich.text import Text
+
+    return Text(text)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
@@ -53,6 +52,8 @@ class Normalised:
 
     def _normalise(self, name: str, scores: Tensor) -> Tensor:
         if self.by == "rank":
+            from scipy.stats import rankdata  # here, because it takes half a second to import
+
             ranks = rankdata(scores.cpu().numpy())
             return torch.from_numpy(ranks).to(scores.device) / len(scores)
         if (scores < 0).any():

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
+from fxprune.optional import require
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import Floats, in_order, joint, require_readers
 from fxprune.statistics.gram.collect import Positions, Sampling, responses
@@ -124,11 +125,10 @@ def lasso_path(a: Floats, b: Floats) -> LassoPath:
         a: positive semidefinite, of shape (channels, channels).
         b: of shape (channels,).
     """
-    from sklearn.exceptions import ConvergenceWarning  # here, because it takes a second to import
-    from sklearn.linear_model import lars_path_gram
+    lars_path_gram = require("sklearn.linear_model", extra="lasso").lars_path_gram
 
     with warnings.catch_warnings():
         # Channels that are copies of others leave the path; they come last.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", require("sklearn.exceptions", extra="lasso").ConvergenceWarning)
         lambdas, _, coefficients = lars_path_gram(b, a, n_samples=1, method="lasso", max_iter=8 * len(a))
     return LassoPath(lambdas, coefficients, a.diagonal())

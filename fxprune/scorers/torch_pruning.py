@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.module.isolation import isolated
+from fxprune.optional import require
 from fxprune.plan.plan import Ints
 from fxprune.scorers.base import Scores, UnscorableError
 
@@ -66,10 +66,7 @@ class TorchPruning:
 
 
 def _peer() -> Any:
-    try:
-        return import_module("torch_pruning")
-    except ImportError as error:
-        raise InputError("Torch-Pruning is not installed", remedy="pip install 'fxprune[peer]'") from error
+    return require("torch_pruning", extra="peer")
 
 
 def _as_peer_group(peer: Any, model: nn.Module, group: Group) -> Any:

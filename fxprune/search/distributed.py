@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import cloudpickle
 import torch.distributed as dist
 from torch import nn
 
 from fxprune.errors import FxpruneError
+from fxprune.optional import require
 from fxprune.search.result import Search
 
 A = TypeVar("A")
@@ -89,9 +89,7 @@ class _Channel:
             dist.destroy_process_group(self._group)
 
     def send(self, message: Any) -> None:
-        buffer = io.BytesIO()
-        _Pickler(buffer, self._shared).dump(message)
-        dist.broadcast_object_list([buffer.getvalue()], 0, self._group)
+        dist.broadcast_object_list([_pickled(message, self._shared)], 0, self._group)
 
     def receive(self) -> Any:
         box: list[Any] = [None]
@@ -105,13 +103,17 @@ class _Channel:
             yield function(job)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
-    def __init__(self, file: io.BytesIO, shared: Sequence[Any]) -> None:
-        super().__init__(file)
-        self._numbers = {id(value): i for i, value in enumerate(shared) if value is not None}
+def _pickled(message: Any, shared: Sequence[Any]) -> bytes:
+    base: Any = require("cloudpickle", extra="workers").Pickler
+    numbers = {id(value): i for i, value in enumerate(shared) if value is not None}
 
-    def persistent_id(self, value: Any) -> int | None:
-        return self._numbers.get(id(value))
+    class Pickler(base):  # type: ignore[misc]  # untyped
+        def persistent_id(self, value: Any) -> int | None:
+            return numbers.get(id(value))
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(message)
+    return buffer.getvalue()
 
 
 class _Unpickler(pickle.Unpickler):

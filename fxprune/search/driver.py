@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_kind
+from fxprune.optional import progress_bar
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
 from fxprune.search.evaluator import Evaluator
@@ -110,6 +109,6 @@ class Driver(ABC, Generic[T]):
 
 @contextmanager
 def _bar(name: str, *, shown: bool) -> Iterator[Callable[[float, str], None]]:
-    with Progress(console=Console(stderr=True), disable=not shown) as bar:
+    with progress_bar(shown) as bar:
         task = bar.add_task(name, total=1.0)
         yield lambda done, text: bar.update(task, completed=done, description=text)

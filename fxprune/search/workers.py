@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-import cloudpickle
-import joblib
 import torch
 
 from fxprune.errors import InputError
+from fxprune.optional import require
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -64,8 +63,11 @@ class Workers:
     def __post_init__(self) -> None:
         if self.count == 0 or self.threads < 1:
             raise InputError("no worker or no thread", seen=f"{self.count} workers, {self.threads} threads")
+        for library in ("joblib", "cloudpickle"):  # to fail now rather than at the first candidate
+            require(library, extra="workers")
 
     def __call__(self, function: Callable[[A], B], jobs: Iterable[A]) -> Iterator[B]:
+        joblib, cloudpickle = require("joblib", extra="workers"), require("cloudpickle", extra="workers")
         # Bytes are part of the task itself. An object might be spread over the cluster beforehand, and be lost there
         # with the worker that holds it.
         tasks = (joblib.delayed(_run)(cloudpickle.dumps((function, job)), self.threads) for job in jobs)
@@ -83,7 +85,7 @@ class Workers:
 
 def _backend(name: str) -> Any:
     try:
-        return joblib.parallel_config(name)
+        return require("joblib", extra="workers").parallel_config(name)
     except ValueError as error:
         remedy = "None is local processes; 'dask' wants a Client first, 'ray' register_ray()"
         raise InputError("joblib knows no such backend", seen=name, remedy=remedy) from error
@@ -94,6 +96,8 @@ _ALONE = threading.RLock()
 
 
 def _run(task: bytes, threads: int) -> Any:
+    import cloudpickle
+
     with _ALONE:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)

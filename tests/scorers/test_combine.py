@@ -279,7 +279,5 @@ def test_what_the_peer_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(fxprune.InputError, match=r"not one number a channel in a; seen: \(2, 6\), not \(6,\)"):
         TorchPruning(lambda group: torch.zeros(2, 6))(net, groups)
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(
-        fxprune.InputError, match=r"Torch-Pruning is not installed; remedy: pip install 'fxprune\[peer\]'"
-    ):
+    with pytest.raises(fxprune.InputError, match=r"torch_pruning cannot be imported; .*pip install 'fxprune\[peer\]'"):
         TorchPruning(lambda group: None)(net, groups)

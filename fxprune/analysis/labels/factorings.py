@@ -20,8 +20,6 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
 
 from fxprune.analysis.labels.dims import Dim, Factoring, Fix, Labels
 from fxprune.analysis.labels.labels import Labeller
@@ -112,6 +110,9 @@ def connected(count: int, edges: list[tuple[Labels, Labels]]) -> Labels:
     """For each label, the number of its component."""
     if not edges:
         return np.arange(count)
+    import scipy.sparse as sp  # here, because it takes a while to import
+    from scipy.sparse.csgraph import connected_components
+
     a, b = (np.concatenate([np.ravel(e[k]) for e in edges]) for k in (0, 1))
     graph = sp.coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)

@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -31,8 +29,12 @@ from fxprune.costs.latency.timer import Timer, clock
 from fxprune.errors import InputError
 from fxprune.module.isolation import as_call, call, cloned, isolated, random_states, set_training
 from fxprune.module.written_tensors import unwatched
+from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +147,7 @@ def measure(
     device, dtype = _where(groups)
     table = LatencyTable(Path(path) if path is not None else default_folder(), Setting.present(device, dtype))
     calls = list(calls_of(groups.analysis))
-    with random_states(), Progress(console=Console(stderr=True), disable=not progress) as bar:
+    with random_states(), progress_bar(progress) as bar:
         try:
             _fill(table, calls, device, rounds, bar)
             whole = _whole_runs(table, groups, calls, rounds, bar)

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import networkx as nx
-
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
 
@@ -66,6 +64,8 @@ class Flow:
 
     def pairs(self) -> set[Pair]:
         """Who feeds whom by key, through joints."""
+        import networkx as nx
+
         graph = nx.DiGraph([(e.source, e.target) for e in self.edges])
         graph.add_edges_from([(e.target, e.source) for e in self.edges if e.both])
         for joint in [n for n in graph if self.nodes[n].kind == "joint"]:
@@ -146,6 +146,8 @@ def _causes(groups: Groups, age: Mapping[str, int]) -> dict[tuple[Kind, str], li
 
 def _split(order: Mapping[str, int], pairs: set[Pair]) -> tuple[list[Pair], set[Pair]]:
     """Edges that go forward, and those that close a cycle: they lead back within a strongly connected part."""
+    import networkx as nx
+
     part = {k: i for i, keys in enumerate(nx.strongly_connected_components(nx.DiGraph(list(pairs)))) for k in keys}
     back = {(a, b) for a, b in pairs if part[a] == part[b] and order[a] >= order[b]}
     return _sorted(order, pairs - back), back

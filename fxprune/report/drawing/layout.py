@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
@@ -105,6 +104,8 @@ def layout(items: Mapping[str, Size], lines: Sequence[Line], row_width: float, p
 def _assign_rows(items: Mapping[str, Size], lines: Sequence[Line], row_width: float) -> dict[str, int]:
     """Each item goes below all that feed it, into the first row with room; unfed ones go beside the one before."""
     order = {k: i for i, k in enumerate(items)}
+    import networkx as nx
+
     graph = nx.DiGraph()
     graph.add_nodes_from(items)
     graph.add_edges_from((line.upper, line.lower) for line in lines)

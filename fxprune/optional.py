@@ -1,0 +1,48 @@
+"""Libraries that some calls need and most do not: imported by those calls, so that `import fxprune` is quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fxprune.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module of a library that an extra of this package brings.
+
+    Args:
+        module: such as "sklearn.linear_model".
+        extra: its name, such as "lasso".
+
+    Raises:
+        InputError: the library is not installed; the remedy names the extra.
+
+    >>> require("not_there.at_all", extra="lasso")
+    Traceback (most recent call last):
+    fxprune.errors.InputError: not_there cannot be imported; seen: No module named 'not_there'; remedy: pip install \
+'fxprune[lasso]'
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        library, _, _ = module.partition(".")
+        remedy = f"pip install 'fxprune[{extra}]'"
+        raise InputError(f"{library} cannot be imported", seen=str(error), remedy=remedy) from error
+
+
+def progress_bar(show: bool | None = None) -> Progress:
+    """A bar on standard error, to be entered by `with`.
+
+    Args:
+        show: whether anything is shown; default is to show a bar that goes away, on a terminal only.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    shown = console.is_terminal if show is None else show
+    return Progress(console=console, disable=not shown, transient=show is None)

@@ -1,0 +1,84 @@
+"""What `import fxprune` costs, and that only what an extra brings needs that extra."""
+
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules.update(dict.fromkeys({extras}))  # an import of what is None fails as if it were not installed
+import torch, fxprune
+from fxprune import scorers, search
+
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+x = torch.rand(2, 3, 8, 8)
+"""
+EXTRAS = {
+    "sklearn", "joblib", "cloudpickle", "torch_pruning", "torchvision", "matplotlib", "tensorboard",
+    "accelerate", "dask", "ray", "jaxtyping", "hypothesis", "pytest",
+}  # fmt: skip
+
+
+def without_extras(code: str) -> str:
+    """The standard output of code that runs in a process of its own, where only the base dependencies are found."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS.format(extras=EXTRAS) + code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_base_dependencies_suffice() -> None:
+    """Pruning, scores of every kind, reconstruction, a search, a report and a plan's file."""
+    done = without_extras(
+        """
+assert fxprune.prune(net, x).model(x).shape == (2, 4, 4, 4)
+groups = fxprune.find_groups(fxprune.trace(net, x))
+scores = scorers.Normalised(scorers.L1Norm(), "rank")(net, groups)
+plan = fxprune.planners.Budget(0.5)(groups, scores)
+assert fxprune.verify(net, plan, x) < 1e-5
+small = fxprune.rewrite(net, plan)
+fxprune.reconstruct(net, small, plan, [x])
+assert fxprune.Plan.from_json(plan.to_json()) == plan
+found = search.Bisection()(net, groups, lambda model: 1.0)
+assert found.plan.kept_counts()["0"] < 8
+from rich.console import Console
+from fxprune.report import group_table
+Console().print(group_table(groups))
+"""
+    )
+    assert "1 prunable group" in done
+
+
+@pytest.mark.parametrize(
+    ("use", "library", "extra"),
+    [
+        ("scorers.Lasso()(net, fxprune.find_groups(fxprune.trace(net, x)), [x])", "sklearn", "lasso"),
+        ("search.Workers(2)", "joblib", "workers"),
+    ],
+)
+def test_a_missing_extra_is_named(use: str, library: str, extra: str) -> None:
+    told = without_extras(f"try:\n    {use}\nexcept fxprune.InputError as error:\n    print(error)")
+    assert told.startswith(f"{library} cannot be imported")
+    assert f"pip install 'fxprune[{extra}]'" in told
+
+
+def cpu_seconds(module: str) -> float:
+    """Of a fresh process that imports a module: user and system time, median of seven."""
+    code = f"import {module}, resource as r; u = r.getrusage(r.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(7)]
+    return statistics.median(float(run.stdout) for run in runs)
+
+
+@pytest.mark.slow
+def test_importing_takes_little_longer_than_torch() -> None:
+    assert cpu_seconds("fxprune") <= 1.3 * cpu_seconds("torch")
+
+
+def test_importing_loads_no_library_that_few_calls_need() -> None:
+    lazy = {"scipy.stats", "scipy.sparse", "networkx", "sklearn", "joblib", "cloudpickle", "rich"}
+    code = f"import torch, sys; before = set(sys.modules); import fxprune; print({lazy} & (set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
