@@ -26,11 +26,11 @@ from typing import Annotated, Any
 import torch
 import torchvision_models as tv
 import typer
+from benchmarks.sources import fingerprint
 from coverage_checks import Options, Row, examine, failures, passed
 from coverage_table import show, summary
 from rich.console import Console
 from rich.progress import track
-from sources import fingerprint
 
 from fxprune.storage.files import write_whole
 

@@ -1,14 +1,14 @@
 """What a recipe is: a network, data and numbers, as plain values.
 
-``zoo.train_recipe`` and ``zoo.adaptation`` execute them.
+``zoo.train_recipe`` and ``zoo.adaptation.execute`` execute them.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from zoo.adaptation.reversal import Adversary
 from zoo.augment import Augment, resized_crop, shift
-from zoo.reversal import Adversary
 from zoo.settings import Settings
 
 

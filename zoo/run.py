@@ -30,6 +30,6 @@ class Run:
     log: Path | None = None
 
     def training(self) -> dict[str, Any]:
-        """Keyword arguments for ``zoo.train.fit`` and ``zoo.adapt.adapt``."""
+        """Keyword arguments for ``zoo.train.fit`` and ``zoo.adaptation.adapt.adapt``."""
         names = ("device", "mixed_precision", "progress", "state", "log")
         return {name: getattr(self, name) for name in names}

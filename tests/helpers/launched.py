@@ -27,7 +27,7 @@ from zoo_toys import Tiny, bright_or_dark, weights  # noqa: E402
 
 from fxprune.errors import FxpruneError  # noqa: E402
 from fxprune.search import run_distributed  # noqa: E402
-from zoo.adapt import adapt  # noqa: E402
+from zoo.adaptation.adapt import adapt  # noqa: E402
 from zoo.augment import shift  # noqa: E402
 from zoo.errors import ZooError  # noqa: E402
 from zoo.processes import present  # noqa: E402

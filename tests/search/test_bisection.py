@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench_bisection import JUDGES, simulate
+from benchmarks.bisection import JUDGES, simulate
 from search_toys import Given, Judged, jitter, perceptron, widths_of
 
 import fxprune

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import bench_scoring
 import pytest
 import torch
+from benchmarks import scoring as bench_scoring
 from torch import nn
 
 import fxprune

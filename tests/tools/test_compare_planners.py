@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from compare_planners import main, points
-from planner_contenders import CONTENDERS, Contender, Found
-from planner_journal import Book, Point, Result
-from planner_lab import Lab, Meter, Protocol
-from planner_report import duel, lines, markdown, plot, show, spread, verdicts
+from benchmarks.comparison import Journal
+from benchmarks.lab import Lab, Meter, Protocol
+from benchmarks.planner_contenders import CONTENDERS, Contender, Found
+from benchmarks.planner_report import duel, lines, markdown, plot, show, spread, verdicts
+from benchmarks.planners import main, points
+from benchmarks.points import PlannerPoint, Result
 from rich.console import Console
 from torch import nn
 from typer import Typer
@@ -20,12 +21,12 @@ from typer.testing import CliRunner
 
 import fxprune
 
-POINT = Point("net", "PCP", 0.5, 0, 2, 100, 50)
+POINT = PlannerPoint("net", "PCP", 0.5, 0, 2, 100, 50)
 RESULT = Result(0.498, 0.4, 0.6, 0.9, 300, 100, 5.0, 3.0, 100, "abc")
 TOY = Protocol(epochs=1, images=96, tests=40, scored=32, calibrated=32, judged=40)
 
 
-def rows() -> dict[Point, Result]:
+def rows() -> dict[PlannerPoint, Result]:
     """Two networks, three seeds: PCP wins everywhere, the bee colony here and there, the rates never meet."""
     gains = {"PCP": 0.04, "one-shot LASSO": 0.0, "bee colony": 0.01, "uniform L1": 0.01}
     return {
@@ -148,7 +149,7 @@ def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     first = journal.read_bytes()
     assert run(*part, "--seeds=2").exit_code == 0
     assert journal.read_bytes().startswith(first)
-    book = Book(journal)
+    book = Journal(journal, PlannerPoint, Result)
     assert len(book.rows) == 4
     assert all(r.epoch == 96 and r.trained == 0 and r.seen == 0 for r in book.rows.values())
     both = journal.read_bytes()
@@ -166,7 +167,7 @@ def test_a_search_that_tunes_pays_for_all_but_the_last_tuning(tmp_path: Path, mo
     monkeypatch.setitem(CONTENDERS, "twice", Contender(twice, own=True))
     journal = tmp_path / "j.jsonl"
     assert run(*TOYS, "--contender=twice", "--seeds=1", f"--journal={journal}").exit_code == 0
-    ((point, result),) = Book(journal).rows.items()
+    ((point, result),) = Journal(journal, PlannerPoint, Result).rows.items()
     assert point.left == 1
     assert result.trained == 96
 

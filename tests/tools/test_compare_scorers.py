@@ -6,41 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compare_contenders import CONTENDERS
-from compare_journal import Journal, Measured, Point
-from compare_report import complete, plot, show, value, verdicts
-from compare_scorers import Subject, Task, compare, main
+from benchmarks.comparison import Journal
+from benchmarks.points import Measured, ScorerPoint
+from benchmarks.scorer_contenders import CONTENDERS
+from benchmarks.scorer_report import complete, plot, show, value, verdicts
+from benchmarks.scorers import Subject, Task, compare, main
 from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
 import fxprune
 
-POINT = Point("net", "L2", 0, "uniform", 0.5, "none", 64, 100)
+POINT = ScorerPoint("net", "L2", 0, "uniform", 0.5, "none", 64, 100)
 
 
 def test_a_journal_is_read_again(tmp_path: Path) -> None:
-    book = Journal(tmp_path / "runs" / "points.jsonl")
+    book = Journal(tmp_path / "runs" / "points.jsonl", ScorerPoint, Measured)
     book.add(POINT, Measured(0.5, 0.49, 0.4, 1.5))
     book.add(replace(POINT, treatment="bn"), Measured(0.6))
-    assert Journal(book.path).rows == book.rows
+    assert Journal(book.path, ScorerPoint, Measured).rows == book.rows
     assert len(book.rows) == 2
 
 
 def test_a_line_that_was_cut_off_is_dropped_and_written_again(tmp_path: Path) -> None:
-    book = Journal(tmp_path / "points.jsonl")
+    book = Journal(tmp_path / "points.jsonl", ScorerPoint, Measured)
     book.add(POINT, Measured(0.5))
     text = book.path.read_text()
     book.path.write_text(text + text[:40])
-    again = Journal(book.path)
+    again = Journal(book.path, ScorerPoint, Measured)
     assert again.rows == book.rows
     assert book.path.read_text() == text
     book.path.write_text("{}\n" + text)
     with pytest.raises(fxprune.InputError, match=r"damaged line of a journal in .*points.jsonl:1"):
-        Journal(book.path)
+        Journal(book.path, ScorerPoint, Measured)
 
 
-def rows() -> dict[Point, Measured]:
+def rows() -> dict[ScorerPoint, Measured]:
     """Two networks, two scorers, two treatments; "L1" wins bare, "L2" after the fit; one point is missing."""
     accuracies = {("L1", "none"): 0.6, ("L2", "none"): 0.5, ("L1", "ls+bn"): 0.7, ("L2", "ls+bn"): 0.9}
     found = {
@@ -53,7 +54,7 @@ def rows() -> dict[Point, Measured]:
         for (s, t), a in accuracies.items()
     }
     part = replace(POINT, network="a", scorer="HRank", less=0.2)
-    whole = {Point(n, "", 0, "", 0.0, "none", 64, 100): Measured(0.95) for n in ("a", "b")}
+    whole = {ScorerPoint(n, "", 0, "", 0.0, "none", 64, 100): Measured(0.95) for n in ("a", "b")}
     return {**found, part: Measured(0.99), **whole}
 
 
@@ -103,7 +104,7 @@ def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     part += ["--tests=120", "--treatment=none", "--treatment=bn", f"--journal={tmp_path / 'j.jsonl'}"]
     first = run(*part, "--seeds=2")
     assert first.exit_code == 0, first.output
-    book = Journal(tmp_path / "j.jsonl")
+    book = Journal(tmp_path / "j.jsonl", ScorerPoint, Measured)
     assert len(book.rows) == 1 + 4 * 2
     assert all(abs(m.macs - 0.7) < 0.01 for p, m in book.rows.items() if p.scorer)
     before = book.path.read_bytes()
@@ -122,9 +123,9 @@ def test_a_scorer_that_cannot_score_is_named_and_the_others_go_on(
 
     monkeypatch.setitem(CONTENDERS, "broken", replace(CONTENDERS["L2"], make=lambda seed: fail))
     subject = Subject("digits-resnet20", 64, 50)
-    points = [Point("digits-resnet20", s, 0, "uniform", 0.3, "none", 64, 50) for s in ("broken", "L1")]
+    points = [ScorerPoint("digits-resnet20", s, 0, "uniform", 0.3, "none", 64, 50) for s in ("broken", "L1")]
     console = Console(record=True, file=io.StringIO())
-    book = Journal(tmp_path / "j.jsonl")
+    book = Journal(tmp_path / "j.jsonl", ScorerPoint, Measured)
     compare(book, [Task(p.network, p.scorer, 0, (p,)) for p in points], {subject.name: subject}, console)
     assert points[0] not in book.rows
     assert points[1] in book.rows

@@ -13,12 +13,12 @@ from zoo_toys import Tiny, bright_or_dark, weights
 
 import fxprune
 from zoo.__main__ import app
-from zoo.adapt import adapt
-from zoo.adaptation import adapted, load_domains
+from zoo.adaptation.adapt import adapt
+from zoo.adaptation.execute import adapted, load_domains
+from zoo.adaptation.reversal import Adversary, DomainHead, Tap, reverse
 from zoo.errors import ZooError
 from zoo.recipe import Change
 from zoo.recipes import ADAPTATIONS
-from zoo.reversal import Adversary, DomainHead, Tap, reverse
 from zoo.run import Run
 from zoo.splits import Split
 from zoo.train import accuracy, fit

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
+from zoo.adaptation.domains import load_pair, renumber
 from zoo.data import load
-from zoo.domains import load_pair, renumber
 from zoo.errors import ZooError
 from zoo.sources.blend import blend
 from zoo.splits import Split, Splits, require_classes

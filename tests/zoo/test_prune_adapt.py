@@ -17,13 +17,13 @@ from zoo_toys import weights
 import fxprune
 from fxprune.scorers import Informative, Lasso
 from zoo.__main__ import app
-from zoo.adaptation import load_domains
+from zoo.adaptation.domains import Domains
+from zoo.adaptation.execute import load_domains
+from zoo.adaptation.pcp import Judge, Search, drawn, material, progressively, pseudo_labelled, uniformly
+from zoo.adaptation.prune import WHOLE, Contender, Job, compare
 from zoo.checkpoints import load
 from zoo.cli.prune_adapting import markdown
-from zoo.domains import Domains
 from zoo.errors import ZooError
-from zoo.pcp import Judge, Search, drawn, material, progressively, pseudo_labelled, uniformly
-from zoo.prune_adapt import WHOLE, Contender, Job, compare
 from zoo.recipe import Adaptation
 from zoo.recipes import ADAPTATIONS
 from zoo.rows import Row, Rows
@@ -229,14 +229,14 @@ def test_training_begins_with_what_the_search_has_found(
         outputs = [copy.deepcopy(small).train(mode)(x).detach() for mode in (False, True)]
         far.append(float((outputs[1] - outputs[0]).norm() / outputs[0].norm()))
 
-    monkeypatch.setattr("zoo.prune_adapt.adapt", looks)
+    monkeypatch.setattr("zoo.adaptation.prune.adapt", looks)
     compare(job(tmp_path), [job(tmp_path).contenders()[0]], [2.0], [0])
     assert far[0] < 1e-3
 
 
 def test_what_is_there_is_not_done_again(done: tuple[Path, list[Row]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, rows = done
-    monkeypatch.setattr("zoo.prune_adapt.load_domains", None)
+    monkeypatch.setattr("zoo.adaptation.prune.load_domains", None)
     assert compare(job(folder), job(folder).contenders(), [1.5, 2.0], [0]) == rows
 
 
@@ -257,7 +257,7 @@ def test_a_run_that_was_cut_off_ends_as_if_never_stopped(
     with pytest.raises(RuntimeError, match="killed"):
         compare(job(tmp_path), chosen, [1.5, 2.0], [0])
     with monkeypatch.context() as patched:
-        patched.setattr("zoo.prune_adapt.adapt", None)
+        patched.setattr("zoo.adaptation.prune.adapt", None)
         with pytest.raises(TypeError):
             compare(job(tmp_path), chosen, [1.5, 2.0], [0])
     searched = len(asked)

@@ -1,7 +1,7 @@
 """Time whole progressive searches at their defaults.
 
-    PYTHONPATH=. python tools/benchmarks/progressive.py                            # digits and Fashion ResNet-20
-    PYTHONPATH=. python tools/benchmarks/progressive.py fashion-vgg16 --images 100 --keep 0.7
+    PYTHONPATH=.:tools python -m benchmarks.progressive  # digits and Fashion ResNet-20
+    PYTHONPATH=.:tools python -m benchmarks.progressive fashion-vgg16 --images 100 --keep 0.7
 
 A search uses 256 training images for scorer and refit, and the first validation images for `evaluate`. Time is CPU time
 of the process on one thread. Run it in two versions of fxprune to compare them.

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zoo.adaptation import Reached, adapted, described, load_domains, source_only
+from zoo.adaptation.execute import Reached, adapted, described, load_domains, source_only
 from zoo.checkpoints import save
 from zoo.cli.options import Device, Download, Log, Mixed, Name, Root, Threads, chosen, one_line_errors, use
 from zoo.processes import is_main

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 import fxprune
+from zoo.adaptation.pcp import Search
+from zoo.adaptation.prune import Contender, Job, compare
 from zoo.cli.options import Device, Download, Mixed, Name, Root, Threads, chosen, one_line_errors, use
 from zoo.files import write
-from zoo.pcp import Search
-from zoo.prune_adapt import Contender, Job, compare
 from zoo.recipes import ADAPTATIONS
 from zoo.rows import Row
 from zoo.run import Run

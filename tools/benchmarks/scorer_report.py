@@ -1,4 +1,4 @@
-"""The points of `compare_scorers.py` as tables, as a plot, and in words."""
+"""The points of `benchmarks.scorers` as tables, as a plot, and in words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from compare_journal import TREATMENTS, Measured, Point
 from rich.console import Console
 from rich.table import Table
 
-Rows = Mapping[Point, Measured]
+from benchmarks.points import TREATMENTS, Measured, ScorerPoint
+
+Rows = Mapping[ScorerPoint, Measured]
 
 
 def show(rows: Rows, console: Console) -> None:
@@ -38,7 +39,7 @@ def _of(rows: Rows, field: str, **where: object) -> list[str]:
     return [t for t in TREATMENTS if t in found] if field == "treatment" else list(found)
 
 
-def _fits(point: Point, where: Mapping[str, object]) -> bool:
+def _fits(point: ScorerPoint, where: Mapping[str, object]) -> bool:
     return all(getattr(point, key) == value for key, value in where.items())
 
 

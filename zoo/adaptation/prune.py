@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from zoo.adapt import adapt
-from zoo.adaptation import adapted, described, load_domains
+from zoo.adaptation.adapt import adapt
+from zoo.adaptation.domains import Domains
+from zoo.adaptation.execute import adapted, described, load_domains
+from zoo.adaptation.pcp import Cut, Search, drawn, progressively, uniformly
 from zoo.checkpoints import Metadata, load, save
-from zoo.domains import Domains
 from zoo.errors import ZooError
-from zoo.pcp import Cut, Search, drawn, progressively, uniformly
 from zoo.processes import refuse_several
 from zoo.provenance import commit, machine
 from zoo.recipe import Adaptation

@@ -1,8 +1,8 @@
 """Compare scorers: accuracy straight after pruning trained networks of the zoo, without any training.
 
-    PYTHONPATH=. python tools/compare_scorers.py                                  # everything: hours on one core
-    PYTHONPATH=. python tools/compare_scorers.py digits-resnet20 --scorer 'L?' --scorer LASSO --less 0.5
-    PYTHONPATH=. python tools/compare_scorers.py --report                         # what the journal holds so far
+    PYTHONPATH=.:tools python -m benchmarks.scorers  # everything: hours on one core
+    PYTHONPATH=.:tools python -m benchmarks.scorers digits-resnet20 --scorer 'L?' --scorer LASSO --less 0.5
+    PYTHONPATH=.:tools python -m benchmarks.scorers --report  # what the journal holds so far
 
 Each point prunes a network to a part of its MACs (within 1 %), keeping each group's channels of largest score, and
 measures test accuracy after one of four treatments:
@@ -34,14 +34,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from compare_common import bar, chosen, some
-from compare_contenders import CONTENDERS
-from compare_journal import ALLOCATIONS, TREATMENTS, Journal, Measured, Point
-from compare_report import plot, show
 from rich.console import Console
 from torch import Tensor, nn
 
 import fxprune
+from benchmarks.comparison import Journal, bar, chosen, some
+from benchmarks.points import ALLOCATIONS, TREATMENTS, Measured, ScorerPoint
+from benchmarks.scorer_contenders import CONTENDERS
+from benchmarks.scorer_report import plot, show
 from fxprune.planners import AtBudget, Budget, Uniform
 from zoo.checkpoints import load as load_checkpoint
 from zoo.data import load as load_data
@@ -119,10 +119,10 @@ class Task:
     network: str
     scorer: str
     seed: int
-    points: tuple[Point, ...]
+    points: tuple[ScorerPoint, ...]
 
 
-def tasks(networks: Iterable[str], names: Iterable[str], seeds: int, grid: Sequence[Point]) -> Iterator[Task]:
+def tasks(networks: Iterable[str], names: Iterable[str], seeds: int, grid: Sequence[ScorerPoint]) -> Iterator[Task]:
     """All that is to be measured; `grid` holds a point for each allocation, size and treatment."""
     for network in networks:
         for name in names:
@@ -131,7 +131,7 @@ def tasks(networks: Iterable[str], names: Iterable[str], seeds: int, grid: Seque
                 yield Task(network, name, seed, tuple(points))
 
 
-def measure(subject: Subject, task: Task, missing: Sequence[Point]) -> Iterator[tuple[Point, Measured]]:
+def measure(subject: Subject, task: Task, missing: Sequence[ScorerPoint]) -> Iterator[tuple[ScorerPoint, Measured]]:
     """Score once, then prune, treat and test each point."""
     scores = CONTENDERS[task.scorer].make(task.seed)(subject.model, subject.groups, subject.data)
     for allocation, less in dict.fromkeys((p.allocation, p.less) for p in missing):
@@ -141,10 +141,12 @@ def measure(subject: Subject, task: Task, missing: Sequence[Point]) -> Iterator[
             yield here[treatment], Measured(accuracy(small, subject.test), *subject.left(plan), seconds, commit())
 
 
-def compare(journal: Journal, work: Sequence[Task], subjects: Mapping[str, Subject], console: Console) -> None:
+def compare(
+    journal: Journal[ScorerPoint, Measured], work: Sequence[Task], subjects: Mapping[str, Subject], console: Console
+) -> None:
     """Measure what the journal lacks; scorers that cannot score a network are named and left out."""
     for name, subject in subjects.items():
-        whole = Point(name, "", 0, "", 0.0, "none", subject.images, subject.tests)
+        whole = ScorerPoint(name, "", 0, "", 0.0, "none", subject.images, subject.tests)
         if whole not in journal.rows:
             journal.add(whole, Measured(accuracy(subject.model, subject.test), commit=commit()))
     with bar(console) as progress:
@@ -186,9 +188,9 @@ def main(
     weights = sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))
     try:
         subjects = {n: Subject(n, images, tests) for n in chosen(networks, weights, "network")}
-        book = Journal(journal)
+        book = Journal(journal, ScorerPoint, Measured)
         grid = [
-            Point("", "", 0, a, cut, t, images, tests)
+            ScorerPoint("", "", 0, a, cut, t, images, tests)
             for a in chosen(allocation or ["uniform"], ALLOCATIONS, "allocation")
             for cut in less or LESS
             for t in chosen(treatment, TREATMENTS, "treatment")

@@ -1,7 +1,7 @@
 """Simulate searches near the tolerance: how often plain and robust bisection accept a model that loses too much.
 
-    python tools/bench_bisection.py                     # a minute on one core
-    python tools/bench_bisection.py --runs 1000 --spread 0.005 --samples 500
+    PYTHONPATH=.:tools python -m benchmarks.bisection  # a minute on one core
+    PYTHONPATH=.:tools python -m benchmarks.bisection --runs 1000 --spread 0.005 --samples 500
 
 A model at rate r truly loses 0.2·exp(-6·r) of an accuracy of 95 %, so that 1 % is lost at r = 0.5. Each tuning's true
 accuracy varies (`--spread`), 2 % of the samples flip both ways, and a search sees `--samples` of them. The bisections

@@ -1,8 +1,8 @@
 """Time LASSO channel selection by one path against repeated LASSO fits that search λ, on the same Gram.
 
-    PYTHONPATH=. python tools/bench_lasso.py                              # made data, 64 to 256 channels: minutes
-    PYTHONPATH=. python tools/bench_lasso.py --channels 128 --repeats 5
-    PYTHONPATH=. python tools/bench_lasso.py --network digits-resnet20    # every group of a trained network
+    PYTHONPATH=.:tools python -m benchmarks.lasso  # made data, 64 to 256 channels: minutes
+    PYTHONPATH=.:tools python -m benchmarks.lasso --channels 128 --repeats 5
+    PYTHONPATH=.:tools python -m benchmarks.lasso --network digits-resnet20  # every group of a trained network
 
 For a count of channels to keep, He et al. 2017 search λ by doubling and bisection until a LASSO has that many
 coefficients. The peer does so with `sklearn.linear_model.Lasso` and a precomputed Gram, for three tasks:

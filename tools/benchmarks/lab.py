@@ -1,4 +1,4 @@
-"""Where `compare_planners.py` works: a trained network, its data in the parts that each step may see, and a meter."""
+"""Where `benchmarks.planners` works: a trained network, its data in the parts that each step may see, and a meter."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from compare_common import some
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 import fxprune
+from benchmarks.comparison import some
 from zoo.augment import shift
 from zoo.checkpoints import Metadata, describe
 from zoo.checkpoints import load as load_checkpoint

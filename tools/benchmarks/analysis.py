@@ -1,8 +1,8 @@
 """Time fxprune's analysis and pruning against Torch-Pruning's, on torchvision's classification models.
 
-    python tools/bench_analysis.py                                      # all 80 models, about an hour
-    python tools/bench_analysis.py --models 'resnet*' --models alexnet --repeats 7
-    python tools/bench_analysis.py --report                             # what the journal holds
+    PYTHONPATH=.:tools python -m benchmarks.analysis  # all 80 models, about an hour
+    PYTHONPATH=.:tools python -m benchmarks.analysis --models 'resnet*' --models alexnet --repeats 7
+    PYTHONPATH=.:tools python -m benchmarks.analysis --report  # what the journal holds
 
 Both run by turns in one process, a fresh one for each model, on one thread, on untrained models in evaluation mode,
 with one image. What counts is CPU time: the clock's on an idle machine, and not much more beside other programs:
@@ -32,12 +32,12 @@ from typing import Annotated, Any
 import torch
 import torchvision
 import typer
-from bench_libraries import RATIO, Part, Row, examine, in_process
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sources import fingerprint
 
+from benchmarks.libraries import RATIO, Part, Row, examine, in_process
+from benchmarks.sources import fingerprint
 from fxprune.storage.json_lines import Lines
 
 Settings = dict[str, Any]

@@ -1,7 +1,7 @@
 """Latency that is predicted from a table of measured ops, against latency that is measured.
 
-    taskset -c 0 python tools/bench_latency.py                         # ResNet-18, ResNet-50, MobileNetV2
-    python tools/bench_latency.py resnet34 --size 160 --json bench.json
+    PYTHONPATH=.:tools taskset -c 0 python -m benchmarks.latency  # ResNet-18, ResNet-50, MobileNetV2
+    PYTHONPATH=.:tools python -m benchmarks.latency resnet34 --size 160 --json bench.json
 
 A table is measured for each model, or read where that was done before. Then models are pruned to 30, 50 and 70 % of
 their channels (of every group alike), of their MACs, and of their latency as predicted, and all of a model are run by

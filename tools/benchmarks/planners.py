@@ -1,9 +1,9 @@
 """Compare planners: accuracy at equal MACs after the same fine-tuning, and what the search costs.
 
-    PYTHONPATH=. python tools/compare_planners.py                           # three networks: an hour on one core
-    PYTHONPATH=. python tools/compare_planners.py digits-resnet20           # minutes
-    PYTHONPATH=. python tools/compare_planners.py --contender 'TP*' --left 0.5 --seeds 1
-    PYTHONPATH=. python tools/compare_planners.py --report --journal zoo/results/compare-planners.jsonl
+    PYTHONPATH=.:tools python -m benchmarks.planners  # three networks: an hour on one core
+    PYTHONPATH=.:tools python -m benchmarks.planners digits-resnet20  # minutes
+    PYTHONPATH=.:tools python -m benchmarks.planners --contender 'TP*' --left 0.5 --seeds 1
+    PYTHONPATH=.:tools python -m benchmarks.planners --report --journal zoo/results/compare-planners.jsonl
 
 Each contender prunes a trained network to a part of its MACs; BatchNorm's statistics are estimated anew, accuracy is
 measured on the test images ("before"), and once more after a fine-tuning that is the same for all ("after").
@@ -42,14 +42,14 @@ from typing import Annotated
 
 import torch
 import typer
-from compare_common import bar, chosen
-from planner_contenders import CONTENDERS
-from planner_journal import Book, Point, Result
-from planner_lab import Lab, Meter
-from planner_report import markdown, plot, show
 from rich.console import Console
 
 import fxprune
+from benchmarks.comparison import Journal, bar, chosen
+from benchmarks.lab import Lab, Meter
+from benchmarks.planner_contenders import CONTENDERS
+from benchmarks.planner_report import markdown, plot, show
+from benchmarks.points import PlannerPoint, Result
 from zoo.errors import ZooError
 from zoo.provenance import commit
 from zoo.train import accuracy
@@ -59,17 +59,17 @@ NETWORKS = ("digits-resnet20", "fashion-vgg16", "fashion-resnet20")
 LEFT = (0.5, 0.25)
 
 
-def points(labs: Mapping[str, Lab], names: Sequence[str], left: Sequence[float], seeds: int) -> Iterator[Point]:
+def points(labs: Mapping[str, Lab], names: Sequence[str], left: Sequence[float], seeds: int) -> Iterator[PlannerPoint]:
     """All that is to be measured; a seed at a time, so that a run that was stopped has seen all contenders."""
     for network, lab in labs.items():
         p = lab.protocol
         for seed in range(seeds):
             for name in names:
                 for part in (1.0,) if CONTENDERS[name].own else left:
-                    yield Point(network, name, part, seed, p.epochs, p.images, p.tests, p.lr)
+                    yield PlannerPoint(network, name, part, seed, p.epochs, p.images, p.tests, p.lr)
 
 
-def measure(point: Point, lab: Lab, made_by: str | None) -> Result:
+def measure(point: PlannerPoint, lab: Lab, made_by: str | None) -> Result:
     """Prune, count what that took, measure, tune, measure."""
     start = time.process_time()
     with Meter(type(lab.model)) as meter:
@@ -87,7 +87,9 @@ def measure(point: Point, lab: Lab, made_by: str | None) -> Result:
     return Result(macs, parameters, before, after, meter.seen, trained, seconds, tuning, len(lab.train), made_by)
 
 
-def compare(book: Book, work: Sequence[Point], labs: Mapping[str, Lab], console: Console) -> None:
+def compare(
+    book: Journal[PlannerPoint, Result], work: Sequence[PlannerPoint], labs: Mapping[str, Lab], console: Console
+) -> None:
     """Measure what the journal lacks; contenders that fail on a network are named and left out."""
     made_by = commit()  # before the first result changes a file
     with bar(console) as progress:
@@ -102,7 +104,7 @@ def compare(book: Book, work: Sequence[Point], labs: Mapping[str, Lab], console:
             progress.update(shown, advance=1)
 
 
-def report(book: Book, wanted: Iterable[Point], console: Console) -> None:
+def report(book: Journal[PlannerPoint, Result], wanted: Iterable[PlannerPoint], console: Console) -> None:
     """Show and write the table, what follows from it, and the plot."""
     rows = {p: book.rows[p] for p in wanted if p in book.rows}
     if not rows:
@@ -141,7 +143,7 @@ def main(
         names = chosen(networks or NETWORKS, weights, "network with weights")
         labs = {n: Lab(n).with_protocol(epochs=epochs, images=images, tests=tests, lr=lr) for n in names}
         work = list(points(labs, chosen(contender, CONTENDERS, "contender"), left or LEFT, seeds))
-        book = Book(journal)
+        book = Journal(journal, PlannerPoint, Result)
         if not report_only:
             compare(book, work, labs, Console(stderr=True))
     except (ZooError, fxprune.InputError) as error:

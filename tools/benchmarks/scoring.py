@@ -1,7 +1,7 @@
 """Time whole-model weight-permutation scores against the forward passes alone and against the literal algorithm.
 
-    python tools/bench_scoring.py                                     # ResNet-50 at 224², 2 batches of 8 images
-    python tools/bench_scoring.py mobilenet_v2 --batch 16 --repeats 7 --json bench.json
+    PYTHONPATH=.:tools python -m benchmarks.scoring  # ResNet-50 at 224², 2 batches of 8 images
+    PYTHONPATH=.:tools python -m benchmarks.scoring mobilenet_v2 --batch 16 --repeats 7 --json bench.json
 
 Three ways to the same scores, by turns in one process, on untrained weights and random images:
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, nn
 
-from zoo.adapt import adapt
+from zoo.adaptation.adapt import adapt
+from zoo.adaptation.domains import Domains, load_pair
 from zoo.checkpoints import Metadata
-from zoo.domains import Domains, load_pair
 from zoo.provenance import machine
 from zoo.recipe import Adaptation
 from zoo.run import Run

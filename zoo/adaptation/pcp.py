@@ -16,7 +16,7 @@ import fxprune
 from fxprune.planners import AtBudget, Uniform
 from fxprune.scorers import Informative, L1Norm, Lasso
 from fxprune.search import Progressive, Step
-from zoo.domains import Domains
+from zoo.adaptation.domains import Domains
 from zoo.errors import ZooError
 from zoo.footprints import isolated
 from zoo.splits import Samples, Split, require_samples

@@ -1,16 +1,60 @@
-"""What `compare_planners.py` has measured: points, and the file that holds them."""
+"""What the comparisons of scorers and of planners measure; a `Journal` holds it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from compare_common import Journal
+TREATMENTS = ("none", "bn", "ls", "ls+bn")
+ALLOCATIONS = ("uniform", "budget")
 
 
 @dataclass(frozen=True)
-class Point:
-    """What is measured once.
+class ScorerPoint:
+    """What is measured once of a scorer.
+
+    Attributes:
+        network: of the zoo.
+        scorer: its name; empty for the network as it is.
+        seed: of the scorer.
+        allocation: one of `ALLOCATIONS`; empty for the network as it is.
+        less: part of the MACs that is to go.
+        treatment: one of `TREATMENTS`.
+        images: validation images for scores and treatments.
+        tests: test images.
+    """
+
+    network: str
+    scorer: str
+    seed: int
+    allocation: str
+    less: float
+    treatment: str
+    images: int
+    tests: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out of pruning by a scorer.
+
+    Attributes:
+        accuracy: on the test images, in [0, 1].
+        macs: part of the MACs that is left.
+        parameters: part of the parameters that is left.
+        seconds: of CPU for the treatment.
+        commit: of the code.
+    """
+
+    accuracy: float
+    macs: float = 1.0
+    parameters: float = 1.0
+    seconds: float = 0.0
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannerPoint:
+    """What is measured once of a planner.
 
     Attributes:
         network: of the zoo.
@@ -35,7 +79,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out.
+    """What came out of a planner.
 
     Attributes:
         macs: part of the MACs that is left.
@@ -65,10 +109,3 @@ class Result:
     def epochs(self) -> float:
         """Search cost in epochs of training, of which one is worth three of forward passes."""
         return (self.trained + self.seen / 3) / self.epoch
-
-
-class Book(Journal[Point, Result]):
-    """Results in a file of JSON lines."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, Point, Result)

@@ -1,4 +1,4 @@
-"""The planners that `compare_planners.py` compares, by the names that its tables and options use."""
+"""The planners that `benchmarks.planners` compares, by the names that its tables and options use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch_pruning as tp
-from planner_lab import Lab
 from torch import Tensor, nn
 
 import fxprune
+from benchmarks.lab import Lab
 from fxprune import scorers
 from fxprune.planners import AtBudget, Budget, CumulativeContribution, Uniform
 from fxprune.search import BeeColony, Bisection, Progressive

@@ -1,4 +1,4 @@
-"""The results of `compare_planners.py` as one table, as one plot, and in words."""
+"""The results of `benchmarks.planners` as one table, as one plot, and in words."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from planner_journal import Point, Result
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-Rows = Mapping[Point, Result]
+from benchmarks.points import PlannerPoint, Result
+
+Rows = Mapping[PlannerPoint, Result]
 
 HEADER = (
     *("network", "to stay", "planner", "MACs left", "parameters left", "before", "after", "seeds"),

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from zoo.adaptation.reversal import Adversary, DomainHead, Tap, reverse
 from zoo.augment import Augment
 from zoo.errors import ZooError
 from zoo.footprints import Device, isolated, own_randomness, seed_generators
 from zoo.loop import Loop, chunks, count_chunks
 from zoo.processes import present, shares
 from zoo.progress import Display, EpochLog
-from zoo.reversal import Adversary, DomainHead, Tap, reverse
 from zoo.settings import Settings
 from zoo.splits import Samples, Split, require_classes, require_samples
 from zoo.train import accuracy

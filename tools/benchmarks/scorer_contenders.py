@@ -1,4 +1,4 @@
-"""The scorers that `compare_scorers.py` compares, by the names that its tables and options use."""
+"""The scorers that `benchmarks.scorers` compares, by the names that its tables and options use."""
 
 from __future__ import annotations
 
