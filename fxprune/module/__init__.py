@@ -1,7 +1,11 @@
-"""Module: the caller's `nn.Module`: run it, read it, change it, and give it back exactly as it was.
+"""Module: the caller's `nn.Module`: run it, read it, and leave it exactly as it was.
 
-isolation        run it on meta tensors or in another mode, and put everything back
-saved_state      what its modules hold beside parameters and buffers, noted and put back
+isolation        run a copy of it on meta tensors or in another mode, and put back what it shares with others
+structural_copy  new modules, attributes and closures over the same parameters
+saved_state      what containers and objects hold, noted and put back
+class_state      what classes and functions hold, noted and put back
+composite_calls  ops that reach a dispatch mode whole
+default_dtype    the type of new tensors, for one thread
 written_tensors  tensors that a run writes to, kept from just before
 attributes       what modules know of their widths, beside their tensors
 literals         the widths that stand as numbers in a module's `forward`

@@ -1,54 +1,106 @@
-"""Borrow the caller's model: run it, change it, and give it back exactly as it was.
+"""Isolation: run a model's own code and leave the caller's model and process as they were.
 
-Tracing and probing run the model's own Python code, with meta tensors in the place of its weights. They do so on the
-caller's very object (a copy would lose identities that code may rely on, and cost memory) and undo everything
-afterwards, also when the run fails: attributes and what they lead to, parameters, buffers, training flags, random
-states. What the code reaches by no attribute of a module (globals, closures) is not looked after.
+The rule:
+
+- A run works on a structural copy: new modules, attributes, containers and closures over the same parameters (see
+  `structural_copy`). The caller's model is read and never changed, so that other threads can use it in the meantime.
+  Tensors that are shared with the copy and written to by a run are put back after it.
+- What belongs to classes and to the process (caches of functools, closures of methods, the random states of Python,
+  NumPy and PyTorch, PyTorch's choice of fused attention) is put back after the run. One lock guards it: in a process,
+  one run is under way at a time, and other threads that call fxprune wait.
+- Only a model with scripted modules cannot be copied. It is changed and put back; nobody else may use it meanwhile.
+- What the code reaches by neither attributes, closures nor the names in its functions' globals is not looked after, nor
+  are random numbers that other threads draw from the global generators during a run: they will be drawn again.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.module.saved_state import Saved, cached_methods
+from fxprune.module.class_state import ClassState
+from fxprune.module.saved_state import Saved
+from fxprune.module.structural_copy import CopyRefusedError, StructuralCopy
 from fxprune.module.written_tensors import Writes
 
+M = TypeVar("M", bound=nn.Module)
 Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+_RUNS = threading.RLock()  # held while the model's code runs
+if hasattr(os, "register_at_fork"):  # a child has no thread that would let go of the lock
+    os.register_at_fork(after_in_child=lambda: globals().update(_RUNS=threading.RLock()))
 
 
 @contextmanager
-def isolated(model: nn.Module, *, keep_buffers: bool = False) -> Iterator[None]:
-    """Whatever happens inside the block, `model` and the random states are afterwards what they were before.
+def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
+    """A model that can be run and changed inside the block, whatever happens there, instead of the caller's.
+
+    Gradients are off inside, inference mode as well, and the random states are put back afterwards.
 
     Args:
-        model: the module to protect; of its parameters and other tensors, only those that are written to are copied.
-        keep_buffers: the model runs for real and may write to its tensors: run on copies of the buffers, and watch the
-            parameters. Without it only tensors that are neither are watched.
+        model: the caller's model. Its parameters are shared with what is yielded; those that are written to are put
+            back.
+        keep_buffers: the model runs for real and may write to its tensors: buffers are copied, and the parameters are
+            watched. Without it only tensors that are neither are watched.
+
+    Yields:
+        A structural copy of the model; the model itself, to be put back afterwards, if it holds scripted modules.
     """
-    modules, seen = [m for _, m in walk(model)], set[int]()
-    saved = [Saved(m, seen) for m in modules]
-    real = [tensor for *_, tensor in _places(model)] if keep_buffers else []
-    writes = Writes([*real, *(t for s in saved for t in s.tensors)])
-    caches = [clear for kind in {type(m) for m in modules} for clear in cached_methods(kind)]
-    with torch.inference_mode(False), torch.no_grad(), random_states():
+    with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states():
+        structure = StructuralCopy()
         try:
-            if keep_buffers:
-                swap_tensors(model, lambda _, t: t if isinstance(t, nn.Parameter) else t.detach().clone())
-            with writes if writes else nullcontext():
-                yield
-        finally:
-            _finish([*(step for s in saved for step in s.steps), writes.restore, *caches])
+            work = structure.of(model)
+        except CopyRefusedError:
+            with _put_back(model, keep_buffers):
+                yield model
+        else:
+            parts = ClassState(structure.kinds).steps
+            own = {id(t) for *_, t in _places(model)}
+            with _watched_tensors([t for i, t in structure.shared.items() if keep_buffers or i not in own], parts):
+                if keep_buffers:
+                    _copy_buffers(work)
+                yield work
+
+
+@contextmanager
+def _put_back(model: nn.Module, keep_buffers: bool) -> Iterator[None]:
+    """The caller's own model can be changed inside the block and is put back afterwards, also when the run fails."""
+    modules, seen = [m for _, m in walk(model)], set[int]()
+    saved = [Saved.of(m, seen) for m in modules]
+    steps = [*(step for s in saved for step in s.steps), *ClassState({type(m) for m in modules}).steps]
+    own = [tensor for *_, tensor in _places(model)] if keep_buffers else []
+    with _watched_tensors([*own, *(t for s in saved for t in s.tensors)], steps):
+        if keep_buffers:
+            _copy_buffers(model)
+        yield
+
+
+@contextmanager
+def _watched_tensors(tensors: Iterable[Tensor], steps: Iterable[Callable[[], object]]) -> Iterator[None]:
+    """Put back, after the block, the tensors that it writes to, and take further steps."""
+    writes = Writes(tensors)
+    try:
+        with writes if writes else nullcontext():
+            yield
+    finally:
+        _finish([*steps, writes.restore])
+
+
+def _copy_buffers(model: nn.Module) -> None:
+    swap_tensors(model, lambda _, t: t if isinstance(t, nn.Parameter) else t.detach().clone())
 
 
 def _finish(steps: Iterable[Callable[[], object]]) -> None:
@@ -186,14 +238,20 @@ def _watched(forward: Callable[..., Any], path: str, stack: list[str]) -> Callab
     return run
 
 
+class _Visible(TorchFunctionMode):
+    """In the presence of any mode of this kind, PyTorch's attention layers call their parts, in this thread alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Switch off fused attention, so that attention appears as its parts: matmul, softmax, matmul."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as undo:
-        undo.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
-        undo.enter_context(sdpa_kernel(SDPBackend.MATH))
+    """Attention of real tensors appears as its parts: matmul, softmax, matmul. That of meta tensors always does.
+
+    The switches of the fused functions are the whole process's: attention in other threads is slower meanwhile.
+    """
+    with _RUNS, _Visible(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

@@ -7,9 +7,9 @@ import operator
 import random
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from types import MemberDescriptorType
+from types import CellType, EllipsisType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,38 +27,53 @@ class Saved:
         steps: what puts all back; each stands alone, and may be repeated.
     """
 
-    def __init__(self, module: nn.Module, seen: set[int]) -> None:
-        """Note all that is not in `seen`, the ids of what other modules hold as well."""
+    def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self._contents: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []  # most are: a module has a dozen empty dicts of hooks
         self.steps: list[Callable[[], object]] = [self.restore]
+
+    @classmethod
+    def of(cls, module: nn.Module, seen: set[int]) -> Saved:
+        """What a module holds that is not in `seen`, the ids of what other modules hold as well."""
+        saved = cls()
         for registry in (module._parameters, module._buffers):
             if isinstance(registry, dict):  # a scripted module's are of its own kind
-                self._note(registry, seen)
-        self._save(module.__dict__, seen)
+                saved.note(registry, seen)
+        saved.save(module.__dict__, seen)
+        return saved
 
-    def _note(self, container: Any, seen: set[int]) -> None:
+    def note(self, container: Any, seen: set[int]) -> None:
+        """Note what is in a container, and not what that holds."""
         seen.add(id(container))
         self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
 
-    def _save(self, container: Any, seen: set[int]) -> None:
-        self._note(container, seen)
-        for value in container.values() if isinstance(container, dict) else container:
-            if type(value) in _PLAIN:
+    def save(self, container: Any, seen: set[int]) -> None:
+        """Note what is in a container, and what that holds, at any depth."""
+        ahead = [container]
+        while ahead:
+            container = ahead.pop()
+            if id(container) not in seen:
+                self.note(container, seen)
+                ahead += self._inner(container, seen)
+
+    def _inner(self, container: Any, seen: set[int]) -> Iterator[Any]:
+        """The containers that the values in a container are or hold."""
+        for value in list(container.values() if isinstance(container, dict) else container):
+            if type(value) in PLAIN:
                 continue
-            inner = value if isinstance(value, _CONTAINERS) else self._look_into(value, seen)
+            inner = value if isinstance(value, CONTAINERS) else self._look_into(value, seen)
             if inner is None:
                 continue
-            if not inner:
+            if inner:
+                yield inner
+            else:
                 self._empty.append(inner)
-            elif id(inner) not in seen:
-                self._save(inner, seen)
 
     def _look_into(self, value: Any, seen: set[int]) -> Any:
         """The container of what a value holds; None for one that holds nothing, or whose state is kept otherwise."""
         if isinstance(value, tuple):
-            return [v for v in value if type(v) not in _PLAIN] or None
+            return [v for v in value if type(v) not in PLAIN] or None
         kind = type(value)
         if isinstance(value, type | nn.Module):
             return None
@@ -68,7 +83,7 @@ class Saved:
         if issubclass(kind, _STATEFUL) and id(value) not in seen:
             seen.add(id(value))
             self.steps += _undoing(value)
-        return None if kind.__module__.partition(".")[0] in _LIBRARIES else self._attributes(value, seen)
+        return None if is_of_library(kind) else self._attributes(value, seen)
 
     def _attributes(self, value: Any, seen: set[int]) -> Any:
         """The attributes of an object of somebody's own class.
@@ -77,11 +92,11 @@ class Saved:
         """
         attributes = getattr(value, "__dict__", None)
         attributes = attributes if type(attributes) is dict else None
-        slots = _slots(type(value))
+        slots = slots_of(type(value))
         if not slots or id(value) in seen:
             return attributes
         seen.add(id(value))
-        held = [_content(slot, value) for slot in slots]
+        held = [content(slot, value) for slot in slots]
         self.steps += [partial(_fill, slot, value, before) for slot, before in zip(slots, held, strict=True)]
         return [*held, attributes]
 
@@ -96,22 +111,39 @@ class Saved:
                 (container.extend if isinstance(container, list | deque) else container.update)(contents)
 
 
-_CONTAINERS = (dict, list, set, deque)
+CONTAINERS = (dict, list, set, deque)
 # Most attributes are of these types, which hold nothing.
-_PLAIN = frozenset([bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device, type])
+PLAIN = frozenset(
+    [
+        bool,
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        type(None),
+        EllipsisType,
+        range,
+        slice,
+        torch.Size,
+        torch.dtype,
+        torch.device,
+        type,
+    ]
+)
 _LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections"}
 # Objects of libraries whose state is their own.
 _STATEFUL = (
     *(np.ndarray, np.random.Generator, np.random.BitGenerator, np.random.RandomState),
     *(torch.Generator, random.Random, functools._lru_cache_wrapper),
 )
-_LARGEST_ARRAY = 2**26  # bytes; larger ones are tables to read from, and a copy would be felt
+LARGEST_ARRAY = 2**26  # bytes; larger ones are tables to read from, and a copy would be felt
 
 
 def _undoing(value: Any) -> list[Callable[[], object]]:
     """What puts a generator or an array back to its present state, or empties a cache."""
     match value:
-        case np.ndarray() if value.nbytes <= _LARGEST_ARRAY and value.flags.writeable:
+        case np.ndarray() if value.nbytes <= LARGEST_ARRAY and value.flags.writeable:
             return [partial(np.copyto, value, value.copy())]
         case np.random.Generator():
             return _undoing(value.bit_generator)
@@ -128,35 +160,52 @@ def _undoing(value: Any) -> list[Callable[[], object]]:
     return []
 
 
-def cached_methods(kind: type) -> list[Callable[[], None]]:
-    """What empties the caches of a class's methods: functools keeps there what a run on other tensors has computed."""
-    found = [v for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES for v in vars(c).values()]
-    bare = [v.fget if isinstance(v, property) else getattr(v, "__func__", v) for v in found]
-    return [f.cache_clear for f in bare if isinstance(f, functools._lru_cache_wrapper)]
+def is_of_library(value: Any) -> bool:
+    """Whether a class, function or module is Python's, NumPy's or PyTorch's, whose state is the whole process's."""
+    name = value.__name__ if isinstance(value, ModuleType) else value.__module__
+    return (name or "").partition(".")[0] in _LIBRARIES
 
 
-def _slots(kind: type) -> list[MemberDescriptorType]:
+def slots_of(kind: type) -> list[MemberDescriptorType]:
     return [v for c in kind.__mro__ for v in vars(c).values() if isinstance(v, MemberDescriptorType)]
 
 
-def _content(slot: MemberDescriptorType, value: Any) -> Any:
+def content(slot: MemberDescriptorType, value: Any) -> Any:
     try:
         return slot.__get__(value)
     except AttributeError:
-        return _NOTHING
+        return NOTHING
 
 
 def _fill(slot: MemberDescriptorType, value: Any, before: Any) -> None:
     """Put back what a slot held; past the object's own `__setattr__`, which may refuse."""
-    if _content(slot, value) is before:
+    if content(slot, value) is before:
         return
-    if before is _NOTHING:
+    if before is NOTHING:
         slot.__delete__(value)
     else:
         slot.__set__(value, before)
 
 
-_NOTHING = object()  # what a slot holds that was never set
+def content_of(cell: CellType) -> Any:
+    """What a closure's cell holds."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return NOTHING
+
+
+def fill_cell(cell: CellType, before: Any) -> None:
+    """Put back what a cell held."""
+    if content_of(cell) is before:
+        return
+    if before is NOTHING:
+        del cell.cell_contents
+    else:
+        cell.cell_contents = before
+
+
+NOTHING = object()  # what a slot or cell holds that was never set
 
 
 def _same(container: Any, contents: Any) -> bool:

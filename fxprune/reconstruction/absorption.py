@@ -113,12 +113,12 @@ def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> 
 
         return look
 
-    with isolated(model, keep_buffers=True):
-        set_training(model, False)
-        for name, m in norms.items():
-            m.register_forward_pre_hook(watch(name))
-        for batch in batches(model, data):
-            batch.run(model)
+    with isolated(model, keep_buffers=True) as work:
+        set_training(work, False)
+        for name in norms:
+            work.get_submodule(name).register_forward_pre_hook(watch(name))
+        for batch in batches(work, data):
+            batch.run(work)
     return found
 
 

@@ -61,14 +61,15 @@ def _estimate(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The new statistics of the modules that ran; the model is left alone."""
     ran: set[str] = set()
-    with isolated(model, keep_buffers=True):
-        set_training(model, False)
+    with isolated(model, keep_buffers=True) as work:
+        set_training(work, False)
+        norms = {name: work.get_submodule(name) for name in norms}  # type: ignore[misc]
         for name, m in norms.items():
             m.reset_running_stats()
             m.__dict__["momentum"], m.__dict__["training"] = None, True
             m.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.add(name))
-        for batch in batches(model, data):
-            batch.run(model)
+        for batch in batches(work, data):
+            batch.run(work)
         found = {n: {k: v for k in _KEYS if (v := getattr(norms[n], k)) is not None} for n in norms if n in ran}
     for name, statistics in found.items():
         if not all(bool(torch.isfinite(v).all()) for v in statistics.values()):

@@ -88,9 +88,9 @@ def differentiate(
     if data is None:
         raise InputError("this scorer needs data", remedy="give batches of (inputs, targets): data=loader")
     samples = 0
-    with _differentiable(model, wanted) as leaves:
-        for batch in batches(model, data):
-            outputs = batch.run(model)
+    with _differentiable(model, wanted) as (work, leaves):
+        for batch in batches(work, data):
+            outputs = batch.run(work)
             for left in reversed(range(times)):
                 value = _value(objective, outputs, batch)
                 found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, retain_graph=left > 0)
@@ -101,8 +101,8 @@ def differentiate(
 
 
 @contextmanager
-def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside the block the wanted parameters are leaves of their own that share the model's memory."""
+def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+    """A copy of the model, and its wanted parameters as leaves of their own that share the model's memory."""
     leaves: dict[str, Tensor] = {}
 
     def leaf(name: str, tensor: Tensor) -> Tensor:
@@ -114,10 +114,10 @@ def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[dict[str, Te
             leaves[name] = new
         return new
 
-    with isolated(model, keep_buffers=True), torch.enable_grad():
-        set_training(model, False)
-        swap_tensors(model, leaf)
-        yield leaves
+    with isolated(model, keep_buffers=True) as work, torch.enable_grad():
+        set_training(work, False)
+        swap_tensors(work, leaf)
+        yield work, leaves
 
 
 def _value(objective: Objective, outputs: Any, batch: Batch) -> Tensor:

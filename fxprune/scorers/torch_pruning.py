@@ -42,9 +42,9 @@ class TorchPruning:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         peer = _peer()
-        with isolated(model), _same_gradients(model):
+        with isolated(model) as work, _same_gradients(work):
             torch.manual_seed(self.seed)
-            found = {g.name: self._score(peer, model, g) for g in sorted(groups, key=lambda g: g.name)}
+            found = {g.name: self._score(peer, work, g) for g in sorted(groups, key=lambda g: g.name)}
         unknown = [g.name for g in groups if found[g.name] is None]
         if unknown:
             raise UnscorableError("Torch-Pruning's importance says nothing of these channels", unknown)

@@ -19,6 +19,7 @@ from fxprune.analysis.ops.layout import turns
 from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.analysis.ops.table import spec_of
 from fxprune.module.batches import Batch, batches, noise
+from fxprune.module.composite_calls import is_composite
 from fxprune.module.isolation import isolated, plain_attention, set_training, tensor_names
 from fxprune.tracing.trace import Graph
 
@@ -86,6 +87,9 @@ class _Observer(TorchDispatchMode):
         self._turned: dict[int, tuple[Tensor, str]] = {}
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_composite(op):
+            with self:
+                return op.decompose(*args, **(kwargs or {}))
         result = op(*args, **(kwargs or {}))
         spec = spec_of(op)
         if op is CONVOLUTION:
@@ -155,12 +159,12 @@ def observing(
     model: nn.Module, wanted: set[str], add: Callable[[Contraction], None]
 ) -> Iterator[Callable[[Batch], Any]]:
     """Inside the block, what is given runs `model` in evaluation mode on a batch and hands the calls to `add`."""
-    with isolated(model, keep_buffers=True), plain_attention():
-        set_training(model, False)
-        observer = _Observer(tensor_names(model), wanted, add)
+    with isolated(model, keep_buffers=True) as work, plain_attention():
+        set_training(work, False)
+        observer = _Observer(tensor_names(work), wanted, add)
 
         def run(batch: Batch) -> Any:
             with observer:
-                return batch.run(model)
+                return batch.run(work)
 
         yield run

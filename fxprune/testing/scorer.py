@@ -218,7 +218,7 @@ def _same(before: Any, subject: Subject, promise: str, data: Any) -> None:
             promise,
             f"it changes the {kind}",
             where=f"{place or 'the model'} of {_place(subject)}",
-            remedy="work inside `with fxprune.module.isolation.isolated(model, keep_buffers=True):`",
+            remedy="run the copy of `with fxprune.module.isolation.isolated(model, keep_buffers=True) as copy:`",
         )
 
 

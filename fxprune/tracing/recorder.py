@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
+from fxprune.module.composite_calls import is_composite
 from fxprune.module.isolation import Inputs, output_tensors, walk
 from fxprune.tracing import chunked_convolution, meta_kernels
 
@@ -133,6 +134,9 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if is_composite(op):
+            with self:
+                return op.decompose(*args, **kwargs)
         if self._real:
             result = chunked_convolution.run(op, args, kwargs)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,26 +137,26 @@ def _trace_on_meta(
     def empty(name: str, tensor: Tensor) -> Tensor:
         return meta_like(name, tensor, (shapes or {}).get(name))
 
-    with isolated(model):
-        recorder = Recorder(swap_tensors(model, empty))
+    with isolated(model) as work:
+        recorder = Recorder(swap_tensors(work, empty))
         if attributes is not None:
-            mend(model, attributes)
+            work = mend(work, attributes)
         meta_inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
-        spare_plain_layers(model, recorder)
-        with _recording(model, recorder):
-            _run(model, meta_inputs, recorder, training=False)
+        spare_plain_layers(work, recorder)
+        with _recording(work, recorder, on_meta=True):
+            _run(work, meta_inputs, recorder, training=False)
             if not recorder.has_seen(tensors):
-                recorder.attempt_extra(lambda: _run(model, meta_inputs, recorder, training=True), tensors)
+                recorder.attempt_extra(lambda: _run(work, meta_inputs, recorder, training=True), tensors)
     return Graph(recorder.finish(), model, inputs, tensors, on_meta=True, answers=recorder.answers)
 
 
 def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Graph:
     stack: list[str] = []
     try:
-        with isolated(model, keep_buffers=True):
-            recorder, given = Recorder(tensor_names(model), stack, real=True), cloned(inputs)
-            with _recording(model, recorder):
-                _run(model, given, recorder, training=False)
+        with isolated(model, keep_buffers=True) as work:
+            recorder, given = Recorder(tensor_names(work), stack, real=True), cloned(inputs)
+            with _recording(work, recorder, on_meta=False):
+                _run(work, given, recorder, training=False)
     except Exception as error:
         raise _failure(model, error, stack) from error
     return Graph(recorder.finish(), model, inputs, tensors, on_meta=False, answers=recorder.answers)
@@ -176,9 +176,9 @@ def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> T
 
 
 @contextmanager
-def _recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+def _recording(model: nn.Module, recorder: Recorder, *, on_meta: bool) -> Iterator[None]:
     watch_forwards(model, recorder.stack)
-    with plain_attention(), recorder, Functions(recorder):
+    with nullcontext() if on_meta else plain_attention(), recorder, Functions(recorder):
         yield
 
 

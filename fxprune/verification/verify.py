@@ -7,7 +7,7 @@ model is, except where a norm, mean or softmax runs over the pruned dim itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import inf
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import FxpruneError, InputError, ProofError, check_data
+from fxprune.module.default_dtype import DefaultDtype
 from fxprune.module.isolation import (
     Inputs,
     as_call,
@@ -110,9 +111,9 @@ def measured(model: nn.Module, plan: Plan, example_inputs: Any, *, randomise: bo
     check_fit(model, plan)
     inputs = as_call(example_inputs)
     _check_all_data(model, inputs)
-    with isolated(model), plain_attention():
+    with isolated(model) as model, plain_attention():
         try:
-            with _default_dtype(torch.float64):
+            with DefaultDtype(torch.float64):
                 found = _compare(lambda: _double_copy(model), plan, tree_map(_double, inputs), randomise, seed)
                 return Measured(found, _rounding([torch.float64]))
         except FxpruneError:
@@ -227,17 +228,6 @@ def mask(model: nn.Module, plan: Plan) -> None:
             for dim, kept in cuts.items():
                 gone = np.delete(np.arange(tensors[name].shape[dim]), kept)
                 tensors[name].index_fill_(dim, torch.from_numpy(gone).to(tensors[name].device), 0)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Tensors that the model's own code makes are of this type as well."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _double(value: Any) -> Any:

@@ -7,9 +7,11 @@ import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -494,6 +496,21 @@ def test_interrupts(stage: Stage, interrupt: type[BaseException]) -> None:
         stage(model, x)
 
 
+def with_a_scripted_part(model: Net) -> Net:
+    """A model that cannot be copied, so that it is changed and put back itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript has no future
+        model.scripted = torch.jit.script(nn.ReLU())
+    return model
+
+
+@pytest.mark.parametrize("run", [caching, fails_on_meta, fails_halfway], ids=lambda f: f.__name__)
+def test_a_model_with_a_scripted_part(run: Callable[..., Tensor]) -> None:
+    model, x = with_a_scripted_part(failing(run)), torch.rand(1, 3, 4, 4)
+    with no_footprints(model, x), suppress(fxprune.TraceError):
+        fxprune.trace(model, x)
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("run", [caching, fails_on_meta], ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("kind", "call"), [(Saved, 1), (Saved, 3), (Writes, 1)])
@@ -511,7 +528,7 @@ def test_ctrl_c_while_the_model_is_given_back(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(kind, "restore", interrupted)
-    model, x = failing(run), torch.rand(1, 3, 4, 4)
+    model, x = with_a_scripted_part(failing(run)), torch.rand(1, 3, 4, 4)
     with pytest.raises(KeyboardInterrupt), no_footprints(model, x):
         fxprune.trace(model, x)
 
@@ -536,7 +553,7 @@ class Failing(dict[Any, Any]):
 
 
 def test_ctrl_c_between_clearing_a_cache_and_filling_it_again() -> None:
-    model, x = caching_net(), torch.rand(1, 3, 4, 4)
+    model, x = with_a_scripted_part(caching_net()), torch.rand(1, 3, 4, 4)
     model.cache = Interrupting(kept=1)
     with pytest.raises(KeyboardInterrupt), no_footprints(model, x):
         fxprune.trace(model, x)
@@ -544,7 +561,7 @@ def test_ctrl_c_between_clearing_a_cache_and_filling_it_again() -> None:
 
 
 def test_a_cache_that_cannot_be_put_back_costs_nothing_else() -> None:
-    model, x = caching_net(), torch.rand(1, 3, 4, 4)
+    model, x = with_a_scripted_part(caching_net()), torch.rand(1, 3, 4, 4)
     before = footprint(model)[""]
     model.cache = Failing(kept=1)
     with pytest.raises(fxprune.TraceError, match="disk gone"):
@@ -656,17 +673,14 @@ def test_no_weights_are_copied(stage: Stage) -> None:
 
 
 def test_the_forward_sees_only_meta_tensors() -> None:
-    seen: list[Tensor] = []
-
     def run(m: Any, x: Tensor) -> Tensor:
-        seen.extend([x, m.a.weight])
+        assert x.is_meta
+        assert m.a.weight.is_meta
+        assert isinstance(m.a.weight, nn.Parameter)
         return m.b(m.a(x))
 
     model = Net(run, {"a": nn.Linear(3, 4), "b": nn.Linear(4, 2)})
-    groups_of(model, torch.rand(1, 3))
-    assert seen
-    assert all(t.is_meta for t in seen)
-    assert isinstance(seen[1], nn.Parameter)
+    assert [g.name for g in groups_of(model, torch.rand(1, 3))] == ["a"]
 
 
 def test_two_threads_can_analyse_two_models() -> None:
@@ -717,3 +731,170 @@ def test_footprint_sees_what_it_must() -> None:
         assert footprint(model) == before
         change(model)
         assert footprint(model) != before
+
+
+# Threads
+
+
+def noisy_net(width: int = 24) -> nn.Module:
+    """A network that writes to itself, draws random numbers and attends: whatever a run may leave in a process."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.steps = nn.BatchNorm1d(width), 0
+            self.layer = nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            self.last = x = self.layer(self.norm(x.mT).mT)
+            return x + float(np.random.rand()) * 0 + torch.rand(()) * 0 + random.random() * 0  # noqa: NPY002
+
+    return nn.Sequential(nn.Linear(5, width), Block(), Block(), nn.Linear(width, 3)).eval()
+
+
+def in_threads(*jobs: Callable[[], Any]) -> None:
+    """Run the jobs at the same time and raise what one of them raises."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+
+
+def test_threads_that_prune_the_same_model() -> None:
+    model, x = noisy_net(), torch.rand(2, 7, 5)
+    expected = fxprune.prune(model, x, 0.5).plan
+    plans: list[fxprune.Plan] = []
+    with no_footprints(model, x):
+        in_threads(*[lambda: plans.append(fxprune.prune(model, x, 0.5).plan)] * 3)
+    assert plans == [expected] * 3
+
+
+def test_threads_that_prune_different_models() -> None:
+    models, x = [noisy_net(24), noisy_net(16)], torch.rand(2, 7, 5)
+    with no_footprints(models[0], x), no_footprints(models[1]):
+        in_threads(*[partial(fxprune.prune, model, x, 0.5) for model in models * 2])
+
+
+@pytest.mark.parametrize("stage", ["find_groups", "verify", "permutation on data", "prune"])
+def test_a_model_can_be_used_while_it_is_pruned(stage: str) -> None:
+    """Another thread's inference neither fails nor computes anything else, and takes the type that it always takes."""
+    model, x = noisy_net(), torch.rand(2, 7, 5)
+    with torch.no_grad():
+        expected = model(x)
+    finished, runs = threading.Event(), 0
+
+    def infer() -> None:
+        nonlocal runs
+        while not finished.is_set() or not runs:
+            with torch.no_grad():
+                assert torch.allclose(model(x), expected, atol=1e-5)
+                assert torch.ones(2).dtype == torch.float32
+            runs += 1
+
+    def work() -> None:
+        try:
+            for _ in range(2):
+                STAGES[stage](model, x)
+        finally:
+            finished.set()
+
+    in_threads(infer, work)
+    assert runs
+
+
+# What a run finds is what the run before found
+
+
+def method_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator with a cache in its closure, which no attribute leads to."""
+    cached = functools.lru_cache(maxsize=8)(function)
+
+    def wrapper(*args: Any) -> Any:
+        return cached(*args)
+
+    return wrapper
+
+
+def dict_cache(function: Callable[..., Any]) -> Callable[..., Any]:
+    found: dict[Any, Any] = {}
+
+    def wrapper(self: Any, *key: Any) -> Any:
+        if key not in found:
+            found[key] = function(self, *key)
+        return found[key]
+
+    return wrapper
+
+
+@functools.cache
+def positions_of(n: int) -> Tensor:
+    return torch.arange(float(n))[None, :, None] / n
+
+
+KNOWN: dict[int, Tensor] = {}
+
+
+class Positions(nn.Module):
+    """The same positions, kept in all the places where code keeps what it has computed once."""
+
+    of_class: ClassVar[dict[int, Tensor]] = {}
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 64), nn.Linear(64, 48), nn.Linear(48, 7)
+        kept: dict[int, Tensor] = {}
+        self.of_instance = lambda n: kept.setdefault(n, torch.arange(float(n))[None, :, None])
+        self.again = functools.partial(self.by_hand, 0.0)
+
+    @method_cache
+    def by_cache(self, n: int) -> Tensor:
+        return torch.arange(float(n))[None, :, None] / n
+
+    @dict_cache
+    def by_hand(self, offset: float, n: int) -> Tensor:
+        return torch.arange(float(n))[None, :, None] / n + offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        type(self).calls += 1
+        if n not in self.of_class:
+            self.of_class[n] = torch.arange(float(n))[None, :, None]
+        if n not in KNOWN:
+            KNOWN[n] = torch.ones(n, 1)
+        x = self.b(self.a(x).relu() + self.by_cache(n) + self.again(n))
+        return self.c(x + self.of_class[n] + self.of_instance(n) + positions_of(n) * KNOWN[n])
+
+
+def test_caches_in_closures_classes_and_globals() -> None:
+    model, x = Positions().eval(), torch.rand(1, 9, 5)
+    first = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in first] == [("a", 64), ("b", 48)]
+    again = fxprune.find_groups(fxprune.trace(model, x))
+    assert [str(f) for f in first.fixed] == [str(f) for f in again.fixed]
+    result = fxprune.prune(model, x, 0.5)
+    assert (Positions.of_class, Positions.calls, KNOWN, positions_of.cache_info().currsize) == ({}, 0, {}, 0)
+    assert model.of_instance(3).device == result.model(x).device == torch.device("cpu")
+    assert set(KNOWN) == {9}
+
+
+class InInferenceMode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.n, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.n(self.a(x)).relu())
+
+
+def test_a_forward_in_inference_mode() -> None:
+    model, x = InInferenceMode().eval(), torch.rand(1, 3, 9, 9)
+    graph = fxprune.trace(model, x)
+    assert [(g.name, g.size) for g in fxprune.find_groups(graph)] == [("a", 8)]
+    scores = fxprune.scorers.WeightPermutation("absorb")(model, fxprune.find_groups(graph), [x])
+    assert scores["a"].shape == (8,)
+    result = fxprune.prune(model, x, 0.5)
+    assert result.model(x).shape == (1, 4, 5, 5)
+    assert result.report.deviation is not None
+    assert result.report.deviation < 1e-9

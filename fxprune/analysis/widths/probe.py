@@ -23,7 +23,8 @@ from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
 from fxprune.module.attributes import mend
-from fxprune.module.isolation import call, isolated, plain_attention, set_training, swap_tensors, watch_forwards
+from fxprune.module.composite_calls import is_composite
+from fxprune.module.isolation import call, isolated, set_training, swap_tensors, watch_forwards
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.recorder import all_on_meta, meta_like
 
@@ -87,13 +88,13 @@ def probe(
         shape = prediction.shape(parameters[name]) if name in parameters else tensor.shape
         return meta_like(name, tensor, None if shape == tensor.shape else shape)
 
-    with isolated(graph.model):
-        swap_tensors(graph.model, cut)
-        model = mend(graph.model, attributes)
+    with isolated(graph.model) as model:
+        swap_tensors(model, cut)
+        model = mend(model, attributes)
         inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, graph.inputs)
         prober = _Prober(prediction)
         watch_forwards(model, prober.stack)
-        with plain_attention(), prober, _Reshapes(prober):
+        with prober, _Reshapes(prober):
             for training in (False, True):
                 set_training(model, training)
                 if not prober.run(training, lambda: call(model, inputs)):
@@ -180,6 +181,9 @@ class _Prober(TorchDispatchMode):
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if is_composite(op):
+            with self:
+                return op.decompose(*args, **kwargs)
         if self.paused or meta_kernels.is_void(op, args):  # neither is in the script
             return op(*args, **kwargs)
         node = self.script.next(op)
@@ -265,7 +269,7 @@ class _Prober(TorchDispatchMode):
 _TORCH = Path(torch.__file__).parent
 # Whose lines are not the model's code.
 _MACHINERY = (
-    str(Path(__file__).parents[1]) + os.sep,
+    str(Path(__file__).parents[2]) + os.sep,
     *(str(_TORCH / name) for name in ("_ops", "_compile", "_dynamo", "utils", "_tensor.py", "overrides.py")),
     *(str(_TORCH / name) for name in ("functional.py", "nn/functional.py", "_jit_internal.py")),
 )

@@ -231,8 +231,8 @@ def by_turns(models: Sequence[nn.Module], example_inputs: Any, runs: int = 9) ->
     inputs, seconds = as_call(example_inputs), [list[float]() for _ in models]
     device = next(t.device for t in tree_leaves(inputs) if isinstance(t, Tensor))
     with ExitStack() as undo:
+        models = [undo.enter_context(isolated(model, keep_buffers=True)) for model in models]
         for model in models:
-            undo.enter_context(isolated(model, keep_buffers=True))
             set_training(model, False)
         undo.enter_context(torch.inference_mode())
         for run in range(-2, runs):

@@ -1,0 +1,124 @@
+"""What the classes and functions of a model hold, which all models of a class share: noted, and put back after a run.
+
+A run must not find what another run has left there (a position embedding that a decorator keeps in its closure is
+computed in the first run only), and must leave nothing there, least of all meta tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from fxprune.module.saved_state import CONTAINERS, Saved, content_of, fill_cell, is_of_library
+
+
+@dataclass(eq=False)
+class _Reached:
+    """What a set of functions can reach without a model.
+
+    Attributes:
+        caches: of functools.
+        cells: of closures, beside those that hold functions and classes.
+        own: containers that functions hold themselves: defaults and attributes.
+        named: containers that the functions' code names, in the globals of its module.
+    """
+
+    caches: list[Callable[[], None]] = field(default_factory=list)
+    cells: list[CellType] = field(default_factory=list)
+    own: list[Any] = field(default_factory=list)
+    named: list[Any] = field(default_factory=list)
+
+
+class ClassState:
+    """The state of classes at the time when this is made, without the caches of functools, which are emptied.
+
+    Args:
+        kinds: the classes; their bases count, libraries' do not.
+
+    Attributes:
+        steps: what puts all back; each stands alone, and may be repeated.
+    """
+
+    def __init__(self, kinds: Iterable[type]) -> None:
+        classes = dict.fromkeys(c for kind in kinds for c in kind.__mro__ if not is_of_library(c))
+        held = [v for c in classes for v in vars(c).values()]
+        reached = _reached(tuple(f for value in held for f in _functions(value)))
+        saved, seen = Saved(), set[int]()
+        for container in reached.named:
+            saved.note(container, seen)
+        cells = [(cell, content_of(cell)) for cell in reached.cells]
+        saved.save([*(v for v in held if isinstance(v, CONTAINERS)), *reached.own, *(v for _, v in cells)], seen)
+        attributes = [partial(_restore, c, dict(vars(c))) for c in classes]
+        self.steps: list[Callable[[], object]] = [
+            *attributes,
+            *(partial(fill_cell, cell, before) for cell, before in cells),
+            *saved.steps,
+            *reached.caches,
+        ]
+        for clear in reached.caches:
+            clear()
+
+
+def _restore(kind: type, before: dict[str, Any]) -> None:
+    now = dict(vars(kind))
+    for name in [n for n in now if n not in before]:
+        delattr(kind, name)
+    for name, value in before.items():
+        if now.get(name) is not value:
+            setattr(kind, name, value)
+
+
+@functools.lru_cache(maxsize=16)
+def _reached(roots: tuple[Any, ...]) -> _Reached:
+    """What functions reach, by closures, by each other's names, and through modules that their code names."""
+    found, ahead, seen = _Reached(), list(roots), set[int]()
+    while ahead:
+        function = ahead.pop()
+        if id(function) in seen or is_of_library(function):
+            continue
+        seen.add(id(function))
+        if isinstance(function, functools._lru_cache_wrapper):
+            found.caches.append(function.cache_clear)
+            ahead += _functions(function.__wrapped__)
+            continue
+        cells = [(c, content_of(c)) for c in function.__closure__ or ()]
+        found.cells += [c for c, held in cells if not isinstance(held, type) and not list(_functions(held))]
+        found.own += [v for v in (function.__defaults__, function.__kwdefaults__, function.__dict__) if v]
+        named = [*_named(function), *(held for _, held in cells)]
+        found.named += [v for v in named[: len(named) - len(cells)] if isinstance(v, CONTAINERS)]
+        ahead += [f for value in named for f in _functions(value)]
+    return found
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    """The functions that a value stands for, if it is one, or a method or property made of some."""
+    match value:
+        case FunctionType() | functools._lru_cache_wrapper():
+            yield value
+        case staticmethod() | classmethod() | MethodType():
+            yield from _functions(value.__func__)
+        case property():
+            yield from (f for part in (value.fget, value.fset) for f in _functions(part))
+        case functools.cached_property() | functools.partial():
+            yield from _functions(value.func)
+
+
+def _named(function: FunctionType) -> Iterator[Any]:
+    """The globals that a function's code names, and what it may take from modules among them."""
+    names, scope = set(_names(function.__code__)), function.__globals__
+    for name in names & scope.keys():
+        value = scope[name]
+        yield value
+        if isinstance(value, ModuleType) and not is_of_library(value):
+            yield from (vars(value)[n] for n in names & vars(value).keys())
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
