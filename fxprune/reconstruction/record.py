@@ -80,7 +80,7 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
     """Inside the block, what is given runs `model`, in evaluation mode, and keeps what `keep` makes of calls."""
     recorder = _Recorder(keep)
     with observing(model, set(weights), recorder.saw) as run:
-        recorder.names = tensor_names(model)
+        recorder.names = tensor_names(run.model)
 
         def record(batch: Batch, keep: Set[str], stop: int | None = None) -> Run[K]:
             recorder.start(keep, stop)

@@ -154,17 +154,26 @@ def observe(
     return samples
 
 
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """A copy of a model that runs under an observer.
+
+    Attributes:
+        model: the copy, over the same parameters and with buffers of its own.
+    """
+
+    model: nn.Module
+    observer: _Observer
+
+    def __call__(self, batch: Batch) -> Any:
+        """The model's output on a batch; its calls are handed on."""
+        with self.observer:
+            return batch.run(self.model)
+
+
 @contextmanager
-def observing(
-    model: nn.Module, wanted: set[str], add: Callable[[Contraction], None]
-) -> Iterator[Callable[[Batch], Any]]:
+def observing(model: nn.Module, wanted: set[str], add: Callable[[Contraction], None]) -> Iterator[Observed]:
     """Inside the block, what is given runs `model` in evaluation mode on a batch and hands the calls to `add`."""
     with isolated(model, keep_buffers=True) as work, plain_attention():
         set_training(work, False)
-        observer = _Observer(tensor_names(work), wanted, add)
-
-        def run(batch: Batch) -> Any:
-            with observer:
-                return batch.run(work)
-
-        yield run
+        yield Observed(work, _Observer(tensor_names(work), wanted, add))
