@@ -6,7 +6,6 @@ layers               a layer as a refit changes it: its weight, and the bias or 
 residual_add         where a layer's output goes: the batch norm behind it, the shortcut that it is added to
 original             what the original's layers give, from one forward
 pair                 run original and pruned model side by side and collect the statistics
-solve                least squares from the statistics
 refit                all of it, layer by layer or at once, in place or not at all
 recalibration        running statistics of BatchNorm, estimated anew
 absorption           the same, with scale and shift that make up for it

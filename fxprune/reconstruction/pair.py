@@ -42,12 +42,17 @@ class Pair:
     wave: Mapping[str, int]
     data: Iterable[Any]
 
-    def current(self, names: Set[str]) -> dict[str, Gram]:
-        """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it lands on."""
-        sums: dict[str, Gram] = {}
+    def current(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
+        """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it lands on.
+
+        Args:
+            names: of weights.
+            parts: batch i counts in part i modulo `parts`; where there are fewer batches, there are fewer parts.
+        """
+        sums: dict[str, list[Gram]] = {}
         stop = None
         with recording(self.small, set(self.readers), Recorded.of) as pruned, self.original.looking(names) as look:
-            for batch in batches(self.small, self.data):
+            for i, batch in enumerate(batches(self.small, self.data)):
                 given, new = look(batch), pruned(batch, names, stop)
                 stop = stop or last_event(new, names)
                 if given.keys() != new.calls.keys():
@@ -59,15 +64,16 @@ class Pair:
                     )
                 for call, recorded in new.calls.items():
                     if recorded.seen.rows == given[call].seen.rows:  # else its positions are channels that are gone
-                        self._add(sums, given[call], recorded)
+                        gram = self._gram(given[call], recorded)
+                        _sum(sums, recorded.seen.name, gram, i % parts)
         return sums
 
-    def _add(self, sums: dict[str, Gram], given: Given, new: Recorded) -> None:
+    def _gram(self, given: Given, new: Recorded) -> Gram:
         name = new.seen.name
         kept, targets = self._wanted(given.seen, given.outputs)
         if given.shortcut is not None and new.landing and self._repairs(name, new.landing):
             targets += _repair(new.landing, given.shortcut[:, kept], given.where)
-        _sum(sums, name, gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1))))
+        return gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1)))
 
     def _wanted(self, seen: Contraction, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The original's output channels that stay, and what a layer should give there, of shape (rows, kept)."""
@@ -78,12 +84,12 @@ class Pair:
         """Of two layers that are added, the one that is fitted later repairs the other's error."""
         return landing.partner is None or self.wave.get(landing.partner, -1) < self.wave[name]
 
-    def at_once(self, names: Set[str]) -> dict[str, Gram]:
-        """X and Y from the original, as if all that comes before a layer were repaired already."""
-        sums: dict[str, Gram] = {}
+    def at_once(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
+        """X and Y from the original, as if all that comes before a layer were repaired already; else as `current`."""
+        sums: dict[str, list[Gram]] = {}
         model, positions, stop = self.original.model, self.original.sampling.start(), None
         with recording(model, set(self.readers), Recorded.of) as whole:
-            for batch in batches(model, self.data):
+            for i, batch in enumerate(batches(model, self.data)):
                 run = whole(batch, names, stop)
                 stop = stop or last_event(run, names)
                 for (name, _), old in run.calls.items():
@@ -96,7 +102,7 @@ class Pair:
                     def pick(patches: Tensor, blocks: Tensor = blocks, entries: Tensor = entries) -> Tensor:
                         return patches[:, blocks[:, None], entries]
 
-                    _sum(sums, name, gram_of(old.seen, where, targets, pick))
+                    _sum(sums, name, gram_of(old.seen, where, targets, pick), i % parts)
         return sums
 
 
@@ -114,8 +120,9 @@ def _repair(landing: Landing, original: Tensor, where: Tensor) -> Tensor:
     return torch.where(usable, lacking / torch.where(usable, scale, 1.0), 0.0)
 
 
-def _sum(sums: dict[str, Gram], name: str, new: Gram) -> None:
-    if name in sums:
-        sums[name].add(new)
+def _sum(sums: dict[str, list[Gram]], name: str, new: Gram, part: int) -> None:
+    parts = sums.setdefault(name, [])
+    if part < len(parts):
+        parts[part].add(new)
     else:
-        sums[name] = new
+        parts.append(new)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError
 from fxprune.module.batches import batches
@@ -17,9 +17,9 @@ from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_b
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.readers import readers_of, waves
-from fxprune.reconstruction.solve import fitted, intercept, squared_error, uncentred
 from fxprune.rewriting.rewrite import check_fit
 from fxprune.statistics.gram.collect import Positions, Sampling
+from fxprune.statistics.gram.solve import RIDGES, fitted, held_back_errors, intercept, joined, squared_error, uncentred
 from fxprune.statistics.gram.sums import Gram
 from fxprune.tracing.trace import trace
 
@@ -37,6 +37,7 @@ class Refit:
         rows: output positions that counted.
         intercept: the tensor that took the intercept: its bias, or the running mean of the BatchNorm behind it; empty
             where there is no place for one, and the fit goes through zero.
+        ridge: that was used.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Refit:
     after: float
     rows: int
     intercept: str
+    ridge: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def reconstruct(
     *,
     order: Order = "sequential",
     positions: Positions = 10,
-    ridge: float = 1e-2,
+    ridge: float | None = 1e-2,
     memory: int = 2**30,
     seed: int = 0,
     progress: bool = False,
@@ -104,7 +106,8 @@ def reconstruct(
         positions: output positions of each image that count, drawn anew for each layer and image;
             `fxprune.scorers.Informative`: those where the original's outputs vary most over channels; None: all.
         ridge: ρ as a part of the mean of Σ(x - μ)². It pulls towards the weights as they are: with few images much is
-            gained by 0.01 to 0.1, and with many little is lost.
+            gained by 0.01 to 0.1, and with many little is lost. None: for each layer the one whose fits to every other
+            batch have the smallest error on the batches between; with a single batch 0.01.
         memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;
             layers that do not fit together take a pass each. As much again for what the original gives at the
             positions; layers that do not fit take another pass. Beside both: the model's activations for one batch,
@@ -134,8 +137,9 @@ def reconstruct(
     _check_settings(order, ridge, memory)
     _check_models(model, small, plan)
     _check_data(data)
-    readers, sampling = readers_of(plan), Sampling(positions, seed)
+    readers, sampling = readers_of(plan), Sampling(positions, seed).over(data)
     first = next(iter(batches(small, data)))
+    parts = 2 if ridge is None else 1
     layers = find_layers(first_run(small, readers.keys(), first), model, small, plan)
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
@@ -144,7 +148,7 @@ def reconstruct(
     passes = list(_passes(ordered, layers, order, memory))
     with or_as_before(small, layers):
         for names in _shown(passes) if progress else passes:
-            grams = pair.current(names) if order == "sequential" else pair.at_once(names)
+            grams = pair.current(names, parts) if order == "sequential" else pair.at_once(names, parts)
             done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
     return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
 
@@ -170,21 +174,31 @@ def _passes(
         yield names
 
 
-def _refit(small: nn.Module, layer: Layer, gram: Gram, ridge: float) -> Refit:
-    offset = layer.offset()
-    sums = gram if layer.place else uncentred(replace(gram, y_mean=gram.y_mean - offset))
-    weights = fitted(sums, layer.kernels(), ridge)
+def _refit(small: nn.Module, layer: Layer, parts: list[Gram], ridge: float | None) -> Refit:
+    start, offset, gram = layer.kernels(), layer.offset(), joined(parts)
+    own = [p if layer.place else uncentred(replace(p, y_mean=p.y_mean - offset)) for p in parts]
+    sums = own[0] if len(own) == 1 else joined(own)
+    chosen = ridge if ridge is not None else _best_ridge(own, start)
+    weights = fitted(sums, start, chosen)
     bias = intercept(gram, weights) if layer.place else offset
-    before, after = (squared_error(gram, w, b) for w, b in ((layer.kernels(), offset), (weights, bias)))
+    before, after = (squared_error(gram, w, b) for w, b in ((start, offset), (weights, bias)))
     total = float(gram.yy.sum()) or 1.0
     layer.put(small, weights, bias)
-    return Refit(layer.name, before / total, after / total, gram.rows, layer.place)
+    return Refit(layer.name, before / total, after / total, gram.rows, layer.place, chosen)
 
 
-def _check_settings(order: Order, ridge: float, memory: int) -> None:
+def _best_ridge(parts: Sequence[Gram], start: Tensor) -> float:
+    """The ridge of smallest error on rows that a fit has not seen; that of `reconstruct` where there is one batch."""
+    if len(parts) < 2:
+        return 1e-2
+    errors = held_back_errors(parts, start)
+    return RIDGES[errors.index(min(errors))]
+
+
+def _check_settings(order: Order, ridge: float | None, memory: int) -> None:
     if order not in get_args(Order):
         raise InputError("unknown order", seen=repr(order), remedy=f"one of {', '.join(get_args(Order))}")
-    if not 0 <= ridge < float("inf"):
+    if ridge is not None and not 0 <= ridge < float("inf"):
         raise InputError("ridge out of range", seen=repr(ridge), remedy="give a number of at least 0, such as 0.01")
     if not memory > 0:
         raise InputError("memory out of range", seen=repr(memory), remedy="give a number of bytes, such as 2**30")

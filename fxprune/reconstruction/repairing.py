@@ -69,7 +69,7 @@ def repair(
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
     held = list(_first(small, data, batches))
     repaired = copied(small)
-    reconstruct(model, repaired, plan, held, positions=positions, seed=seed, progress=progress)
+    reconstruct(model, repaired, plan, held, positions=positions, ridge=None, seed=seed, progress=progress)
     absorb_batchnorm(repaired, held)
     return repaired
 

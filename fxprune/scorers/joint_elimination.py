@@ -14,11 +14,14 @@ from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import in_order, require_readers
-from fxprune.statistics.gram.collect import ENOUGH, Positions, Sampling, readings
-from fxprune.statistics.gram.elimination import Problem, eliminate
+from fxprune.statistics.gram.collect import ENOUGH, Positions, Reader, Sampling, readings
+from fxprune.statistics.gram.elimination import Problem, eliminate, held_back
+from fxprune.statistics.gram.solve import joined
+from fxprune.statistics.gram.sums import Gram
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Readings = list[tuple[Reader, list[Gram]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,24 +119,50 @@ class JointElimination:
     def curves(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> dict[str, ErrorCurve]:
         """The error curve of each group, from one pass over the data.
 
+        Where the data has at least two batches, an order comes from all of them, and its errors from refits to every
+        other batch, judged on the batches between, with the ridge that suits best: what few or similar inputs make look
+        redundant does not count. With one batch the errors are those of the refits' own rows.
+
         Args:
             model: the model that the groups are of; it is left as it is.
             groups: the groups.
             data: batches of inputs, or (inputs, targets); None: standard normal inputs.
         """
-        found = readings(model, groups, data, Sampling(self.positions, self.seed))
-        problems = {
-            g.name: [
-                p
-                for reader, gram in found[g.name]
-                if (p := Problem.of(gram, reader.kernels, reader.owner, g.size, self.ridge))
-            ]
-            for g in groups
-        }
-        require_readers(groups, problems)
-        return {g.name: _curve(problems[g.name], g.size, self.at_once) for g in groups}
+        found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
+        curves: dict[str, ErrorCurve] = {}
+        without: dict[str, list[Any]] = {}
+        for g in groups:
+            parts, problems = self._problems(found[g.name], g.size)
+            without[g.name] = problems
+            if problems:
+                order, errors = eliminate(problems, g.size, self.at_once)
+                judged = _held_back(parts, problems, order)
+                curves[g.name] = ErrorCurve(order.numpy(), _rising(errors) if judged is None else judged)
+        require_readers(groups, without)
+        return curves
+
+    def _problems(
+        self, found: list[tuple[Reader, list[Gram]]], channels: int
+    ) -> tuple[list[list[Gram]], list[Problem]]:
+        """The statistics and the problems of the readers that lose nothing but inputs."""
+        made = [(p, Problem.of(joined(p), r.kernels, r.owner, channels, self.ridge)) for r, p in found]
+        kept = [(parts, problem) for parts, problem in made if problem is not None]
+        return [p for p, _ in kept], [problem for _, problem in kept]
 
 
-def _curve(problems: list[Problem], channels: int, at_once: int | None) -> ErrorCurve:
-    order, errors = eliminate(problems, channels, at_once)
-    return ErrorCurve(order.numpy(), np.append(0.0, np.maximum.accumulate(errors.cpu().numpy())))
+def _held_back(parts: list[list[Gram]], problems: list[Problem], order: Tensor) -> Floats | None:
+    """The errors on rows that no fit has seen, interpolated between some widths; None: the data is one batch."""
+    if any(len(p) < 2 for p in parts):
+        return None
+    counts = sorted({round(part * len(order)) for part in _REMOVED} - {0, len(order)})
+    errors = np.sum([held_back(p, q, order, counts) for p, q in zip(parts, problems, strict=True)], axis=0)
+    known = np.append(np.append(0.0, errors), max(float(len(problems)), *errors))
+    return np.interp(np.arange(len(order) + 1), [0, *counts, len(order)], np.maximum.accumulate(known))
+
+
+_REMOVED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.9)
+"""Parts of a group's channels at which errors are measured on held-back rows."""
+
+
+def _rising(errors: Tensor) -> Floats:
+    return np.append(0.0, np.maximum.accumulate(errors.cpu().numpy()))

@@ -105,7 +105,9 @@ class RefitLoss:
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         found = readings(model, groups, data, Sampling(self.positions, self.seed))
         require_readers(groups, found)
-        return {g.name: torch.stack([self._loss(*r) for r in found[g.name]]).sum(0) for g in groups}
+        return {
+            g.name: torch.stack([self._loss(reader, gram) for reader, (gram,) in found[g.name]]).sum(0) for g in groups
+        }
 
     def _loss(self, reader: Reader, gram: Gram) -> Tensor:
         w, s, channels = reader.kernels.double(), gram.s, reader.channels

@@ -97,3 +97,17 @@ def test_a_bad_number_of_batches_is_refused(batches: Any) -> None:
     model, small, plan = pruned()
     with pytest.raises(fxprune.InputError, match=r"batches must be a positive integer; seen: .*; remedy: None takes"):
         fxprune.repair(model, small, plan, [images(4)], batches=batches)
+
+
+def test_the_ridge_suits_the_rows() -> None:
+    """Hardly any rows: stay near the weights as they are. Many rows: fit them."""
+    model, _, plan = pruned()
+    ridges = []
+    for count in (2, 200):
+        copy = fxprune.rewrite(model, plan)
+        data = [images(count) for _ in range(2)]
+        done = fxprune.reconstruct(model, copy, plan, data, ridge=None, positions=None if count > 2 else 3)
+        ridges.append(max(r.ridge for r in done.layers))
+    assert ridges[0] > ridges[1]
+    copy = fxprune.rewrite(model, plan)
+    assert {r.ridge for r in fxprune.reconstruct(model, copy, plan, [images(8)], ridge=None).layers} == {0.01}

@@ -173,3 +173,17 @@ def test_rows_suit_the_kernel_and_the_number_of_images() -> None:
     assert counted([0] * 5, 4, narrow, (3, 22, 22)) == 3
     assert counted(iter([]), 4, wide, (3, 22, 22)) == 135  # as if there were no other batch
     assert counted([0], 2, wide, (3, 12, 12)) == 100  # there are no more
+
+
+def test_errors_are_measured_on_rows_that_no_fit_has_seen() -> None:
+    """Three inputs for a layer of 40 weights: its own rows say that nearly all can go, other rows do not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 5)).double()
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 6, dtype=torch.float64)))
+    few = [torch.randn(3, 6, dtype=torch.float64) for _ in range(2)]
+    own = JointElimination(ridge=1e-8).curves(model, groups, [torch.cat(few)])["0"]
+    held = JointElimination(ridge=1e-8).curves(model, groups, few)["0"]
+    assert own.order.tolist() == held.order.tolist()
+    assert own.at(kept=20) < 1e-5 < 0.02 < held.at(kept=20)
+    assert (np.diff(held.errors) >= 0).all()
+    assert held.errors[0] == 0

@@ -15,6 +15,7 @@ from fxprune.module.batches import batches
 from fxprune.statistics.gram import collect, patches
 from fxprune.statistics.gram.collect import Sampling, readings, responses
 from fxprune.statistics.gram.patches import draw, inputs_at, outputs_at
+from fxprune.statistics.gram.solve import held_back_errors, joined
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction, observing
 
@@ -192,7 +193,7 @@ def test_batches_add_up(name: str) -> None:
         for one, other in zip(whole[g.name], parts[g.name], strict=True):
             torch.testing.assert_close(one.a, other.a, rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(one.mean, other.mean, rtol=1e-9, atol=1e-12)
-        for (_, first), (_, second) in zip(*(found[g.name] for found in grams), strict=True):
+        for (_, (first,)), (_, (second,)) in zip(*(found[g.name] for found in grams), strict=True):
             torch.testing.assert_close(first.s, second.s, rtol=1e-9, atol=1e-9)
 
 
@@ -224,3 +225,60 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
     groups = fxprune.find_groups(fxprune.trace(model, x))
     with pytest.raises(fxprune.InputError, match=r"of a layer are not finite in .*look for NaN"):
         responses(model, groups, [x], Sampling(None))
+
+
+def test_parts_take_every_other_batch() -> None:
+    model, x = CASES["residual"].build().double(), CASES["residual"].inputs(6)[0].double()
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    data = [x[:1], x[1:4], x[4:]]
+    apart = readings(model, groups, data, Sampling(None), parts=2)
+    for part, batches_of_it in enumerate(([x[:1], x[4:]], [x[1:4]])):
+        alone = readings(model, groups, batches_of_it, Sampling(None))
+        for g in groups:
+            for (_, both), (_, (one,)) in zip(apart[g.name], alone[g.name], strict=True):
+                torch.testing.assert_close(both[part].s, one.s, rtol=1e-9, atol=1e-9)
+                assert both[part].rows == one.rows
+    assert all(len(grams) == 1 for _, grams in readings(model, groups, [x], Sampling(None), parts=2)[groups[0].name])
+
+
+def rows_and_targets(rows: int, seed: int) -> tuple[Any, Any, Gram]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(1, 1, (rows, 5))
+    y = x @ rng.normal(size=(5, 3)) + rng.normal(size=(rows, 3))
+    return x, y, Gram.of(torch.from_numpy(x)[:, None], torch.from_numpy(y)[:, None])
+
+
+def test_held_back_errors_are_those_of_fits_to_the_other_rows() -> None:
+    """Ridge regression towards given weights, by numpy's least squares with rows √ρ(W - W₀) added."""
+    (xa, ya, a), (xb, yb, b) = rows_and_targets(12, 0), rows_and_targets(9, 1)
+    start = np.random.default_rng(2).normal(size=(3, 5))
+    found = held_back_errors([a, b], torch.from_numpy(start)[None], (0.01, 1.0))
+    total = sum(((y - y.mean(0)) ** 2).sum() for y in (ya, yb))
+    for ridge, error in zip((0.01, 1.0), found, strict=True):
+        expected = 0.0
+        for (x, y), (xh, yh) in (((xa, ya), (xb, yb)), ((xb, yb), (xa, ya))):
+            centred, target = x - x.mean(0), y - y.mean(0)
+            rho = (ridge * np.mean((centred**2).sum(0))) ** 0.5
+            stacked = np.vstack([centred, rho * np.eye(5)]), np.vstack([target, rho * start.T])
+            w = np.linalg.lstsq(*stacked, rcond=None)[0]
+            expected += ((yh - y.mean(0) - (xh - x.mean(0)) @ w) ** 2).sum()
+        assert error == pytest.approx(expected / total, rel=1e-8)
+
+
+def test_joined_parts_are_the_whole_and_stay_as_they_are() -> None:
+    (xa, ya, a), (xb, yb, b) = rows_and_targets(12, 0), rows_and_targets(9, 1)
+    whole = Gram.of(torch.from_numpy(np.vstack([xa, xb]))[:, None], torch.from_numpy(np.vstack([ya, yb]))[:, None])
+    before = a.s.clone()
+    torch.testing.assert_close(joined([a, b]).r, whole.r)
+    torch.testing.assert_close(joined([a, b]).s, whole.s)
+    assert torch.equal(a.s, before)
+
+
+def test_a_grams_part_and_its_own_outputs_as_targets() -> None:
+    x, _, gram = rows_and_targets(30, 3)
+    w = torch.randn(1, 2, 5, dtype=torch.float64)
+    entries = torch.tensor([[4, 0]])
+    made = Gram.of(torch.from_numpy(x[:, [4, 0]])[:, None], (torch.from_numpy(x) @ w[0].T)[:, None])
+    found = gram.towards(w).part(entries)
+    for name in ("x_mean", "y_mean", "s", "r", "yy"):
+        torch.testing.assert_close(getattr(found, name), getattr(made, name))

@@ -3,6 +3,7 @@
     patches     what a layer multiplies its weights with, and what it makes of them, as rows of matrices
     sums        their centred second moments, streamed in float64
     channels    the same, reduced to the channels that a layer reads
+    solve       least squares from the statistics, and the ridge that suits held-back rows
     elimination   which channels of a layer's input can go at the smallest error after a refit
     collect     run a model on data and collect either
 

@@ -184,7 +184,7 @@ def responses(
         for reader in met[name]:
             _into(found, reader.slot, reader.responses(gram))
 
-    def add(gram: Gram, seen: Contraction) -> None:
+    def add(gram: Gram, seen: Contraction, _batch: int) -> None:
         if seen.name in held or sum(g.s.nbytes for g in held.values()) + gram.s.nbytes <= HELD:
             _into(held, seen.name, gram)
         else:
@@ -197,19 +197,34 @@ def responses(
 
 
 def readings(
-    model: nn.Module, groups: Groups, data: Iterable[Any] | None, sampling: Sampling
-) -> dict[str, list[tuple[Reader, Gram]]]:
+    model: nn.Module, groups: Groups, data: Iterable[Any] | None, sampling: Sampling, parts: int = 1
+) -> dict[str, list[tuple[Reader, list[Gram]]]]:
     """The Gram statistics of every layer that reads each group, from one pass over the data.
 
-    Memory: 8·groups·n² bytes for each layer.
+    Memory: 8·parts·groups·n² bytes for each layer.
+
+    Args:
+        model: the model.
+        groups: the groups.
+        data: batches, or None for noise.
+        sampling: which output positions count.
+        parts: batch i counts in part i modulo `parts`; where there are fewer batches, there are fewer parts.
 
     Raises:
         InputError: unusable data, or a layer's inputs are not finite.
     """
-    grams: dict[str, Gram] = {}
+    grams: dict[tuple[str, int], Gram] = {}
     met: dict[str, list[Reader]] = {}
-    _run(model, groups, data, sampling, met, lambda gram, seen: _into(grams, seen.name, gram))
-    found = {r.slot: (r, grams[name]) for name, readers in met.items() for r in readers}
+
+    def add(gram: Gram, seen: Contraction, batch: int) -> None:
+        _into(grams, (seen.name, batch % parts), gram)
+
+    _run(model, groups, data, sampling, met, add)
+    found = {
+        r.slot: (r, [grams[name, p] for p in range(parts) if (name, p) in grams])
+        for name, readers in met.items()
+        for r in readers
+    }
     return {g.name: [found[s] for s in g.consumers if s in found] for g in groups}
 
 
@@ -235,20 +250,23 @@ def _run(
     data: Iterable[Any] | None,
     sampling: Sampling,
     met: dict[str, list[Reader]],
-    add: Callable[[Gram, Contraction], None],
+    add: Callable[[Gram, Contraction, int], None],
 ) -> None:
-    """Hand the statistics of each call of a layer that reads a group to `add`, after noting in `met` what it reads."""
-    wanted, positions, images = _of_weight(groups), sampling.over(data).start(), 1
+    """Hand the statistics of each call of a layer that reads a group, and the batch's number, to `add`.
+
+    What the layer reads is noted in `met` before.
+    """
+    wanted, positions, images, number = _of_weight(groups), sampling.over(data).start(), 1, 0
 
     def note(seen: Contraction) -> None:
         if seen.name not in met:
             kernels = seen.kernels()
             met[seen.name] = [Reader(s, g.size, kernels, owners(seen, s, g.size)) for g, s in wanted[seen.name]]
-        add(gram_of(seen, positions(seen, images)), seen)
+        add(gram_of(seen, positions(seen, images)), seen, number)
 
     with observing(model, set(wanted), note) as run:
-        for batch in batches(model, noise(groups.graph, sampling.seed) if data is None else data):
-            images = batch.size
+        for i, batch in enumerate(batches(model, noise(groups.graph, sampling.seed) if data is None else data)):
+            images, number = batch.size, i
             run(batch)
 
 

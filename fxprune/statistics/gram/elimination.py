@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxprune.statistics.gram.solve import held_back_errors
 from fxprune.statistics.gram.sums import Gram
 
 BLOCK = 1024
@@ -67,6 +68,28 @@ class Problem:
     def energy(self) -> float:
         """‖Y - μ‖², summed over rows and outputs."""
         return float(((self.kernels @ self.s) * self.kernels).sum())
+
+
+def held_back(parts: Sequence[Gram], problem: Problem, order: Tensor, counts: Sequence[int]) -> list[float]:
+    """The error when so many channels of an order are gone, on rows that the refits have not seen, as a part of ‖Y‖².
+
+    Args:
+        parts: statistics of different inputs, at least two; each is judged by fits to the others.
+        problem: the layer.
+        order: channels in the order in which they go.
+        counts: of channels that go.
+    """
+    known = [p.towards(problem.kernels) for p in parts]
+    errors = []
+    for count in counts:
+        stays = torch.ones(problem.kernels.shape[0], problem.kernels.shape[2], dtype=torch.bool)
+        gone = problem.entries[:, order[:count].to(problem.entries.device)].flatten(1)
+        stays = stays.to(gone.device).scatter_(1, gone, False)
+        entries = stays.nonzero()[:, 1].view(len(stays), -1)
+        groups = torch.arange(len(entries), device=entries.device)[:, None]
+        start = problem.kernels.mT[groups, entries].mT
+        errors.append(min(held_back_errors([p.part(entries) for p in known], start)))
+    return errors
 
 
 @dataclass(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -45,6 +46,22 @@ class Gram:
         x_mean, y_mean = x.mean(0), y.mean(0)
         x, y = (x - x_mean).transpose(0, 1), (y - y_mean).transpose(0, 1)  # (groups, rows, ...)
         return cls(x.shape[1], x_mean, y_mean, x.mT @ x, x.mT @ y, y.square().sum(1))
+
+    def part(self, entries: Tensor) -> Gram:
+        """The same of some entries of each patch, of shape (groups, entries)."""
+        groups = torch.arange(len(entries), device=entries.device)[:, None]
+        s = self.s[groups[..., None], entries[:, :, None], entries[:, None]]
+        return Gram(self.rows, self.x_mean[groups, entries], self.y_mean, s, self.r[groups, entries], self.yy)
+
+    def towards(self, weights: Tensor) -> Gram:
+        """The same with Y = W X as the targets, for W of shape (groups, outputs, n)."""
+        r = self.s @ weights.mT
+        return Gram(
+            self.rows, self.x_mean, (weights @ self.x_mean[..., None])[..., 0], self.s, r, (weights.mT * r).sum(1)
+        )
+
+    def copy(self) -> Gram:
+        return Gram(self.rows, *(t.clone() for t in (self.x_mean, self.y_mean, self.s, self.r, self.yy)))
 
     def add(self, other: Gram) -> None:
         """Take in the rows of another."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,40 @@ def fitted(gram: Gram, start: Tensor, ridge: float) -> Tensor:
     if failed.any():
         return start + (torch.linalg.pinv(damped, hermitian=True, rtol=1e-12) @ missing).mT
     return start + torch.cholesky_solve(missing, factor).mT
+
+
+RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+"""Ridges that are tried: from many rows for each weight to hardly any."""
+
+
+def held_back_errors(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = RIDGES) -> list[float]:
+    """For each ridge, the squared error of fits on rows that they have not seen, as a part of the targets' variance.
+
+    Each part is left out once and judged by the fit to the others. What helps on the rows of a fit alone, because there
+    are few of them or because they are alike, does not count.
+
+    Args:
+        parts: statistics of different inputs, at least two.
+        start: W₀, as in `fitted`.
+        ridges: as in `fitted`.
+    """
+    errors = [0.0] * len(ridges)
+    for held in parts:
+        rest = joined([p for p in parts if p is not held])
+        for i, ridge in enumerate(ridges):
+            weights = fitted(rest, start, ridge)
+            errors[i] += squared_error(held, weights, intercept(rest, weights))
+    total = sum(float(p.yy.sum()) for p in parts) or 1.0
+    return [e / total for e in errors]
+
+
+def joined(parts: Sequence[Gram]) -> Gram:
+    """The statistics of all parts together; the parts stay as they are."""
+    whole = parts[0]
+    for i, part in enumerate(parts[1:]):
+        whole = whole if i else whole.copy()
+        whole.add(part)
+    return whole
 
 
 def intercept(gram: Gram, weights: Tensor) -> Tensor:
