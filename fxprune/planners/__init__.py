@@ -8,6 +8,7 @@ from fxprune.planners.allocation.compete import as_they_are, everyone, relative,
 from fxprune.planners.allocation.constraints import Constraints
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.contribution import CumulativeContribution
+from fxprune.planners.error_curves import ErrorCurves, Limit
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 
@@ -16,7 +17,9 @@ __all__ = [
     "Budget",
     "Constraints",
     "CumulativeContribution",
+    "ErrorCurves",
     "GlobalThreshold",
+    "Limit",
     "PerGroup",
     "Uniform",
     "as_they_are",

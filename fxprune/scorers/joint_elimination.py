@@ -53,6 +53,17 @@ class ErrorCurve:
         sums = np.cumsum(np.append(0.0, values[order] - min(0.0, float(values.min()))))
         return cls(order, sums / sums[-1] if sums[-1] > 0 else sums)
 
+    @classmethod
+    def of_errors(cls, scores: Tensor) -> ErrorCurve:
+        """The curve of a scorer whose scores are errors: that of a channel and all channels of smaller score together.
+
+        Args:
+            scores: of one group, of shape (channels,), at least zero.
+        """
+        values = scores.detach().cpu().double().numpy()
+        order = np.argsort(values, kind="stable")
+        return cls(order, np.append(0.0, values[order]))
+
     def at(self, kept: int) -> float:
         """The error when `kept` channels stay."""
         return float(self.errors[len(self.order) - kept])

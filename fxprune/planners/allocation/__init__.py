@@ -5,6 +5,7 @@
     compete       scores on one scale, and which groups compete with which
     price         the exact cost of widths: MACs, parameters, or any monotone function of kept counts
     knapsack      the most importance that a budget can hold
+    lagrangian    the best widths at fixed prices, again and again with new prices
     choose        from widths to a plan
 
 They work on arrays over units; there is no loop over channels.
