@@ -166,10 +166,11 @@ class Evaluator(Generic[M]):
         return int(np.random.SeedSequence([self._seed, candidate.repeat]).generate_state(1)[0])
 
     def _settings(self, search: Any) -> dict[str, Any]:
-        told = describe(search)
-        told.pop("progress", None)  # it changes no result
+        settings = describe(search)
+        if isinstance(settings, dict):
+            settings.pop("progress", None)  # it changes no result
         return {
-            "search": told,
+            "search": settings,
             "model": fingerprint(self.task.model),
             "groups": {g.name: g.size for g in self.task.groups},
             "evaluate": describe(self.task.evaluate),

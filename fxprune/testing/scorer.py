@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import FxpruneError, InputError
+from fxprune.errors import InputError
+from fxprune.module.isolation import random_states, seed_random_states
 from fxprune.scorers.base import Scorer
 from fxprune.testing.footprint import changes, footprint
+from fxprune.testing.promises import BrokenPromiseError, chosen
 from fxprune.testing.subjects import SUBJECTS, Subject
-
-
-class BrokenPromiseError(FxpruneError, AssertionError):
-    """A scorer breaks its contract.
-
-    Attributes:
-        promise: the name of the promise, a key of `PROMISES`.
-    """
-
-    def __init__(self, promise: str, what: str, *, where: str = "", seen: str = "", remedy: str = "") -> None:
-        self.promise = promise
-        super().__init__(f"the scorer breaks the promise '{promise}': {what}", where=where, seen=seen, remedy=remedy)
 
 
 def check_scorer(scorer: Scorer, *, promises: Iterable[str] = (), devices: Iterable[str] = ()) -> None:
@@ -55,16 +43,13 @@ def check_scorer(scorer: Scorer, *, promises: Iterable[str] = (), devices: Itera
     ...     return {}
     >>> check_scorer(forgetful)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    fxprune.testing.scorer.BrokenPromiseError: the scorer breaks the promise 'complete': a group has no scores in ...
+    fxprune.testing.promises.BrokenPromiseError: the scorer breaks the promise 'complete': a group has no scores in ...
     """
-    chosen = list(promises) or list(PROMISES)
-    unknown = [name for name in chosen if name not in PROMISES]
-    if unknown:
-        raise InputError("no such promise", seen=", ".join(unknown), remedy=f"one of {', '.join(PROMISES)}")
+    names = chosen(promises, PROMISES)
     where = list(devices) or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    with _same_random_states():
+    with random_states():
         for subject in (s.on(device) for device in where for s in SUBJECTS):
-            for name in chosen:
+            for name in names:
                 PROMISES[name](scorer, subject)
 
 
@@ -155,9 +140,7 @@ def _finite(scorer: Scorer, subject: Subject) -> None:
 
 def _deterministic(scorer: Scorer, subject: Subject) -> None:
     first = _score(scorer, subject)
-    torch.manual_seed(12345)
-    np.random.seed(12345)  # noqa: NPY002, scorers may be drawing from the global state
-    random.seed(12345)
+    seed_random_states(12345)
     _compare("deterministic", "the same call gives other scores", subject, first, _score(scorer, subject), _SEED)
 
 
@@ -218,7 +201,7 @@ def _same(before: Any, subject: Subject, promise: str, data: Any) -> None:
             promise,
             f"it changes the {kind}",
             where=f"{place or 'the model'} of {_place(subject)}",
-            remedy="run the copy of `with fxprune.module.isolation.isolated(model, keep_buffers=True) as copy:`",
+            remedy="run the copy of `with fxprune.testing.isolated(model, keep_buffers=True) as copy:`",
         )
 
 
@@ -255,7 +238,7 @@ def _refuses_clearly(scorer: Scorer, subject: Subject) -> None:
             "data without a batch is no InputError",
             where=_place(subject),
             seen=f"{type(error).__name__}: {error}",
-            remedy="raise fxprune.InputError, or leave data alone; fxprune.statistics.observe.observe does it for you",
+            remedy="raise fxprune.InputError, or leave data alone; fxprune.testing.observe does it for you",
         ) from error
 
 
@@ -270,14 +253,3 @@ PROMISES: dict[str, Callable[[Scorer, Subject], None]] = {
     "untouched on failure": _untouched_on_failure,
     "refuses clearly": _refuses_clearly,
 }
-
-
-@contextmanager
-def _same_random_states() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
