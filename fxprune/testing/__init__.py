@@ -7,8 +7,8 @@ from fxprune.testing import check_scorer
 def test_my_scorer():
     check_scorer(MyScorer())
 
-`isolated` runs a caller's model and leaves it as it was, `observe` hands over what its layers read and give on data,
-`batches` are data in any form as inputs of a model.
+`isolated` gives a copy of a caller's model to run, and leaves the model as it was; `observe` hands over what its layers
+read and give on data; `batches` are data in any form as inputs of a model.
 """
 
 from fxprune.module.batches import Batch, batches
