@@ -9,7 +9,7 @@ The stages, each a pure function of the one before, and usable alone:
     small  = fxprune.rewrite(model, plan)                    # same class, same state_dict keys, fewer channels
     error  = fxprune.verify(model, plan, example_inputs)     # pruned equals masked
 
-`fxprune.prune(model, example_inputs, 0.5)` does it all.
+`fxprune.prune(model, example_inputs, macs=0.5)` does it all.
 """
 
 from fxprune import planners, report, scorers, search, testing
@@ -20,9 +20,11 @@ from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs import latency
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, ProofError, TraceError
-from fxprune.pipeline import Report, Result, prune
+from fxprune.module.data import Batches
+from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruction import Reconstruction, absorb_batchnorm, recalibrate_batchnorm, reconstruct, repair
+from fxprune.result import Report, Result
 from fxprune.rewriting.attention import untie_attention
 from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.rewriting.pruned_file import load
@@ -32,6 +34,7 @@ from fxprune.verification.blame import find_faulty_groups
 from fxprune.verification.verify import mask, verify
 
 __all__ = [
+    "Batches",
     "Cost",
     "FixedDim",
     "FxpruneError",

@@ -1,183 +1,309 @@
-"""The whole way in one call: trace, group, score, plan, rewrite, verify."""
+"""The whole way in one call: trace, group, score, plan, prove, rewrite, repair, tune; in steps, or to the smallest."""
 
 from __future__ import annotations
 
-import os
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from fxprune import planners, scorers
 from fxprune.analysis.groups import Groups, find_groups
-from fxprune.costs.macs import Cost, cost
-from fxprune.errors import InputError
+from fxprune.costs.macs import cost
+from fxprune.errors import InputError, check_kind
+from fxprune.module.data import Batches
+from fxprune.module.names import names_of
 from fxprune.plan.plan import Plan
-from fxprune.planners.uniform import Uniform, check_pruning_ratio
-from fxprune.report.drawing.page import page as result_page
-from fxprune.rewriting import pruned_file
+from fxprune.planners.allocation.constraints import check_patterns, stands_for
+from fxprune.planners.budget import Budget
+from fxprune.planners.goals import BUDGETS, Goals, Measures, Planner, check_callable
+from fxprune.reconstruction import reconstruct
+from fxprune.result import Report, Result
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
-from fxprune.scorers.norms import L2Norm
-from fxprune.storage.files import write_whole
+from fxprune.search.bisection import Bisection
+from fxprune.search.evaluator import Evaluator
+from fxprune.search.trial import Candidate
 from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
 
 M = TypeVar("M", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done to a model.
-
-    Attributes:
-        before: cost of the original.
-        after: cost of the pruned model.
-        groups: the groups, with the reason for every dim that is fixed.
-        kept: channels kept of each group.
-        proof: the comparison of pruned and masked; None if it was not made.
-        unreached: modules with parameters that the example inputs did not reach; they stay as they are.
-    """
-
-    before: Cost
-    after: Cost
-    groups: Groups
-    kept: Mapping[str, int]
-    proof: Proof | None
-    unreached: tuple[str, ...] = ()
-
-    @property
-    def deviation(self) -> float | None:
-        """Pruned against masked (see `fxprune.verify`); None if it was not measured."""
-        return None if self.proof is None else self.proof.deviation
-
-    def warnings(self) -> list[str]:
-        """What may surprise: groups that were disproved, and modules that the example inputs did not reach."""
-        lines = [] if self.proof is None else self.proof.warnings()
-        if self.unreached:
-            names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
-            lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
-        return lines
-
-    def __str__(self) -> str:
-        cut = sum(self.kept[g.name] < g.size for g in self.groups)
-        lines = [
-            f"{cut} of {len(self.groups)} groups pruned",
-            _change("MACs", self.before.macs, self.after.macs),
-            _change("parameters", self.before.parameters, self.after.parameters),
-        ]
-        if self.proof is not None:
-            lines.append(str(self.proof))
-        lines += self.warnings()
-        if self.groups.unknown_ops:
-            lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
-        return "\n".join(lines)
-
-
-def _change(what: str, before: int, after: int) -> str:
-    return f"{what:10} {before / 1e6:10,.2f} M -> {after / 1e6:10,.2f} M  ({100 * after / max(before, 1):.1f} %)"
-
-
-@dataclass(frozen=True)
-class Result(Generic[M]):
-    """What `prune` returns: the smaller model, the plan that made it, and the report."""
-
-    model: M
-    plan: Plan
-    report: Report
-
-    def save(self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
-        """Write the model's weights with the plan and a checksum to one safetensors file, and the report beside it.
-
-        Args:
-            path: a name that ends with `.safetensors`; else a folder, which is made: it gets `model.safetensors` and
-                `report.html`. Existing files are replaced, each whole or not at all. `fxprune.load` reads them.
-            notes: texts by name that are kept in the file as well.
-
-        Raises:
-            InputError: the model's `state_dict` holds something other than tensors.
-        """
-        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
-        file.parent.mkdir(parents=True, exist_ok=True)
-        pruned_file.save(file, self.model, self.plan, notes)
-        page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
-        write_whole(page, result_page(self).encode())
+Tune = Callable[[Any], object]
+_SAMPLES = 1024  # that are read where the caller's data hold more
 
 
 def prune(
     model: M,
     example_inputs: Any,
-    pruning_ratio: float = 0.5,
+    pruning_ratio: float | Mapping[str, float] | None = None,
     *,
-    scorer: Scorer | None = None,
+    macs: float | None = None,
+    parameters: float | None = None,
+    latency: float | None = None,
+    round_to: int = 1,
+    ignored: Any = (),
+    only: Any = None,
+    heads: str | Mapping[str, str] = "",
     data: Iterable[Any] | None = None,
-    planner: Callable[[Groups, Mapping[str, Tensor]], Plan] | None = None,
-    ignored: str | Iterable[str] = (),
+    unpack: Callable[[Any], Any] | None = None,
+    repair: bool = True,
+    steps: int = 1,
+    tune: Tune | None = None,
+    evaluate: Callable[[Any], Any] | None = None,
+    max_drop: float | None = None,
+    scorer: Scorer | None = None,
+    planner: Planner | None = None,
     verify: bool = True,
 ) -> Result[M]:
     """Make a model smaller.
 
+    Give one kind of goal: what may stay (`macs`, `parameters`, `latency`, one or several), what goes from every group
+    (`pruning_ratio`), what quality may be lost (`max_drop`), or a planner.
+
     Args:
         model: the model; untouched.
         example_inputs: as for `fxprune.trace`.
-        pruning_ratio: part of every group's channels to remove, in [0, 1); ignored if a planner is given.
-        scorer: which channels matter; default `scorers.L2Norm()`.
-        data: batches, for scorers that need them.
-        planner: how many channels stay; default `planners.Uniform(pruning_ratio)`.
-        ignored: names or patterns of modules, parameters and groups that keep all channels.
+        pruning_ratio: part of every group's channels to remove, in [0, 1); or {name or pattern of groups or modules:
+            part}, where all others stay whole.
+        macs: MACs that may stay: at most 1 is a part of the original's, more is a number of MACs.
+        parameters: parameters that may stay, likewise.
+        latency: time of a forward that may stay: at most 1 is a part of the original's, more is milliseconds. It is
+            predicted from ops that are measured on the present device, minutes the first time.
+        round_to: kept channels of each group are multiples of this; 8 or 16 suit most hardware.
+        ignored: what keeps all its channels: names or patterns of modules, parameters and groups, or these objects.
+        only: likewise, the modules or groups whose own channels may go, and no others; None for all.
+        heads: as for `fxprune.find_groups`.
+        data: batches of inputs, or (inputs, targets); labels are read by the scorers that need them. Channels are
+            chosen and layers repaired on the first 1,024 samples; `fxprune.Batches` sets other limits.
+        unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
+        repair: with data, fit the layers that read what is gone by least squares (see `fxprune.reconstruct`).
+        steps: cut in so many steps; in each, the same part of what is left goes, and `tune` follows.
+        tune: trains a pruned model in place, after each step.
+        evaluate: the quality of a model, higher is better; for `max_drop`.
+        max_drop: how much of `evaluate(model)` may be lost, in its unit: the smallest model that loses no more is
+            searched for, in MACs, by bisection; each candidate is repaired and tuned.
+        scorer: which channels matter; default `scorers.JointElimination()` with data, `scorers.L2Norm()` without.
+        planner: how many channels stay, in place of the goals.
         verify: prove that the pruned model equals the masked one (see `fxprune.verify`). Groups that are to blame if it
             does not are kept whole, with a warning, and the others are planned again.
 
     Returns:
-        The smaller model, the plan that made it, and a report that can be printed.
+        The smaller model, the plan that made it of the original, and a report that can be printed. With `max_drop`, the
+        original itself if nothing smaller was good enough.
 
     Raises:
-        InputError: pruning ratio out of range, bad inputs, unusable scores, or no prunable group.
+        InputError: goals that are missing, out of range or exclude each other, bad inputs, unusable data or scores, or
+            no prunable group.
         TraceError: the model cannot be run.
         ProofError: the pruned model fails or differs from the masked one, whatever is kept whole.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
-    >>> result = fxprune.prune(net, torch.zeros(1, 3, 8, 8), 0.5)
+    >>> result = fxprune.prune(net, torch.zeros(1, 3, 8, 8), macs=0.5)
     >>> result.model[0]
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
-    check_pruning_ratio(pruning_ratio)
-    graph = trace(model, example_inputs)
-    groups = find_groups(graph, ignored)
-    _check_prunable(groups)
-    scores = (scorer or L2Norm())(model, groups, data)
-    choose = _Choice(planner or Uniform(pruning_ratio), scores)
-    if verify:
-        groups, plan, proof = proven(groups, choose, example_inputs)
-    else:
-        plan, proof = choose(groups), None
-    report = Report(cost(groups), cost(groups, plan), groups, plan.kept_counts(), proof, unreached(graph))
-    _warn(report)
-    return Result(rewrite(model, plan), plan, report)
+    _check_model(model, example_inputs)
+    check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
+    check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
+    goals = Goals(macs, parameters, latency, pruning_ratio, round_to)
+    _check_goals(goals, planner, evaluate, max_drop)
+    _check_steps(steps, tune, planner, max_drop)
+    batches = None if data is None else _batches(data, unpack)
+    parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
+    job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify)
+    if max_drop is not None and evaluate is not None:
+        return job.smallest(model, goals, evaluate, max_drop)
+    return job.in_steps(model, goals, planner, steps)
 
 
-def _check_prunable(groups: Groups) -> None:
-    if not len(groups):
-        reasons = "; ".join(dict.fromkeys(f.reason for f in groups.fixed))
-        where = type(groups.graph.model).__name__
-        raise InputError("no channel of the model can be pruned", where=where, seen=reasons[:300])
+@dataclass(frozen=True)
+class _Cut(Generic[M]):
+    """One cut of a model: the groups, the plan with its proof, and the smaller model, repaired but not tuned."""
+
+    groups: Groups
+    plan: Plan
+    proof: Proof | None
+    model: M
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of every cut.
+
+    Attributes:
+        inputs: the example inputs.
+        parts: names that are ignored, the only names that may shrink (None for all), and the choice of heads.
+        scorer: None for the default.
+        data: None if there are none.
+        repair: whether layers are repaired on the data.
+        tune: None for none.
+        verify: whether plans are proven.
+    """
+
+    inputs: Any
+    parts: tuple[tuple[str, ...], tuple[str, ...] | None, str | Mapping[str, str]]
+    scorer: Scorer | None
+    data: Batches | None
+    repair: bool
+    tune: Tune | None
+    verify: bool
+
+    def in_steps(self, model: M, goals: Goals, planner: Planner | None, steps: int) -> Result[M]:
+        """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
+        groups = self.groups(model)
+        measures = Measures(groups)
+        whole = {name: measures.whole(name) for name in goals.budgets()}
+        before = cost(groups)
+        made: _Cut[M] | None = None
+        plan: Plan | None = None
+        for step in range(1, steps + 1):
+            now = groups if made is None else self.groups(made.model)
+            part = goals.step(step, steps, whole)
+            choose = planner or part.planner(measures if made is None else Measures(now), whole)
+            made = self.cut(now, choose)
+            plan = made.plan if plan is None else plan.then(made.plan)
+            if self.tune is not None:
+                self.tune(made.model)
+        assert made is not None
+        assert plan is not None
+        report = self.report(groups, plan, made.proof)
+        report = replace(report, before=before, after=cost(made.groups, made.plan))
+        return _warned(Result(made.model, plan, report))
+
+    def smallest(self, model: M, goals: Goals, evaluate: Callable[[Any], Any], max_drop: float) -> Result[M]:
+        """Bisect the part of the MACs that stays; each candidate is cut from the original, repaired and tuned."""
+        groups = self.groups(model)
+        scores = self.scores(groups)
+        family = partial(Budget, constraints=goals.constraints(), tolerance=1 - 1e-9, strict=False)
+        if self.verify:
+            groups = proven(groups, _Choice(family(0.5), scores), self.inputs)[0]
+        search = Bisection(max_drop, family=family)
+
+        def make(candidate: Candidate) -> tuple[M, Tune | None, Callable[[Any], Any]]:
+            small = rewrite(model, candidate.plan)
+            if not candidate.tuned:
+                return small, None, evaluate
+            return self.repaired(model, small, candidate.plan), self.tune, evaluate
+
+        with Evaluator(model, groups, evaluate, self.tune, search, 0, None, None, make) as evaluator:
+            history = list(search.probes(evaluator, lambda rate: _Choice(family(rate), scores)(groups)))
+            found = evaluator.result(history, True)
+        proof = proven(groups, lambda _: found.plan, self.inputs)[2] if self.verify else None
+        report = replace(self.report(groups, found.plan, proof), history=tuple(history))
+        return _warned(Result(found.model, found.plan, report))
+
+    def groups(self, model: nn.Module) -> Groups:
+        """The groups that may shrink.
+
+        Raises:
+            InputError: there is none.
+        """
+        ignored, only, heads = self.parts
+        groups = find_groups(trace(model, self.inputs), ignored, heads=heads)
+        if only is not None:
+            check_patterns(only, groups)
+            others = [g.name for g in groups if not any(stands_for(p, g) for p in only)]
+            groups = groups.holding(dict.fromkeys(others, "not among what only= names"))
+        if not len(groups):
+            reasons = "; ".join(dict.fromkeys(f.reason for f in groups.fixed))
+            raise InputError("no channel of the model can be pruned", where=type(model).__name__, seen=reasons[:300])
+        return groups
+
+    def cut(self, groups: Groups, planner: Planner) -> _Cut[Any]:
+        """Score, plan, prove, rewrite and repair."""
+        model = groups.graph.model
+        choose = _Choice(planner, self.scores(groups))
+        if self.verify:
+            groups, plan, proof = proven(groups, choose, self.inputs)
+        else:
+            plan, proof = choose(groups), None
+        return _Cut(groups, plan, proof, self.repaired(model, rewrite(model, plan), plan))
+
+    def scores(self, groups: Groups) -> Mapping[str, Tensor]:
+        default = scorers.L2Norm() if self.data is None else _JOINT
+        data = None if self.data is None else self.data.described("choosing channels")
+        return (self.scorer or default)(groups.graph.model, groups, data)
+
+    def repaired(self, model: nn.Module, small: M, plan: Plan) -> M:
+        if self.data is not None and self.repair and plan.cuts():
+            reconstruct(model, small, plan, self.data.described("repairing layers"))
+        return small
+
+    def report(self, groups: Groups, plan: Plan, proof: Proof | None) -> Report:
+        before, after, kept = cost(groups), cost(groups, plan), plan.kept_counts()
+        repaired = None if self.data is None else self.repair
+        return Report(before, after, groups, kept, proof, unreached(groups.graph), repaired)
+
+
+_JOINT = scorers.Fallback(scorers.JointElimination(), scorers.L2Norm())
 
 
 @dataclass(frozen=True)
 class _Choice:
     """What plans, again where some groups must stay after all."""
 
-    planner: Callable[[Groups, Mapping[str, Tensor]], Plan]
+    planner: Planner
     scores: Mapping[str, Tensor]
 
     def __call__(self, groups: Groups) -> Plan:
         return self.planner(groups, {g.name: self.scores[g.name] for g in groups})
 
 
-def _warn(report: Report) -> None:
+def _warned(result: Result[M]) -> Result[M]:
     """What a caller should hear of who does not print the report."""
-    for line in report.warnings():
-        warnings.warn(line, stacklevel=3)
+    for line in result.report.warnings():
+        warnings.warn(line, stacklevel=4)
+    return result
+
+
+def _batches(data: Iterable[Any], unpack: Callable[[Any], Any] | None) -> Batches:
+    if isinstance(data, Batches):
+        return data
+    return Batches(data, unpack, samples=_SAMPLES, progress=True)
+
+
+def _check_model(model: Any, example_inputs: Any) -> None:
+    if isinstance(example_inputs, nn.Module) and not isinstance(model, nn.Module):
+        remedy = "prune(model, example_inputs, ...)"
+        raise InputError("model and example inputs are swapped", seen=type(model).__name__, remedy=remedy)
+    check_kind("the model", model, nn.Module, "give a torch.nn.Module")
+
+
+def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop: Any) -> None:
+    kinds = {
+        "goals": goals.given(),
+        "planner": planner is not None,
+        "max_drop": max_drop is not None,
+    }
+    given = [name for name, there in kinds.items() if there]
+    if not given:
+        budgets = ", ".join(f"{name}=0.5" for name in BUDGETS)
+        remedy = f"give {budgets} (what stays), pruning_ratio=0.5 (what goes), or evaluate= with max_drop="
+        raise InputError("no goal is given", remedy=remedy)
+    if len(given) > 1:
+        names = {"goals": "macs=, parameters=, latency= or pruning_ratio="}
+        seen = " and ".join(names.get(name, f"{name}=") for name in given)
+        raise InputError("goals that exclude each other", seen=seen, remedy="give one of them")
+    if planner is not None and goals.round_to != 1:
+        remedy = "give the planner its constraints: planners.Uniform(0.5, planners.Constraints(round_to=8))"
+        raise InputError("round_to= does not reach a planner of yours", seen=f"{goals.round_to}", remedy=remedy)
+    if (evaluate is None) != (max_drop is None):
+        raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
+    if evaluate is not None and not callable(evaluate):
+        raise InputError("evaluate is no function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number")
+    if max_drop is not None and not (isinstance(max_drop, int | float) and 0 <= max_drop < math.inf):
+        raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
+
+
+def _check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float | None) -> None:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise InputError("steps out of range", seen=repr(steps), remedy="give a positive number")
+    if steps > 1 and (planner is not None or max_drop is not None):
+        raise InputError("steps= needs a goal that can be parted", seen="planner= or max_drop=", remedy="give macs=0.5")
+    if tune is not None and not callable(tune):
+        raise InputError("tune is no function", seen=repr(tune)[:60], remedy="give tune(model), which trains in place")

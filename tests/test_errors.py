@@ -124,13 +124,13 @@ def test_nothing_to_prune() -> None:
     with refused(
         fxprune.InputError, "no channel of the model can be pruned", "Sequential", "model output", "model input"
     ):
-        fxprune.prune(model, X)
+        fxprune.prune(model, X, 0.5)
 
 
 def test_a_model_without_parameters_has_no_groups() -> None:
     assert len(groups_of(nn.ReLU())) == 0
     with refused(fxprune.InputError, "no channel of the model can be pruned", "ReLU"):
-        fxprune.prune(nn.ReLU(), X)
+        fxprune.prune(nn.ReLU(), X, 0.5)
 
 
 @pytest.mark.parametrize("name", ["layer7", "stem.weigh", "resid*"])
@@ -194,9 +194,9 @@ def test_weights_that_are_not_finite(net: Net) -> None:
     bad = CASES["residual"].build()
     bad.a.weight.data[2, 0, 0, 0] = float("nan")
     with refused(fxprune.InputError, "not finite", "in a", "1 of 6", "NaN"):
-        fxprune.prune(bad, X)
+        fxprune.prune(bad, X, 0.5)
     with refused(fxprune.InputError, "not finite", "NaN"):
-        fxprune.prune(bad, X, scorer=fxprune.scorers.WeightPermutation())
+        fxprune.prune(bad, X, 0.5, scorer=fxprune.scorers.WeightPermutation())
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_contributions_of_negative_scores(net: Net) -> None:
 @pytest.mark.parametrize("data", [[], iter(())])
 def test_an_empty_data_loader(net: Net, data: Any) -> None:
     with refused(fxprune.InputError, "holds no batch", "used up only once"):
-        fxprune.prune(net, X, scorer=fxprune.scorers.WeightPermutation(), data=data)
+        fxprune.prune(net, X, 0.5, scorer=fxprune.scorers.WeightPermutation(), data=data)
 
 
 def test_a_group_without_a_contraction(net: Net) -> None:
@@ -237,9 +237,9 @@ def test_a_group_without_a_contraction(net: Net) -> None:
         },
     )
     x = torch.rand(1, 1, 4, 4)
-    assert fxprune.prune(model, x).report.deviation is not None
+    assert fxprune.prune(model, x, 0.5).report.deviation is not None
     with refused(fxprune.InputError, "no convolution or linear layer", "scale", "L2Norm"):
-        fxprune.prune(model, x, scorer=fxprune.scorers.WeightPermutation())
+        fxprune.prune(model, x, 0.5, scorer=fxprune.scorers.WeightPermutation())
 
 
 # Plans that do not fit
@@ -617,7 +617,7 @@ def test_verify_with_nan(randomise: bool) -> None:
         with refused(fxprune.InputError, "computes NaN", "first appears in 2", "not finite"):
             fxprune.verify(model, plan, example, randomise=randomise)
         with refused(fxprune.InputError, "computes NaN", "first appears in 2", "not finite"):
-            fxprune.prune(model, example, scorer=fxprune.scorers.Random())
+            fxprune.prune(model, example, 0.5, scorer=fxprune.scorers.Random())
 
 
 @pytest.mark.parametrize(
@@ -633,7 +633,7 @@ def test_nan_that_only_the_mask_makes_is_no_bad_input(run: Any) -> None:
     """A masked channel is divided by zero; the pruned model has no such channel."""
     model = Net(run, {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 4, 3)})
     model.register_buffer("size", torch.rand(8, 1, 1) + 0.5)
-    deviation = fxprune.prune(model, X).report.deviation
+    deviation = fxprune.prune(model, X, 0.5).report.deviation
     assert deviation is not None
     assert deviation <= ROUNDING
 
@@ -643,10 +643,10 @@ def test_meta_weights(x: Any) -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 3))
     with refused(fxprune.InputError, "a meta tensor holds no data", "the scores of 0", "load the model's weights"):
-        fxprune.prune(model, x)
+        fxprune.prune(model, x, 0.5)
     with refused(fxprune.InputError, "a meta tensor holds no data", "0.weight", "load the model's weights"):
-        fxprune.prune(model, x, scorer=fxprune.scorers.Random())
-    small = fxprune.prune(model, x, scorer=fxprune.scorers.Random(), verify=False).model
+        fxprune.prune(model, x, 0.5, scorer=fxprune.scorers.Random())
+    small = fxprune.prune(model, x, 0.5, scorer=fxprune.scorers.Random(), verify=False).model
     assert small[0].weight.shape == (4, 3, 3, 3)
 
 

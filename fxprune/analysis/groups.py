@@ -21,6 +21,7 @@ from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.widths import Held, held_by_code
 from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import aliases_of, walk
+from fxprune.module.names import names_of
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.trace import Graph
 
@@ -250,7 +251,7 @@ def _indices(group: Group, given: npt.ArrayLike) -> Ints:
 
 def find_groups(
     graph: Graph,
-    ignored: str | Iterable[str] = (),
+    ignored: Any = (),
     *,
     heads: str | Mapping[str, str] = "",
     rewrite_code: bool = True,
@@ -259,7 +260,8 @@ def find_groups(
 
     Args:
         graph: from `fxprune.trace`.
-        ignored: name, names or shell patterns of modules, parameters or groups that must keep all channels.
+        ignored: name, names or shell patterns of modules, parameters or groups that must keep all channels; or these
+            objects themselves.
         heads: what shrinks where attention splits its width into heads: "head_dim" (the width of every head),
             "num_heads" (whole heads), "" (whichever has more indices), or {module name pattern: one of these}.
         rewrite_code: where a literal in a module's `forward` is a width (`view(-1, 400)`): the plan makes the module a
@@ -281,7 +283,7 @@ def find_groups(
     FixedDim(tensor='0.weight', dim=1, count=3, reason='model input', where='')
     """
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
-    names = _names(ignored)
+    names = names_of(graph.model, ignored)
     analysis = analyse(graph, _choice(graph, heads))
     return Groups(analysis, held_by_code(analysis, _ignored(analysis, names), rewrite_code=rewrite_code))
 
@@ -295,15 +297,6 @@ def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
         if not any(fnmatchcase(path, str(pattern)) for path, _ in walk(graph.model)):
             raise InputError("no module has the name or pattern", seen=str(pattern), remedy="heads={module: choice}")
     return choice
-
-
-def _names(ignored: str | Iterable[str]) -> tuple[str, ...]:
-    names = tuple(ignored) if isinstance(ignored, Iterable) and not isinstance(ignored, str) else (ignored,)
-    for name in names:
-        if not isinstance(name, str):
-            remedy = "give names or shell patterns, as in model.named_modules(); () ignores nothing"
-            raise InputError("an ignored entry is no name", seen=type(name).__name__, remedy=remedy)
-    return names
 
 
 def _ignored(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,8 @@ class Batch:
                 "the model's forward fails on the data",
                 where=self.place,
                 seen=f"{type(error).__name__}: {str(error).strip()[:200]} (inputs of shape {shapes})",
-                remedy="give batches of inputs, or (inputs, targets), with which model(inputs) runs in eval mode",
+                remedy="give batches of inputs, or (inputs, targets), with which model(inputs) runs in eval mode; "
+                "unpack= makes them of other batches, such as unpack=lambda batch: (batch['image'], batch['label'])",
             ) from error
 
 
@@ -56,7 +58,9 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
 
     Args:
         model: tells the device.
-        data: batches: inputs as for `fxprune.trace`, or a list or tuple (inputs, targets) as data loaders give them.
+        data: batches: inputs as for `fxprune.trace`; a list or tuple (inputs, targets) as data loaders give them; as
+            many inputs as the model's forward needs and then targets; or a mapping, of which the model gets what its
+            forward has names for.
 
     Raises:
         InputError: `data` is no iterable of batches, a batch holds no tensor, or there is none.
@@ -66,9 +70,9 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
     def move(t: Any) -> Any:
         return t.detach().to(device, copy=True) if isinstance(t, Tensor) else t
 
-    count = 0
+    count, forward = 0, _signature(model)
     for count, batch in enumerate(_iterable(data), 1):
-        inputs, targets = _parts(batch)
+        inputs, targets = _parts(batch, forward)
         tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
         place = f"batch {count} of the data"
         if not tensors:
@@ -103,10 +107,40 @@ def _iterable(data: Any) -> Iterator[Any]:
         raise InputError("the data cannot be iterated", seen=type(data).__name__, remedy=_FORM) from error
 
 
-def _parts(batch: Any) -> tuple[Inputs, Any]:
+def _parts(batch: Any, forward: inspect.Signature | None) -> tuple[Inputs, Any]:
+    """What of a batch goes into the model, and the rest, its targets, where the signature of the model's forward tells.
+
+    A mapping's values go in under the names that `forward` has; without any such name, all of them do. A list or tuple
+    is (inputs, targets), unless it starts with a tensor and `forward` needs more than one argument: then as many go in.
+    """
+    if isinstance(batch, Mapping):
+        return _named_parts(dict(batch), forward)
     if not isinstance(batch, list | tuple):
         return as_call(batch), None
-    if not batch:
-        return ((), {}), None
-    targets = batch[1] if len(batch) == 2 else tuple(batch[1:]) or None
-    return as_call(batch[0]), targets
+    needed = _needed(forward) if batch and isinstance(batch[0], Tensor) else 1
+    inputs, targets = (batch[0] if needed == 1 else tuple(batch[:needed])) if batch else (), batch[needed:]
+    return as_call(inputs), (targets[0] if len(targets) == 1 else tuple(targets) or None)
+
+
+def _named_parts(batch: dict[Any, Any], forward: inspect.Signature | None) -> tuple[Inputs, Any]:
+    parameters = forward.parameters if forward else {}
+    known = batch.keys() & parameters.keys()
+    if not known or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return ((), batch), None
+    targets = {name: value for name, value in batch.items() if name not in known}
+    only = next(iter(targets.values())) if len(targets) == 1 else targets or None
+    return ((), {name: value for name, value in batch.items() if name in known}), only
+
+
+def _needed(forward: inspect.Signature | None) -> int:
+    """How many positional arguments `forward` cannot do without, at least one."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = forward.parameters.values() if forward else ()
+    return max(1, sum(p.kind in positional and p.default is p.empty for p in parameters))
+
+
+def _signature(model: nn.Module) -> inspect.Signature | None:
+    try:
+        return inspect.signature(model.forward)
+    except (TypeError, ValueError):  # scripted modules have none
+        return None

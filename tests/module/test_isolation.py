@@ -332,7 +332,7 @@ def test_caches_of_other_kinds(make: Callable[[], Any]) -> None:
 
     model, x = Net(run, {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(6, 2, 1), "cache": make()}), torch.rand(1, 3, 4, 4)
     with no_footprints(model, x):
-        fxprune.prune(model, x)
+        fxprune.prune(model, x, 0.5)
 
 
 def test_caches_in_plain_objects_and_tuples() -> None:
@@ -373,7 +373,7 @@ def test_queues() -> None:
         torch.rand(1, 3, 4, 4),
     )
     with no_footprints(model):
-        fxprune.prune(model, x)
+        fxprune.prune(model, x, 0.5)
     assert not model.last
 
 
@@ -388,7 +388,7 @@ def test_nested_caches() -> None:
         torch.rand(1, 3, 4, 4),
     )
     with no_footprints(model, x):
-        fxprune.prune(model, x)
+        fxprune.prune(model, x, 0.5)
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -580,7 +580,7 @@ def test_a_scorer_whose_data_fails() -> None:
         raise RuntimeError("disk gone")
 
     with pytest.raises(RuntimeError, match="disk gone"), no_footprints(model, x):
-        fxprune.prune(model, x, scorer=fxprune.scorers.WeightPermutation(), data=data())
+        fxprune.prune(model, x, 0.5, scorer=fxprune.scorers.WeightPermutation(), data=data())
 
 
 def test_a_search_whose_evaluation_fails() -> None:

@@ -1,0 +1,220 @@
+"""Goals: what a caller wants to keep, in one place, and the planner that does it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from fxprune.analysis.groups import Groups
+from fxprune.costs.latency import Latency, measure
+from fxprune.costs.macs import CostModel
+from fxprune.errors import InputError
+from fxprune.plan.plan import Plan
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.budget import Budget
+from fxprune.planners.uniform import PerGroup, Uniform
+
+Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
+
+BUDGETS = ("macs", "parameters", "latency")
+_MILLI = 1e-3
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What shall be left of a model: budgets, or a part of every group.
+
+    Attributes:
+        macs: MACs that may stay: a part of the original's in (0, 1], or a number above 1.
+        parameters: parameters that may stay, likewise.
+        latency: time of a forward that may stay: a part of the original's in (0, 1], or milliseconds above 1. It is
+            predicted from measured ops (`fxprune.latency.measure`).
+        pruning_ratio: part of every group's channels to remove, in [0, 1), or {name or pattern: part}.
+        round_to: kept channels of each group are multiples of this.
+
+    Raises:
+        InputError: a value out of range, or goals that exclude each other.
+
+    >>> Goals(macs=0.5, pruning_ratio=0.5)
+    Traceback (most recent call last):
+    fxprune.errors.InputError: two kinds of goals; seen: macs=0.5 and pruning_ratio=0.5; remedy: give budgets (macs=, \
+parameters=, latency=), or pruning_ratio=
+    """
+
+    macs: float | None = None
+    parameters: float | None = None
+    latency: float | None = None
+    pruning_ratio: float | Mapping[str, float] | None = None
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in self.budgets().items():
+            _check_budget(name, value)
+        if self.pruning_ratio is not None:
+            _check_ratio(self.pruning_ratio)
+            for name, value in self.budgets().items():
+                seen = f"{name}={value} and pruning_ratio={self.pruning_ratio}"
+                remedy = f"give budgets ({', '.join(f'{b}=' for b in BUDGETS)}), or pruning_ratio="
+                raise InputError("two kinds of goals", seen=seen, remedy=remedy)
+        Constraints(round_to=self.round_to)
+
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are given."""
+        return {name: value for name in BUDGETS if (value := getattr(self, name)) is not None}
+
+    def given(self) -> bool:
+        """Whether there is any goal."""
+        return self.pruning_ratio is not None or bool(self.budgets())
+
+    def constraints(self) -> Constraints:
+        """Which widths are allowed."""
+        return replace(UNCONSTRAINED, round_to=self.round_to)
+
+    def step(self, number: int, steps: int, original: Mapping[str, float]) -> Goals:
+        """The goals of one of several steps: in each, the same part of what is left goes.
+
+        Args:
+            number: of the step, from 1.
+            steps: how many there are.
+            original: the original's costs by name, of which budgets are parts.
+
+        >>> Goals(macs=0.25).step(1, 2, {"macs": 1000}).macs, Goals(pruning_ratio=0.75).step(2, 2, {}).pruning_ratio
+        (0.5, 0.5)
+        """
+        kept = {n: relative(v, original[n]) ** (number / steps) for n, v in self.budgets().items()}
+        ratio = self.pruning_ratio
+        if isinstance(ratio, Mapping):
+            return replace(self, pruning_ratio={p: _each(r, steps) for p, r in ratio.items()})
+        return replace(self, pruning_ratio=None if ratio is None else _each(ratio, steps), **kept)
+
+    def planner(self, measures: Measures, original: Mapping[str, float]) -> Planner:
+        """The planner that reaches the goals.
+
+        Args:
+            measures: of the model that is planned for.
+            original: the costs that budgets in (0, 1] are parts of, by name.
+
+        Returns:
+            A planner that keeps everything if the model meets all budgets already.
+        """
+        if isinstance(self.pruning_ratio, Mapping):
+            return PerGroup(self.pruning_ratio, constraints=self.constraints())
+        if self.pruning_ratio is not None:
+            return Uniform(self.pruning_ratio, self.constraints())
+        limits = {n: relative(v, original[n]) * original[n] / measures.whole(n) for n, v in self.budgets().items()}
+        tight = {n: limit for n, limit in limits.items() if limit < 1}
+        if not tight:
+            return Uniform(0.0, self.constraints())
+        if len(tight) == 1:
+            ((name, limit),) = tight.items()
+            return Budget(limit, measures.of(name), self.constraints())
+        return Budget(1 / max(1 / limit for limit in tight.values()), measures.tightest(tight), self.constraints())
+
+
+class Measures:
+    """What a model costs as a function of its widths, measured when it is asked for.
+
+    Args:
+        groups: of the model.
+        progress: whether measuring latencies shows a progress bar.
+    """
+
+    def __init__(self, groups: Groups, progress: bool = True) -> None:
+        self._groups, self._progress = groups, progress
+        self._latency: Latency | None = None
+        self._model = CostModel(groups.analysis)
+
+    def of(self, name: str) -> Any:
+        """A measure as `Budget` takes it."""
+        return self._seconds() if name == "latency" else name
+
+    def whole(self, name: str) -> float:
+        """The cost of the model as it is; latency in milliseconds."""
+        return self.at(name, {})
+
+    def at(self, name: str, counts: Mapping[str, int]) -> float:
+        """The cost when `counts` channels of the groups stay."""
+        if name == "latency":
+            return self._seconds()(counts) / _MILLI
+        sizes = dict(zip(self._model.groups, self._model.sizes, strict=True))
+        vector = self._model.counts(None)
+        vector[:] = [counts.get(group, size) for group, size in sizes.items()]
+        return float(getattr(self._model, name)(vector))
+
+    def tightest(self, limits: Mapping[str, float]) -> Callable[[Mapping[str, int]], float]:
+        """A measure that is within its budget where all costs are within theirs: the largest of cost / limit.
+
+        Args:
+            limits: {name: part of the model's cost that may stay}.
+        """
+        whole = {name: self.whole(name) * limit for name, limit in limits.items()}
+
+        def cost(counts: Mapping[str, int]) -> float:
+            return max(self.at(name, counts) / limit for name, limit in whole.items())
+
+        return cost
+
+    def _seconds(self) -> Latency:
+        if self._latency is None:
+            self._latency = measure(self._groups, progress=self._progress)
+        return self._latency
+
+
+def relative(budget: float, whole: float) -> float:
+    """A budget as a part of the original's cost.
+
+    >>> relative(0.5, 4000), relative(1000, 4000)
+    (0.5, 0.25)
+    """
+    return budget if budget <= 1 else min(1.0, budget / whole)
+
+
+def _each(ratio: float, steps: int) -> float:
+    """The pruning ratio that, `steps` times in a row, gives `ratio`."""
+    return 1 - (1 - ratio) ** (1 / steps)
+
+
+def _check_budget(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+        what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
+        remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
+        raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
+
+
+def _check_ratio(ratio: Any) -> None:
+    for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            percent = isinstance(value, int | float) and 1 < value < 100
+            hint = f"give {value / 100:g} for {value:g} %" if percent else "give a number in [0, 1)"
+            raise InputError("pruning ratio out of range", seen=repr(value), remedy=hint)
+
+
+def check_callable(what: str, value: Any, room: Any, example: str) -> None:
+    """Refuse a scorer or planner that is a name, a class or a number.
+
+    Args:
+        what: "scorer" or "planner".
+        value: what was given; None is fine.
+        room: the module that holds those of fxprune.
+        example: how one is given.
+
+    Raises:
+        InputError: it cannot be called with what a pruning gives it.
+    """
+    if value is None or (callable(value) and not isinstance(value, type)):
+        return
+    if isinstance(value, type):
+        raise InputError(f"the {what} is a class", seen=value.__name__, remedy=f"give an instance: {value.__name__}()")
+    if isinstance(value, str):
+        lower = {n.lower(): n for n in room.__all__ if n[0].isupper()}
+        near = difflib.get_close_matches(value.lower(), lower, 1) or [n for n in lower if value.lower() in n][:1]
+        example = f"fxprune.{room.__name__.rpartition('.')[2]}.{lower[near[0]]}()" if near else example
+    raise InputError(f"the {what} is no function", seen=repr(value), remedy=f"give an object such as {example}")
+
+
+GOAL_NAMES = tuple(f.name for f in fields(Goals))

@@ -1,0 +1,112 @@
+"""What `fxprune.prune` returns: the smaller model, the plan that made it, and the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from fxprune.analysis.groups import Groups
+from fxprune.costs.macs import Cost
+from fxprune.plan.plan import Plan
+from fxprune.report.drawing.page import page as result_page
+from fxprune.rewriting import pruned_file
+from fxprune.storage.files import write_whole
+from fxprune.verification.proof import Proof
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was done to a model.
+
+    Attributes:
+        before: cost of the original.
+        after: cost of the pruned model.
+        groups: the groups, with the reason for every dim that is fixed.
+        kept: channels kept of each group.
+        proof: the comparison of pruned and masked; None if it was not made.
+        unreached: modules with parameters that the example inputs did not reach; they stay as they are.
+        repaired: whether the weights were fitted to data after the cut; None if no data were given.
+        history: what a search for the smallest model tried; empty without one.
+    """
+
+    before: Cost
+    after: Cost
+    groups: Groups
+    kept: Mapping[str, int]
+    proof: Proof | None
+    unreached: tuple[str, ...] = ()
+    repaired: bool | None = None
+    history: tuple[Any, ...] = ()
+
+    @property
+    def deviation(self) -> float | None:
+        """Pruned against masked (see `fxprune.verify`); None if it was not measured."""
+        return None if self.proof is None else self.proof.deviation
+
+    def warnings(self) -> list[str]:
+        """What may surprise: groups that were disproved, and modules that the example inputs did not reach."""
+        lines = [] if self.proof is None else self.proof.warnings()
+        if self.unreached:
+            names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
+            lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
+        return lines
+
+    def __str__(self) -> str:
+        cut = sum(self.kept[g.name] < g.size for g in self.groups)
+        lines = [
+            f"{cut} of {len(self.groups)} groups pruned",
+            _change("MACs", self.before.macs, self.after.macs),
+            _change("parameters", self.before.parameters, self.after.parameters),
+        ]
+        if self.proof is not None:
+            lines.append(str(self.proof))
+        lines += self.warnings()
+        if self.groups.unknown_ops:
+            lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
+        return "\n".join([*lines, _told_of_data(self.repaired)])
+
+
+def _told_of_data(repaired: bool | None) -> str:
+    if repaired is None:
+        return (
+            "without data: channels were chosen by their weights, and the weights that stay are as they were; "
+            "data=batches, a few hundred inputs without labels, chooses channels by what they do and repairs the layers"
+        )
+    return "layers repaired on the data" if repaired else "layers not repaired (repair=False)"
+
+
+def _change(what: str, before: int, after: int) -> str:
+    return f"{what:10} {before / 1e6:10,.2f} M -> {after / 1e6:10,.2f} M  ({100 * after / max(before, 1):.1f} %)"
+
+
+@dataclass(frozen=True)
+class Result(Generic[M]):
+    """What `prune` returns: the smaller model, the plan that made it, and the report."""
+
+    model: M
+    plan: Plan
+    report: Report
+
+    def save(self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
+        """Write the model's weights with the plan and a checksum to one safetensors file, and the report beside it.
+
+        Args:
+            path: a name that ends with `.safetensors`; else a folder, which is made: it gets `model.safetensors` and
+                `report.html`. Existing files are replaced, each whole or not at all. `fxprune.load` reads them.
+            notes: texts by name that are kept in the file as well.
+
+        Raises:
+            InputError: the model's `state_dict` holds something other than tensors.
+        """
+        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pruned_file.save(file, self.model, self.plan, notes)
+        page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
+        write_whole(page, result_page(self).encode())

@@ -1,0 +1,79 @@
+"""Batches as data loaders give them, as calls of a model."""
+
+from collections import UserDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.module.batches import batches
+
+X, Y, Z = torch.rand(4, 3), torch.rand(4, 2), torch.rand(4)
+
+
+class One(nn.Module):
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        return x
+
+
+class Two(nn.Module):
+    def forward(self, x1: Tensor, x2: Tensor) -> Tensor:
+        return x1
+
+
+class Any_(nn.Module):
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return inputs["x"]
+
+
+def call(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    (found,) = batches(model, [batch])
+    args, kwargs = found.inputs
+    return (args or kwargs), found.targets
+
+
+def same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, Tensor):
+        return isinstance(found, Tensor) and torch.equal(found, expected)
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(same(found[k], v) for k, v in expected.items())
+    if isinstance(expected, tuple):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return bool(found == expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "inputs", "targets"),
+    [
+        (One(), X, (X,), None),
+        (One(), [X, Z], (X,), Z),
+        (One(), (X, Y, Z), (X,), (Y, Z)),
+        (Two(), (X, Y), (X, Y), None),
+        (Two(), [X, Y, Z], (X, Y), Z),
+        (Two(), ((X, Y), Z), (X, Y), Z),
+        (One(), {"x": X}, {"x": X}, None),
+        (One(), {"x": X, "label": Z}, {"x": X}, Z),
+        (One(), UserDict(x=X, label=Z, weight=Y), {"x": X}, {"label": Z, "weight": Y}),
+        (Two(), ({"x1": X, "x2": Y}, Z), {"x1": X, "x2": Y}, Z),
+        (Any_(), {"x": X, "label": Z}, {"x": X, "label": Z}, None),
+    ],
+)
+def test_what_goes_into_the_model(model: nn.Module, batch: Any, inputs: Any, targets: Any) -> None:
+    found = call(model, batch)
+    assert same(found[0], inputs)
+    assert same(found[1], targets)
+
+
+def test_unpack_is_named_where_the_model_fails() -> None:
+    (batch,) = batches(One(), [{"image": X, "label": Z}])
+    with pytest.raises(fxprune.InputError, match=r"unpack=lambda batch: \(batch\['image'\], batch\['label'\]\)"):
+        batch.run(One())
+
+
+def test_a_progress_bar_counts_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    data = fxprune.Batches([X] * 5, samples=9, progress=True)
+    assert len(list(data)) == 3
+    assert len(list(data)) == 3
+    assert capsys.readouterr().err == ""  # not on a terminal

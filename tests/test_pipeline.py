@@ -1,0 +1,272 @@
+"""`fxprune.prune`: goals, data, steps, the smallest model that is good enough, and mistakes."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.planners.goals import Goals
+
+
+class Net(nn.Module):
+    """Two convolutions in a row, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.bn, self.c, self.head = nn.BatchNorm2d(32), nn.Conv2d(32, 24, 3, padding=1), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.c(self.bn(self.b(self.a(x).relu())).relu()).relu().mean((2, 3)))
+
+
+X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def parts(result: fxprune.Result[Any]) -> tuple[float, float]:
+    before, after = result.report.before, result.report.after
+    return after.macs / before.macs, after.parameters / before.parameters
+
+
+def true_cost(model: nn.Module) -> fxprune.Cost:
+    return fxprune.cost(fxprune.find_groups(fxprune.trace(model, X)))
+
+
+# Goals
+
+
+@pytest.mark.parametrize("goal", [{"macs": 0.4}, {"parameters": 0.4}, {"macs": 0.4, "parameters": 0.3}])
+def test_budgets_are_met_and_used(net: Net, goal: dict[str, float]) -> None:
+    result = fxprune.prune(net, X, **goal)
+    found = dict(zip(("macs", "parameters"), parts(result), strict=True))
+    assert all(found[name] <= limit for name, limit in goal.items())
+    assert max(found[name] / limit for name, limit in goal.items()) > 0.9
+    assert result.report.after == true_cost(result.model)
+
+
+def test_a_budget_above_one_is_absolute(net: Net) -> None:
+    whole = true_cost(net).macs
+    assert parts(fxprune.prune(net, X, macs=whole // 2)) == parts(fxprune.prune(net, X, macs=0.5))
+    assert parts(fxprune.prune(net, X, macs=2 * whole)) == (1.0, 1.0)
+
+
+def test_a_latency_is_a_goal(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that takes a millisecond for each channel stands for measured times."""
+
+    def milliseconds(counts: dict[str, int]) -> float:
+        return 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())
+
+    monkeypatch.setattr("fxprune.planners.goals.measure", lambda groups, progress: milliseconds)
+    for goal in (0.5, 36):
+        assert sum(fxprune.prune(net, X, latency=goal).plan.kept_counts().values()) == 36
+
+
+def test_ratios(net: Net) -> None:
+    assert fxprune.prune(net, X, 0.5).plan.kept_counts() == {"a": 8, "b": 16, "c": 12}
+    assert fxprune.prune(net, X, pruning_ratio={"b": 0.75}).plan.kept_counts() == {"a": 16, "b": 8, "c": 24}
+    assert fxprune.prune(net, X, 0.4, round_to=8).plan.kept_counts() == {"a": 16, "b": 24, "c": 16}
+
+
+def test_widths_are_multiples_with_a_budget(net: Net) -> None:
+    with pytest.warns(UserWarning, match="of the budget unused"):  # the steps are coarse for so small a network
+        kept = fxprune.prune(net, X, macs=0.5, round_to=8).plan.kept_counts()
+    assert all(count % 8 == 0 for count in kept.values())
+
+
+@pytest.mark.parametrize("way", [lambda net: ["he*"], lambda net: [net.head], lambda net: net.head.weight])
+def test_ignored_takes_names_and_objects(net: Net, way: Callable[[Net], Any]) -> None:
+    assert fxprune.prune(net, X, 0.5, ignored=way(net)).plan.kept_counts() == {"a": 8, "b": 16}
+
+
+@pytest.mark.parametrize("way", [lambda net: "c", lambda net: [net.c], lambda net: ["c.weight"]])
+def test_only_what_is_named_loses_channels(net: Net, way: Callable[[Net], Any]) -> None:
+    small = fxprune.prune(net, X, 0.5, only=way(net)).model
+    assert (small.a.out_channels, small.b.out_channels, small.c.out_channels) == (16, 32, 12)
+
+
+# Data
+
+
+def teacher(count: int = 4, seed: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(64, 3, 8, 8, generator=generator) for _ in range(count)]
+
+
+def error(net: nn.Module, small: nn.Module) -> float:
+    x = teacher(1, seed=9)[0]
+    with torch.no_grad():
+        return float((net(x) - small.eval()(x)).square().mean() / net(x).var())
+
+
+def test_data_repair_the_model(net: Net) -> None:
+    bare = fxprune.prune(net, X, macs=0.4)
+    assert "without data" in str(bare.report)
+    repaired = fxprune.prune(net, X, macs=0.4, data=teacher())
+    assert "layers repaired on the data" in str(repaired.report)
+    assert error(net, repaired.model) < 0.2 * error(net, bare.model)
+    cut_only = fxprune.prune(net, X, macs=0.4, data=teacher(), repair=False)
+    assert torch.equal(cut_only.model.c.bias, fxprune.rewrite(net, cut_only.plan).c.bias)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "unpack"),
+    [
+        (lambda x: (x, torch.zeros(len(x))), None),
+        (lambda x: {"image": x, "label": torch.zeros(len(x))}, lambda batch: batch["image"]),
+        (lambda x: {"image": x, "label": 0}, lambda batch: (batch["image"], batch["label"])),
+        (lambda x: {"x": x, "label": torch.zeros(len(x))}, None),
+    ],
+)
+def test_batches_of_other_forms(net: Net, wrap: Callable[[Tensor], Any], unpack: Any) -> None:
+    expected = fxprune.prune(net, X, macs=0.4, data=teacher())
+    found = fxprune.prune(net, X, macs=0.4, data=[wrap(x) for x in teacher()], unpack=unpack)
+    assert found.plan == expected.plan
+    assert torch.equal(found.model.head.weight, expected.model.head.weight)
+
+
+def test_a_generator_is_enough(net: Net) -> None:
+    found = fxprune.prune(net, X, macs=0.4, data=(x for x in teacher()))
+    assert found.plan == fxprune.prune(net, X, macs=0.4, data=teacher()).plan
+
+
+def test_only_so_many_samples_are_read(net: Net) -> None:
+    read = []
+
+    class Endless:
+        def __iter__(self) -> Any:
+            for i in range(10**6):
+                read.append(i)
+                yield teacher(1)[0]
+
+    fxprune.prune(net, X, macs=0.4, data=Endless())
+    assert max(read) == 1024 // 64
+    read.clear()
+    fxprune.prune(net, X, macs=0.4, data=fxprune.Batches(Endless(), samples=100))
+    assert max(read) == 2
+
+
+# Steps
+
+
+def test_steps_compose_into_one_plan(net: Net) -> None:
+    tuned: list[int] = []
+
+    def tune(small: Net) -> None:
+        tuned.append(small.b.out_channels)
+        with torch.no_grad():
+            small.head.bias += 1
+
+    result = fxprune.prune(net, X, macs=0.3, steps=3, tune=tune)
+    assert len(tuned) == 3
+    assert tuned == sorted(tuned, reverse=True)
+    assert 0.25 < parts(result)[0] <= 0.3
+    assert result.report.after == true_cost(result.model)
+    torch.testing.assert_close(result.model.head.bias, net.head.bias + 3)
+    cut = fxprune.rewrite(net, result.plan)
+    assert torch.equal(cut.b.weight, result.model.b.weight)
+
+
+def test_ratios_in_steps_multiply(net: Net) -> None:
+    assert fxprune.prune(net, X, 0.75, steps=2).plan.kept_counts() == {"a": 4, "b": 8, "c": 6}
+
+
+# The smallest model that is good enough
+
+
+def test_the_smallest_model_that_loses_no_more(net: Net) -> None:
+    def evaluate(model: Net) -> float:
+        return 1.0 if model.b.out_channels >= 20 else 0.5
+
+    result = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.1)
+    assert 20 <= result.model.b.out_channels < 26
+    assert len(result.report.history) > 3
+    none = fxprune.prune(net, X, evaluate=lambda model: float(model.b.out_channels), max_drop=0.0)
+    assert none.model.b.out_channels == 32
+
+
+def test_candidates_are_repaired_and_tuned(net: Net) -> None:
+    seen: list[bool] = []
+
+    def tune(small: Net) -> None:
+        small.tuned = True
+
+    def evaluate(model: Net) -> float:
+        seen.append(getattr(model, "tuned", False))
+        return -error(net, model)
+
+    result = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(), tune=tune)
+    assert seen[0] is False
+    assert all(seen[1:])
+    assert error(net, result.model) <= 0.05
+    assert parts(result)[0] < 0.8
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "no goal is given; remedy: give macs=0.5, parameters=0.5, latency=0.5 (what stays), pruning_ratio=0.5"),
+        ({"macs": 0.5, "pruning_ratio": 0.5}, "two kinds of goals; seen: macs=0.5 and pruning_ratio=0.5"),
+        ({"macs": 0.5, "planner": fxprune.planners.Uniform(0.5)}, "goals that exclude each other; seen: macs="),
+        ({"planner": 0.5}, "the planner is no function; seen: 0.5; remedy: give an object such as"),
+        ({"planner": fxprune.planners.Uniform}, "the planner is a class; seen: Uniform; remedy: give an instance"),
+        ({"pruning_ratio": 0.5, "scorer": "l1"}, "give an object such as fxprune.scorers.L1Norm()"),
+        ({"pruning_ratio": 0.5, "scorer": fxprune.scorers.L2Norm}, "the scorer is a class; seen: L2Norm; remedy"),
+        ({"pruning_ratio": 50}, "pruning ratio out of range; seen: 50; remedy: give 0.5 for 50 %"),
+        ({"pruning_ratio": {"a": 1.5}}, "pruning ratio out of range; seen: 1.5"),
+        ({"pruning_ratio": "half"}, "pruning ratio out of range; seen: 'half'"),
+        ({"macs": 0}, "macs out of range; seen: 0; remedy: give what may stay"),
+        (
+            {"latency": -1},
+            "latency out of range; seen: -1; remedy: give what may stay: a part of",
+        ),
+        ({"macs": True}, "macs out of range; seen: True"),
+        ({"macs": 0.5, "round_to": 0}, "round_to must be a positive integer"),
+        ({"macs": 0.5, "steps": 0}, "steps out of range; seen: 0"),
+        ({"planner": fxprune.planners.Uniform(0.5), "steps": 2}, "steps= needs a goal that can be parted"),
+        ({"planner": fxprune.planners.Uniform(0.5), "round_to": 8}, "round_to= does not reach a planner of yours"),
+        ({"max_drop": 0.1}, "evaluate= and max_drop= need each other"),
+        ({"max_drop": -1, "evaluate": len}, "max_drop out of range; seen: -1"),
+        ({"macs": 0.5, "max_drop": 0.1, "evaluate": len}, "goals that exclude each other"),
+        ({"macs": 0.5, "tune": 3}, "tune is no function; seen: 3"),
+        ({"macs": 0.5, "data": X}, "the data is one batch; seen: Tensor; remedy: give a list of batches"),
+        ({"macs": 0.5, "data": 3}, "the data cannot be iterated; seen: int"),
+        ({"macs": 0.5, "data": [X], "unpack": 3}, "unpack is no function; seen: 3"),
+        ({"macs": 0.5, "ignored": [3]}, "this names no part of the model; seen: int"),
+        ({"macs": 0.5, "ignored": nn.Linear(1, 1)}, "seen: Linear of another model"),
+        (
+            {"macs": 0.5, "only": "nobody"},
+            "no prunable group has the name or pattern; seen: nobody; remedy: groups: a, b",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(net: Net, arguments: dict[str, Any], told: str) -> None:
+    ran: list[int] = []
+    if "only" not in arguments:
+        net.register_forward_hook(lambda *_: ran.append(1))
+    with pytest.raises(fxprune.InputError, match=re.escape(told)):
+        fxprune.prune(net, X, **arguments)
+    assert not ran
+
+
+def test_swapped_arguments(net: Net) -> None:
+    with pytest.raises(fxprune.InputError, match="model and example inputs are swapped"):
+        fxprune.prune(X, net, 0.5)  # type: ignore[type-var]
+
+
+def test_goals_of_steps() -> None:
+    assert Goals(macs=0.25).step(1, 2, {"macs": 10}).macs == 0.5
+    assert Goals(macs=250).step(1, 2, {"macs": 1000}).macs == 0.5
+    assert Goals(pruning_ratio={"a": 0.75}).step(2, 2, {}).pruning_ratio == {"a": 0.5}
