@@ -21,7 +21,7 @@ from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
 from fxprune.planners.budget import Budget
 from fxprune.planners.goals import BUDGETS, Goals, Measures, Planner, check_callable
-from fxprune.reconstruction import reconstruct
+from fxprune.reconstruction import repair as repair_model
 from fxprune.result import Report, Result
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
@@ -80,7 +80,7 @@ def prune(
         data: batches of inputs, or (inputs, targets); labels are read by the scorers that need them. Channels are
             chosen and layers repaired on the first 1,024 samples; `fxprune.Batches` sets other limits.
         unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
-        repair: with data, fit the layers that read what is gone by least squares (see `fxprune.reconstruct`).
+        repair: with data, fit the layers that read what is gone by least squares (see `fxprune.repair`).
         steps: cut in so many steps; in each, the same part of what is left goes, and `tune` follows.
         tune: trains a pruned model in place, after each step.
         evaluate: the quality of a model, higher is better; for `max_drop`.
@@ -230,9 +230,10 @@ class _Job:
         return (self.scorer or default)(groups.graph.model, groups, data)
 
     def repaired(self, model: nn.Module, small: M, plan: Plan) -> M:
-        if self.data is not None and self.repair and plan.cuts():
-            reconstruct(model, small, plan, self.data.described("repairing layers"))
-        return small
+        if self.data is None or not self.repair or not plan.cuts():
+            return small
+        held = list(self.data.described("reading the data"))
+        return repair_model(model, small, plan, held, batches=len(held))
 
     def report(self, groups: Groups, plan: Plan, proof: Proof | None) -> Report:
         before, after, kept = cost(groups), cost(groups, plan), plan.kept_counts()

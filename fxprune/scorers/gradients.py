@@ -16,7 +16,7 @@ from fxprune.module.batches import Batch
 from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
-from fxprune.scorers.losses import Loss, cross_entropy, differentiate, each_loss, logits_of, require_targets
+from fxprune.scorers.losses import Loss, default_loss, differentiate, each_loss, logits_of, require_targets, told
 
 Slots = Mapping[str, tuple[Slot, ...]]  # of each group, those that count
 
@@ -30,7 +30,8 @@ class Taylor:
     in proportion to their samples. One forward and backward a batch; memory: that of a training step without optimiser.
 
     Attributes:
-        loss: (outputs, targets) -> scalar; default cross-entropy.
+        loss: (outputs, targets) -> scalar; without targets, (outputs, the model's inputs). Default: cross-entropy, or
+            `output.loss` where the model computes that itself.
 
     Raises:
         InputError: no data, batches without targets, or a model or loss that fails on them.
@@ -59,7 +60,8 @@ class GroupTaylor:
     group importance adds up coupled parameters; squaring the sum as in Molchanov et al. 2019 is a choice of ours).
 
     Attributes:
-        loss: (outputs, targets) -> scalar; default cross-entropy.
+        loss: (outputs, targets) -> scalar; without targets, (outputs, the model's inputs). Default: cross-entropy, or
+            `output.loss` where the model computes that itself.
 
     Raises:
         InputError: as for `Taylor`.
@@ -154,10 +156,8 @@ def _first_order(
     if not len(groups):
         return {}
     sums = _Sums(groups, slots, tensors_of(model), torch.mul, torch.square)
-    objective = loss or cross_entropy
-    samples = differentiate(
-        model, data, sums.wanted, lambda outputs, batch: objective(outputs, require_targets(batch)), sums.add
-    )
+    objective = default_loss if loss is None else lambda outputs, batch: loss(outputs, told(batch))
+    samples = differentiate(model, data, sums.wanted, objective, sums.add)
     return {name: total / samples for name, total in sums.totals.items()}
 
 

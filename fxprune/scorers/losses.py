@@ -15,7 +15,7 @@ from fxprune.errors import FxpruneError, InputError
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import isolated, set_training, swap_tensors
 
-Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a scalar, the mean over samples
+Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, what `told` gives) -> a scalar, the mean over samples
 Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a scalar to differentiate
 
 
@@ -24,12 +24,31 @@ def cross_entropy(outputs: Any, targets: Any) -> Tensor:
     return F.cross_entropy(logits_of(outputs), targets)
 
 
+def default_loss(outputs: Any, batch: Batch) -> Tensor:
+    """Cross-entropy; of a batch without targets, the loss that the model itself computes of it (`output.loss`).
+
+    Raises:
+        InputError: the batch has no targets, and the model computes no loss.
+    """
+    own = getattr(outputs, "loss", None)
+    if batch.targets is None and isinstance(own, Tensor):
+        return own
+    return cross_entropy(outputs, require_targets(batch))
+
+
+def told(batch: Batch) -> Any:
+    """What a loss is given beside the outputs: the targets, or, where the model was given everything, its inputs."""
+    args, kwargs = batch.inputs
+    return batch.targets if batch.targets is not None else kwargs or args
+
+
 def logits_of(outputs: Any) -> Tensor:
-    """The model's output as scores of classes.
+    """The model's output as scores of classes; of an output with `logits`, those.
 
     Raises:
         InputError: it is not one tensor of shape (batch, classes, ...).
     """
+    outputs = getattr(outputs, "logits", outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() < 2:
         seen = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(

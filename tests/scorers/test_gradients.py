@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -226,3 +227,36 @@ def test_outputs_that_cross_entropy_cannot_take() -> None:
 def test_options_out_of_range(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(fxprune.InputError, match=text):
         make()
+
+
+@dataclass
+class Output:
+    loss: Tensor | None
+    logits: Tensor
+
+
+class OwnLoss(nn.Module):
+    """Computes its loss itself where it is given labels, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> Output:
+        logits = self.b(self.a(pixel_values).relu())
+        return Output(None if labels is None else F.cross_entropy(logits, labels), logits)
+
+
+def by_hand(output: Output, batch: Any) -> Tensor:
+    return F.cross_entropy(output.logits, batch["labels"])
+
+
+@pytest.mark.parametrize("loss", [None, lambda output, batch: output.loss, by_hand])
+def test_a_model_that_computes_its_loss(loss: Any) -> None:
+    """All ways to the same loss, from a mapping that the model gets whole, and from (inputs, targets)."""
+    torch.manual_seed(0)
+    net, x, y = OwnLoss(), torch.randn(8, 4), torch.randint(0, 3, (8,))
+    groups = fxprune.find_groups(fxprune.trace(net, x))
+    expected = Taylor()(net, groups, [(x, y)])
+    found = Taylor(loss=loss)(net, groups, [{"pixel_values": x, "labels": y}])
+    assert all(torch.equal(found[name], scores) for name, scores in expected.items())
