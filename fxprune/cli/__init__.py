@@ -8,6 +8,7 @@ libraries    models of torchvision, timm, transformers and ultralytics
 origin       how the original of a pruned model is made again
 data         batches by their name on the command line: a folder of images, or an object of the caller's
 groups       `inspect`
+prune        `prune` and `search`
 prove        `verify` and `latency`
 export       `export`
 compare      `compare`: what original and pruned model give and take

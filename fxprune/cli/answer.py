@@ -7,8 +7,9 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -61,7 +62,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*, as_json: bool, **given: Any) -> None:
         with reported():
-            with redirect_stdout(sys.stderr):
+            with redirect_stdout(sys.stderr), _one_line_warnings():
                 answer = function(**_bundled(hints, given))
             _print(answer, as_json)
             raise typer.Exit(answer.code)
@@ -69,6 +70,16 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([*parameters, as_json])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in (*parameters, as_json)}
     return run
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Warnings are told on standard error in a line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
+        yield
 
 
 def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:

@@ -42,8 +42,8 @@ def compare(
     """Measure an original and its pruned model: accuracy or agreement, latency, memory and size."""
     pair = origin.load(model, original)
     both = {"original": pair.original.model, "pruned": pair.small}
-    groups = fxprune.find_groups(fxprune.trace(pair.original.model, pair.original.inputs))
-    costs = {"original": fxprune.cost(groups), "pruned": fxprune.cost(groups, pair.plan)}
+    inputs = pair.original.inputs
+    costs = {name: fxprune.cost(fxprune.find_groups(fxprune.trace(m, inputs))) for name, m in both.items()}
     rows: dict[str, dict[str, float]] = {
         "MACs": {name: c.macs for name, c in costs.items()},
         "parameters": {name: c.parameters for name, c in costs.items()},
@@ -52,11 +52,11 @@ def compare(
     given = data.load(reading, pair.original)
     if given is not None:
         rows |= quality(both, given, reading.samples)
-    rows["peak memory of a forward, MiB"] = {n: peak(m, pair.original.inputs) / _MIB for n, m in both.items()}
+    rows["peak memory of a forward, MiB"] = {n: peak(m, inputs) / _MIB for n, m in both.items()}
     failures: dict[str, str] = {}
     for engine in engines.split(","):
-        rows |= _latencies(engine, both, pair.original.inputs, rounds, failures)
-    notes = _notes(failures, _shapes(pair.original.inputs))
+        rows |= _latencies(engine, both, inputs, rounds, failures)
+    notes = _notes(failures, _shapes(inputs))
     return Answer({"figures": rows, "failures": failures}, [_table(rows), *notes])
 
 
@@ -93,6 +93,21 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any], most: int) ->
         accuracy = {name: counts[name] / counts["labelled"] for name in models}
         rows = {f"accuracy, of {counts['labelled']}": accuracy, **rows}
     return rows
+
+
+def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
+    """For each sample of labelled data, 1 if the model gives its class and else 0, of shape (samples,).
+
+    Raises:
+        CommandError: the data have no class numbers, or the model gives no scores of classes.
+    """
+    right = []
+    for batch in batches(model, given):
+        found = _classes(batch, model)
+        if not isinstance(batch.targets, Tensor) or batch.targets.shape != found.shape:
+            raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")
+        right.append((found == batch.targets).float())
+    return torch.cat(right)
 
 
 def _classes(batch: Batch, model: nn.Module) -> Tensor:

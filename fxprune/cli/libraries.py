@@ -68,7 +68,7 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def check_known(library: str, name: str, names: Iterable[str]) -> None:
+def check_known(library: str, name: str, names: Iterable[str], what: str = "model") -> None:
     """Refuse a name that a library does not have, and offer those that are near.
 
     Raises:
@@ -79,7 +79,7 @@ def check_known(library: str, name: str, names: Iterable[str]) -> None:
         return
     near = difflib.get_close_matches(name, known, 3) or [n for n in known if name.lower() in n][:3]
     hint = f"did you mean {', '.join(near)}?" if near else f"give a {library} name or module:factory"
-    raise CommandError(f"no {library} model is called '{name}'; {hint}")
+    raise CommandError(f"no {library} {what} is called '{name}'; {hint}")
 
 
 def _torchvision(library: Any, name: str, arguments: dict[str, Any], pretrained: bool) -> Loaded:

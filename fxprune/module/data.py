@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from rich.console import Console
@@ -79,7 +79,7 @@ class Batches:
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
         dataset = getattr(self._data, "dataset", None)
-        known = [len(dataset)] if hasattr(dataset, "__len__") else []
+        known = [len(dataset)] if isinstance(dataset, Sized) else []
         return min([*known, *([self.samples] if self.samples else [])], default=None)
 
 

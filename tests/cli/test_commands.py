@@ -304,3 +304,62 @@ def test_ctrl_c_exits_with_130(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = run("inspect", "cli_nets.py:Net", *SHAPE)
     assert found.exit_code == 130
     assert "interrupted: saved in runs/x" in found.stderr
+
+
+# prune and search
+
+
+def test_prune_saves_what_the_other_commands_read(here: Path) -> None:
+    torch.save(_net(here).state_dict(), "w.pt")
+    goal = ["--macs", "0.5", "--round-to", "4", "--ignored", "head"]
+    told = answer("prune", "cli_nets.py:Quiet", *SHAPE, "--weights", "w.pt", *goal, "--data", "flat", "--out", "small")
+    assert told["macs"]["after"] <= 0.5 * told["macs"]["before"]
+    assert told["groups"] == {"a": {"size": 16, "kept": 4}} or told["groups"]["a"]["kept"] % 4 == 0
+    assert told["saved"] == "small"
+    assert told["deviation"] < 1e-9
+    assert answer("verify", "small")["passed"]
+    full = _net(here)
+    full.load_state_dict(torch.load("w.pt"))
+    assert fxprune.load("small", full).head.weight.shape == (3, 8)
+
+
+def _net(here: Path) -> nn.Module:
+    sys.path.insert(0, str(here))
+    from cli_nets import Quiet
+
+    torch.manual_seed(2)
+    return Quiet().eval()
+
+
+def test_prune_shows_a_table_and_the_report(here: Path) -> None:
+    found = run("prune", "cli_nets.py:Quiet", *SHAPE, "--pruning-ratio", "a=0.5", "--scorer", "L1Norm")
+    assert found.exit_code == 0, found.stderr
+    assert "1 of 2 groups pruned" in found.stdout
+    assert "without data" in found.stdout
+    assert "stay" in found.stdout
+
+
+def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
+    (here / "judge.py").write_text("def wide(model): return 1.0 if model.a.out_channels >= 6 else 0.0\n")
+    told = answer("search", "cli_nets.py:Quiet", *SHAPE, "--max-drop", "0.5", "--evaluate", "judge.py:wide")
+    assert 6 <= told["groups"]["a"]["kept"] < 10
+    labelled = ["--data", "cli_nets.py:labelled", "--max-drop", "1"]
+    assert answer("search", "cli_nets.py:Quiet", *SHAPE, *labelled)["macs"]["after"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["prune"], "no goal is given"),
+        (["prune", "--macs", "0.5", "--pruning-ratio", "0.5"], "two kinds of goals"),
+        (["prune", "--pruning-ratio", "half"], "not a pruning ratio"),
+        (["prune", "--pruning-ratio", "0.5", "--pruning-ratio", "0.6"], "several pruning ratios need patterns"),
+        (["prune", "--macs", "0.5", "--scorer", "L3Norm"], "no fxprune scorer is called 'L3Norm'; did you mean L"),
+        (["search", "--max-drop", "0.1"], "a search needs --data with class folders or labels"),
+        (["search", "--max-drop", "0.1", "--data", "flat"], "accuracy needs data with a class number"),
+    ],
+)
+def test_mistakes_of_goals(here: Path, arguments: list[str], told: str) -> None:
+    found = run(arguments[0], "cli_nets.py:Quiet", *SHAPE, *arguments[1:])
+    assert found.exit_code == 2, found.stderr
+    assert told in found.stderr.strip().splitlines()[-1]

@@ -1,0 +1,170 @@
+"""`fxprune prune` and `fxprune search`: a smaller model, by what it may keep or by what it may lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import Tensor, nn
+
+import fxprune
+from fxprune import report, scorers
+from fxprune.cli import data, models, origin
+from fxprune.cli.answer import Answer, CommandError, command
+from fxprune.cli.compare import accuracy
+from fxprune.cli.groups import heads
+from fxprune.cli.libraries import Loaded, check_known
+from fxprune.cli.options import DataOptions, GroupOptions, ModelOptions
+
+
+@dataclass(frozen=True)
+class GoalOptions:
+    """What may stay."""
+
+    macs: Annotated[float | None, typer.Option(help="MACs: at most 1 is a part, more a number.")] = None
+    parameters: Annotated[float | None, typer.Option(help="Parameters, likewise.")] = None
+    latency: Annotated[float | None, typer.Option(help="Latency: at most 1 is a part, more milliseconds.")] = None
+    pruning_ratio: Annotated[
+        list[str] | None, typer.Option(help="Part of every group that goes, or PATTERN=part; repeatable.")
+    ] = None
+
+
+Only = Annotated[list[str] | None, typer.Option(help="Only this module or group loses channels; repeatable.")]
+RoundTo = Annotated[int, typer.Option(min=1, help="Kept channels are multiples of this; 8 or 16 are usual.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder, or file that ends with .safetensors, for the pruned model.", show_default=False),
+]
+ScorerName = Annotated[
+    str | None, typer.Option(help="Which channels matter: a name of fxprune.scorers, such as L1Norm, or module:OBJECT.")
+]
+
+
+@command
+def prune(
+    model: ModelOptions,
+    goals: GoalOptions,
+    groups: GroupOptions,
+    reading: DataOptions,
+    only: Only = None,
+    round_to: RoundTo = 1,
+    scorer: ScorerName = None,
+    no_repair: Annotated[bool, typer.Option("--no-repair", help="Leave the weights that stay as they are.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave the plan unproven.")] = False,
+    out: Out = None,
+) -> Answer:
+    """Make a model smaller: --macs 0.5 keeps half of its arithmetic. With --data its layers are repaired."""
+    loaded = models.load(model)
+    result = fxprune.prune(
+        loaded.model,
+        loaded.inputs,
+        _ratio(goals.pruning_ratio or ()),
+        macs=goals.macs,
+        parameters=goals.parameters,
+        latency=goals.latency,
+        round_to=round_to,
+        ignored=groups.ignored or (),
+        only=only or None,
+        heads=heads(groups.heads or ()),
+        data=_batches(reading, loaded),
+        scorer=_scorer(scorer),
+        repair=not no_repair,
+        verify=not no_verify,
+    )
+    return _answer(result, model, out)
+
+
+@command
+def search(
+    model: ModelOptions,
+    groups: GroupOptions,
+    reading: DataOptions,
+    max_drop: Annotated[float, typer.Option(min=0, help="How much accuracy, or of EVALUATE's value, may be lost.")],
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="module:FUNCTION or file.py:FUNCTION, model to number; default: accuracy on the data."),
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="module:FUNCTION or file.py:FUNCTION that trains a model in place.")
+    ] = None,
+    only: Only = None,
+    round_to: RoundTo = 1,
+    scorer: ScorerName = None,
+    out: Out = None,
+) -> Answer:
+    """Find the smallest model that loses at most --max-drop; each candidate is repaired on the data, and tuned."""
+    loaded = models.load(model)
+    given = _batches(reading, loaded)
+    result = fxprune.prune(
+        loaded.model,
+        loaded.inputs,
+        round_to=round_to,
+        ignored=groups.ignored or (),
+        only=only or None,
+        heads=heads(groups.heads or ()),
+        data=given,
+        scorer=_scorer(scorer),
+        evaluate=_accuracy(given) if evaluate is None else models.factory(evaluate),
+        max_drop=max_drop,
+        tune=None if tune is None else models.factory(tune),
+    )
+    return _answer(result, model, out)
+
+
+def _batches(options: DataOptions, loaded: Loaded) -> fxprune.Batches | None:
+    found = data.load(options, loaded)
+    return None if found is None else fxprune.Batches(found, samples=options.samples, progress=True)
+
+
+def _accuracy(batches: fxprune.Batches | None) -> Callable[[nn.Module], Tensor]:
+    """A model's accuracy on the data, one number a sample.
+
+    Raises:
+        CommandError: there are no data.
+    """
+    if batches is None:
+        raise CommandError("a search needs --data with class folders or labels, or --evaluate module:FUNCTION")
+    return lambda model: accuracy(model, batches)
+
+
+def _ratio(given: Sequence[str]) -> float | dict[str, float] | None:
+    """A pruning ratio, or one for each pattern.
+
+    Raises:
+        CommandError: one is no number, or several come without patterns.
+    """
+    pairs = [("", text) if "=" not in text else tuple(text.rsplit("=", 1)) for text in given]
+    try:
+        ratios = {pattern: float(value) for pattern, value in pairs}
+    except ValueError as error:
+        raise CommandError(f"not a pruning ratio: {error}; give 0.5, or PATTERN=0.5") from error
+    if "" in ratios and len(pairs) > 1:
+        raise CommandError("several pruning ratios need patterns; give --pruning-ratio 'layer1*=0.5'")
+    return ratios.get("", ratios or None)
+
+
+def _scorer(name: str | None) -> Any:
+    if name is None:
+        return None
+    if ":" in name:
+        return models.attribute(name)
+    kinds = [n for n in scorers.__all__ if isinstance(getattr(scorers, n), type) and n[0].isupper()]
+    check_known("fxprune", name, kinds, "scorer")
+    return models.attempt(getattr(scorers, name), name)
+
+
+def _answer(result: fxprune.Result[Any], model: ModelOptions, out: Path | None) -> Answer:
+    told = result.report
+    if out is not None:
+        result.save(out, origin.notes(model))
+    figures = {
+        name: {"before": getattr(told.before, name), "after": getattr(told.after, name)}
+        for name in ("macs", "parameters")
+    }
+    kept = {g.name: {"size": g.size, "kept": told.kept[g.name]} for g in told.groups}
+    more = {"deviation": told.deviation, "warnings": told.warnings(), "saved": None if out is None else str(out)}
+    saved = [f"saved to {out}"] if out is not None else []
+    return Answer({**figures, "groups": kept, **more}, [report.group_table(result), str(told), *saved])
