@@ -27,7 +27,7 @@ from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.search.bisection import Bisection
 from fxprune.search.evaluator import Evaluator
-from fxprune.search.trial import Candidate
+from fxprune.search.trial import Task
 from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
 
@@ -182,15 +182,9 @@ class _Job:
         family = partial(Budget, constraints=goals.constraints(), tolerance=1 - 1e-9, strict=False)
         if self.verify:
             groups = proven(groups, _Choice(family(0.5), scores), self.inputs)[0]
+        task = Task(model, groups, evaluate, self.scorer_used(), self.data, self.tune, partial(self.repaired, model))
         search = Bisection(max_drop, family=family)
-
-        def make(candidate: Candidate) -> tuple[M, Tune | None, Callable[[Any], Any]]:
-            small = rewrite(model, candidate.plan)
-            if not candidate.tuned:
-                return small, None, evaluate
-            return self.repaired(model, small, candidate.plan), self.tune, evaluate
-
-        with Evaluator(model, groups, evaluate, self.tune, search, 0, None, None, make) as evaluator:
+        with Evaluator(task, search) as evaluator:
             history = list(search.probes(evaluator, lambda rate: _Choice(family(rate), scores)(groups)))
             found = evaluator.result(history, True)
         proof = proven(groups, lambda _: found.plan, self.inputs)[2] if self.verify else None
@@ -224,10 +218,14 @@ class _Job:
             plan, proof = choose(groups), None
         return _Cut(groups, plan, proof, self.repaired(model, rewrite(model, plan), plan))
 
+    def scorer_used(self) -> Scorer:
+        """The scorer, or the default: on data if there are any."""
+        return self.scorer or (scorers.L2Norm() if self.data is None else _JOINT)
+
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
-        default = scorers.L2Norm() if self.data is None else _JOINT
+        """Of every channel."""
         data = None if self.data is None else self.data.described("choosing channels")
-        return (self.scorer or default)(groups.graph.model, groups, data)
+        return self.scorer_used()(groups.graph.model, groups, data)
 
     def repaired(self, model: nn.Module, small: M, plan: Plan) -> M:
         if self.data is None or not self.repair or not plan.cuts():

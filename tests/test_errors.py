@@ -723,14 +723,14 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
         "give what a planner returns",
     ),
     "ignored=None": (
-        lambda m, g, p: fxprune.prune(m, X, ignored=None),  # type: ignore[arg-type]
+        lambda m, g, p: fxprune.prune(m, X, 0.5, ignored=None),  # type: ignore[arg-type]
         fxprune.InputError,
-        "an ignored entry is no name; seen: NoneType; remedy: give names or shell patterns",
+        "this names no part of the model; seen: NoneType; remedy: give names or shell patterns",
     ),
     "ignored=[module]": (
-        lambda m, g, p: fxprune.find_groups(g.graph, [m.stem]),
+        lambda m, g, p: fxprune.find_groups(g.graph, [nn.Conv2d(1, 1, 1)]),
         fxprune.InputError,
-        "an ignored entry is no name; seen: Conv2d; remedy: give names or shell patterns",
+        "this names no part of the model; seen: Conv2d of another model; remedy: give a part of the model",
     ),
     "heads=None": (
         lambda m, g, p: fxprune.find_groups(g.graph, heads=None),  # type: ignore[arg-type]

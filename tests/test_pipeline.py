@@ -224,9 +224,9 @@ def test_candidates_are_repaired_and_tuned(net: Net) -> None:
         ({"planner": fxprune.planners.Uniform}, "the planner is a class; seen: Uniform; remedy: give an instance"),
         ({"pruning_ratio": 0.5, "scorer": "l1"}, "give an object such as fxprune.scorers.L1Norm()"),
         ({"pruning_ratio": 0.5, "scorer": fxprune.scorers.L2Norm}, "the scorer is a class; seen: L2Norm; remedy"),
-        ({"pruning_ratio": 50}, "pruning ratio out of range; seen: 50; remedy: give 0.5 for 50 %"),
+        ({"pruning_ratio": 50}, "pruning ratio out of range; seen: 50; remedy: give a number in [0, 1): 0.5 for 50 %"),
         ({"pruning_ratio": {"a": 1.5}}, "pruning ratio out of range; seen: 1.5"),
-        ({"pruning_ratio": "half"}, "pruning ratio out of range; seen: 'half'"),
+        ({"pruning_ratio": "half"}, "pruning ratio out of range; seen: half"),
         ({"macs": 0}, "macs out of range; seen: 0; remedy: give what may stay"),
         (
             {"latency": -1},

@@ -12,21 +12,30 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.grouping.steps import Balanced, Steps
+from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.why import Why, as_html, explained
 from fxprune.analysis.widths import Held, held_by_code
 from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import aliases_of, walk
-from fxprune.module.names import names_of
+from fxprune.module.names import matches, names_of
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.trace import Graph
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+class UnknownGroupError(InputError, KeyError):
+    """No prunable group has this name."""
+
+    __str__ = Exception.__str__
 
 
 class Groups(Sequence[Group]):
@@ -67,13 +76,41 @@ class Groups(Sequence[Group]):
     @overload
     def __getitem__(self, key: slice) -> Sequence[Group]: ...
     def __getitem__(self, key: Any) -> Any:
-        return self._by_name[key] if isinstance(key, str) else self._members[key]
+        return self._known(key) if isinstance(key, str) else self._members[key]
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self._members)
 
     def __contains__(self, key: object) -> bool:
         return key in self._by_name if isinstance(key, str) else key in self._members
+
+    def why(self, part: str | nn.Module) -> Why:
+        """Why a part of the model can or cannot shrink.
+
+        Args:
+            part: a module, or the name of a module, a parameter or a group.
+
+        Returns:
+            What can be printed: which group each of its dims belongs to, or what holds it, the way from there through
+            the modules, where the code stands, and what would free it.
+
+        Raises:
+            InputError: the model has no such part.
+
+        >>> import torch, fxprune
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> print(fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4))).why("1.weight"))
+        1.weight:
+        1.weight[dim 1] (8 of 8) belongs to group 0
+        1.weight[dim 0]: 2 indices stay: model output
+          the way there: 1 > output
+          what would free it: outputs keep their widths; where an output carries hidden states that nobody needs, do \
+not return it
+        """
+        return explained(self, part)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     def __repr__(self) -> str:
         channels = sum(g.size for g in self)
@@ -109,7 +146,9 @@ class Groups(Sequence[Group]):
                 that would keep different parts.
         """
         check_kind("what is kept", kept, Mapping, "give {group name: indices, or a mask of one bool for each channel}")
-        chosen = {name: self._checked(self._known(name), channels) for name, channels in kept.items()}
+        chosen = {self._known(name).name: self._checked(self._known(name), channels) for name, channels in kept.items()}
+        if len(chosen) < len(kept):
+            raise InputError("two names of one group", seen=", ".join(kept), remedy="give each group once")
         counts = {g.name: len(chosen[g.name]) if g.name in chosen else g.size for g in self}
         self._check_ties(counts)
         planned = {g.name: PlannedGroup(g.name, g.size, chosen.get(g.name, np.arange(g.size)), g.slots) for g in self}
@@ -198,7 +237,7 @@ class Groups(Sequence[Group]):
         return tuple(Scale(u.tensor, u.rows, part**u.exponent) for u, part in uses if part < 1)
 
     def _checked(self, group: Group, channels: npt.ArrayLike) -> Ints:
-        kept = np.unique(_indices(group, channels))
+        kept = np.unique(kept_indices(group, channels))
         if not len(kept) and not any(group.name in b.names for b in self._balances()):
             raise InputError(
                 "a group must keep at least one channel", where=group.name, remedy="lower the pruning ratio"
@@ -210,11 +249,18 @@ class Groups(Sequence[Group]):
         return kept
 
     def _known(self, name: str) -> Group:
-        if name not in self._by_name:
-            raise InputError(
-                "no such prunable group", seen=name, remedy=f"groups: {', '.join(list(self._by_name)[:8])} ..."
-            )
-        return self._by_name[name]
+        """The group of a name: its own, or that of a layer or weight that makes its channels.
+
+        Raises:
+            UnknownGroupError: there is none.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        makers = [g for g in self if any(name in (s.tensor, s.tensor.rpartition(".")[0]) for s in g.producers)]
+        if len(makers) != 1:
+            remedy = f"groups: {', '.join(list(self._by_name)[:8])} ...; groups.why(name) tells what holds the others"
+            raise UnknownGroupError("no such prunable group", seen=name, remedy=remedy)
+        return makers[0]
 
     @cached_property
     def feeds(self) -> nx.DiGraph:
@@ -231,22 +277,6 @@ class Groups(Sequence[Group]):
             for s in g.producers:
                 graph.add_edges_from((r, g.name) for r in readers.get(s.tensor, ()) if r != g.name)
         return graph
-
-
-def _indices(group: Group, given: npt.ArrayLike) -> Ints:
-    """Kept channels, given as indices or as a mask."""
-    remedy = f"give indices in [0, {group.size}), or a mask of {group.size} booleans"
-    try:
-        channels = np.asarray(given)
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on a GPU, or with a gradient
-        what, seen = "kept channels are no list of indices", str(error).partition("\n")[0][:160]
-        raise InputError(what, where=group.name, seen=seen, remedy=remedy) from error
-    if channels.dtype == bool and channels.shape == (group.size,):
-        return np.flatnonzero(channels)
-    if channels.ndim != 1 or (len(channels) and channels.dtype.kind not in "iu"):
-        seen = f"{channels.dtype} of shape {channels.shape}"
-        raise InputError("kept channels are no list of indices", where=group.name, seen=seen, remedy=remedy)
-    return channels.astype(np.int64)
 
 
 def find_groups(
@@ -312,9 +342,3 @@ def _ignored(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, s
 def touches(group: Group, pattern: str) -> bool:
     """Whether a name or shell pattern stands for the group: its own name, its module, or a parameter that it cuts."""
     return matches(group.name, pattern) or any(matches(s.tensor, pattern) for s in group.slots)
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether the name, or a module that it is in, has the name or fits the pattern."""
-    parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:k]), pattern) for k in range(1, len(parts) + 1)) or name == pattern

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,3 +54,9 @@ def _own_name(model: nn.Module, wanted: nn.Module | Tensor) -> str:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether the name, or a module that it is in, has the name or fits the pattern."""
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[:k]), pattern) for k in range(1, len(parts) + 1)) or name == pattern

@@ -189,9 +189,9 @@ def _check_budget(name: str, value: Any) -> None:
 def _check_ratio(ratio: Any) -> None:
     for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            percent = isinstance(value, int | float) and 1 < value < 100
-            hint = f"give {value / 100:g} for {value:g} %" if percent else "give a number in [0, 1)"
-            raise InputError("pruning ratio out of range", seen=repr(value), remedy=hint)
+            percent = isinstance(value, int | float) and 2 <= value < 100
+            hint = f": {value / 100:g} for {value:g} %" if percent else ""
+            raise InputError("pruning ratio out of range", seen=str(value), remedy=f"give a number in [0, 1){hint}")
 
 
 def check_callable(what: str, value: Any, room: Any, example: str) -> None:

@@ -30,8 +30,8 @@ class Reader:
 
     def outputs(self, seen: Contraction) -> tuple[Tensor, Tensor]:
         """The output channels of the full-size layer that stay, and what the plan multiplies them by."""
-        full = torch.arange(seen.output.shape[1])
-        factors = torch.ones(len(full), dtype=torch.float64)
+        full = torch.arange(seen.output.shape[1], device="cpu")
+        factors = torch.ones(len(full), dtype=torch.float64, device="cpu")
         for rows, factor in self.scales:
             factors[torch.from_numpy(rows)] *= factor
         if seen.options is not None and seen.options[3]:  # (in, out/groups, ...): two dims make the output
@@ -44,7 +44,7 @@ class Reader:
     def _blocks(self, seen: Contraction) -> Tensor:
         """The convolution groups that stay: those of which the weight's first dim keeps an index."""
         if 0 not in self.cuts:
-            return torch.arange(seen.groups)
+            return torch.arange(seen.groups, device="cpu")
         return torch.from_numpy(self.cuts[0] // (seen.weight.shape[0] // seen.groups)).unique()
 
     def entries(self, seen: Contraction) -> tuple[Tensor, Tensor]:
@@ -53,11 +53,11 @@ class Reader:
         transposed = seen.options is not None and seen.options[3]
         reads = 0 if transposed else 1 - seen.dim
         inner = seen.x.shape[1] // seen.groups
-        kept = torch.from_numpy(self.cuts[reads]) if reads in self.cuts else torch.arange(inner)
-        blocks = self._blocks(seen) if seen.groups > 1 else torch.zeros(1, dtype=torch.int64)
+        kept = torch.from_numpy(self.cuts[reads]) if reads in self.cuts else torch.arange(inner, device="cpu")
+        blocks = self._blocks(seen) if seen.groups > 1 else torch.zeros(1, dtype=torch.int64, device="cpu")
         if transposed:
             kept = kept.view(len(blocks), -1)[0] % inner  # the same in every group
-        return blocks, (kept[:, None] * (n // inner) + torch.arange(n // inner)).flatten()
+        return blocks, (kept[:, None] * (n // inner) + torch.arange(n // inner, device="cpu")).flatten()
 
 
 def readers_of(plan: Plan) -> dict[str, Reader]:

@@ -158,6 +158,8 @@ class Evaluator(Generic[M]):
     def _jobs(self, candidates: Iterable[Candidate]) -> Iterator[Job[M]]:
         for c in candidates:
             model = rewrite(self.task.model, c.plan) if c.source is None else copied(c.source)
+            if self.task.repair is not None and c.source is None and c.tuned:
+                model = self.task.repair(model, c.plan)  # type: ignore[arg-type]
             tune = c.change or (self.task.tune if c.tuned else None)
             yield Job(c.key, model, tune, self.task.evaluate, self._seed_of(c))  # type: ignore[arg-type]
 

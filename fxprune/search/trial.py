@@ -41,6 +41,7 @@ class Task(Generic[M]):
         scorer: which channels matter.
         data: batches for scorer and refits.
         tune: trains a cut model in place; None for none.
+        repair: a cut model and its plan to the model that is tuned; None for the cut model as it is.
     """
 
     model: M
@@ -49,6 +50,7 @@ class Task(Generic[M]):
     scorer: Scorer
     data: Iterable[Any] | None = None
     tune: Tune | None = None
+    repair: Callable[[M, Plan], M] | None = None
 
     def scores(self) -> Mapping[str, Tensor]:
         """Of the original's channels.

@@ -8,8 +8,9 @@ from math import ceil
 from typing import TypeVar
 
 from fxprune.analysis.grouping.components import Group
-from fxprune.analysis.groups import Groups, matches, touches
+from fxprune.analysis.groups import Groups, touches
 from fxprune.errors import InputError
+from fxprune.module.names import matches
 from fxprune.planners.allocation.units import Unit
 
 V = TypeVar("V", int, float)

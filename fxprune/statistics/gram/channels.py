@@ -20,7 +20,7 @@ def owners(seen: Contraction, slot: Slot, channels: int) -> Tensor:
         slot: where the channels lie in the dim of its weight that reads them.
         channels: their number.
     """
-    owner = torch.full((slot.length,), channels)
+    owner = torch.full((slot.length,), channels, device="cpu")
     owner[torch.from_numpy(slot.positions)] = torch.from_numpy(slot.channels)
     n = seen.kernels().shape[-1]
     grid = owner.view(seen.groups, -1) if slot.length == seen.x.shape[1] else owner.expand(seen.groups, -1)

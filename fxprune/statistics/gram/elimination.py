@@ -186,7 +186,7 @@ def eliminate(problems: Sequence[Problem], channels: int, at_once: int | None = 
 
 def _greedy(states: Sequence[_State], channels: int, count: int, step: int) -> tuple[Tensor, Tensor]:
     """The next `count` channels to go, in their order, and what each adds to the error; the states lose them."""
-    left, order, added = torch.arange(channels), list[Tensor](), list[Tensor]()
+    left, order, added = torch.arange(channels, device="cpu"), list[Tensor](), list[Tensor]()
     while count:
         chosen, errors = _next(states, min(step, count))
         for state in states:

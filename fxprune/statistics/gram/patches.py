@@ -24,8 +24,8 @@ def draw(seen: Contraction, images: int, count: int | None, generator: torch.Gen
     shape = _spread(seen.output, images).shape
     most = prod(shape[2:])
     if count is None or count >= most:
-        return torch.arange(most).expand(shape[0], most)
-    return torch.rand(shape[0], most, generator=generator).topk(count, dim=1).indices.sort(1).values
+        return torch.arange(most, device="cpu").expand(shape[0], most)
+    return torch.rand(shape[0], most, generator=generator, device="cpu").topk(count, dim=1).indices.sort(1).values
 
 
 def most_varied(seen: Contraction, images: int, count: int) -> Tensor:
@@ -122,12 +122,12 @@ def _indices(
     turned: bool,
 ) -> tuple[Tensor, Tensor]:
     """Flat indices into the padded input: each patch's first entry, like `where`, and the steps from there to all."""
-    reach = torch.tensor([prod(space[d + 1 :]) for d in range(len(space))])
+    reach = torch.tensor([prod(space[d + 1 :]) for d in range(len(space))], device="cpu")
     sizes = seen.output.shape[2:] if seen.options is not None else space
     corners = torch.stack(torch.unravel_index(where, sizes), -1)
-    step = (corners * torch.tensor(stride) * reach).sum(-1)
-    grid = torch.cartesian_prod(*[torch.arange(n) for n in kernel]).view(-1, len(kernel))
-    offsets = (grid * torch.tensor(dilation) * reach).sum(-1)
+    step = (corners * torch.tensor(stride, device="cpu") * reach).sum(-1)
+    grid = torch.cartesian_prod(*[torch.arange(n, device="cpu") for n in kernel]).view(-1, len(kernel))
+    offsets = (grid * torch.tensor(dilation, device="cpu") * reach).sum(-1)
     return step.to(seen.x.device), (offsets.flip(0) if turned else offsets).to(seen.x.device)
 
 

@@ -1,0 +1,202 @@
+"""Why a part of a model can or cannot shrink: its groups, what holds the rest, where, and what would free it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import networkx as nx
+from torch import fx, nn
+
+from fxprune.analysis.grouping.reasons import FixedDim, place
+from fxprune.errors import InputError
+from fxprune.module.names import matches, names_of
+from fxprune.plan.slots import Slot
+from fxprune.storage.html import table
+from fxprune.tracing.trace import Graph
+
+if TYPE_CHECKING:
+    from fxprune.analysis.groups import Groups
+
+_STEPS = 6  # of a way that are shown at each end
+
+
+@dataclass(frozen=True)
+class Held:
+    """Indices of a parameter's dim that must stay.
+
+    Attributes:
+        dim: the dim, how many of its indices are held, and why.
+        way: the modules between the parameter and what holds it, in order.
+        code: where the code stands that holds it, as `file:line (class.forward)`; empty if unknown.
+        remedy: what would free it; empty if nothing does.
+    """
+
+    dim: FixedDim
+    way: tuple[str, ...]
+    code: str
+    remedy: str
+
+    def __str__(self) -> str:
+        lines = [f"{self.dim.tensor}[dim {self.dim.dim}]: {self.dim.count} indices stay: {self.dim.reason}"]
+        lines += [f"  held by: {self.dim.where}"] if self.dim.where else []
+        lines += [f"  the way there: {' > '.join(self.way)}"] if self.way else []
+        lines += [f"  code: {self.code}"] if self.code else []
+        lines += [f"  what would free it: {self.remedy}"] if self.remedy else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Why:
+    """What is known of a module, a parameter or a group.
+
+    Attributes:
+        name: what was asked for.
+        groups: {group: the slots of it that lie in what was asked for}.
+        notes: ties of these groups, and ops that run over all their channels.
+        held: what must stay.
+    """
+
+    name: str
+    groups: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+    held: tuple[Held, ...]
+
+    def __str__(self) -> str:
+        found = [f"{slot} belongs to group {group}" for group, slots in self.groups.items() for slot in slots]
+        return "\n".join([f"{self.name}:", *found, *self.notes, *map(str, self.held)])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        slots = ((slot, f"group {group}", "", "", "") for group, found in self.groups.items() for slot in found)
+        held = (
+            (f"{h.dim.tensor}[dim {h.dim.dim}]", f"stays: {h.dim.reason}", " > ".join(h.way), h.code, h.remedy)
+            for h in self.held
+        )
+        head = ("dim", "belongs to, or stays because", "the way there", "code", "what would free it")
+        return table(self.name, head, (*slots, *held), self.notes)
+
+
+def explained(groups: Groups, part: str | nn.Module) -> Why:
+    """What is known of a part of the model; see `Groups.why`."""
+    (name,) = names_of(groups.graph.model, part)
+    slots = {
+        g.name: tuple(f"{s} ({len(s.positions)} of {s.length})" for s in g.slots if _asked(name, g.name, s.tensor))
+        for g in groups
+    }
+    found = {group: mine for group, mine in slots.items() if mine}
+    fixed = [d for d in groups.fixed if matches(d.tensor, name)]
+    if not found and not fixed:
+        remedy = "give the name of a module, a parameter or a group"
+        raise InputError("nothing in the model has the name", seen=name, remedy=remedy)
+    ways = _Ways(groups.graph)
+    told = tuple(note for group in found for note in notes(groups, group))
+    return Why(name, found, told, tuple(_held(groups, d, ways) for d in fixed))
+
+
+def _asked(name: str, group: str, tensor: str) -> bool:
+    return matches(tensor, name) or (name == group and not any(c in name for c in "*?["))
+
+
+def notes(groups: Groups, name: str) -> list[str]:
+    """What else is known of a group: its ties, and an op that runs over all its channels; a sentence each."""
+    found = [
+        f"group {name} keeps the same part of its channels as {', '.join(sorted(tie - {name}))}"
+        for tie in groups.ties
+        if name in tie
+    ]
+    mixed = groups[name].mixed_by
+    return [*found, *([f"{mixed} runs over all channels of group {name}"] if mixed else [])]
+
+
+def as_html(groups: Groups) -> str:
+    """All groups as a table."""
+    head = ("group", "channels", "made by", "read by", "notes")
+    rows = (
+        (g.name, g.size, _tensors(g.producers), _tensors(g.consumers), "\n".join(notes(groups, g.name))) for g in groups
+    )
+    return table(repr(groups), head, rows)
+
+
+def _tensors(slots: Sequence[Slot]) -> str:
+    return "\n".join(s.tensor for s in slots)
+
+
+def _held(groups: Groups, dim: FixedDim, ways: _Ways) -> Held:
+    nodes = ways.between(dim)
+    modules = list(dict.fromkeys(n.meta.get("module") or str(n.target) for n in nodes if n.op != "get_attr"))
+    shown = modules if len(modules) <= 2 * _STEPS else [*modules[:_STEPS], "...", *modules[-_STEPS:]]
+    end = nodes[-1] if nodes else None
+    return Held(dim, tuple(shown), "" if end is None else _code(groups.graph.model, end), _remedy(groups, dim, nodes))
+
+
+class _Ways:
+    """Shortest ways through the recorded calls, in either direction, from a parameter to what holds it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = nx.Graph([(a, n) for n in graph.fx.nodes for a in n.all_input_nodes])
+        self._nodes = list(graph.fx.nodes)
+
+    def between(self, dim: FixedDim) -> list[fx.Node]:
+        """The calls on the way; empty if none is known."""
+        start = next((n for n in self._nodes if n.op == "get_attr" and n.target == dim.tensor), None)
+        ends = {n for n in self._nodes if self._holds(n, dim)} & set(self._graph)
+        if start is None or start not in self._graph or not ends:
+            return []
+        ways = nx.single_source_shortest_path(self._graph, start)
+        return min((ways[end] for end in ends if end in ways), key=len, default=[])
+
+    @staticmethod
+    def _holds(node: fx.Node, dim: FixedDim) -> bool:
+        if dim.reason == "model input":
+            return node.op == "placeholder"
+        if dim.reason == "model output":
+            return node.op == "output"
+        return bool(dim.where) and place(node) == dim.where
+
+
+def _code(model: nn.Module, node: fx.Node) -> str:
+    """Where the module's own forward stands; for a layer of PyTorch's, that of the module that calls it."""
+    path = str(node.meta.get("module", ""))
+    parts = path.split(".") if path else []
+    callers = (model.get_submodule(".".join(parts[:k])) for k in range(len(parts), -1, -1))
+    module = next((m for m in callers if not type(m).__module__.startswith("torch.nn")), None)
+    if module is None:
+        return ""
+    forward = type(module).forward
+    try:
+        file, line = inspect.getsourcefile(forward), inspect.getsourcelines(forward)[1]
+    except (TypeError, OSError):
+        return ""
+    return f"{file}:{line} ({type(module).__name__}.forward)"
+
+
+def _remedy(groups: Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
+    model = groups.graph.model
+    if dim.reason.startswith("ignored by the caller"):
+        return "take it out of ignored="
+    if dim.reason == "model output":
+        return _output_remedy(model)
+    attention = [n for n in way if _inside_attention(model, str(n.meta.get("module", "")))]
+    if attention:
+        return "fxprune.untie_attention(model), after which heads shrink while the stream stays"
+    if dim.dim == 1 and dim.reason != "model input":
+        module = dim.tensor.rpartition(".")[0]
+        return f'fxprune.add_samplers(model, ["{module}"]): it then reads a part of its input, which stays whole'
+    return ""
+
+
+def _output_remedy(model: nn.Module) -> str:
+    if getattr(getattr(model, "config", None), "use_cache", False):
+        return "model.config.use_cache = False: the cache of keys and values is among the outputs"
+    return "outputs keep their widths; where an output carries hidden states that nobody needs, do not return it"
+
+
+def _inside_attention(model: nn.Module, path: str) -> bool:
+    parts = path.split(".")
+    paths = (".".join(parts[:k]) for k in range(1, len(parts) + 1))
+    return any(isinstance(model.get_submodule(p), nn.MultiheadAttention) for p in paths if p)

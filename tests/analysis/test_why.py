@@ -1,0 +1,89 @@
+"""`groups.why`: what holds a part of a model, where, and what would free it; names that stand for groups."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.b(self.a(x).relu())).mean((2, 3)))
+
+
+@pytest.fixture
+def groups() -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(Residual(), torch.zeros(1, 3, 8, 8)))
+
+
+def test_a_layer_of_two_groups(groups: fxprune.Groups) -> None:
+    why = groups.why("b")
+    assert why.groups == {
+        "stem": ("b.weight[dim 0] (8 of 8)", "b.bias[dim 0] (8 of 8)"),
+        "a": ("b.weight[dim 1] (6 of 6)",),
+    }
+    assert "b.weight[dim 0] (8 of 8) belongs to group stem" in str(why)
+    assert why.held == ()
+
+
+def test_what_an_output_holds(groups: fxprune.Groups) -> None:
+    (weight, bias) = groups.why("head").held
+    assert (weight.dim.reason, weight.way) == ("model output", ("head", "output"))
+    assert weight.code.endswith("(Residual.forward)")
+    assert "test_why.py:" in weight.code
+    assert "outputs keep their widths" in weight.remedy
+    assert bias.dim.tensor == "head.bias"
+
+
+def test_modules_and_parameters(groups: fxprune.Groups) -> None:
+    model = groups.graph.model
+    assert str(groups.why(model.b)) == str(groups.why("b"))
+    assert [h.dim.dim for h in groups.why("a.weight").held] == [2, 3]  # its kernel
+    with pytest.raises(fxprune.InputError, match="nothing in the model has the name; seen: nobody"):
+        groups.why("nobody")
+
+
+def test_what_the_caller_ignored() -> None:
+    groups = fxprune.find_groups(fxprune.trace(Residual(), torch.zeros(1, 3, 8, 8)), ignored="a")
+    assert {h.remedy for h in groups.why("a").held if h.dim.dim == 0} == {"take it out of ignored="}
+
+
+def test_a_cache_among_the_outputs_is_named() -> None:
+    class Config:
+        use_cache = True
+
+    model = Residual()
+    model.config = Config()  # type: ignore[assignment]
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3, 8, 8)))
+    assert groups.why("head").held[0].remedy.startswith("model.config.use_cache = False")
+
+
+def test_attention_that_can_be_untied() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    groups = fxprune.find_groups(fxprune.trace(layer, torch.zeros(1, 3, 8)))
+    remedies = {h.remedy for h in groups.why("self_attn.in_proj_weight").held}
+    assert any(remedy.startswith("fxprune.untie_attention(model)") for remedy in remedies)
+
+
+def test_layers_that_make_channels_are_keys(groups: fxprune.Groups) -> None:
+    assert groups["b"].name == groups["b.weight"].name == "stem"
+    assert "b" not in groups  # iteration and membership are of groups' own names
+    assert groups.plan({"b": [0, 1]}) == groups.plan({"stem": [0, 1]})
+    with pytest.raises(fxprune.InputError, match="two names of one group"):
+        groups.plan({"b": [0, 1], "stem": [0]})
+    with pytest.raises(KeyError, match=r"no such prunable group; seen: head; .*groups.why\(name\)"):
+        groups["head"]
+
+
+def test_tables_for_notebooks(groups: fxprune.Groups) -> None:
+    html = groups._repr_html_()
+    assert "<b>Groups(2 groups, 14 channels" in html
+    assert "stem.weight<br>b.weight" in html
+    assert "what would free it" in groups.why("head")._repr_html_()
