@@ -10,18 +10,21 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.analysis.why import notes
 from fxprune.costs.macs import Cost
 from fxprune.plan.plan import Plan
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
 from fxprune.storage.files import write_whole
+from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
 
 M = TypeVar("M", bound=nn.Module)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was done to a model.
 
@@ -58,6 +61,34 @@ class Report:
             lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
         return lines
 
+    def __repr__(self) -> str:
+        return f"Report({self._summary()})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                g.name,
+                g.size,
+                self.kept[g.name],
+                f"{self.kept[g.name] / g.size:.0%}",
+                "\n".join(notes(self.groups, g.name)),
+            )
+            for g in self.groups
+        )
+        return table(repr(self), ("group", "channels", "stay", "part", "notes"), rows, str(self).split("\n"))
+
+    def _widths(self, group: Group) -> tuple[str, int, int, str]:
+        kept = self.kept[group.name]
+        return group.name, group.size, kept, f"{kept / group.size:.0%}"
+
+    def _summary(self) -> str:
+        cut = sum(self.kept[g.name] < g.size for g in self.groups)
+        macs, parameters = (
+            getattr(self.after, name) / max(getattr(self.before, name), 1) for name in ("macs", "parameters")
+        )
+        left = f"{macs:.1%} of the MACs, {parameters:.1%} of the parameters left"
+        return f"{cut} of {len(self.groups)} groups pruned, {left}"
+
     def __str__(self) -> str:
         cut = sum(self.kept[g.name] < g.size for g in self.groups)
         lines = [
@@ -86,13 +117,19 @@ def _change(what: str, before: int, after: int) -> str:
     return f"{what:10} {before / 1e6:10,.2f} M -> {after / 1e6:10,.2f} M  ({100 * after / max(before, 1):.1f} %)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(Generic[M]):
     """What `prune` returns: the smaller model, the plan that made it, and the report."""
 
     model: M
     plan: Plan
     report: Report
+
+    def __repr__(self) -> str:
+        return f"Result({type(self.model).__name__}; {self.report._summary()})"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
     def save(self, path: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write the model's weights with the plan and a checksum to one safetensors file, and the report beside it.

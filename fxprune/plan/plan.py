@@ -13,6 +13,7 @@ from fxprune.plan.composition import check_composed, composed_fields
 from fxprune.plan.file import fields_of, to_data
 from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
 from fxprune.storage.files import write_whole
+from fxprune.storage.html import table
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
 
@@ -98,6 +99,10 @@ class Plan:
     def __repr__(self) -> str:
         stay, whole = (sum(f(g) for g in self.groups.values()) for f in (lambda g: len(g.kept), lambda g: g.size))
         return f"Plan({len(self.groups)} groups: {stay} of {whole} channels stay)"
+
+    def _repr_html_(self) -> str:
+        rows = ((g.name, g.size, len(g.kept), f"{len(g.kept) / g.size:.0%}") for g in self.groups.values())
+        return table(repr(self), ("group", "channels", "stay", "part"), rows)
 
     def to_json(self) -> str:
         """Readable JSON, one group a paragraph."""

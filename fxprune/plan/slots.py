@@ -11,7 +11,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Slot:
     """Where the channels of a group lie in one dim of one tensor.
 
@@ -37,8 +37,11 @@ class Slot:
     def __str__(self) -> str:
         return f"{self.tensor}[dim {self.dim}]"
 
+    def __repr__(self) -> str:
+        return f"Slot({self}: {len(self.positions)} of {self.length} indices, {self.role})"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PlannedGroup:
     """One group's part of a plan: its channels' places and the channels that stay.
 
@@ -54,8 +57,11 @@ class PlannedGroup:
     kept: Ints
     slots: tuple[Slot, ...]
 
+    def __repr__(self) -> str:
+        return f"PlannedGroup({self.name}: {len(self.kept)} of {self.size} channels stay)"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Scale:
     """Rows of a weight or bias that are multiplied by a factor.
 
@@ -71,6 +77,9 @@ class Scale:
     tensor: str
     rows: Ints
     factor: float
+
+    def __repr__(self) -> str:
+        return f"Scale({self.tensor}: {len(self.rows)} rows times {self.factor:g})"
 
 
 def kept_indices(groups: Iterable[PlannedGroup], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[int, Ints]]:

@@ -36,7 +36,7 @@ from fxprune.module.isolation import (
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """One recorded forward of a model.
 
@@ -58,6 +58,10 @@ class Graph:
     tensors: Mapping[str, Tensor]
     on_meta: bool
     answers: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        calls = sum(n.op == "call_function" for n in self.fx.nodes)
+        return f"Graph({type(self.model).__name__}: {calls} calls, {len(self.tensors)} tensors)"
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Graph:

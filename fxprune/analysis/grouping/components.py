@@ -28,7 +28,7 @@ from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Group:
     """Channels that can be removed one by one, each with all its slices.
 
@@ -44,6 +44,9 @@ class Group:
     size: int
     slots: tuple[Slot, ...]
     mixed_by: str = ""
+
+    def __repr__(self) -> str:
+        return f"Group({self.name}: {self.size} channels, {len(self.slots)} slots)"
 
     @property
     def producers(self) -> tuple[Slot, ...]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Latency:
     """Predicted seconds of one forward of a model, for any plan: arithmetic on kept counts.
 
@@ -64,6 +64,9 @@ class Latency:
     unmeasured: Counter[str]
     _best: Surfaces
     _rising: Surfaces
+
+    def __repr__(self) -> str:
+        return f"Latency({len(self.groups)} groups, {len(self.ops)} ops: {1e3 * self.of():.3f} ms)"
 
     def __call__(self, counts: Mapping[str, int]) -> float:
         """Seconds when `counts` channels of the groups stay; groups that are not named are whole."""
