@@ -10,4 +10,6 @@ written_tensors  tensors that a run writes to, kept from just before
 attributes       what modules know of their widths, beside their tensors
 literals         the widths that stand as numbers in a module's `forward`
 batches          what data loaders give, and how a model takes it
+data             batches with a limit, a progress bar and a function that unpacks
+names            what a caller points at: names, patterns, modules, parameters
 """

@@ -33,7 +33,7 @@ def test_every_object_is_told_in_a_line(result: fxprune.Result[Net]) -> None:
     }
     assert found == {
         f"Groups(2 groups, 14 channels, {len(groups.fixed)} dims fixed)",
-        "Group(0: 8 channels, 3 slots)",
+        "Group(name='0', size=8, mixed_by='')",
         "Slot(0.weight[dim 0]: 8 of 8 indices, producer)",
         "Graph(Net: 4 calls, 6 tensors)",
         "Plan(2 groups: 7 of 14 channels stay)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -28,7 +28,7 @@ from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Channels that can be removed one by one, each with all its slices.
 
@@ -42,11 +42,8 @@ class Group:
 
     name: str
     size: int
-    slots: tuple[Slot, ...]
+    slots: tuple[Slot, ...] = field(repr=False)
     mixed_by: str = ""
-
-    def __repr__(self) -> str:
-        return f"Group({self.name}: {self.size} channels, {len(self.slots)} slots)"
 
     @property
     def producers(self) -> tuple[Slot, ...]:
