@@ -830,8 +830,7 @@ def gru(m: Any, x: Tensor) -> Tensor:
 @case(
     IMAGE,
     lambda: {"a": conv(3, 6), "b": conv(6, 4), "head": conv(4, 2)},
-    groups=[(4, "b> >head")],
-    fixed={"a> >b": "no rule"},
+    groups=[(6, "a> >b"), (4, "b> >head")],
 )
 def fourier(m: Any, x: Tensor) -> Tensor:
     return m.head(m.b(torch.fft.fft2(m.a(x)).real).relu())

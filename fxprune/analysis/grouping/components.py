@@ -19,7 +19,8 @@ from fxprune.analysis.grouping.traces import Keys, key, traces
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
-from fxprune.analysis.labels.labels import Axes, Labelling, label
+from fxprune.analysis.labels.labels import Axes, Labelling
+from fxprune.analysis.labels.propagation import label
 from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.table import rule_of, spec_of_node
 from fxprune.module.attributes import int_of

@@ -57,7 +57,7 @@ def _why(
     """Why indices of a dim must stay; `causes` remembers what was found for a label array."""
     dim = axes.known(i)
     if dim is UNSET:
-        yield FixedDim(name, i, axes.shape[i], "no op reads this dim")
+        yield FixedDim(name, i, axes.shape[i], "no op reads this dim, but for sums")
     elif isinstance(dim, Fixed):
         yield FixedDim(name, i, axes.shape[i], dim.reason)
     elif isinstance(dim, np.ndarray):

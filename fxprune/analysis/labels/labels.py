@@ -13,7 +13,6 @@ all others (`fxprune.analysis.labels.factorings`).
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,13 +75,14 @@ class Labeller:
         counted: of a suspect, labels that its numbers count, where these are not the lengths of the result's dims.
         unknown: ops without a rule, by how often they occurred.
         node: the present call.
+        dead: calls whose results the model drops (or uses for their shape only).
         free: names of calls whose equal parts keep equally many indices, but not the same ones.
         splits: (call, labels of the dim, number of parts) of each split into equal parts.
         balances: labels of dims that such free calls cut into parts.
         closed: identities of the label arrays of loose grids that were merged again.
     """
 
-    def __init__(self, free: frozenset[str] = frozenset()) -> None:
+    def __init__(self, free: frozenset[str] = frozenset(), dead: frozenset[fx.Node] = frozenset()) -> None:
         self.count = 0
         self.edges: list[tuple[Labels, Labels]] = []
         self.fixes: list[Fix] = []
@@ -94,7 +94,7 @@ class Labeller:
         self.counted: dict[fx.Node, list[Labels]] = {}
         self.unknown: Counter[str] = Counter()
         self.node: fx.Node | None = None
-        self.free = free
+        self.free, self.dead = free, dead
         self.splits: list[tuple[fx.Node, Labels, int]] = []
         self.balances: list[Labels] = []
         self.closed: set[int] = set()
@@ -113,19 +113,24 @@ class Labeller:
         if isinstance(dim, np.ndarray):
             self.fixes.append(Fix(dim, reason, self.node))
 
+    def fix_read(self, dim: Dim, reason: str) -> None:
+        """The present call reads `dim` by position: every index must stay, unless nobody uses what is read."""
+        if self.node not in self.dead:
+            self.fix(dim, reason)
+
     def mix(self, dim: Dim) -> None:
         """The present op computes over the whole of `dim` (a norm, mean or softmax): pruning is not masking.
 
         Does not matter where nobody uses the result (average weights of attention, returned and dropped).
         """
         _check_read(dim)
-        if isinstance(dim, np.ndarray) and self.node is not None and self.node.users:
+        if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.dead:
             self.mixes.append(Fix(dim, str(self.node.target), self.node))
 
     def sum(self, dim: Dim, *factors: Any) -> None:
         """The present op adds up over `dim` the products of these nodes: masked channels add nothing if one is zero."""
         _check_read(dim)
-        if isinstance(dim, np.ndarray) and self.node is not None and self.node.users:
+        if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.dead:
             self.sums.append((Fix(dim, str(self.node.target), self.node), factors))
 
     def fix_axes(self, axes: Axes, reason: str) -> None:
@@ -252,91 +257,6 @@ class Call:
     shape: Any
 
 
-def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str] = frozenset()) -> Labelling:
-    """Run `graph` on labels instead of numbers.
-
-    Args:
-        graph: a recorded forward.
-        rules: finds the rule of an op, or None. An op without a rule fixes all labels that it touches, and is counted.
-        free: names of equal splits and grids whose parts keep equally many indices, but not the same ones.
-
-    Raises:
-        NotLooseError: a free grid is more than moved.
-    """
-    lab = Labeller(free)
-    axes: Env = {}
-    for node in graph.fx.nodes:
-        lab.node = node
-        if node.op == "call_function":
-            axes[node] = _call(lab, node, axes, rules)
-        elif node.op == "get_attr":
-            axes[node] = _source(lab, node)
-        elif node.op == "placeholder":
-            axes[node] = Axes(
-                lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]]
-            )
-        else:
-            for out in node.args[0]:
-                lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]
-    lab.node = None
-    return Labelling(graph, lab, axes)
-
-
-def _unless_one(n: int, dim: Any) -> Any:
-    return None if n <= 1 else dim
-
-
-def _source(lab: Labeller, node: fx.Node) -> Axes:
-    """Parameters and buffers can be sliced; constants in the model's code, and tensors of indices, cannot."""
-    start: Any = UNSET
-    if node.meta.get("constant"):
-        start = Fixed("constant held by the model's code")
-    elif not node.meta["dtype"].is_floating_point and not node.meta["dtype"].is_complex:
-        start = Fixed("index tensor")
-    return Axes(lab, node.meta["shape"], [_unless_one(n, start) for n in node.meta["shape"]])
-
-
-def _call(lab: Labeller, node: fx.Node, axes: Env, rules: Callable[[Any], Rule | None]) -> Axes | tuple[Axes, ...]:
-    if node.target is operator.getitem:
-        return axes[node.args[0]][node.args[1]]  # type: ignore[index,return-value]
-    args = [_resolve(a, axes) for a in node.args]
-    kwargs = {k: _resolve(v, axes) for k, v in node.kwargs.items()}
-    shape = node.meta["shape"]
-    rule = rules(node.target)
-    dims = None if rule is None else rule(Call(lab, node, shape), *args, **kwargs)
-    if dims is None:
-        dims = _fix_everything(lab, node, (*args, *kwargs.values()), shape)
-    if lab.free:
-        _check_moved(lab, args, dims)
-    if shape and isinstance(shape[0], tuple):
-        return tuple(Axes(lab, s, d) for s, d in zip(shape, dims, strict=True))
-    return Axes(lab, shape, dims)
-
-
-def _check_moved(lab: Labeller, args: Sequence[Any], dims: Sequence[Any]) -> None:
-    """Loose dims go on as they are, or are merged as a whole."""
-    for a in args:
-        for d in a.dims() if isinstance(a, Axes) else ():
-            if isinstance(d, Loose) and id(d.flat) not in lab.closed and not any(d is e for e in dims):
-                raise NotLooseError(d.node)
-
-
-def _resolve(value: Any, axes: Env) -> Any:
-    if isinstance(value, fx.Node):
-        return axes[value]
-    if isinstance(value, list | tuple):
-        return [_resolve(v, axes) for v in value]
-    return value
-
-
-def _fix_everything(lab: Labeller, node: fx.Node, args: Sequence[Any], shape: Any) -> Any:
-    """An op without a rule: never guessed, never fatal, always reported."""
-    lab.unknown[str(node.target)] += 1
-    name = node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
-    reason = f"op {node.target} has no rule; to add one: fxprune.ops.register({name!r}, ...)"
-    return fixed_result(lab, args, shape, reason)
-
-
 def fixed_result(lab: Labeller, args: Sequence[Any], shape: Any, reason: str) -> Any:
     """Fix every label among `args`; the dims of the result are fixed as well."""
     for a in args:
@@ -345,5 +265,5 @@ def fixed_result(lab: Labeller, args: Sequence[Any], shape: Any, reason: str) ->
         elif isinstance(a, list):
             fixed_result(lab, a, (), reason)
     if shape and isinstance(shape[0], tuple):
-        return tuple([_unless_one(n, Fixed(reason)) for n in s] for s in shape)
-    return [_unless_one(n, Fixed(reason)) for n in shape]
+        return tuple([Fixed(reason) if n > 1 else None for n in s] for s in shape)
+    return [Fixed(reason) if n > 1 else None for n in shape]

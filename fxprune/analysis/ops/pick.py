@@ -20,9 +20,9 @@ def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None
     if isinstance(labels, np.ndarray) and call.shape != x.shape:
         call.lab.suspect(*_bounds(labels, start, end))
         if step != 1:
-            call.lab.fix(labels, "sliced with a step")
+            call.lab.fix_read(labels, "sliced with a step")
         if call.shape[dim] <= 1:
-            call.lab.fix(labels, "one index is taken by the model's code")
+            call.lab.fix_read(labels, "one index is taken by the model's code")
         dims[dim] = labels[start:end:step] if call.shape[dim] > 1 else None
     elif call.shape[dim] == 1:
         dims[dim] = None
@@ -36,7 +36,7 @@ def _bounds(labels: Any, start: Any, end: Any) -> list[Any]:
 
 def select(call: Call, x: Axes, dim: int, index: int) -> list[Dim]:
     dim %= len(x)
-    call.lab.fix(x[dim], "one index is taken by the model's code")
+    call.lab.fix_read(x[dim], "one index is taken by the model's code")
     return [x[i] for i in range(len(x)) if i != dim]
 
 

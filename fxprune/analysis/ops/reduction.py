@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fxprune.analysis.labels.dims import Dim
-from fxprune.analysis.labels.labels import Axes, Call, fixed_result
+from fxprune.analysis.labels.labels import UNSET, Axes, Call, fixed_result
 from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import OpSpec
 
@@ -19,9 +19,10 @@ def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any
 
 
 def add_up(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:
-    """Sums and norms, which zeros do not change."""
+    """Sums and norms, which zeros do not change; a parameter that nothing else has read stays untouched."""
     for i in _gone(x, dim):
-        call.lab.sum(x[i], call.node.args[0])
+        if x.known(i) is not UNSET:
+            call.lab.sum(x[i], call.node.args[0])
     return _left(call, x, dim)
 
 

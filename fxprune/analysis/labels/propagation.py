@@ -1,0 +1,139 @@
+"""Propagation: run a recorded graph on labels instead of numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from fxprune.analysis.labels.dims import Fix, Fixed, Labels, Loose, NotLooseError
+from fxprune.analysis.labels.labels import UNSET, Axes, Call, Env, Labeller, Labelling, Rule, fixed_result
+from fxprune.tracing.trace import Graph
+
+
+def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str] = frozenset()) -> Labelling:
+    """Run `graph` on labels instead of numbers.
+
+    Args:
+        graph: a recorded forward.
+        rules: finds the rule of an op, or None. An op without a rule fixes all labels that it touches, and is counted.
+        free: names of equal splits and grids whose parts keep equally many indices, but not the same ones.
+
+    Raises:
+        NotLooseError: a free grid is more than moved.
+    """
+    lab = Labeller(free, dead(graph.fx) if graph.on_meta else frozenset())  # real tensors may be read unseen
+    axes: Env = {}
+    for node in graph.fx.nodes:
+        lab.node = node
+        if node.op == "call_function":
+            axes[node] = _call(lab, node, axes, rules)
+        elif node.op == "get_attr":
+            axes[node] = _source(lab, node)
+        elif node.op == "placeholder":
+            axes[node] = Axes(
+                lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]]
+            )
+        else:
+            for out in node.args[0]:
+                lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]
+    lab.node = None
+    lab.fixes += _dropped(lab, axes)
+    return Labelling(graph, lab, axes)
+
+
+def _unless_one(n: int, dim: Any) -> Any:
+    return None if n <= 1 else dim
+
+
+def _source(lab: Labeller, node: fx.Node) -> Axes:
+    """Parameters and buffers can be sliced; constants in the model's code, and tensors of indices, cannot."""
+    start: Any = UNSET
+    if node.meta.get("constant"):
+        start = Fixed("constant held by the model's code")
+    elif not node.meta["dtype"].is_floating_point and not node.meta["dtype"].is_complex:
+        start = Fixed("index tensor")
+    return Axes(lab, node.meta["shape"], [_unless_one(n, start) for n in node.meta["shape"]])
+
+
+def _call(lab: Labeller, node: fx.Node, axes: Env, rules: Callable[[Any], Rule | None]) -> Axes | tuple[Axes, ...]:
+    if node.target is operator.getitem:
+        return axes[node.args[0]][node.args[1]]  # type: ignore[index,return-value]
+    args = [_resolve(a, axes) for a in node.args]
+    kwargs = {k: _resolve(v, axes) for k, v in node.kwargs.items()}
+    shape = node.meta["shape"]
+    rule = rules(node.target)
+    dims = None if rule is None else rule(Call(lab, node, shape), *args, **kwargs)
+    if dims is None:
+        dims = _fix_everything(lab, node, (*args, *kwargs.values()), shape)
+    if lab.free:
+        _check_moved(lab, args, dims)
+    if shape and isinstance(shape[0], tuple):
+        return tuple(Axes(lab, s, d) for s, d in zip(shape, dims, strict=True))
+    return Axes(lab, shape, dims)
+
+
+def _check_moved(lab: Labeller, args: Sequence[Any], dims: Sequence[Any]) -> None:
+    """Loose dims go on as they are, or are merged as a whole."""
+    for a in args:
+        for d in a.dims() if isinstance(a, Axes) else ():
+            if isinstance(d, Loose) and id(d.flat) not in lab.closed and not any(d is e for e in dims):
+                raise NotLooseError(d.node)
+
+
+def _resolve(value: Any, axes: Env) -> Any:
+    if isinstance(value, fx.Node):
+        return axes[value]
+    if isinstance(value, list | tuple):
+        return [_resolve(v, axes) for v in value]
+    return value
+
+
+def _fix_everything(lab: Labeller, node: fx.Node, args: Sequence[Any], shape: Any) -> Any:
+    """An op without a rule: never guessed, never fatal, always reported."""
+    lab.unknown[str(node.target)] += 1
+    name = node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
+    reason = f"op {node.target} has no rule; to add one: fxprune.ops.register({name!r}, ...)"
+    return fixed_result(lab, args, shape, reason)
+
+
+def dead(graph: fx.Graph) -> frozenset[fx.Node]:
+    """The calls whose results nothing depends on: neither an output, nor a tensor that is written to."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not _acts(node) and found.issuperset(node.users):
+            found.add(node)
+    return frozenset(found)
+
+
+def _acts(node: fx.Node) -> bool:
+    """Whether a call writes into a tensor, or hands the model's code a number."""
+    if node.target is operator.getitem:
+        return False
+    schema = node.target._schema  # type: ignore[union-attr]
+    return schema.is_mutable or any("Tensor" not in str(r.type) for r in schema.returns)
+
+
+def _dropped(lab: Labeller, axes: Env) -> Iterator[Fix]:
+    """Labels of results that the recorded forward drops, where no other result has them.
+
+    Another forward may return such a result: a head that always runs, and whose output is returned in training only.
+    """
+    ends = [node for node in lab.dead if not node.users]
+    if not ends:
+        return
+    alive = _labels(a for node, a in axes.items() if node.op == "call_function" and node not in lab.dead)
+    for node in ends:
+        own = np.setdiff1d(_labels([axes[node]]), alive)
+        if len(own):
+            yield Fix(own, "computed, but dropped by the recorded forward", node)
+
+
+def _labels(tensors: Iterable[Axes | tuple[Axes, ...]]) -> Labels:
+    """All labels that tensors carry."""
+    each = (a for several in tensors for a in ([several] if isinstance(several, Axes) else several))
+    dims = {id(d): d for a in each for d in map(a.known, range(len(a))) if isinstance(d, np.ndarray)}
+    return np.unique(np.concatenate(list(dims.values()))) if dims else np.empty(0, dtype=np.int64)
