@@ -55,7 +55,8 @@ class RandomNet(nn.Module):
         draft = Draft()
         for op, a, b, w in [("conv", 0, 1, 5), *genes]:
             OPS[op](draft, a % len(draft.shapes), b, w)
-        ends = [i for i in (len(draft.shapes) - 1, len(draft.shapes) // 2) if i]
+        read = {operand for _, operands, _ in draft.steps for operand in operands}
+        ends = [i for i in range(1, len(draft.shapes)) if i not in read or i == len(draft.shapes) // 2]
         for i in dict.fromkeys(ends):
             draft.add(_one, [i], [nn.Conv2d(draft.shapes[i][0], 3, 1)], (3, draft.shapes[i][1]))
         self.outputs = len(set(ends))
