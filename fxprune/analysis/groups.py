@@ -176,9 +176,9 @@ not return it
         return [b for b in self.analysis.balances if b.names in self.ties]
 
     def subset(self, groups: Iterable[Group]) -> Groups:
-        """The same model's groups, but these: fewer, in another order, or parts of them with names of their own.
+        """A view restricted to `groups`: fewer, in another order, or parts of them with names of their own.
 
-        What scorers are given that shall look at a part. The groups that were found, ties and reasons stay with `self`.
+        Pass it to a scorer. The groups that were found, ties and reasons stay with `self`.
         """
         view = copy.copy(self)
         view.__dict__.pop("feeds", None)

@@ -184,7 +184,7 @@ class _BudgetProblem:
         spent = float(self.cost(parts))
         if spent > self._limit:
             seen = f"{spent:.6g} where {self._limit:.6g} was the limit"
-            raise InputError("the measure of cost is no function of the widths", seen=seen, remedy=_STEADY)
+            raise InputError("the measure of cost is not a function of the widths", seen=seen, remedy=_STEADY)
         if spent < (1 - tolerance) * self._limit:
             unused = f"{1 - spent / self._limit:.1%}"
             warnings.warn(f"the allowed widths leave {unused} of the budget unused; looser ones reach it", stacklevel=3)

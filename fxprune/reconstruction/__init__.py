@@ -1,4 +1,4 @@
-"""Reconstruction: after channels are gone, the weights that stay make up for them; no training, no labels.
+"""Reconstruction: the weights that stay make up for the removed channels, without training and without labels.
 
 readers              the layers whose inputs a plan cuts, in execution order, and what they should give
 record               run a model on a batch, and keep what its layers read, give and land on

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, set_training
+from fxprune.statistics.moments import merged
 
 Norm = nn.modules.batchnorm._BatchNorm
 
@@ -58,7 +59,7 @@ def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
             raise InputError("the inputs of a batch norm are not finite", where=name, remedy=remedy)
     with torch.no_grad():
         for name, seen in found.items():
-            _settle(norms[name], seen)
+            _absorb(norms[name], seen)
     return len(found)
 
 
@@ -78,11 +79,11 @@ class _Moments:
         return cls(rows.shape[1], mean, (rows - mean[:, None]).square().sum(1))
 
     def add(self, other: _Moments) -> None:
-        """Chan, Golub and LeVeque 1983."""
-        count, step = self.count + other.count, other.mean - self.mean
-        self.squares = self.squares + other.squares + step.square() * (self.count * other.count / count)
-        self.mean = self.mean + step * (other.count / count)
-        self.count = count
+        """Take in the values of another."""
+        step = other.mean - self.mean
+        self.count, part, weight = merged(self.count, other.count)
+        self.squares = self.squares + other.squares + step.square() * weight
+        self.mean = self.mean + step * part
 
 
 def _norms(model: nn.Module) -> dict[str, Norm]:
@@ -122,7 +123,7 @@ def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> 
     return found
 
 
-def _settle(norm: Norm, seen: _Moments) -> None:
+def _absorb(norm: Norm, seen: _Moments) -> None:
     mean, variance = (t.double() for t in (norm.running_mean, norm.running_var))  # type: ignore[union-attr]
     own, scale = seen.squares / seen.count, norm.weight.double()
     deviation = (variance + norm.eps).sqrt()

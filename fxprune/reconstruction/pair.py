@@ -31,7 +31,7 @@ class Pair:
     Attributes:
         original: the original.
         small: the pruned model, as it is at the time.
-        readers: the layers that read what is gone.
+        readers: the layers that read removed channels.
         wave: when each is fitted.
         data: batches, that can be read again and again.
     """
@@ -63,7 +63,7 @@ class Pair:
                         remedy="give the model that the plan was made for, and its pruned copy",
                     )
                 for call, recorded in new.calls.items():
-                    if recorded.seen.rows == given[call].seen.rows:  # else its positions are channels that are gone
+                    if recorded.seen.rows == given[call].seen.rows:  # else its positions are removed channels
                         gram = self._gram(given[call], recorded)
                         _sum(sums, recorded.seen.name, gram, i % parts)
         return sums

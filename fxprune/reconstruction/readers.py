@@ -16,7 +16,7 @@ from fxprune.tracing.trace import Graph
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A weight that reads channels of which some are gone.
+    """A weight that reads channels of which some are removed.
 
     Attributes:
         name: of the weight.
@@ -61,7 +61,7 @@ class Reader:
 
 
 def readers_of(plan: Plan) -> dict[str, Reader]:
-    """The weights that read a group of which channels are gone."""
+    """The weights that read a group of which channels are removed."""
     names = {
         s.tensor: None for g in plan.groups.values() if len(g.kept) < g.size for s in g.slots if s.role == "consumer"
     }

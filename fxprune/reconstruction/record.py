@@ -95,7 +95,7 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
 
 
 class _Enough(BaseException):
-    """All that is wanted of a run has happened; no `except Exception` of the model's code shall stop it."""
+    """Ends a run early. It is a BaseException, so that no `except Exception` of the model's code stops it."""
 
 
 class _Recorder(Generic[K]):

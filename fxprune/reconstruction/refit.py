@@ -1,4 +1,4 @@
-"""The reconstruction step: fit the layers of a pruned model that read what is gone, in place or not at all."""
+"""Least-squares refit of the layers of a pruned model that read removed channels, in place or not at all."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Reconstruction:
 
     Attributes:
         layers: the layers that were fitted, in order.
-        skipped: weights that read what is gone, but in no convolution or linear layer that ran, or in one that has
-            channels that are gone for its positions (a layer over tokens).
+        skipped: weights that read removed channels, but in no convolution or linear layer that ran, or in one that has
+            removed channels for its positions (a layer over tokens).
     """
 
     layers: tuple[Refit, ...]
@@ -81,9 +81,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Fit the layers that read removed channels anew by least squares, so that they give what they gave; in place.
 
-    For a layer with patches X from the pruned model as it is by then and outputs Y of the original, the new weights
-    minimise ‖Y - WX - b‖² + ρ‖W - W₀‖², layer by layer in execution order, so that each makes up for the errors of
-    those before it. Labels are not read. Source: He, Zhang and Sun, Channel Pruning, 2017.
+    For a layer with patches X from the pruned model, with all earlier fits, and outputs Y of the original, the new
+    weights minimise ‖Y - WX - b‖² + ρ‖W - W₀‖², layer by layer in execution order, so that each makes up for the errors
+    of those before it. Labels are not read. Source: He, Zhang and Sun, Channel Pruning, 2017.
 
     The intercept b goes to the layer's bias, or else to the running mean of the BatchNorm behind it, which becomes the
     original's less b, also where an earlier fit has changed it; a layer with neither is fitted through zero. Where a

@@ -34,7 +34,7 @@ def repair(
 ) -> M:
     """A pruned model that computes what the original does, as nearly as its layers can; no training, no labels.
 
-    Its layers that read what is gone are fitted by least squares to what the original gives, in execution order
+    Its layers that read removed channels are fitted by least squares to what the original gives, in execution order
     (see `fxprune.reconstruct`), and the BatchNorms' running statistics become those of the data while the outputs stay
     as they are (see `fxprune.absorb_batchnorm`), so that a fine-tuning can follow.
 

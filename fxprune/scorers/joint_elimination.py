@@ -30,7 +30,7 @@ class ErrorCurve:
 
     Attributes:
         order: the channels in the order in which they go, of shape (channels,).
-        errors: the error when the first 0, 1, ... of them are gone, of shape (channels + 1,): 0, then rising.
+        errors: the error when the first 0, 1, ... of them are removed, of shape (channels + 1,): 0, then rising.
 
     >>> import torch
     >>> curve = ErrorCurve.of_scores(torch.tensor([3.0, 1.0, 4.0]))
@@ -43,7 +43,7 @@ class ErrorCurve:
 
     @classmethod
     def of_scores(cls, scores: Tensor) -> ErrorCurve:
-        """The curve of a scorer whose scores add up: the part of a group's importance that is gone.
+        """The curve of a scorer whose scores add up: the part of a group's importance that is removed.
 
         Args:
             scores: of one group, of shape (channels,); they are shifted to at least zero.

@@ -57,7 +57,7 @@ class L2Norm:
 class LAMP:
     """Layer-adaptive magnitude (Lee et al., ICLR 2021): ‖w_i‖² / Σ_{j: ‖w_j‖ ≥ ‖w_i‖} ‖w_j‖² over a group's channels.
 
-    The channel's part of what is left when all smaller ones are gone: comparable between groups, so that one global
+    The channel's part of what is left when all smaller ones are removed: comparable between groups, so that one global
     threshold gives every group its own width. The largest channel of each group scores 1; channels of equal norm score
     the same; a group of zeros scores 0 throughout.
 

@@ -23,7 +23,7 @@ Member = tuple[str, Slot]  # name of a group, one of its slots
 class NISP:
     """Neuron importance score propagation, s_k = |W_{k+1}|ᵀ s_{k+1} (Yu et al., NISP, CVPR 2018).
 
-    Layers are gone through in the reverse order of execution. Each hands the importance of what it makes on to what it
+    The pass visits layers in the reverse order of execution. Each hands the importance of what it makes on to what it
     reads: a channel gets Σ |w| s over the weights w that read it, and all readers of a channel add up, so that a
     residual stream gathers the importance of every branch behind. Scores are parts of their group's sum.
 
@@ -50,7 +50,7 @@ class NISP:
 
 
 class _Sweep:
-    """The importances of all channels while the layers are gone through, last to first.
+    """The importances of all channels during the pass from the last layer to the first.
 
     Attributes:
         out: the dim that makes channels, of every weight that makes or reads some.

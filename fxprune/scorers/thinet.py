@@ -150,7 +150,7 @@ def joint(parts: Sequence[Tensor]) -> Floats:
 
 def removed_greedily(a: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     """Channels in the order in which they go, each time the one that leaves the smallest 1ᵀ A_QQ 1, and that error."""
-    cost = a.diagonal().copy()  # of removing each channel beside those that are gone
+    cost = a.diagonal().copy()  # of removing each channel beside those that are removed
     order, errors, error = np.empty(len(a), dtype=np.int64), np.empty(len(a)), 0.0
     for step in range(len(a)):  # greedy: each choice depends on the one before
         chosen = int(np.argmin(cost))

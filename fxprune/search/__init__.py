@@ -1,21 +1,21 @@
-"""Search: models are cut, tuned and judged, one candidate after another or many at once; the rooms of all searches.
+"""Search: candidates are cut, tuned and evaluated, one after another or in parallel; the rooms of all searches.
 
     bisection    the smallest model that loses at most so much accuracy
     bee_colony   artificial bee colony over the widths of all groups
     driver       what all searches do alike, from the arguments to the result
     trial        one candidate: cut, tune, evaluate, under its own seed
     workers      where candidates run: in this process, in others, on a cluster (joblib)
-    acceptance   whether a candidate is good enough: one evaluation, or as many as it takes to tell
+    acceptance   whether a candidate is good enough: one evaluation, or several where one cannot decide
     checkpoint   a plan and its weights in one file
     folder       the directory of a search: settings, a journal with a line for each candidate, checkpoints, plan
-    describe     settings and models in words, to tell one search from another
-    evaluator    all of it together: what a search asks for candidates' fitness
+    describe     settings and models as plain data, to tell one search from another
+    evaluator    gives a search the fitness of its candidates
     result       what a search returns
     distributed  one search in several processes that train together
 
-A search is a deterministic function of its settings, its seed and what it is told of its candidates. So it needs no
-state of its own on disk: started again, it asks for the same candidates, and the journal answers for those that are
-done.
+A search is a deterministic function of its settings, its seed and the fitness of its candidates. Therefore a search
+keeps no state of its own on disk: when it is started again, it asks for the same candidates, and the journal has the
+fitness of those that were evaluated before.
 """
 
 from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance

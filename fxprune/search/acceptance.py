@@ -1,4 +1,4 @@
-"""Good enough or not: one look, or several where one cannot tell."""
+"""Acceptance: whether a candidate is good enough, from one evaluation, or from several where one cannot decide."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fxprune.search.trial import Candidate, Outcome
 
 @dataclass(frozen=True)
 class Acceptance:
-    """How carefully it is decided whether a candidate loses at most the tolerance.
+    """How carefully a search decides whether a candidate loses at most the tolerance.
 
     The loss is the baseline's fitness minus the mean over the repeats. Its standard error comes from the paired
-    differences d_i of the N samples, each averaged over the repeats, if `evaluate` tells them, and from the spread of
+    differences d_i of the N samples, each averaged over the repeats, if `evaluate` returns them, and from the spread of
     the S repeats:
 
         SE² = (Σ d_i² - (Σ d_i)²/N)/N² + var(fitness)/S
@@ -31,10 +31,10 @@ class Acceptance:
     USTB 2023) names; the defaults of ROBUST are choices that a simulation supports.
 
     Attributes:
-        repeats: seeds at most; 1 decides at the first look.
+        repeats: seeds at most; 1 decides from the first evaluation.
         z: standard errors from the tolerance within which it is repeated.
         margin: standard errors that an accepted loss must stay below the tolerance.
-        verify: fresh seeds on which the winner must be good enough once more; else the next larger one is asked.
+        verify: fresh seeds on which the winner must be good enough once more; else the next larger model is verified.
 
     >>> import fxprune
     >>> search = fxprune.search.Bisection(acceptance=fxprune.search.Acceptance(repeats=3))  # or PLAIN, ROBUST
@@ -51,7 +51,7 @@ class Acceptance:
 
 
 PLAIN = Acceptance()
-"""As published: the first look decides."""
+"""As published: the first evaluation decides."""
 ROBUST = Acceptance(repeats=5, margin=0.5, verify=3)
 """Repeats near the tolerance, half a standard error of margin, the winner verified on fresh seeds."""
 

@@ -52,7 +52,7 @@ class BeeColony(Driver[Trial]):
         max_keep: the largest part of a group that a code keeps, in (0, 1].
         channels: which channels stay: those of largest "scored" importance, or "random" ones as published.
         keep: if given, codes are shares: each is scaled to this part of the original's cost, so that the colony
-            searches over ways to spend it, and `max_keep` is of no effect.
+            searches over ways to spend it, and `max_keep` has no effect.
         measure: what the budget counts, as in `Budget`.
         constraints: which widths are allowed.
         progress: show a progress bar.
@@ -151,7 +151,7 @@ class _Colony:
         self.trail = np.zeros(settings.sources, dtype=np.int64)
         self.best, self.best_fitness = evaluator.original, -math.inf
         self.tried: dict[str, Candidate] = {}
-        self.told = 0
+        self.reported = 0
 
     def phases(self) -> Iterator[list[Trial]]:
         """The search; what each phase has tried for the first time."""
@@ -171,15 +171,15 @@ class _Colony:
 
     def new(self) -> list[Trial]:
         """What was tried since this was last called."""
-        fresh = list(self.tried.values())[self.told :]
-        self.told = len(self.tried)
+        fresh = list(self.tried.values())[self.reported :]
+        self.reported = len(self.tried)
         return [self.evaluator.trial(c) for c in fresh]
 
     def drawn(self) -> Code:
         return self.random.integers(1, self.top + 1, self.length)
 
     def fitness_of(self, codes: Sequence[Code]) -> npt.NDArray[np.float64]:
-        """The fitness of codes; what is no number is worst. Remembers the best of all."""
+        """The fitness of codes; NaN counts as the worst. The best of all codes is remembered."""
         candidates = [Candidate(self.plan(code)) for code in codes]
         outcomes = self.evaluator.run(candidates)
         self.tried |= {c.key: c for c in candidates}

@@ -26,7 +26,7 @@ class Probe:
 
     Attributes:
         rate: the family's number; for the default family the cumulative contribution rate.
-        score: what `evaluate` said of it after tuning; the mean over repeats.
+        score: the value of `evaluate` after tuning; the mean over repeats.
         accepted: whether it was good enough.
         cost: its MACs and parameters.
         error: standard error of its loss, if known.
@@ -51,7 +51,7 @@ class Bisection(Driver[Probe]):
     Source: Huang (master's thesis, USTB 2023), with the tuning inside the loop that the thesis describes in words.
 
     Noise near the tolerance flips decisions, and the smallest accepted model is the one that was luckiest. With
-    `acceptance=ROBUST` near decisions are repeated under other seeds, and the winner is verified; it takes several
+    `acceptance=ROBUST`, near decisions are repeated under other seeds, and the winner is verified, which takes several
     times as many tunings.
 
     Attributes:
@@ -122,7 +122,7 @@ class Bisection(Driver[Probe]):
         yield from self._verified(evaluator, accepted)
 
     def _verified(self, evaluator: Evaluator[Any], accepted: dict[float, Decision]) -> Iterator[Probe]:
-        """Ask for the winner once more; where it fails, for the next larger one that was accepted."""
+        """Verify the winner; if it fails, verify the next larger model that was accepted."""
         if not self.acceptance.verify or evaluator.deterministic:
             return
         for rate in sorted(accepted):
@@ -161,7 +161,7 @@ def fastest(
     """The search for the fastest model that loses at most `tolerance`: `Budget` is bisected on its part.
 
     Args:
-        measure: what shall be small: "macs", "parameters", or a latency as a function of {group: kept channels}.
+        measure: what is minimised: "macs", "parameters", or a latency as a function of {group: kept channels}.
         tolerance: how much of the original's value may be lost, in the unit of `evaluate`.
         constraints: which widths are allowed.
         precision: in parts of the original's cost.

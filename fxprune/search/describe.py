@@ -1,4 +1,4 @@
-"""Settings and models in words, so that one search can be told from another."""
+"""Settings and models as plain data, so that searches can be compared."""
 
 from __future__ import annotations
 

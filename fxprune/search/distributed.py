@@ -32,14 +32,14 @@ def run_distributed(search: Callable[..., Search[M, T]], *arguments: Any, **opti
     Every process calls this with the same search and arguments of its own, once the process group is there
     (`accelerate.Accelerator()` or `torch.distributed.init_process_group` makes it). The main process, rank 0, alone
     searches, and alone reads and writes the search's `folder`; every candidate is sent to the others, which call their
-    own `tune` and `evaluate` on it at the same time. What `evaluate` says in the main process counts. So whatever
-    differs between the processes, also what the folder knows, all end with one plan. In a single process it is just
+    own `tune` and `evaluate` on it at the same time. The value of `evaluate` in the main process counts. Therefore all
+    processes end with one plan, even if their data or folders differ. In a single process it is just
     `search(*arguments, **options)`.
 
     Ctrl-C ends the main process's search with its best so far; the others do not get it.
 
     Args:
-        search: a search of `fxprune.planners`, such as `Bisection()`.
+        search: a search of `fxprune.search`, such as `Bisection()`.
         arguments: what it is called with.
         options: what it is called with by name; not `workers`.
 
@@ -85,7 +85,7 @@ class _Channel:
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
 
     def close(self) -> None:
-        with suppress(RuntimeError):  # of a process that is gone
+        with suppress(RuntimeError):  # of a process that has ended
             dist.destroy_process_group(self._group)
 
     def send(self, message: Any) -> None:
@@ -131,7 +131,7 @@ def _lead(
     try:
         found = search(*arguments, **options, workers=channel.run)
     except Exception as error:
-        with suppress(RuntimeError):  # others that failed as well are gone
+        with suppress(RuntimeError):  # others that failed have ended as well
             channel.send(_End(None, str(error) or repr(error)))
         raise
     if found.finished:

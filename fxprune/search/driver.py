@@ -46,7 +46,7 @@ class Driver(ABC, Generic[T]):
     A search of your own is a frozen dataclass with the fields `progress` (whether to show a bar) and `seed`, and the
     method `steps`. It should be a deterministic function of its fields and of what the evaluator answers, since a
     search that was killed is started again and gets the same answers from its folder.
-    `fxprune.testing.check_search` tells whether it keeps the contract.
+    `fxprune.testing.check_search` checks the contract.
     """
 
     progress: bool

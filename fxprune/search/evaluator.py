@@ -70,7 +70,7 @@ class Evaluator(Generic[M]):
         return self.task.tune is None
 
     def baseline(self) -> Outcome:
-        """What is known of the original.
+        """The outcome of the original.
 
         Raises:
             InputError: its quality is no finite number.
@@ -85,7 +85,7 @@ class Evaluator(Generic[M]):
         return known
 
     def run(self, candidates: Sequence[Candidate]) -> list[Outcome]:
-        """Judge candidates, several at a time if there are workers; those that are known are not tried again."""
+        """Evaluate candidates, several at a time if there are workers; those that are known are not tried again."""
         fresh = {c.key: c for c in candidates if c.key not in self._known}
         self._asked |= {c.key for c in candidates}
         for outcome, model in self._runner(attempt, self._jobs(fresh.values())):
@@ -123,7 +123,7 @@ class Evaluator(Generic[M]):
         return self._costs(self._costs.counts(plan))
 
     def trial(self, candidate: Candidate) -> Trial:
-        """What a candidate that was judged looks like to the user."""
+        """A candidate that was evaluated, for the history."""
         known = self._known[candidate.key]
         plan = candidate.plan
         return Trial(plan.kept_counts(), self.cost(plan), known.fitness, known.seed, known.seconds)

@@ -1,8 +1,8 @@
 """The directory of a search. Whatever kills the process, started again it goes on from what is there.
 
 settings.json             what the search is; another one is refused
-journal.jsonl             every candidate that was judged: code, cost, fitness, seed, seconds
-samples/KEY.npy           what `evaluate` said of each sample, if it did
+journal.jsonl             every candidate that was evaluated: code, cost, fitness, seed, seconds
+samples/KEY.npy           the value of each sample, if `evaluate` returned them
 checkpoints/KEY.safetensors   candidates that may still win; one is written before its line of the journal
 best.safetensors          the best so far, with its plan: `fxprune.search.restore(model, path)`
 plan.json                 the plan of the best so far; of the winner, when the search is done
@@ -37,7 +37,7 @@ class Folder:
 
     Args:
         path: of the directory.
-        settings: what tells this search from another, as plain JSON data.
+        settings: what identifies this search, as plain JSON data.
 
     Attributes:
         outcomes: what the journal knew when it was opened, by key.
@@ -75,7 +75,7 @@ class Folder:
             raise InputError("a damaged journal", where=str(self.path), seen=repr(error), remedy=remedy) from error
 
     def add(self, candidate: Candidate, outcome: Outcome, model: nn.Module | None, facts: Mapping[str, Any]) -> None:
-        """Write a candidate that was judged: first its checkpoint and samples, then its line of the journal."""
+        """Write a candidate that was evaluated: first its checkpoint and samples, then its line of the journal."""
         if model is not None:
             checkpoint.save(self.checkpoint(outcome.key), model, candidate.plan)
         if outcome.samples is not None:
@@ -85,8 +85,8 @@ class Folder:
         code = list(candidate.plan.kept_counts().values())
         record = {"key": outcome.key, "code": code, "repeat": candidate.repeat, "tuned": candidate.tuned}
         record |= {"base": candidate.base} if candidate.base else {}
-        told = {"fitness": outcome.fitness, "seed": outcome.seed, "seconds": round(outcome.seconds, 3)}
-        self._journal.append({**record, **facts, **told, "samples": outcome.samples is not None})
+        result = {"fitness": outcome.fitness, "seed": outcome.seed, "seconds": round(outcome.seconds, 3)}
+        self._journal.append({**record, **facts, **result, "samples": outcome.samples is not None})
 
     def checkpoint(self, key: str) -> Path:
         """Where a candidate's weights are, if they are kept."""
@@ -120,7 +120,7 @@ class Folder:
 
 
 def _record(line: Any) -> Mapping[str, Any]:
-    """A line of the journal, if it tells which candidate it is of."""
+    """A line of the journal, if it names its candidate."""
     if not isinstance(line, dict) or not isinstance(line.get("key"), str):
         raise ValueError("no key")
     return line

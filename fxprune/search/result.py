@@ -59,7 +59,7 @@ class Trial:
     Attributes:
         counts: kept channels of each group.
         cost: its MACs and parameters.
-        fitness: what `evaluate` said of it, after tuning.
+        fitness: the value of `evaluate`, after tuning.
         seed: of its tuning.
         seconds: wall clock of its tuning and evaluation.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
-from fxprune.module.isolation import random_states
+from fxprune.module.isolation import random_states, seed_random_states
 from fxprune.plan.plan import Plan
 from fxprune.scorers.base import Scorer, check_scores
 
@@ -100,8 +99,8 @@ class Outcome:
 
     Attributes:
         key: of the candidate.
-        fitness: what `evaluate` said, or the mean of what it said of the samples.
-        samples: what it said of each, of shape (samples,); None if it gave one number.
+        fitness: the value of `evaluate`, or its mean over the samples.
+        samples: the value of each sample, of shape (samples,); None if `evaluate` returned one number.
         seed: of the tuning.
         seconds: wall clock of tuning and evaluation.
     """
@@ -145,9 +144,8 @@ def attempt(job: Job[M]) -> tuple[Outcome, M]:
 
 def seed_all(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch, on all devices."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002, what the user's code may draw from
-    torch.manual_seed(seed)
+    seed_random_states(seed)
+    torch.manual_seed(seed)  # also for a GPU that the tuning is the first to use
 
 
 def measured(value: Any) -> tuple[float, Floats | None]:

@@ -133,7 +133,7 @@ def observe(
 
     Args:
         model: left as it is.
-        graph: tells the inputs' shapes when there is no data.
+        graph: gives the shapes of the inputs when there is no data.
         data: batches: inputs as for `fxprune.trace`, or (inputs, targets) as data loaders give them. None: one batch of
             standard normal inputs, seeded.
         wanted: names of weights.

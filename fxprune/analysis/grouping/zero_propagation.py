@@ -1,7 +1,7 @@
 """Zeros: which tensors are zero in masked channels, and which calls therefore tell a masked channel from a removed one.
 
 A masked channel is zero where it is made, and stays zero through most ops; but sigmoid(0) is 0.5. A sum, a norm or a
-product of activations that runs over such channels gives another result once they are gone.
+product of activations that runs over such channels gives another result once they are removed.
 """
 
 from __future__ import annotations

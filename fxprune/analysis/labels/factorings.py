@@ -60,7 +60,7 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
         for factoring in first or splits or _obvious_first(pending, of):
-            asked = _asked_for(factoring, heads) if splits and not first else ""
+            asked = _chosen_for(factoring, heads) if splits and not first else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
     return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
@@ -195,8 +195,8 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
 
 
-def _asked_for(f: Factoring, heads: Heads) -> str:
-    """Whether the heads of this reshape or their width shall shrink; "" leaves it open."""
+def _chosen_for(f: Factoring, heads: Heads) -> str:
+    """What the caller chose to shrink in this reshape, heads or their width; "" is no choice."""
     if isinstance(heads, str):
         return heads
     return next((choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern)), "")

@@ -72,7 +72,7 @@ class Labeller:
         sums: labels that a sum runs over, with the nodes whose product is added up.
         widths: attributes of modules that hold the length of a labelled dim.
         suspects: calls whose sizes may come from the model's own code, to be probed.
-        counted: of a suspect, labels that its numbers count, where these are not the lengths of the result's dims.
+        counted: for calls that carry sizes: the labels whose count equals an integer argument, but no dim's length.
         unknown: ops without a rule, by how often they occurred.
         node: the present call.
         dead: calls whose results the model drops (or uses for their shape only).

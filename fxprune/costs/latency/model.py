@@ -84,10 +84,6 @@ class Latency:
         """Seconds after `plan`, or of the model as it is."""
         return self(plan.kept_counts() if plan else {})
 
-    def many(self, counts: Floats) -> Floats:
-        """Seconds of many widths at once, of shape (n,), for counts of all groups as columns of (groups, n)."""
-        return np.asarray(self._seconds(self._best, counts))
-
     def by_op(self, plan: Plan | None = None) -> dict[str, float]:
         """Seconds of each kind of op, and of the model's own code under the name ""; the largest first."""
         each = self.scale * self._best(self._vector(plan.kept_counts() if plan else {}))

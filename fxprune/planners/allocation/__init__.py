@@ -8,5 +8,5 @@
     lagrangian    the best widths at fixed prices, again and again with new prices
     choose        from widths to a plan
 
-They work on arrays over units; there is no loop over channels.
+They work on arrays over units, without a loop over channels.
 """

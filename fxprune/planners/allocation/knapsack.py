@@ -1,7 +1,7 @@
 """Knapsack: the widths of most worth that a budget can hold, on the exact cost model.
 
-The cost is a sum of products of widths, so this is no linear knapsack: what a channel costs depends on the widths
-beside it. The greedy way is taken in rounds. In each, every unit has a price per part: its exact saving from the
+The cost is a sum of products of widths. The problem is not a linear knapsack: the cost of a channel depends on the
+other widths. The greedy search runs in rounds. In each, every unit has a price per part: its exact saving from the
 present width down to its smallest one, over the parts between them. The steps of smallest worth per saving go
 first, until a small part of the cost is saved; then the prices are taken anew. What is left of the budget at the end is
 spent on steps that still fit, and where that leaves more than the tolerance, combinations of neighbouring widths and

@@ -38,7 +38,7 @@ class Step:
     Attributes:
         counts: kept channels of each group after it.
         cost: MACs and parameters after it.
-        fitness: what `evaluate` said after it.
+        fitness: the value of `evaluate` after it.
         pruned: the groups that lost channels in it, in execution order.
         key: its checkpoint is `checkpoints/KEY.safetensors` in the search's directory.
     """
@@ -57,7 +57,7 @@ class Progressive(Driver[Step]):
     In each iteration a part of every group is removed for trial, its readers are refitted, and the model is evaluated
     (attempt); the groups whose attempts leave the best models (select; of equals those that save most) lose their
     channels for good, all readers are refitted shallow to deep against the original, and the result is saved (prune).
-    The last iteration removes no more than it takes. Every iteration is a usable model, so that one search yields a
+    The last iteration removes only what is needed. Every iteration is a usable model, so that one search yields a
     family; with `fxprune.add_samplers` residual blocks can drop channels that they read.
     Source: PCP, Guo, Zhang, Ouyang and Xu, Progressive Channel Pruning; the selection and refit by He, Zhang and Sun,
     Channel Pruning, 2017. Not published, choices of fxprune: `step`, `top`, and that an iteration's channels are chosen
@@ -194,7 +194,7 @@ class _State:
         return int(below[-1]) if len(below) else min(parts, int(unit.allowed[0]))
 
     def _narrower(self, i: int, groups: Groups) -> int | None:
-        """As `_next_width`; None where there is none, or the group is no group any more."""
+        """As `_next_width`; None where there is none, or where the present model has no such group."""
         unit, parts = self.units[i], int(self.parts[i])
         width = self._next_width(unit, parts)
         return width if width < parts and set(unit.names) <= {g.name for g in groups} else None
@@ -219,7 +219,7 @@ class _State:
         return Candidate(plan, base=name, can_win=last, source=base, change=cut)
 
     def _groups_of(self, base: nn.Module) -> Groups:
-        """The groups of the model as it is by now; they have the names of the original's."""
+        """The groups of the present model; they have the names of the original's."""
         if base is self.task.model:
             return self.task.groups
         arguments, keywords = self.task.groups.graph.inputs

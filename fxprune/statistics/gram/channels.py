@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fxprune.plan.plan import Slot
 from fxprune.statistics.gram.sums import Gram
+from fxprune.statistics.moments import merged
 from fxprune.statistics.observe import Contraction
 
 
@@ -67,10 +68,10 @@ class Responses:
 
     def add(self, other: Responses) -> None:
         """Take in the rows of another."""
-        rows, step = self.rows + other.rows, other.mean - self.mean
-        self.a = self.a + other.a + self.rows * other.rows / rows * (step @ step.T)
-        self.mean = self.mean + other.rows / rows * step
-        self.rows = rows
+        step = other.mean - self.mean
+        self.rows, part, weight = merged(self.rows, other.rows)
+        self.a = self.a + other.a + weight * (step @ step.T)
+        self.mean = self.mean + part * step
 
     def raw(self) -> Tensor:
         """Σ Z_i·Z_j without centring, of shape (channels + 1, channels + 1)."""

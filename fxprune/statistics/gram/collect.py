@@ -29,7 +29,7 @@ HELD = 2**30
 
 @dataclass(frozen=True)
 class Informative:
-    """Of each image the output positions at which a layer says most, in place of random ones.
+    """Of each image the output positions where a layer's outputs vary most over channels, in place of random ones.
 
     A position's weight is the variance of the layer's outputs over its channels there: on plain background they differ
     little. Which positions count differs from layer to layer and image to image. Source: PCP for domain adaptation,
@@ -109,7 +109,7 @@ class Sampling:
             _require_count(self.positions)
 
     def over(self, data: Iterable[Any] | None) -> Sampling:
-        """The same for the given data, as far as they tell their length."""
+        """The same for the given data, if they have a length."""
         return replace(self, batches=max(1, len(data))) if isinstance(data, Sized) else self
 
     def count(self, seen: Contraction, images: int) -> int | None:
@@ -124,7 +124,7 @@ class Sampling:
         What a layer gets next does not depend on which other layers are looked at.
 
         Args:
-            batch: its name, if it shall not depend on other batches either.
+            batch: its name, so that the draw does not depend on other batches either.
         """
         generators: dict[str, torch.Generator] = {}
 

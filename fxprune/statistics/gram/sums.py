@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxprune.statistics.moments import merged
+
 
 @dataclass
 class Gram:
     """S = Σ (x - μx)(x - μx)ᵀ, R = Σ (x - μx)(y - μy)ᵀ and Σ (y - μy)² over all rows seen, by convolution group.
 
-    Blocks of rows are centred on their own and merged (Chan, Golub and LeVeque 1983), so that a large mean costs no
-    digits. Memory: 8·groups·n·(n + outputs) bytes, whatever the number of rows.
+    Each block of rows is centred and then merged with the sums before it, so that a large mean costs no digits.
+    Memory: 8·groups·n·(n + outputs) bytes, whatever the number of rows.
 
     Attributes:
         rows: number of rows seen.
@@ -66,13 +68,12 @@ class Gram:
     def add(self, other: Gram) -> None:
         """Take in the rows of another."""
         dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
-        rows = self.rows + other.rows
-        weight = self.rows * other.rows / rows
+        rows, part, weight = merged(self.rows, other.rows)
         self.s += other.s
         self.s.addcmul_(weight * dx[:, :, None], dx[:, None])
         self.r += other.r
         self.r.addcmul_(weight * dx[:, :, None], dy[:, None])
         self.yy += other.yy + weight * dy.square()
-        self.x_mean = self.x_mean + other.rows / rows * dx
-        self.y_mean = self.y_mean + other.rows / rows * dy
+        self.x_mean = self.x_mean + part * dx
+        self.y_mean = self.y_mean + part * dy
         self.rows = rows
