@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.module.batches import Batch
 from fxprune.reconstruction.record import last_event, recording
-from fxprune.reconstruction.residual_add import Call, Landing
+from fxprune.reconstruction.residual_add import CallKey, Landing
 from fxprune.statistics.gram.collect import Sampling
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.observe import Contraction
@@ -61,20 +61,20 @@ class Original:
     def __init__(self, model: nn.Module, weights: Sequence[str], sampling: Sampling, memory: int) -> None:
         self.model, self.sampling = model, sampling
         self._weights, self._memory = weights, memory
-        self._known: dict[Prints, dict[Call, Given]] = {}
+        self._known: dict[Prints, dict[CallKey, Given]] = {}
         self._held: set[str] = set()
         self._bytes = 0
         self._ahead = True
 
     @contextmanager
-    def looking(self, names: Set[str]) -> Iterator[Callable[[Batch], dict[Call, Given]]]:
+    def looking(self, names: Set[str]) -> Iterator[Callable[[Batch], dict[CallKey, Given]]]:
         """Inside the block, what is given tells of a batch what the calls of these layers give."""
         fresh = not names <= self._held
         if fresh:
             self._known, self._held, self._bytes = {}, {*names} | self._later(names), 0
         with self._running() as run:
 
-            def look(batch: Batch) -> dict[Call, Given]:
+            def look(batch: Batch) -> dict[CallKey, Given]:
                 key = _prints(batch)
                 calls = self._known.get(key)
                 if calls is None:
@@ -91,7 +91,7 @@ class Original:
         return {*self._weights[last + 1 :]} if self._ahead else set()
 
     @contextmanager
-    def _running(self) -> Iterator[Callable[[Batch, Set[str]], dict[Call, Given]]]:
+    def _running(self) -> Iterator[Callable[[Batch, Set[str]], dict[CallKey, Given]]]:
         """Runs the model on batches; it is not touched before the first one."""
         positions, size, stop = self.sampling.start(), 1, None
 
@@ -102,7 +102,7 @@ class Original:
         with ExitStack() as stack:
             record = None
 
-            def run(batch: Batch, names: Set[str]) -> dict[Call, Given]:
+            def run(batch: Batch, names: Set[str]) -> dict[CallKey, Given]:
                 nonlocal record, positions, size, stop
                 record = record or stack.enter_context(recording(self.model, {*self._weights}, keep))
                 positions, size = self.sampling.start(batch.place), batch.size
@@ -112,7 +112,7 @@ class Original:
 
             yield run
 
-    def _keep(self, key: Prints, calls: dict[Call, Given], names: Set[str]) -> None:
+    def _keep(self, key: Prints, calls: dict[CallKey, Given], names: Set[str]) -> None:
         """Remember a batch, at the expense of the layers that will be asked for last."""
         if not self._ahead:
             return

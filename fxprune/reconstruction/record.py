@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
 from fxprune.module.isolation import cloned, tensor_names
-from fxprune.reconstruction.residual_add import Call, Elsewhere, Landing, Landings, Normed
+from fxprune.reconstruction.residual_add import CallKey, Elsewhere, Landing, Landings, Normed
 from fxprune.statistics.observe import Contraction, observing
 
 K = TypeVar("K", bound="Kept")
@@ -57,7 +57,7 @@ class Run(Generic[K]):
         means: the names of the running means that each layer's output meets, "" where it goes elsewhere.
     """
 
-    calls: dict[Call, K] = field(default_factory=dict)
+    calls: dict[CallKey, K] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     biases: dict[str, str] = field(default_factory=dict)
     means: dict[str, set[str]] = field(default_factory=dict)

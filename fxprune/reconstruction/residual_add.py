@@ -15,7 +15,7 @@ from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.analysis.ops.table import spec_of
 from fxprune.statistics.observe import Contraction
 
-Call: TypeAlias = tuple[str, int]
+CallKey: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Way:
         scale: by which a batch norm in evaluation mode multiplies it, of shape (channels,); None: none has.
     """
 
-    call: Call
+    call: CallKey
     shape: torch.Size
     scale: Tensor | None = None
 
@@ -84,7 +84,7 @@ class Landings(TorchDispatchMode):
         self._note = note
         self._ways = WeakIdKeyDictionary()
 
-    def follow(self, seen: Contraction, call: Call) -> None:
+    def follow(self, seen: Contraction, call: CallKey) -> None:
         """Follow the output of a call."""
         self._ways[seen.output] = Way(call, seen.output.shape)
 

@@ -17,7 +17,7 @@ from fxprune.scorers.wiring import gains_behind
 from fxprune.statistics.observe import Contraction
 
 Layer: TypeAlias = tuple[str, int]  # name of a weight, the dim that makes channels
-Scale: TypeAlias = Literal["bn"] | None
+Rescaling: TypeAlias = Literal["bn"] | None
 
 
 class Sums:
@@ -35,7 +35,7 @@ class Sums:
         return self._sums.items()
 
 
-def shares_of_producers(groups: Groups, changes: Mapping[Layer, Tensor], scale: Scale = None) -> Scores:
+def shares_of_producers(groups: Groups, changes: Mapping[Layer, Tensor], scale: Rescaling = None) -> Scores:
     """Each channel's mean share over its group's producers.
 
     Args:

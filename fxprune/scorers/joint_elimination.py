@@ -14,14 +14,14 @@ from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import in_order, require_readers
-from fxprune.statistics.gram.collect import ENOUGH, Positions, Reader, Sampling, readings
+from fxprune.statistics.gram.collect import ENOUGH, GroupReader, Positions, Sampling, readings
 from fxprune.statistics.gram.elimination import Problem, eliminate, held_back
 from fxprune.statistics.gram.solve import joined
 from fxprune.statistics.gram.sums import Gram
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Readings = list[tuple[Reader, list[Gram]]]
+Readings = list[tuple[GroupReader, list[Gram]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ class JointElimination:
         return curves
 
     def _problems(
-        self, found: list[tuple[Reader, list[Gram]]], channels: int
+        self, found: list[tuple[GroupReader, list[Gram]]], channels: int
     ) -> tuple[list[list[Gram]], list[Problem]]:
         """The statistics and the problems of the readers that lose nothing but inputs."""
         made = [(p, Problem.of(joined(p), r.kernels, r.owner, channels, self.ridge)) for r, p in found]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import check_option
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
+from fxprune.scorers.changes import Layer, Rescaling, Sums, check_scale, shares_of_producers
 from fxprune.scorers.patches import (
     mean_and_spread,
     patch_energy,
@@ -65,7 +65,7 @@ class WeightPermutation:
 
     change: Change = "permute"
     seed: int = 0
-    scale: Scale = None
+    scale: Rescaling = None
     distance: Distance = "squared"
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Scale, Sums, check_scale, shares_of_producers
+from fxprune.scorers.changes import Layer, Rescaling, Sums, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim
 from fxprune.statistics.observe import Contraction, observe
 
@@ -58,7 +58,7 @@ class SampledPermutation:
     distance: MapDistance = "squared"
     samples: int = 4
     seed: int = 0
-    scale: Scale = None
+    scale: Rescaling = None
 
     def __post_init__(self) -> None:
         check_option("change of a kernel", self.change, get_args(Draw))

@@ -15,7 +15,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.gram.channels import Responses
-from fxprune.statistics.gram.collect import Positions, Reader, Sampling, readings, responses
+from fxprune.statistics.gram.collect import GroupReader, Positions, Sampling, readings, responses
 from fxprune.statistics.gram.sums import Gram
 
 Floats = npt.NDArray[np.float64]
@@ -109,7 +109,7 @@ class RefitLoss:
             g.name: torch.stack([self._loss(reader, gram) for reader, (gram,) in found[g.name]]).sum(0) for g in groups
         }
 
-    def _loss(self, reader: Reader, gram: Gram) -> Tensor:
+    def _loss(self, reader: GroupReader, gram: Gram) -> Tensor:
         w, s, channels = reader.kernels.double(), gram.s, reader.channels
         rho = self.ridge * s.diagonal(dim1=1, dim2=2).mean(1)
         # Where a layer's inputs never vary, nothing is lost; any positive number keeps the inverse finite.

@@ -69,7 +69,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Call:
+class TimedCall:
     """An ATen call for any widths.
 
     Attributes:
@@ -128,7 +128,7 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
     return value
 
 
-def calls_of(analysis: Analysis) -> Iterator[Call]:
+def calls_of(analysis: Analysis) -> Iterator[TimedCall]:
     """The calls of an inference that take time, in execution order: all but those that only look at a tensor anew."""
     reader = _Reader(analysis)
     for node in analysis.labelling.graph.fx.nodes:
@@ -156,7 +156,7 @@ class _Reader:
         tensors = [*graph.tensors.values(), *(t for t in _tensors(graph.inputs))]
         self._last = any(map(_is_channels_last, tensors))
 
-    def call(self, node: fx.Node) -> Call:
+    def call(self, node: fx.Node) -> TimedCall:
         widths: list[Width] = []
 
         def read(value: Any) -> Any:
@@ -174,7 +174,7 @@ class _Reader:
         result = () if first is None else self._dims(first, widths)
         # A width that only the result has decides nothing: the result is made from the operands.
         result = tuple((n, k) if k < own else (first.shape[i], -1) for i, (n, k) in enumerate(result))  # type: ignore[union-attr]
-        return Call(node.target, args, kwargs, tuple(widths[:own]), result)
+        return TimedCall(node.target, args, kwargs, tuple(widths[:own]), result)
 
     def _operand(self, node: fx.Node, widths: list[Width]) -> Operand:
         turns: list[tuple[Any, tuple[Any, ...]]] = []

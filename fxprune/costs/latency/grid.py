@@ -14,14 +14,14 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.costs.latency.calls import Call
+from fxprune.costs.latency.calls import TimedCall
 
 Floats = npt.NDArray[np.float64]
 BLOCK = 16  # channels: the widest vector of float32 on CPUs, and the tile of matrix units
 _MOST_BLOCKS = 8
 
 
-def grid(call: Call) -> tuple[tuple[int, ...], ...]:
+def grid(call: TimedCall) -> tuple[tuple[int, ...], ...]:
     """The points of each axis of a call, ascending, from its least to its full width."""
     several = len(call.axes) > 1
     return tuple(_points(axis.least, axis.full, corners=not several) for axis in call.axes)
@@ -99,7 +99,7 @@ class Surfaces:
         return seconds[:, 0] if one else seconds
 
 
-def surfaces(calls: Sequence[Call], times: Sequence[Floats], groups: int) -> Surfaces:
+def surfaces(calls: Sequence[TimedCall], times: Sequence[Floats], groups: int) -> Surfaces:
     """
     Args:
         calls: what was measured.

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.groups import Groups
-from fxprune.costs.latency.calls import Call, calls_of
+from fxprune.costs.latency.calls import TimedCall, calls_of
 from fxprune.costs.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
@@ -163,7 +163,7 @@ def _where(groups: Groups) -> tuple[torch.device, torch.dtype]:
     return tensors[0].device, next((t.dtype for t in tensors if t.dtype.is_floating_point), torch.float32)
 
 
-def _fill(table: LatencyTable, calls: Sequence[Call], device: torch.device, rounds: int, bar: Progress) -> None:
+def _fill(table: LatencyTable, calls: Sequence[TimedCall], device: torch.device, rounds: int, bar: Progress) -> None:
     """Measure what the table lacks, in rounds, so that a disturbance meets each call once at most."""
     wanted = {key_of(c, p): (c, p) for c in calls for p in points(grid(c))}
     lacking = [[key for key in wanted if table.rounds(key) <= i] for i in range(rounds)]
@@ -190,7 +190,7 @@ _NARROW = 1 / 8  # of each group's channels
 _RUNS = 15
 
 
-def _whole_runs(table: LatencyTable, groups: Groups, calls: Sequence[Call], rounds: int, bar: Progress) -> _Whole:
+def _whole_runs(table: LatencyTable, groups: Groups, calls: Sequence[TimedCall], rounds: int, bar: Progress) -> _Whole:
     counts = groups.in_step({g.name: max(1, round(_NARROW * g.size)) for g in groups})
     keys = [f"model {part} {_fingerprint(groups, calls, counts)}" for part in ("full", "narrow")]
     lacking = rounds - min(map(table.rounds, keys))
@@ -207,7 +207,7 @@ def _whole_runs(table: LatencyTable, groups: Groups, calls: Sequence[Call], roun
     return _Whole(full, small, counts)
 
 
-def _fingerprint(groups: Groups, calls: Sequence[Call], counts: Mapping[str, int]) -> str:
+def _fingerprint(groups: Groups, calls: Sequence[TimedCall], counts: Mapping[str, int]) -> str:
     words = [type(groups.graph.model).__qualname__, str(sorted(counts.items()))]
     words += [key_of(c, [a.full for a in c.axes]) for c in calls]
     return hashlib.blake2b("|".join(words).encode(), digest_size=8).hexdigest()
@@ -244,7 +244,7 @@ def by_turns(models: Sequence[nn.Module], example_inputs: Any, runs: int = 9) ->
     return seconds
 
 
-def _latency(analysis: Analysis, calls: Sequence[Call], table: LatencyTable, whole: _Whole) -> Latency:
+def _latency(analysis: Analysis, calls: Sequence[TimedCall], table: LatencyTable, whole: _Whole) -> Latency:
     times, unmeasured = [], Counter[str]()
     for c in calls:
         seconds = _times(c, table)
@@ -260,7 +260,7 @@ def _latency(analysis: Analysis, calls: Sequence[Call], table: LatencyTable, who
     return replace(latency, scale=scale, overhead=overhead)
 
 
-def _times(call: Call, table: LatencyTable) -> Floats | None:
+def _times(call: TimedCall, table: LatencyTable) -> Floats | None:
     """Seconds on the call's grid; where the op refused a width, in proportion. None if it cannot be run by itself."""
     axes = grid(call)
     full = table.seconds(key_of(call, [axis[-1] for axis in axes]))

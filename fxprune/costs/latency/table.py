@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fxprune.costs.latency.calls import Call, Operand
+from fxprune.costs.latency.calls import Operand, TimedCall
 from fxprune.errors import InputError
 from fxprune.storage.files import write_whole
 
@@ -153,7 +153,7 @@ def _positive(value: Any) -> float:
     return float(value)
 
 
-def key_of(call: Call, point: Sequence[int]) -> str:
+def key_of(call: TimedCall, point: Sequence[int]) -> str:
     """A call at given widths, in words: equal keys take equal time."""
     args, kwargs = call.at(point)
     named = "".join(f", {name}={_words(value)}" for name, value in kwargs.items())

@@ -20,7 +20,7 @@ from fxprune.plan.plan import Ints
 from fxprune.planners.allocation.units import Unit
 
 Floats = npt.NDArray[np.float64]
-Cost = Callable[[Ints], Floats]
+CostOf = Callable[[Ints], Floats]
 _ROUND = 0.02  # part of the full cost that is saved between two looks at the prices
 _NOTHING = 1e-12  # a share of importance that stands for none
 _COMBINATIONS = 20_000  # neighbouring widths that are tried together
@@ -70,7 +70,7 @@ class Ladder:
         return np.asarray(sum(v[level] for v, level in zip(self.values, state, strict=True)))
 
 
-def fill(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints | None = None) -> Ints:
+def fill(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, state: Ints | None = None) -> Ints:
     """Widths that cost at most `limit`, and within `tolerance` of it where the widths allow.
 
     Args:
@@ -90,7 +90,7 @@ def fill(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints
     return state
 
 
-def _removed(ladder: Ladder, cost: Cost, limit: float) -> Ints:
+def _removed(ladder: Ladder, cost: CostOf, limit: float) -> Ints:
     """Greedy removal from the full widths until the cost is at most the limit."""
     steps = _Steps(ladder)
     state = ladder.top
@@ -108,7 +108,7 @@ def _removed(ladder: Ladder, cost: Cost, limit: float) -> Ints:
     return state
 
 
-def _savings(ladder: Ladder, cost: Cost, state: Ints, now: float) -> Floats:
+def _savings(ladder: Ladder, cost: CostOf, state: Ints, now: float) -> Floats:
     """Cost saved per part of each unit, on the way from its width down to its smallest, of shape (units,)."""
     parts = ladder.parts(state)
     smallest = np.array([w[0] for w in ladder.widths])
@@ -143,7 +143,7 @@ class _Steps:
         return state - np.bincount(self._unit[removed], minlength=len(state))
 
 
-def _added(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
+def _added(ladder: Ladder, cost: CostOf, limit: float, state: Ints) -> Ints:
     """Take back, one after another, the step of most worth per cost of those that still fit."""
     while True:
         up = np.flatnonzero(state < ladder.top)
@@ -157,7 +157,7 @@ def _added(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
         state = higher[:, fits[np.argmax(gain / np.maximum(extra, 1e-12))]]
 
 
-def _polished(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints) -> Ints:
+def _polished(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, state: Ints) -> Ints:
     """A state within the tolerance of the limit, or else the nearest below it that was found.
 
     Each round tries, from the best state of the round before, all combinations of neighbouring widths of a few units,
@@ -170,7 +170,7 @@ def _polished(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state:
     return state
 
 
-def _best_neighbour(ladder: Ladder, cost: Cost, limit: float, tolerance: float, state: Ints) -> Ints:
+def _best_neighbour(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, state: Ints) -> Ints:
     """The combination of most worth within the tolerance; if there is none, the one of largest cost below the limit."""
     order = _finest_first(ladder, cost, limit, state)
     states = np.concatenate([_combinations(ladder, order, state), _exchanges(ladder, order, state)], axis=1)
@@ -224,7 +224,7 @@ def _bounds(ladder: Ladder, order: Ints, state: Ints) -> tuple[Ints, Ints]:
     return low, high
 
 
-def _finest_first(ladder: Ladder, cost: Cost, limit: float, state: Ints) -> Ints:
+def _finest_first(ladder: Ladder, cost: CostOf, limit: float, state: Ints) -> Ints:
     """Units by what one step of them costs: those that can close the gap come before those that are too coarse."""
     now = float(cost(ladder.parts(state)))
     steps = np.where(state < ladder.top, 1, -1)

@@ -20,7 +20,7 @@ from fxprune.analysis.groups import Groups
 
 Kind = Literal["group", "kept", "fixed", "input", "output", "joint"]
 _BOUNDARIES: tuple[Kind, ...] = ("input", "output")
-Pair = tuple[str, str]
+NodePair = tuple[str, str]
 Ends = Mapping[str, list[tuple[str, int]]]
 
 
@@ -62,7 +62,7 @@ class Flow:
     nodes: Mapping[str, Node]
     edges: tuple[Edge, ...]
 
-    def pairs(self) -> set[Pair]:
+    def pairs(self) -> set[NodePair]:
         """Who feeds whom by key, through joints."""
         import networkx as nx
 
@@ -86,7 +86,7 @@ def flow(groups: Groups) -> Flow:
     return Flow({n.key: n for n in (*nodes, *joints)}, tuple(drawn))
 
 
-def _nodes_and_pairs(groups: Groups) -> tuple[list[Node], set[Pair]]:
+def _nodes_and_pairs(groups: Groups) -> tuple[list[Node], set[NodePair]]:
     """Input, groups and fixed channels in execution order, output; and who feeds whom by key."""
     every, prunable = groups.analysis.groups, set(groups)
     key = {g.name: f"g{i}" for i, g in enumerate(every)}
@@ -121,7 +121,7 @@ def _ends(groups: Groups, key: Mapping[str, str], role: str) -> Ends:
 
 def _around(
     groups: Groups, makers: Ends, readers: Ends, age: Mapping[str, int]
-) -> Iterator[tuple[float, Node, set[Pair]]]:
+) -> Iterator[tuple[float, Node, set[NodePair]]]:
     """A node for each reason that fixes channels which a group's weights read or make."""
     for i, ((kind, reason), dims) in enumerate(_causes(groups, age).items()):
         me = f"f{i}"
@@ -144,7 +144,7 @@ def _causes(groups: Groups, age: Mapping[str, int]) -> dict[tuple[Kind, str], li
     return found
 
 
-def _split(order: Mapping[str, int], pairs: set[Pair]) -> tuple[list[Pair], set[Pair]]:
+def _split(order: Mapping[str, int], pairs: set[NodePair]) -> tuple[list[NodePair], set[NodePair]]:
     """Edges that go forward, and those that close a cycle: they lead back within a strongly connected part."""
     import networkx as nx
 
@@ -153,11 +153,11 @@ def _split(order: Mapping[str, int], pairs: set[Pair]) -> tuple[list[Pair], set[
     return _sorted(order, pairs - back), back
 
 
-def _sorted(order: Mapping[str, int], pairs: Iterable[Pair]) -> list[Pair]:
+def _sorted(order: Mapping[str, int], pairs: Iterable[NodePair]) -> list[NodePair]:
     return sorted(pairs, key=lambda pair: (order[pair[0]], order[pair[1]]))
 
 
-def _joined(order: Mapping[str, int], forward: Sequence[Pair]) -> tuple[list[Node], list[Pair]]:
+def _joined(order: Mapping[str, int], forward: Sequence[NodePair]) -> tuple[list[Node], list[NodePair]]:
     """Put a joint where it saves edges: between all nodes with the same readers and these readers.
 
     The readers of one joint may include those of another (each layer of a dense block reads all layers before it); then

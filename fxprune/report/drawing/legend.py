@@ -14,7 +14,7 @@ _SIGN = 74.0
 
 
 @dataclass(frozen=True)
-class Scale:
+class ColourScale:
     """The largest values of the picture.
 
     Attributes:
@@ -28,7 +28,7 @@ class Scale:
     pruned: bool = False
 
 
-def draw_legend(parent: ET.Element, flow: Flow, scale: Scale, width: float) -> float:
+def draw_legend(parent: ET.Element, flow: Flow, scale: ColourScale, width: float) -> float:
     """Draw the legend from y = 0, in as many columns as `width` has room for; returns its height."""
     entries = list(_entries(flow, scale))
     column = _SIGN + svg.longest([text for _, text in entries]) + 24
@@ -40,7 +40,7 @@ def draw_legend(parent: ET.Element, flow: Flow, scale: Scale, width: float) -> f
     return _HEIGHT * -(-len(entries) // columns)
 
 
-def _entries(flow: Flow, scale: Scale) -> Iterator[tuple[str, str]]:
+def _entries(flow: Flow, scale: ColourScale) -> Iterator[tuple[str, str]]:
     kinds = {n.kind for n in flow.nodes.values()}
     if "group" in kinds:
         yield "share", f"share of all MACs that the group takes part in (0 to {scale.share:.0%})"
@@ -61,46 +61,46 @@ def _entries(flow: Flow, scale: Scale) -> Iterator[tuple[str, str]]:
         yield "joint", "each group above it feeds each below it (concatenation)"
 
 
-def _share(at: ET.Element, _: Scale) -> None:
+def _share(at: ET.Element, _: ColourScale) -> None:
     for i in range(20):
         svg.element(at, "rect", x=3 * i, y=4, width=3.4, height=12, fill=svg.heat(i / 19))
 
 
-def _channels(at: ET.Element, _: Scale) -> None:
+def _channels(at: ET.Element, _: ColourScale) -> None:
     svg.element(at, "rect", x=0, y=8, width=60, height=4, fill="#ddd")
     svg.element(at, "rect", x=0, y=8, width=36, height=4, fill="#3b4252")
 
 
-def _removed(at: ET.Element, _: Scale) -> None:
+def _removed(at: ET.Element, _: ColourScale) -> None:
     svg.element(at, "rect", x=0, y=8, width=36, height=4, fill="#3b4252")
     svg.element(at, "rect", x=18, y=8, width=18, height=4, fill="#e5484d")
 
 
-def _fixed(at: ET.Element, _: Scale) -> None:
+def _fixed(at: ET.Element, _: ColourScale) -> None:
     svg.element(
         at, "rect", x=14, y=3, width=32, height=14, rx=3, fill="#eceff1", stroke="#90989f", stroke_dasharray="3 2"
     )
 
 
-def _forward(at: ET.Element, _: Scale) -> None:
+def _forward(at: ET.Element, _: ColourScale) -> None:
     svg.element(at, "path", d="M4 10 H58", class_="edge", marker_end="url(#tip)")
 
 
-def _both(at: ET.Element, _: Scale) -> None:
+def _both(at: ET.Element, _: ColourScale) -> None:
     svg.element(at, "path", d="M4 10 H58", class_="edge both", marker_start="url(#tail)", marker_end="url(#tip-back)")
 
 
-def _back(at: ET.Element, _: Scale) -> None:
+def _back(at: ET.Element, _: ColourScale) -> None:
     svg.element(at, "path", d="M4 10 H58", class_="edge back", marker_end="url(#tip-back)")
 
 
-def _joint(at: ET.Element, _: Scale) -> None:
+def _joint(at: ET.Element, _: ColourScale) -> None:
     for x in (12, 48):
         svg.element(at, "path", d=f"M{x} 1 C{x} 8 30 4 30 10 C30 16 {x} 12 {x} 19", class_="edge")
     svg.element(at, "circle", cx=30, cy=10, r=4, fill="#5b6570")
 
 
-def _loop(at: ET.Element, _: Scale) -> None:
+def _loop(at: ET.Element, _: ColourScale) -> None:
     svg.label(at, 30, 15, "↻", size=14, text_anchor="middle", fill="#444")
 
 

@@ -14,7 +14,7 @@ from fxprune.report.data import GroupRow, Pruned, group_rows, parts_of
 from fxprune.report.drawing import svg
 from fxprune.report.drawing.flow import Edge, Flow, Node, flow
 from fxprune.report.drawing.layout import Box, Line, Point, Size, layout
-from fxprune.report.drawing.legend import Scale, draw_legend
+from fxprune.report.drawing.legend import ColourScale, draw_legend
 
 _ROW = 980.0  # boxes in a row take no more than this
 _NARROWEST = 700.0  # of the drawing, for the legend's sake
@@ -69,7 +69,7 @@ def draw(groups: Groups, drawn: Flow, title: str = "", plan: Plan | None = None)
     rows = {r.group.name: r for r in group_rows(groups, plan)}
     cards = {k: _card(n, rows.get(n.name)) for k, n in drawn.nodes.items() if n.kind != "joint"}
     widest, share = max((g.size for g in groups), default=1), max([0.1, *(r.share for r in rows.values())])
-    scale = Scale(widest, share, pruned=plan is not None)
+    scale = ColourScale(widest, share, pruned=plan is not None)
     lines = {_line(e): e for e in drawn.edges}
     found = layout(_sizes(drawn, cards), list(lines), _ROW, _PORT)
 
@@ -198,7 +198,7 @@ def _draw_joint(root: ET.Element, key: str, box: Box) -> None:
     )
 
 
-def _draw_box(root: ET.Element, card: _Card, box: Box, scale: Scale) -> None:
+def _draw_box(root: ET.Element, card: _Card, box: Box, scale: ColourScale) -> None:
     node, left = card.node, box.x - box.width / 2
     at = svg.element(root, "g", class_=f"box {node.kind}", data_key=node.key, data_name=node.name)
     svg.element(at, "title", card.tooltip)

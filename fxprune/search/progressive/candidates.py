@@ -12,7 +12,7 @@ from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.trial import Tune
 
-Refit = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
+Refitter = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
 """(model before, model after, the plan between them, data): changes weights of the model after, in place."""
 
 
@@ -21,7 +21,7 @@ class Cut:
     """Cut the model before, refit it against a reference, and tune it, in place."""
 
     relative: Plan
-    refit: Refit | None
+    refit: Refitter | None
     reference: nn.Module
     plan: Plan
     data: Iterable[Any] | None

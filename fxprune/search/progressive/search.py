@@ -24,7 +24,7 @@ from fxprune.scorers.base import Scorer, check_scores
 from fxprune.scorers.lasso import Lasso
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
-from fxprune.search.progressive.candidates import Cut, Refit
+from fxprune.search.progressive.candidates import Cut, Refitter
 from fxprune.search.trial import Candidate
 from fxprune.tracing.trace import trace
 
@@ -91,7 +91,7 @@ class Progressive(Driver[Step]):
     step: float = 0.05
     top: float = 0.25
     constraints: Constraints = UNCONSTRAINED
-    refit: Refit | None = reconstruct
+    refit: Refitter | None = reconstruct
     progress: bool = True
     seed: int = 0
 

@@ -146,7 +146,7 @@ def _require_count(positions: object) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class GroupReader:
     """A layer as a reader of one group.
 
     Attributes:
@@ -178,7 +178,7 @@ def responses(
     """
     found: dict[Slot, Responses] = {}
     held: dict[str, Gram] = {}
-    met: dict[str, list[Reader]] = {}
+    met: dict[str, list[GroupReader]] = {}
 
     def reduce(name: str, gram: Gram) -> None:
         for reader in met[name]:
@@ -198,7 +198,7 @@ def responses(
 
 def readings(
     model: nn.Module, groups: Groups, data: Iterable[Any] | None, sampling: Sampling, parts: int = 1
-) -> dict[str, list[tuple[Reader, list[Gram]]]]:
+) -> dict[str, list[tuple[GroupReader, list[Gram]]]]:
     """The Gram statistics of every layer that reads each group, from one pass over the data.
 
     Memory: 8·parts·groups·n² bytes for each layer.
@@ -214,7 +214,7 @@ def readings(
         InputError: unusable data, or a layer's inputs are not finite.
     """
     grams: dict[tuple[str, int], Gram] = {}
-    met: dict[str, list[Reader]] = {}
+    met: dict[str, list[GroupReader]] = {}
 
     def add(gram: Gram, seen: Contraction, batch: int) -> None:
         _into(grams, (seen.name, batch % parts), gram)
@@ -249,7 +249,7 @@ def _run(
     groups: Groups,
     data: Iterable[Any] | None,
     sampling: Sampling,
-    met: dict[str, list[Reader]],
+    met: dict[str, list[GroupReader]],
     add: Callable[[Gram, Contraction, int], None],
 ) -> None:
     """Hand the statistics of each call of a layer that reads a group, and the batch's number, to `add`.
@@ -261,7 +261,7 @@ def _run(
     def note(seen: Contraction) -> None:
         if seen.name not in met:
             kernels = seen.kernels()
-            met[seen.name] = [Reader(s, g.size, kernels, owners(seen, s, g.size)) for g, s in wanted[seen.name]]
+            met[seen.name] = [GroupReader(s, g.size, kernels, owners(seen, s, g.size)) for g, s in wanted[seen.name]]
         add(gram_of(seen, positions(seen, images)), seen, number)
 
     with observing(model, set(wanted), note) as run:
