@@ -209,6 +209,17 @@ def _avg_pool(x: Tensor, kernel: Sequence[int], *rest: Any) -> Tensor | None:
     return None if sizes is None else _image(x, (*x.shape[:2], *sizes))
 
 
+def _upsample(x: Tensor, size: Sequence[int], *_: Any) -> Tensor | None:
+    """PyTorch's own answers run the whole interpolation, on tensors without data."""
+    plain = x.dim() == 4 and len(size) == 2 and min(size) > 0 and x.numel() > 0
+    return _image(x, (*x.shape[:2], *size)) if plain else None
+
+
+def _grid_sample(x: Tensor, grid: Tensor, *_: Any) -> Tensor | None:
+    fit = x.dim() == grid.dim() == 4 and x.shape[0] == grid.shape[0] and grid.shape[3] == 2 and x.dtype == grid.dtype
+    return _plain(x, (*x.shape[:2], *grid.shape[1:3])) if fit and x.numel() > 0 else None
+
+
 def _mm(a: Tensor, b: Tensor) -> Tensor | None:
     return _plain(a, (a.shape[0], b.shape[1])) if a.shape[1] == b.shape[0] and a.dtype == b.dtype else None
 
@@ -284,6 +295,8 @@ ANSWERS: dict[Any, Answer] = {
     aten.convolution.default: _convolution,
     aten.max_pool2d_with_indices.default: _max_pool,
     aten.avg_pool2d.default: _avg_pool,
+    **dict.fromkeys((aten.upsample_bilinear2d.default, aten.upsample_bicubic2d.default), _upsample),
+    aten.grid_sampler_2d.default: _grid_sample,
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,
     aten.bmm.default: _bmm,

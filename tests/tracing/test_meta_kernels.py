@@ -82,6 +82,9 @@ def cases() -> Any:
         yield aten.native_batch_norm.default, (x, *(image(6) for _ in range(4)), False, 0.1, 1e-5), {}
         for ceil in (False, True):
             yield aten.max_pool2d_with_indices.default, (x, *POOL, [1, 1], ceil), {}
+            for interpolate in (aten.upsample_bilinear2d.default, aten.upsample_bicubic2d.default):
+                yield interpolate, (x, [9, 5], ceil), {}
+            yield aten.grid_sampler_2d.default, (x, torch.rand(x.shape[0], 5, 3, 2), 0, 0, ceil), {}
             yield aten.avg_pool2d.default, (x, *POOL, ceil), {}
             yield aten.avg_pool2d.default, (layout(1, 4, 7, 7), [2, 2], [3, 3], [1, 1], ceil), {}
         yield aten.max_pool2d_with_indices.default, (x, [2, 2]), {}

@@ -27,7 +27,8 @@ from fxprune.plan.plan import Ints
 from fxprune.tracing.trace import Graph, retrace
 
 Place = tuple[str, int]
-_TRIED = 12
+_TRIED = 12  # parts evenly spread
+_NEIGHBOURS = 4  # parts on either side of the one asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +74,22 @@ class Balance:
         return None if fit is None else fit.counts
 
     def nearest(self, part: int) -> int:
-        """The possible part next to the given one; `step`, which keeps everything, if there is no other."""
-        distances = sorted(range(1, self.step + 1), key=lambda p: abs(p - part))
-        return next(p for p in distances if self.counts(p) is not None)
+        """A possible part near the given one; `step`, which keeps everything, if there is no other.
+
+        Each part that is tried costs a recording, so only the neighbours are, and then those that `parts` tries.
+        """
+        close = (p for p in range(part - _NEIGHBOURS, part + _NEIGHBOURS + 1) if 0 < p <= self.step)
+        tried = (p for some in (close, self._spread) for p in sorted(some, key=lambda p: abs(p - part)))
+        return next(p for p in tried if self.counts(p) is not None)
 
     def parts(self) -> list[int]:
         """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
-        tried = np.unique(-(-self.step * np.arange(1, _TRIED + 1) // _TRIED)).tolist()
-        return [p for p in tried if self.counts(p) is not None]
+        return [p for p in self._spread if self.counts(p) is not None]
+
+    @cached_property
+    def _spread(self) -> list[int]:
+        """Parts to try, up to `step`."""
+        return np.unique(-(-self.step * np.arange(1, _TRIED + 1) // _TRIED)).tolist()  # type: ignore[no-any-return]
 
     def table(self, names: Sequence[str]) -> Ints:
         """Channels of the named groups at each part, of shape (groups, step + 1); 0 where the part is not possible."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
+from fxprune.analysis.grouping import balance as balancing
+from fxprune.tracing.trace import retrace
 
 
 def shuffled(x: Tensor) -> Tensor:
@@ -153,3 +155,32 @@ def test_damaged_orders_are_refused() -> None:
     object.__setattr__(plan, "orders", {**plan.orders, tensor: dims})
     with pytest.raises(fxprune.PlanError, match=f"the order of {tensor} is not one of what it keeps"):
         fxprune.Plan.from_json(plan.to_json())
+
+
+class Refusing(nn.Module):
+    """Shuffles whose code accepts the full width only, so that no smaller one is possible."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.a, self.b = width, nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 1, groups=2)
+        self.c = nn.Conv2d(width, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.a, self.b):
+            x = layer(shuffled(x) if x.shape[1] > 3 else x)
+            if x.shape[1] != self.width:
+                raise ValueError("unknown width")
+        return self.c(shuffled(x))  # type: ignore[no-any-return]
+
+
+def test_few_widths_are_tried_where_none_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def counting(*args: object) -> object:
+        tries.append(1)
+        return retrace(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(balancing, "retrace", counting)
+    graph = fxprune.trace(Refusing(512), torch.zeros(1, 3, 4, 4))
+    fxprune.find_groups(graph)
+    assert 0 < len(tries) <= 50
