@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
 from fxprune.module.isolation import Inputs, as_call, call
-from fxprune.tracing.trace import Graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +82,15 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         raise InputError("the data holds no batch", remedy="check the loader; iterators can be used up only once")
 
 
-def noise(graph: Graph, seed: int) -> list[Any]:
-    """One batch of standard normal inputs like the example's; tensors of integers are the example's own."""
+def noise(inputs: Any, seed: int) -> list[Any]:
+    """One batch of standard normal inputs like those of an example, (args, kwargs); its tensors of integers stay."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(t: Any) -> Any:
         floating = isinstance(t, Tensor) and t.is_floating_point()
         return torch.randn(t.shape, generator=generator, dtype=t.dtype) if floating else t
 
-    args, kwargs = tree_map(draw, graph.inputs)
+    args, kwargs = tree_map(draw, inputs)
     return [(kwargs if kwargs else args,)]
 
 

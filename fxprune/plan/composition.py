@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fxprune.errors import PlanError
-from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot
-
-if TYPE_CHECKING:
-    from fxprune.plan.plan import Plan
+from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot
 
 Cuts = Mapping[str, Mapping[int, Ints]]
 
 
-def composed_fields(first: Plan, second: Plan) -> dict[str, Any]:
+def composed_fields(first: PlanFields, second: PlanFields) -> dict[str, Any]:
     """The fields of the plan that does what `first` and then `second` do.
 
     Raises:
@@ -39,7 +36,7 @@ def composed_fields(first: Plan, second: Plan) -> dict[str, Any]:
     }
 
 
-def check_composed(first: Plan, second: Plan, both: Plan) -> None:
+def check_composed(first: PlanFields, second: PlanFields, both: PlanFields) -> None:
     """Refuse a composition that does not leave of every tensor what the two plans leave in a row.
 
     Raises:
@@ -58,7 +55,7 @@ def check_composed(first: Plan, second: Plan, both: Plan) -> None:
                 )
 
 
-def _check_shapes(first: Plan, second: Plan, cuts: Cuts) -> None:
+def _check_shapes(first: PlanFields, second: PlanFields, cuts: Cuts) -> None:
     for name, shape in second.shapes.items():
         full = first.shapes.get(name)
         left = full and tuple(_length(cuts, name, dim, n) for dim, n in enumerate(full))
@@ -70,7 +67,7 @@ def _check_shapes(first: Plan, second: Plan, cuts: Cuts) -> None:
             )
 
 
-def _narrowed(name: str, group: PlannedGroup, second: Plan) -> PlannedGroup:
+def _narrowed(name: str, group: PlannedGroup, second: PlanFields) -> PlannedGroup:
     """A group of the first plan, of which the second one may keep less."""
     then = second.groups.get(name)
     if then is None:
@@ -84,7 +81,7 @@ def _narrowed(name: str, group: PlannedGroup, second: Plan) -> PlannedGroup:
     return PlannedGroup(name, group.size, group.kept[then.kept], group.slots)
 
 
-def _widened(group: PlannedGroup, first: Plan, cuts: Cuts) -> PlannedGroup:
+def _widened(group: PlannedGroup, first: PlanFields, cuts: Cuts) -> PlannedGroup:
     """A group that only the second plan has, its slots at their places in the full-size tensors."""
     slots = tuple(
         Slot(
@@ -104,7 +101,7 @@ def _original_rows(scale: Scale, cuts: Cuts) -> Scale:
     return Scale(scale.tensor, _through(cuts, scale.tensor, 0, scale.rows), scale.factor)
 
 
-def _orders(first: Plan, second: Plan, cuts: Cuts) -> dict[str, dict[int, Ints]]:
+def _orders(first: PlanFields, second: PlanFields, cuts: Cuts) -> dict[str, dict[int, Ints]]:
     """What stays, in its order, of the dims that either plan puts in another order."""
     after = second.cuts()
     orders: dict[str, dict[int, Ints]] = {}

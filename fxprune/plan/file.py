@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fxprune.errors import PlanError
-from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
-
-if TYPE_CHECKING:
-    from fxprune.plan.plan import Plan
+from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot, kept_indices
 
 _VERSION = 1
 _MOST = 2**24  # indices: a vision transformer of 300 million parameters has 2**20; as arrays, 256 MB
 
 
-def to_data(plan: Plan) -> dict[str, Any]:
+def to_data(plan: PlanFields) -> dict[str, Any]:
     """A plan as JSON data."""
     groups = [
         {"name": g.name, "size": g.size, "kept": g.kept.tolist(), "slots": [_slot_to_dict(s) for s in g.slots]}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fxprune.errors import PlanError
 from fxprune.plan.composition import check_composed, composed_fields
 from fxprune.plan.file import fields_of, to_data
-from fxprune.plan.slots import Ints, PlannedGroup, Scale, Slot, kept_indices
+from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot
 from fxprune.storage.files import write_whole
 from fxprune.storage.html import table
 
@@ -31,7 +30,7 @@ _MALFORMED = (
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(PlanFields):
     """Which channels of which groups stay.
 
     Attributes:
@@ -52,24 +51,6 @@ class Plan:
     >>> fxprune.Plan.from_json(plan.to_json()) == plan
     True
     """
-
-    groups: Mapping[str, PlannedGroup]
-    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    scales: tuple[Scale, ...] = ()
-    orders: Mapping[str, Mapping[int, Ints]] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-    def kept_counts(self) -> dict[str, int]:
-        """Channels that stay, by group."""
-        return {name: len(g.kept) for name, g in self.groups.items()}
-
-    def cuts(self) -> dict[str, dict[int, Ints]]:
-        """What stays of each tensor: {tensor: {dim: kept indices in their order}}; untouched dims are absent."""
-        return {
-            tensor: {dim: self.orders.get(tensor, {}).get(dim, kept) for dim, kept in dims.items()}
-            for tensor, dims in kept_indices(self.groups.values(), self.shapes).items()
-        }
 
     def then(self, second: Plan) -> Plan:
         """The plan that does in one step what this one and then `second` do.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -117,3 +117,26 @@ def _kept_positions(length: int, parts: list[_Part]) -> Ints | None:
     for positions, channels, stays in parts:
         keep[positions] = stays[channels]
     return None if keep.all() else np.flatnonzero(keep)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PlanFields:
+    """What a plan holds; `fxprune.Plan` says what each field means, and adds what can be done with them."""
+
+    groups: Mapping[str, PlannedGroup]
+    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scales: tuple[Scale, ...] = ()
+    orders: Mapping[str, Mapping[int, Ints]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def kept_counts(self) -> dict[str, int]:
+        """Channels that stay, by group."""
+        return {name: len(g.kept) for name, g in self.groups.items()}
+
+    def cuts(self) -> dict[str, dict[int, Ints]]:
+        """What stays of each tensor: {tensor: {dim: kept indices in their order}}; untouched dims are absent."""
+        return {
+            tensor: {dim: self.orders.get(tensor, {}).get(dim, kept) for dim, kept in dims.items()}
+            for tensor, dims in kept_indices(self.groups.values(), self.shapes).items()
+        }

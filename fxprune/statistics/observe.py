@@ -148,7 +148,7 @@ def observe(
     """
     samples = 0
     with observing(model, wanted, add) as run:
-        for batch in batches(model, noise(graph, seed) if data is None else data):
+        for batch in batches(model, noise(graph.inputs, seed) if data is None else data):
             run(batch)
             samples += batch.size
     return samples

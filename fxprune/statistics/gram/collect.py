@@ -265,7 +265,7 @@ def _run(
         add(gram_of(seen, positions(seen, images)), seen, number)
 
     with observing(model, set(wanted), note) as run:
-        for i, batch in enumerate(batches(model, noise(groups.graph, sampling.seed) if data is None else data)):
+        for i, batch in enumerate(batches(model, noise(groups.graph.inputs, sampling.seed) if data is None else data)):
             images, number = batch.size, i
             run(batch)
 
