@@ -74,6 +74,9 @@ class _End:
     failure: str = ""
 
 
+_CLOSED: list[Any] = []
+
+
 class _Channel:
     """From the main process to all others; what they have themselves (`shared`) is sent by number.
 
@@ -87,6 +90,9 @@ class _Channel:
     def close(self) -> None:
         with suppress(RuntimeError):  # of a process that has ended
             dist.destroy_process_group(self._group)
+        # PyTorch 2.6 holds the interpreter's lock while it waits for the thread of a group that is freed, and that
+        # thread needs the lock to free the last message. So a group is kept until the next one is closed.
+        _CLOSED[:] = [self._group]
 
     def send(self, message: Any) -> None:
         dist.broadcast_object_list([_pickled(message, self._shared)], 0, self._group)
