@@ -1,0 +1,23 @@
+"""The two choices of kept channels that the probe runs with."""
+
+import pytest
+import torch
+from nets import CASES, Case
+
+import fxprune
+from fxprune.analysis.widths.constraints import Held
+from fxprune.analysis.widths.prediction import Prediction
+
+
+@pytest.mark.parametrize("case", list(CASES.values())[::4], ids=lambda c: c.name)
+def test_the_second_choice_keeps_what_the_first_one_drops(case: Case) -> None:
+    """As far as the counts allow: together they keep as many channels of each group as possible."""
+    torch.manual_seed(0)
+    analysis = fxprune.find_groups(fxprune.trace(case.build(), case.inputs())).analysis
+    first = Prediction(analysis, Held())
+    second = first.turned(Held())
+    for g in analysis.groups:
+        own = ~analysis.keep({g.name: []})
+        a, b = first.keep[own], second.keep[own]
+        assert 0 < a.sum() < len(a) or len(a) < 3
+        assert (a | b).sum() == min(len(a), a.sum() + b.sum())
