@@ -34,7 +34,7 @@ def test_the_base_dependencies_suffice() -> None:
     """Pruning, scores of every kind, reconstruction, a search, a report and a plan's file."""
     done = without_extras(
         """
-assert fxprune.prune(net, x).model(x).shape == (2, 4, 4, 4)
+assert fxprune.prune(net, x, 0.5).model(x).shape == (2, 4, 4, 4)
 groups = fxprune.find_groups(fxprune.trace(net, x))
 scores = scorers.Normalised(scorers.L1Norm(), "rank")(net, groups)
 plan = fxprune.planners.Budget(0.5)(groups, scores)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-import networkx as nx
 from torch import fx, nn
 
+from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim, place
 from fxprune.errors import InputError
 from fxprune.module.names import matches, names_of
@@ -17,10 +17,20 @@ from fxprune.plan.slots import Slot
 from fxprune.storage.html import table
 from fxprune.tracing.trace import Graph
 
-if TYPE_CHECKING:
-    from fxprune.analysis.groups import Groups
-
 _STEPS = 6  # of a way that are shown at each end
+
+
+class _Groups(Protocol):
+    """What is asked of `fxprune.Groups`, whose methods are answered here."""
+
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def fixed(self) -> Sequence[FixedDim]: ...
+    @property
+    def ties(self) -> Sequence[frozenset[str]]: ...
+    def __iter__(self) -> Iterator[Group]: ...
+    def __getitem__(self, name: str, /) -> Group: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Why:
         return table(self.name, head, (*slots, *held), self.notes)
 
 
-def explained(groups: Groups, part: str | nn.Module) -> Why:
+def explained(groups: _Groups, part: str | nn.Module) -> Why:
     """What is known of a part of the model; see `Groups.why`."""
     (name,) = names_of(groups.graph.model, part)
     slots = {
@@ -102,7 +112,7 @@ def _asked(name: str, group: str, tensor: str) -> bool:
     return matches(tensor, name) or (name == group and not any(c in name for c in "*?["))
 
 
-def notes(groups: Groups, name: str) -> list[str]:
+def notes(groups: _Groups, name: str) -> list[str]:
     """What else is known of a group: its ties, and an op that runs over all its channels; a sentence each."""
     found = [
         f"group {name} keeps the same part of its channels as {', '.join(sorted(tie - {name}))}"
@@ -113,7 +123,7 @@ def notes(groups: Groups, name: str) -> list[str]:
     return [*found, *([f"{mixed} runs over all channels of group {name}"] if mixed else [])]
 
 
-def as_html(groups: Groups) -> str:
+def as_html(groups: _Groups) -> str:
     """All groups as a table."""
     head = ("group", "channels", "made by", "read by", "notes")
     rows = (
@@ -126,7 +136,7 @@ def _tensors(slots: Sequence[Slot]) -> str:
     return "\n".join(s.tensor for s in slots)
 
 
-def _held(groups: Groups, dim: FixedDim, ways: _Ways) -> Held:
+def _held(groups: _Groups, dim: FixedDim, ways: _Ways) -> Held:
     nodes = ways.between(dim)
     modules = list(dict.fromkeys(n.meta.get("module") or str(n.target) for n in nodes if n.op != "get_attr"))
     shown = modules if len(modules) <= 2 * _STEPS else [*modules[:_STEPS], "...", *modules[-_STEPS:]]
@@ -138,7 +148,9 @@ class _Ways:
     """Shortest ways through the recorded calls, in either direction, from a parameter to what holds it."""
 
     def __init__(self, graph: Graph) -> None:
-        self._graph = nx.Graph([(a, n) for n in graph.fx.nodes for a in n.all_input_nodes])
+        import networkx as nx
+
+        self._graph: Any = nx.Graph([(a, n) for n in graph.fx.nodes for a in n.all_input_nodes])
         self._nodes = list(graph.fx.nodes)
 
     def between(self, dim: FixedDim) -> list[fx.Node]:
@@ -147,6 +159,8 @@ class _Ways:
         ends = {n for n in self._nodes if self._holds(n, dim)} & set(self._graph)
         if start is None or start not in self._graph or not ends:
             return []
+        import networkx as nx
+
         ways = nx.single_source_shortest_path(self._graph, start)
         return min((ways[end] for end in ends if end in ways), key=len, default=[])
 
@@ -175,7 +189,7 @@ def _code(model: nn.Module, node: fx.Node) -> str:
     return f"{file}:{line} ({type(module).__name__}.forward)"
 
 
-def _remedy(groups: Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
+def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     model = groups.graph.model
     if dim.reason.startswith("ignored by the caller"):
         return "take it out of ignored="

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fxprune.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _FORM = "give an iterable of batches: inputs, or (inputs, targets)"
 
@@ -55,7 +56,7 @@ class Batches:
         self._data = list(self._limited(data)) if iter(data) is data else data
 
     def __iter__(self) -> Iterator[Any]:
-        with Progress(*_COLUMNS, console=_CONSOLE, transient=True, disable=not self._shown()) as bar:
+        with _bar(self._progress) as bar:
             task = bar.add_task(self._what, total=self._total())
             for batch in self._limited(self._data):
                 yield batch if self._unpack is None else self._unpack(batch)
@@ -73,9 +74,6 @@ class Batches:
             yield batch
             seen += _size(batch)
 
-    def _shown(self) -> bool:
-        return self._progress and _CONSOLE.is_terminal
-
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
         dataset = getattr(self._data, "dataset", None)
@@ -83,14 +81,15 @@ class Batches:
         return min([*known, *([self.samples] if self.samples else [])], default=None)
 
 
-_COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TextColumn("samples"),
-    TimeRemainingColumn(),
-)
-_CONSOLE = Console(stderr=True)
+def _bar(show: bool) -> Progress:
+    """A bar that counts samples, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    words = TextColumn("{task.description}"), TextColumn("samples")
+    columns = words[0], BarColumn(), MofNCompleteColumn(), words[1], TimeRemainingColumn()
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal))
 
 
 def _size(batch: Any) -> int:
