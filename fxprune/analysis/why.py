@@ -168,7 +168,7 @@ class _Ways:
     def _holds(node: fx.Node, dim: FixedDim) -> bool:
         if dim.reason == "model input":
             return node.op == "placeholder"
-        if dim.reason == "model output":
+        if dim.reason.startswith("model output"):
             return node.op == "output"
         return bool(dim.where) and place(node) == dim.where
 
@@ -193,8 +193,8 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     model = groups.graph.model
     if dim.reason.startswith("ignored by the caller"):
         return "take it out of ignored="
-    if dim.reason == "model output":
-        return _output_remedy(model)
+    if dim.reason.startswith("model output"):
+        return _output_remedy(model, dim.reason.removeprefix("model output").strip())
     attention = [n for n in way if _inside_attention(model, str(n.meta.get("module", "")))]
     if attention:
         return "fxprune.untie_attention(model), after which heads shrink while the stream stays"
@@ -204,10 +204,14 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     return ""
 
 
-def _output_remedy(model: nn.Module) -> str:
-    if getattr(getattr(model, "config", None), "use_cache", False):
-        return "model.config.use_cache = False: the cache of keys and values is among the outputs"
-    return "outputs keep their widths; where an output carries hidden states that nobody needs, do not return it"
+def _output_remedy(model: nn.Module, name: str) -> str:
+    which = f"the output {name}" if name else "an output"
+    remedy = (
+        f"outputs keep their widths; where {which} carries hidden states that nobody needs, a wrapper that drops it"
+    )
+    cached = getattr(getattr(model, "config", None), "use_cache", False)
+    cache = " (for a cache of keys and values: model.config.use_cache = False)" if cached else ""
+    return f"{remedy} frees them{cache}"
 
 
 def _inside_attention(model: nn.Module, path: str) -> bool:

@@ -19,7 +19,7 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -276,12 +276,28 @@ def cloned(inputs: Inputs) -> Inputs:
 
 def output_tensors(value: Any) -> Iterator[Tensor]:
     """The tensors of an output of any form: tensors, containers, dataclasses, objects with attributes."""
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif is_dataclass(leaf) and not isinstance(leaf, type):
-            for f in fields(leaf):
-                yield from output_tensors(getattr(leaf, f.name))
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, type | nn.Module):
-            for v in vars(leaf).values():
-                yield from output_tensors(v)
+    return (t for _, t in named_outputs(value))
+
+
+def named_outputs(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of an output, each with its place in it, as code has it: `logits`, `past.layers[0].keys`."""
+    if isinstance(value, Tensor):
+        yield path.removeprefix("."), value
+        return
+    for name, part in _parts(value):
+        yield from named_outputs(part, path + name)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a container or an object holds, each with how it is addressed."""
+    if isinstance(value, Mapping):
+        yield from ((f".{k}" if str(k).isidentifier() else f"[{k!r}]", v) for k, v in value.items())
+    elif isinstance(value, list | tuple):
+        names = getattr(value, "_fields", None)
+        yield from ((f".{names[i]}" if names else f"[{i}]", v) for i, v in enumerate(value))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((f".{f.name}", getattr(value, f.name)) for f in fields(value))
+    elif (children := tree_leaves(value, is_leaf=lambda v: v is not value)) and children[0] is not value:
+        yield from ((f"[{i}]", v) for i, v in enumerate(children))
+    elif hasattr(value, "__dict__") and not isinstance(value, type | nn.Module):
+        yield from ((f".{name}", v) for name, v in vars(value).items())

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
-from fxprune.module.isolation import Inputs, output_tensors, walk
+from fxprune.module.isolation import Inputs, named_outputs, walk
 from fxprune.tracing import chunked_convolution, meta_kernels
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
@@ -89,7 +89,7 @@ class Recorder(TorchDispatchMode):
         self._pinned: list[Any] = []
         self._extra = False
         self._inputs: list[fx.Node] = []
-        self._outputs: list[fx.Node] = []
+        self._outputs: list[tuple[str, fx.Node]] = []
 
     def begin(self, inputs: Inputs) -> None:
         """Make placeholders for the tensors of `inputs`; a second run uses those of the first."""
@@ -103,10 +103,10 @@ class Recorder(TorchDispatchMode):
 
     def end(self, output: Any) -> None:
         """Note what the run returned."""
-        found = list(output_tensors(output))
+        found = list(named_outputs(output))
         if not found:
             raise TraceError("the model's output holds no tensor", seen=type(output).__name__, remedy="return tensors")
-        self._outputs += [self._node(t) for t in found]
+        self._outputs += [(name, self._node(t)) for name, t in found]
 
     def has_seen(self, tensors: Mapping[str, Tensor]) -> bool:
         return all(name in self._seen for name, t in tensors.items() if isinstance(t, nn.Parameter))
@@ -129,7 +129,8 @@ class Recorder(TorchDispatchMode):
                 self.graph.erase_node(node)
 
     def finish(self) -> fx.Graph:
-        self.graph.output(tuple(self._outputs))
+        names = [name for name, _ in self._outputs]
+        self.graph.output(tuple(node for _, node in self._outputs)).meta["names"] = names
         return self.graph
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

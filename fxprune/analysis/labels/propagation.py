@@ -38,8 +38,8 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str
                 lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]]
             )
         else:
-            for out in node.args[0]:
-                lab.fix_axes(axes[out], "model output")  # type: ignore[arg-type]
+            for out, name in zip(node.args[0], node.meta["names"], strict=True):  # type: ignore[arg-type]
+                lab.fix_axes(axes[out], f"model output {name}".strip())  # type: ignore[arg-type]
     lab.node = None
     lab.fixes += _dropped(lab, axes)
     return Labelling(graph, lab, axes)
