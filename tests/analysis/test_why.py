@@ -62,7 +62,7 @@ def test_a_cache_among_the_outputs_is_named() -> None:
     model = Residual()
     model.config = Config()  # type: ignore[assignment]
     groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3, 8, 8)))
-    assert groups.why("head").held[0].remedy.startswith("model.config.use_cache = False")
+    assert "model.config.use_cache = False" in groups.why("head").held[0].remedy
 
 
 def test_attention_that_can_be_untied() -> None:
