@@ -12,6 +12,7 @@ from fxprune.scorers.gradients import GroupTaylor, HessianDiagonal, Taylor
 from fxprune.scorers.joint_elimination import ErrorCurve, JointElimination
 from fxprune.scorers.lasso import Lasso, LassoPath, lasso_path
 from fxprune.scorers.norms import LAMP, L1Norm, L2Norm
+from fxprune.scorers.output_sensitivity import output_sensitivity
 from fxprune.scorers.permutation import WeightPermutation
 from fxprune.scorers.propagation import NISP
 from fxprune.scorers.random import Random
@@ -59,5 +60,6 @@ __all__ = [
     "check_scores",
     "lasso_path",
     "makers",
+    "output_sensitivity",
     "per_channel",
 ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_option
+from fxprune.module.batches import noise
 from fxprune.scorers.base import Scores
+from fxprune.scorers.output_sensitivity import Divergence, output_sensitivity
 from fxprune.scorers.thinet import in_order, require_readers
 from fxprune.statistics.gram.collect import ENOUGH, GroupReader, Positions, Sampling, readings
 from fxprune.statistics.gram.elimination import Problem, eliminate, held_back
@@ -98,7 +101,10 @@ class JointElimination:
         ridge: ρ as a part of the mean of S's diagonal: how dear it is to move weights off their values.
         at_once: channels that go in one step, chosen greedily among twice as many of smallest score; None: one for each
             1,024 weights of a kernel, at least one.
-        seed: of the positions, and of standard normal inputs where there is no data.
+        seed: of the positions, of standard normal inputs where there is no data, and of drawn labels.
+        errors: "relative": as parts of ‖Y - μ_Y‖², whatever follows the layer; "kl", "squared" or "auto": by how far
+            the model's outputs move (`output_sensitivity`), so that errors of different layers and groups compare, at
+            the cost of a backward a batch. Layers whose sensitivity is not seen count relatively.
 
     Raises:
         InputError: bad settings, unusable data, or a group that no convolution or linear layer reads.
@@ -113,14 +119,16 @@ class JointElimination:
     """
 
     positions: Positions = ENOUGH
-    ridge: float = 1e-4
+    ridge: float = 1e-2
     at_once: int | None = None
     seed: int = 0
+    errors: Literal["relative"] | Divergence = "relative"
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
         if not 0 < self.ridge < float("inf"):
-            raise InputError("ridge out of range", seen=repr(self.ridge), remedy="give a positive number, such as 1e-4")
+            raise InputError("ridge out of range", seen=repr(self.ridge), remedy="give a positive number, such as 1e-2")
+        check_option("kind of errors", self.errors, ("relative", "auto", "kl", "squared"))
         if self.at_once is not None and (not isinstance(self.at_once, int) or self.at_once < 1):
             raise InputError("at_once must be a positive integer", seen=repr(self.at_once), remedy="None chooses it")
 
@@ -140,10 +148,11 @@ class JointElimination:
             data: batches of inputs, or (inputs, targets); None: standard normal inputs.
         """
         found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
+        sensitivity = self._sensitivity(model, groups, data)
         curves: dict[str, ErrorCurve] = {}
         without: dict[str, list[Any]] = {}
         for g in groups:
-            parts, problems = self._problems(found[g.name], g.size)
+            parts, problems = self._problems(found[g.name], g.size, sensitivity)
             without[g.name] = problems
             if problems:
                 order, errors = eliminate(problems, g.size, self.at_once)
@@ -152,13 +161,35 @@ class JointElimination:
         require_readers(groups, without)
         return curves
 
+    def _sensitivity(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None) -> dict[str, Tensor]:
+        """F of the readers' outputs; nothing where errors count as parts of ‖Y - μ‖²."""
+        if self.errors == "relative":
+            return {}
+        readers = {s.tensor for g in groups for s in g.consumers}
+        inputs = noise(groups.graph, self.seed) if data is None else data
+        return output_sensitivity(model, inputs, readers, self.errors, self.seed)
+
     def _problems(
-        self, found: list[tuple[GroupReader, list[Gram]]], channels: int
+        self, found: Readings, channels: int, sensitivity: dict[str, Tensor]
     ) -> tuple[list[list[Gram]], list[Problem]]:
         """The statistics and the problems of the readers that lose nothing but inputs."""
-        made = [(p, Problem.of(joined(p), r.kernels, r.owner, channels, self.ridge)) for r, p in found]
-        kept = [(parts, problem) for parts, problem in made if problem is not None]
-        return [p for p, _ in kept], [problem for _, problem in kept]
+        made = []
+        for reader, parts in found:
+            gram, kernels, f = joined(parts), reader.kernels, sensitivity.get(reader.slot.tensor)
+            if f is not None:
+                kernels = _roots(f, len(kernels)) @ kernels.double()
+            problem = Problem.of(gram, kernels, reader.owner, channels, self.ridge)
+            if problem is not None:
+                worth = 1.0 if f is None else problem.energy() / gram.rows
+                made.append((parts, replace(problem, worth=worth)))
+        return [parts for parts, _ in made], [problem for _, problem in made]
+
+
+def _roots(f: Tensor, groups: int) -> Tensor:
+    """F^½ of the outputs of each convolution group, of shape (groups, outputs, outputs)."""
+    grid = f.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
+    values, vectors = torch.linalg.eigh(grid.diagonal(dim1=0, dim2=2).movedim(2, 0))
+    return (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT
 
 
 def _held_back(parts: list[list[Gram]], problems: list[Problem], order: Tensor) -> Floats | None:
@@ -167,7 +198,7 @@ def _held_back(parts: list[list[Gram]], problems: list[Problem], order: Tensor) 
         return None
     counts = sorted({round(part * len(order)) for part in _REMOVED} - {0, len(order)})
     errors = np.sum([held_back(p, q, order, counts) for p, q in zip(parts, problems, strict=True)], axis=0)
-    known = np.append(np.append(0.0, errors), max(float(len(problems)), *errors))
+    known = np.append(np.append(0.0, errors), max(sum(p.worth for p in problems), *errors))
     return np.interp(np.arange(len(order) + 1), [0, *counts, len(order)], np.maximum.accumulate(known))
 
 

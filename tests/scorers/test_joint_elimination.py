@@ -129,7 +129,7 @@ def test_scores_follow_the_curve_at_every_width() -> None:
         assert scores[g.name].argsort().tolist() == curves[g.name].order.tolist()
         np.testing.assert_allclose(scores[g.name].sort().values, curves[g.name].errors[1:], rtol=1e-3, atol=1e-5)
         assert curves[g.name].at(g.size) == 0
-        assert curves[g.name].at(0) == pytest.approx(len(g.consumers), rel=1e-2)
+        assert curves[g.name].at(0) == pytest.approx(len(g.consumers), rel=3e-2)
 
 
 def test_curves_of_other_scores_add_up() -> None:

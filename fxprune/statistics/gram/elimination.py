@@ -20,6 +20,8 @@ from torch import Tensor
 from fxprune.statistics.gram.solve import held_back_errors
 from fxprune.statistics.gram.sums import Gram
 
+_RIDGES = (1e-2, 1e-1, 1.0)
+"""Of which the best one counts for errors on held-back rows."""
 BLOCK = 1024
 """Weights of a kernel for each channel that goes in one step; an update of the whole inverse serves all of them."""
 
@@ -33,12 +35,14 @@ class Problem:
         kernels: W, of shape (groups, outputs, n).
         entries: the entries of a patch that each channel owns, of shape (groups, channels, size).
         ridge: ρ as a part of the mean of S's diagonal.
+        worth: what an error as large as ‖Y - μ‖² counts.
     """
 
     s: Tensor
     kernels: Tensor
     entries: Tensor
     ridge: float
+    worth: float = 1.0
 
     @classmethod
     def of(cls, gram: Gram, kernels: Tensor, owner: Tensor, channels: int, ridge: float) -> Problem | None:
@@ -71,7 +75,7 @@ class Problem:
 
 
 def held_back(parts: Sequence[Gram], problem: Problem, order: Tensor, counts: Sequence[int]) -> list[float]:
-    """The error when so many channels of an order are gone, on rows that the refits have not seen, as a part of ‖Y‖².
+    """The error when so many channels of an order are gone, on rows that the refits have not seen.
 
     Args:
         parts: statistics of different inputs, at least two; each is judged by fits to the others.
@@ -88,7 +92,7 @@ def held_back(parts: Sequence[Gram], problem: Problem, order: Tensor, counts: Se
         entries = stays.nonzero()[:, 1].view(len(stays), -1)
         groups = torch.arange(len(entries), device=entries.device)[:, None]
         start = problem.kernels.mT[groups, entries].mT
-        errors.append(min(held_back_errors([p.part(entries) for p in known], start)))
+        errors.append(problem.worth * min(held_back_errors([p.part(entries) for p in known], start, _RIDGES)))
     return errors
 
 
@@ -111,7 +115,7 @@ class _State:
     @classmethod
     def of(cls, problem: Problem) -> _State:
         energy = problem.energy()
-        scale = energy**-0.5 if energy > 0 else 0.0
+        scale = (problem.worth / energy) ** 0.5 if energy > 0 else 0.0
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.damped()))
         alive = torch.ones(inverse.shape[:2], dtype=torch.bool, device=inverse.device)
         return cls(inverse, problem.kernels.mT * scale, problem.entries, alive)

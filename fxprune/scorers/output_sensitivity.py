@@ -1,0 +1,112 @@
+"""How much the model's outputs react to errors of each layer: what an error there is worth, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fxprune.errors import check_option
+from fxprune.module.batches import Batch
+from fxprune.module.isolation import output_tensors, tensor_names
+from fxprune.scorers.losses import differentiate, logits_of
+
+Divergence = Literal["auto", "kl", "squared"]
+"""What tells two outputs apart: "kl", between the classes' probabilities; "squared", the squared error as a part of the
+outputs' variance; "auto": "kl" for one output of shape (inputs, classes) with two classes or more, else "squared"."""
+
+_LINEAR = (F.linear,)
+_CONVOLUTIONS = (
+    torch.conv1d,
+    torch.conv2d,
+    torch.conv3d,
+    torch.conv_transpose1d,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
+)
+
+
+def output_sensitivity(
+    model: nn.Module, data: Iterable[Any], weights: Iterable[str], divergence: Divergence = "auto", seed: int = 0
+) -> dict[str, Tensor]:
+    """For each layer the matrix F: an error δ of its output moves the model's outputs by about Σ_positions δᵀ F δ.
+
+    F = ½ E[g gᵀ], with g the gradient of log p(label) in the layer's output, for labels drawn
+    from the model's own softmax ("kl", by the Fisher matrix), or of a sum of the outputs with random signs over their
+    deviation ("squared", by JᵀJ; without the ½). One forward and one backward a batch. Errors are taken as independent
+    from position to position.
+
+    Args:
+        model: left as it is.
+        data: batches of inputs, or (inputs, targets); targets are not read.
+        weights: names of the layers' weights.
+        divergence: see `Divergence`.
+        seed: of labels and signs.
+
+    Returns:
+        F of shape (output channels, output channels), summed over an input's positions, for the layers that call
+        PyTorch's convolutions or `linear` with the weight.
+
+    Raises:
+        InputError: unusable data, or outputs that the divergence is not for.
+    """
+    check_option("divergence", divergence, ("auto", "kl", "squared"))
+    wanted, sums = set(weights), dict[str, Tensor]()
+    generator = torch.Generator().manual_seed(seed)
+
+    def add(name: str, gradient: Tensor, dim: int) -> None:
+        rows = gradient.detach().movedim(dim, 0).flatten(1)
+        each = (rows @ rows.T).double()
+        sums[name] = sums[name] + each if name in sums else each
+
+    def objective(outputs: Any, _batch: Batch) -> Tensor:
+        return _drawn(outputs, divergence, generator)
+
+    with _Watch(model, wanted, add):
+        samples = differentiate(model, data, wanted, objective, lambda _gradients, _size: None)
+    return {name: total / (2 * samples) for name, total in sums.items()}
+
+
+def _drawn(outputs: Any, divergence: Divergence, generator: torch.Generator) -> Tensor:
+    """A random scalar whose squared gradients have the wanted mean."""
+    classes = isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
+    if divergence == "kl" or (divergence == "auto" and classes):
+        logits = logits_of(outputs).movedim(1, -1).flatten(0, -2)
+        labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+    tensors = [t for t in output_tensors(outputs) if t.is_floating_point()]
+    return torch.stack([_signed(t, generator) for t in tensors]).sum()
+
+
+def _signed(output: Tensor, generator: torch.Generator) -> Tensor:
+    values = output.detach()
+    spread = (values - values.mean(0)).square().sum() / len(values) if values.dim() else values.square()
+    spread = spread if spread > 0 else values.square().mean().clamp_min(1e-30)
+    signs = (torch.randint(0, 2, values.shape, generator=generator) * 2 - 1).to(values)
+    return (output * signs).sum() * (2 / spread).sqrt()
+
+
+class _Watch(TorchFunctionMode):
+    """Hands the gradients of layers' outputs on, while a model runs forward and backward."""
+
+    def __init__(self, model: nn.Module, wanted: set[str], add: Callable[[str, Tensor, int], None]) -> None:
+        super().__init__()
+        self._model, self._wanted, self._add = model, wanted, add
+        self._names: dict[int, str] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _LINEAR or func in _CONVOLUTIONS:
+            name = self._name(args[1] if len(args) > 1 else (kwargs or {}).get("weight"))
+            if name in self._wanted and result.requires_grad:
+                dim = result.dim() - 1 if func in _LINEAR else result.dim() - args[1].dim() + 1
+                result.register_hook(lambda gradient: self._add(name, gradient, dim))
+        return result
+
+    def _name(self, weight: Any) -> str:
+        self._names = self._names or tensor_names(self._model)  # at the first call: the weights are leaves by then
+        return self._names.get(id(weight), "")
