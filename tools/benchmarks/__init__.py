@@ -13,6 +13,9 @@ scorer_report       their points as tables, a plot, and in words
 planners            accuracy at equal MACs after the same fine-tuning, and what a search costs
 planner_contenders  the planners and searches that are compared
 planner_report      their points as a table, a plot, and in words
+untrained           accuracy and agreement without training, by scorer, planner and repair
+untrained_subjects  the networks that it prunes, with calibration and test inputs
+photographs         crops of the photographs that packages ship
 lab                 a trained network of the zoo with all that a comparison needs
 points              what is measured
 comparison          a journal of points, names by pattern, a bar, a fixed sample

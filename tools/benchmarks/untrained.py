@@ -1,0 +1,226 @@
+"""Accuracy without training: channels chosen and weights repaired from a few hundred unlabelled inputs, at equal MACs.
+
+    PYTHONPATH=.:tools python -m benchmarks.untrained --journal zoo/results/untrained.jsonl
+    PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --keep 0.9 --keep 0.8 --keep 0.67 --keep 0.5
+    PYTHONPATH=.:tools python -m benchmarks.untrained fashion-vgg16 --keep 0.25 --images 32 --images 4096
+
+Each line of the journal is a network, a contender, a size, a seed and a number of calibration inputs; what the journal
+holds is not measured again, so that an interrupted run goes on. EfficientNet-Lite0 needs the extra `field`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import fxprune
+from benchmarks.comparison import Journal, bar, chosen
+from benchmarks.sources import fingerprint
+from benchmarks.untrained_subjects import Subject, subject
+from fxprune.planners import AtBudget, ErrorCurves, Uniform
+from fxprune.scorers import JointElimination, L2Norm, Lasso
+
+NETWORKS = ("fashion-vgg16", "fashion-resnet20", "fashion-googlenet", "digits-resnet20", "efficientnet-lite0")
+KEPT = [0.5, 0.35, 0.25, 0.15, 0.1]
+Batches = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is measured once.
+
+    Attributes:
+        network: its name.
+        contender: its name; empty for the network as it is.
+        keep: part of the MACs that stays.
+        seed: of the calibration inputs.
+        images: calibration inputs.
+        tests: test inputs.
+        size: of crops of photographs, in pixels; 0 for the zoo's data.
+    """
+
+    network: str
+    contender: str
+    keep: float
+    seed: int
+    images: int
+    tests: int
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out.
+
+    Attributes:
+        accuracy: on the test inputs; None where there are no labels.
+        agreement: part of the test inputs of which the most likely class is that of the original.
+        kl: mean divergence of the classes' probabilities from the original's.
+        macs: part that is left.
+        seconds: of CPU, for scores, plan and repair.
+        code: fingerprint of fxprune's sources.
+    """
+
+    accuracy: float | None
+    agreement: float
+    kl: float
+    macs: float
+    seconds: float
+    code: str
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to prune.
+
+    Attributes:
+        scorer: of the channels.
+        planner: from the part of the MACs that stays to a planner.
+        treat: what is done to the pruned model: (original, pruned, plan, batches) to a model.
+    """
+
+    scorer: Callable[[int], fxprune.scorers.Scorer]
+    planner: Callable[[float], Callable[[fxprune.Groups, Mapping[str, Tensor]], fxprune.Plan]]
+    treat: Callable[[nn.Module, nn.Module, fxprune.Plan, Batches], nn.Module]
+
+
+def uniform(keep: float) -> Any:
+    return AtBudget(Uniform, keep)
+
+
+def bare(_model: nn.Module, small: nn.Module, _plan: fxprune.Plan, _data: Batches) -> nn.Module:
+    return small
+
+
+def recalibrated(_model: nn.Module, small: nn.Module, _plan: fxprune.Plan, data: Batches) -> nn.Module:
+    fxprune.recalibrate_batchnorm(small, data)
+    return small
+
+
+def refitted(model: nn.Module, small: nn.Module, plan: fxprune.Plan, data: Batches) -> nn.Module:
+    """Ten positions an input and a fixed ridge, as He et al. 2017 take them."""
+    fxprune.reconstruct(model, small, plan, data)
+    return small
+
+
+def repaired(model: nn.Module, small: nn.Module, plan: fxprune.Plan, data: Batches) -> nn.Module:
+    return fxprune.repair(model, small, plan, data, progress=False)
+
+
+CONTENDERS = {
+    "L2, one ratio, bare": Contender(lambda _seed: L2Norm(), uniform, bare),
+    "L2, one ratio, re-calibrated": Contender(lambda _seed: L2Norm(), uniform, recalibrated),
+    "LASSO, one ratio, refitted": Contender(lambda seed: Lasso(seed=seed), uniform, refitted),
+    "LASSO, one ratio, repaired": Contender(lambda seed: Lasso(seed=seed), uniform, repaired),
+    "joint, one ratio, repaired": Contender(lambda seed: JointElimination(seed=seed), uniform, repaired),
+    "joint, error curves, repaired": Contender(lambda seed: JointElimination(seed=seed), ErrorCurves, repaired),
+    "joint, output errors, repaired": Contender(
+        lambda seed: JointElimination(seed=seed, errors="auto"), ErrorCurves, repaired
+    ),
+}
+
+
+def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part) for part in inputs.split(64)])
+
+
+def judged(case: Subject, model: nn.Module, macs: float, seconds: float) -> Outcome:
+    """The outcome of a model on the test inputs."""
+    wanted, found = (outputs(m, case.test) for m in (case.model, model))
+    logs = wanted.log_softmax(1), found.log_softmax(1)
+    kl = (logs[0].exp() * (logs[0] - logs[1])).sum(1).mean()
+    agreement = (wanted.argmax(1) == found.argmax(1)).double().mean()
+    right = None if case.labels is None else float((found.argmax(1) == case.labels).double().mean())
+    return Outcome(right, float(agreement), float(kl), macs, seconds, fingerprint())
+
+
+def measure(case: Subject, point: Point) -> Outcome:
+    """Prune, treat and judge."""
+    if not point.contender:
+        return judged(case, case.model, 1.0, 0.0)
+    contender, data = CONTENDERS[point.contender], case.calibration(point.images, point.seed)
+    start = time.process_time()
+    plan = contender.planner(point.keep)(case.groups, contender.scorer(point.seed)(case.model, case.groups, data))
+    small = contender.treat(case.model, fxprune.rewrite(case.model, plan), plan, data)
+    seconds = time.process_time() - start
+    macs = fxprune.cost(case.groups, plan).macs / fxprune.cost(case.groups).macs
+    return judged(case, small.eval(), macs, seconds)
+
+
+def table(journal: Journal[Point, Outcome]) -> Table:
+    """Means over seeds."""
+    found: dict[tuple[Any, ...], list[Outcome]] = {}
+    for point, outcome in journal.rows.items():
+        found.setdefault((point.network, point.images, point.contender, point.keep), []).append(outcome)
+    made = Table("network", "inputs", "contender", "MACs", "seeds", "accuracy", "agreement", "KL", "CPU s")
+    for (network, images, contender, keep), rows in sorted(found.items(), key=lambda item: item[0]):
+        mean = [
+            sum(getattr(r, name) or 0 for r in rows) / len(rows) for name in ("accuracy", "agreement", "kl", "seconds")
+        ]
+        shown = "" if rows[0].accuracy is None else f"{100 * mean[0]:.2f}"
+        numbers = (shown, f"{100 * mean[1]:.1f}", f"{mean[2]:.3f}", f"{mean[3]:.0f}")
+        made.add_row(network, str(images), contender or "not pruned", f"{keep:.0%}", str(len(rows)), *numbers)
+    return made
+
+
+def main(
+    networks: Annotated[list[str] | None, typer.Argument(help="Names or patterns; all if none.")] = None,
+    contender: Annotated[list[str] | None, typer.Option(help="Names or patterns; all if none.")] = None,
+    keep: Annotated[list[float] | None, typer.Option(min=0.01, max=1, help="Part of the MACs that stays.")] = None,
+    images: Annotated[list[int] | None, typer.Option(min=16, help="Calibration inputs.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the calibration inputs.")] = 5,
+    tests: Annotated[int, typer.Option(min=1, help="Test inputs, at most.")] = 5_000,
+    size: Annotated[int, typer.Option(min=32, help="Of crops of photographs, in pixels.")] = 224,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/untrained.jsonl"),
+    report: Annotated[bool, typer.Option(help="Measure nothing; show what the journal holds.")] = False,
+) -> None:
+    """Compare ways to prune without training."""
+    torch.set_num_threads(threads)
+    console, book = Console(), Journal(journal, Point, Outcome)
+    wanted = [] if report else list(_points(networks, contender, keep or KEPT, images or [1024], seeds, tests, size))
+    missing = [p for p in wanted if p not in book.rows]
+    with bar(Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(missing))
+        case, known = None, ""
+        for point in missing:
+            case, known = (
+                (case, known) if known == point.network else (subject(point.network, tests, size), point.network)
+            )
+            progress.update(task, description=f"{point.network} {point.contender} {point.keep:.0%}")
+            assert case is not None
+            book.add(point, measure(case, point))
+            progress.advance(task)
+    console.print(table(book))
+
+
+def _points(
+    networks: list[str] | None,
+    contenders: list[str] | None,
+    keep: list[float],
+    images: list[int],
+    seeds: int,
+    tests: int,
+    size: int,
+) -> Any:
+    for network in chosen(networks, NETWORKS, "network"):
+        pixels = size if network == "efficientnet-lite0" else 0
+        yield Point(network, "", 1.0, 0, 0, tests, pixels)
+        for seed, count, part in product(range(seeds), images, keep):
+            for name in chosen(contenders, CONTENDERS, "contender"):
+                yield Point(network, name, part, seed, count, tests, pixels)
+
+
+if __name__ == "__main__":
+    typer.run(main)

