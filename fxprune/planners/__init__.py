@@ -9,6 +9,7 @@ from fxprune.planners.allocation.constraints import Constraints
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.planners.error_curves import ErrorCurves, Limit
+from fxprune.planners.nearest import nearest_output
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 
@@ -25,6 +26,7 @@ __all__ = [
     "as_they_are",
     "everyone",
     "keep_best",
+    "nearest_output",
     "relative",
     "same_pattern",
     "same_shape",

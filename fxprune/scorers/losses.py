@@ -107,11 +107,11 @@ def differentiate(
     if data is None:
         raise InputError("this scorer needs data", remedy="give batches of (inputs, targets): data=loader")
     samples = 0
-    with _differentiable(model, wanted) as (work, leaves):
+    with differentiable(model, wanted) as (work, leaves):
         for batch in batches(work, data):
             outputs = batch.run(work)
             for left in reversed(range(times)):
-                value = _value(objective, outputs, batch)
+                value = value_of(objective, outputs, batch)
                 found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, retain_graph=left > 0)
                 with torch.no_grad():
                     add(_filled(leaves, found), batch.size)
@@ -120,7 +120,7 @@ def differentiate(
 
 
 @contextmanager
-def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+def differentiable(model: nn.Module, wanted: set[str]) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
     """A copy of the model, and its wanted parameters as leaves of their own that share the model's memory."""
     leaves: dict[str, Tensor] = {}
 
@@ -139,7 +139,7 @@ def _differentiable(model: nn.Module, wanted: set[str]) -> Iterator[tuple[nn.Mod
         yield work, leaves
 
 
-def _value(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
+def value_of(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
     try:
         value = objective(outputs, batch)
     except FxpruneError:

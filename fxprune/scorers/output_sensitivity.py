@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fxprune.errors import check_option
-from fxprune.module.batches import Batch
-from fxprune.module.isolation import output_tensors, tensor_names
-from fxprune.scorers.losses import differentiate, logits_of
+from fxprune.module.batches import Batch, batches
+from fxprune.module.isolation import output_tensors
+from fxprune.scorers.losses import differentiable, logits_of, value_of
 
 Divergence = Literal["auto", "kl", "squared"]
 """What tells two outputs apart: "kl", between the classes' probabilities; "squared", the squared error as a part of the
@@ -66,15 +66,24 @@ def output_sensitivity(
     def objective(outputs: Any, _batch: Batch) -> Tensor:
         return _drawn(outputs, divergence, generator)
 
-    with _Watch(model, wanted, add):
-        samples = differentiate(model, data, wanted, objective, lambda _gradients, _size: None)
+    samples = 0
+    with differentiable(model, wanted) as (work, leaves), _Watch({id(t): n for n, t in leaves.items()}, add):
+        for batch in batches(work, data):
+            value = value_of(objective, batch.run(work), batch)
+            torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            samples += batch.size
     return {name: total / (2 * samples) for name, total in sums.items()}
+
+
+def of_classes(outputs: Any, divergence: Divergence) -> bool:
+    """Whether outputs count as scores of classes."""
+    classes = isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
+    return divergence == "kl" or (divergence == "auto" and classes)
 
 
 def _drawn(outputs: Any, divergence: Divergence, generator: torch.Generator) -> Tensor:
     """A random scalar whose squared gradients have the wanted mean."""
-    classes = isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
-    if divergence == "kl" or (divergence == "auto" and classes):
+    if of_classes(outputs, divergence):
         logits = logits_of(outputs).movedim(1, -1).flatten(0, -2)
         labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
         return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
@@ -93,20 +102,16 @@ def _signed(output: Tensor, generator: torch.Generator) -> Tensor:
 class _Watch(TorchFunctionMode):
     """Hands the gradients of layers' outputs on, while a model runs forward and backward."""
 
-    def __init__(self, model: nn.Module, wanted: set[str], add: Callable[[str, Tensor, int], None]) -> None:
+    def __init__(self, names: dict[int, str], add: Callable[[str, Tensor, int], None]) -> None:
         super().__init__()
-        self._model, self._wanted, self._add = model, wanted, add
-        self._names: dict[int, str] = {}
+        self._names, self._add = names, add
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _LINEAR or func in _CONVOLUTIONS:
-            name = self._name(args[1] if len(args) > 1 else (kwargs or {}).get("weight"))
-            if name in self._wanted and result.requires_grad:
-                dim = result.dim() - 1 if func in _LINEAR else result.dim() - args[1].dim() + 1
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            name = self._names.get(id(weight))
+            if name and result.requires_grad:
+                dim = result.dim() - 1 if func in _LINEAR else result.dim() - weight.dim() + 1
                 result.register_hook(lambda gradient: self._add(name, gradient, dim))
         return result
-
-    def _name(self, weight: Any) -> str:
-        self._names = self._names or tensor_names(self._model)  # at the first call: the weights are leaves by then
-        return self._names.get(id(weight), "")

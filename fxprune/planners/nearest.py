@@ -1,0 +1,98 @@
+"""Of several plans the one whose repaired model is nearest to the original, on inputs that its repair has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError, check_option
+from fxprune.module.batches import batches
+from fxprune.module.isolation import isolated, output_tensors, set_training
+from fxprune.plan.plan import Plan
+from fxprune.reconstruction import repair
+from fxprune.rewriting.rewrite import rewrite
+from fxprune.scorers.output_sensitivity import Divergence, of_classes
+
+Treat = Callable[[nn.Module, nn.Module, Plan, Sequence[Any]], nn.Module]
+
+
+def _repaired(model: nn.Module, small: nn.Module, plan: Plan, data: Sequence[Any]) -> nn.Module:
+    return repair(model, small, plan, data, progress=False)
+
+
+def nearest_output(
+    model: nn.Module,
+    plans: Iterable[Plan],
+    data: Iterable[Any],
+    *,
+    treat: Treat = _repaired,
+    divergence: Divergence = "auto",
+    limit: int = 64,
+) -> Plan:
+    """The plan whose model gives outputs nearest to the original's.
+
+    Each plan's model is treated with every other batch and judged on the batches between. With a uniform plan among
+    them, what is chosen is never worse than uniform on those inputs. No labels are read; a plan costs a repair.
+
+    Args:
+        model: the original; untouched.
+        plans: of the same cost, for instance of `Uniform`, `ErrorCurves`, and `ErrorCurves` with other scores.
+        data: at least two batches of inputs, or (inputs, targets).
+        treat: (original, pruned, plan, batches) to the model that is judged; default `fxprune.repair`.
+        divergence: what tells two outputs apart, as in `scorers.output_sensitivity`.
+        limit: number of batches that are read at most.
+
+    Returns:
+        Of equals the first one.
+
+    Raises:
+        InputError: no plan, fewer than two batches, or unusable data.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    >>> _ = net[1].weight.data.copy_(torch.tensor([[5.0, 1.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]]))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
+    >>> plans = [groups.plan({"0": [2, 3]}), groups.plan({"0": [0, 1]})]
+    >>> chosen = fxprune.planners.nearest_output(net, plans, [torch.randn(20, 3) for _ in range(4)])
+    >>> chosen.groups["0"].kept.tolist()
+    [0, 1]
+    """
+    check_option("divergence", divergence, ("auto", "kl", "squared"))
+    plans, held = list(plans), list(islice(data, limit))
+    if not plans:
+        raise InputError("no plan to choose from", remedy="give at least one")
+    if len(held) < 2:
+        seen, remedy = f"{len(held)} batches", "split the inputs: half repair, the others judge"
+        raise InputError("choosing a plan needs two batches of data", seen=seen, remedy=remedy)
+    fit, judge = held[::2], held[1::2]
+    wanted = _outputs(model, judge)
+    far = [_distance(wanted, _outputs(treat(model, rewrite(model, p), p, fit), judge), divergence) for p in plans]
+    return plans[far.index(min(far))]
+
+
+def _outputs(model: nn.Module, data: Sequence[Any]) -> list[Any]:
+    """The model's outputs in evaluation mode, batch by batch."""
+    with isolated(model, keep_buffers=True) as work:
+        set_training(work, False)
+        return [batch.run(work) for batch in batches(work, data)]
+
+
+def _distance(wanted: Sequence[Any], found: Sequence[Any], divergence: Divergence) -> float:
+    """The mean divergence over batches; infinite where an output is not finite."""
+    each = [_apart(w, f, divergence) for w, f in zip(wanted, found, strict=True)]
+    mean = torch.stack(each).mean()
+    return float(mean) if bool(mean.isfinite()) else float("inf")
+
+
+def _apart(wanted: Any, found: Any, divergence: Divergence) -> Tensor:
+    if of_classes(wanted, divergence):
+        logs = [o.double().movedim(1, -1).log_softmax(-1) for o in (wanted, found)]
+        return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean().cpu()
+    pairs = zip(output_tensors(wanted), output_tensors(found), strict=True)
+    kept = [(w.double(), f.double()) for w, f in pairs if w.is_floating_point()]
+    off = torch.stack([(w - f).square().sum().cpu() for w, f in kept]).sum()
+    return off / torch.stack([(w - w.mean()).square().sum().cpu() for w, _ in kept]).sum().clamp_min(1e-30)

@@ -1,0 +1,79 @@
+"""The choice between plans, against the divergences that are measured here."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.planners import Uniform, nearest_output
+
+
+def net(outputs: int = 5) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, outputs)).double()
+
+
+def data(count: int = 6) -> list[Tensor]:
+    return [torch.randn(30, 6, dtype=torch.float64) for _ in range(count)]
+
+
+def untreated(_model: nn.Module, small: nn.Module, _plan: fxprune.Plan, _data: Any) -> nn.Module:
+    return small
+
+
+@pytest.mark.parametrize("divergence", ["kl", "squared"])
+def test_the_plan_of_smallest_divergence_on_held_back_batches(divergence: Any) -> None:
+    torch.manual_seed(0)
+    model, inputs = net(), data()
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    plans = [Uniform(0.5)(groups, fxprune.scorers.Random(seed)(model, groups)) for seed in range(5)]
+    far = []
+    for plan in plans:
+        small, x = fxprune.rewrite(model, plan), torch.cat(inputs[1::2])
+        with torch.no_grad():
+            one, other = model(x), small(x)
+        logs = one.log_softmax(1), other.log_softmax(1)
+        kl = (logs[0].exp() * (logs[0] - logs[1])).sum(1).mean()
+        far.append(float(kl if divergence == "kl" else (one - other).square().mean()))
+    chosen = nearest_output(model, plans, inputs, treat=untreated, divergence=divergence)
+    assert chosen is plans[far.index(min(far))]
+
+
+def test_repairs_see_the_other_batches_only() -> None:
+    model, inputs = net(), data()
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    plan = Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    seen: list[Any] = []
+
+    def noted(_model: nn.Module, small: nn.Module, _plan: fxprune.Plan, batches: Any) -> nn.Module:
+        seen.extend(batches)
+        return small
+
+    assert nearest_output(model, [plan], iter(inputs), treat=noted) is plan
+    assert [id(b) for b in seen] == [id(b) for b in inputs[::2]]
+
+
+def test_a_model_that_is_not_finite_is_never_chosen() -> None:
+    model, inputs = net(), data(2)
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    plans = [Uniform(r)(groups, fxprune.scorers.L2Norm()(model, groups)) for r in (0.2, 0.9)]
+
+    def broken(_model: nn.Module, small: nn.Module, plan: fxprune.Plan, _batches: Any) -> nn.Module:
+        if plan is plans[0]:
+            nn.init.constant_(small[2].bias, float("nan"))
+        return small
+
+    assert nearest_output(model, plans, inputs, treat=broken) is plans[1]
+
+
+def test_bad_input_is_refused() -> None:
+    model, inputs = net(), data()
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    plan = Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    with pytest.raises(fxprune.InputError, match="no plan to choose from"):
+        nearest_output(model, [], inputs)
+    with pytest.raises(fxprune.InputError, match=r"needs two batches of data; seen: 1 batches"):
+        nearest_output(model, [plan], inputs[:1])
+    with pytest.raises(fxprune.InputError, match="divergence"):
+        nearest_output(model, [plan], inputs, divergence="other")  # type: ignore[arg-type]
