@@ -41,6 +41,10 @@ class PlanError(FxpruneError):
     """A plan does not fit the model, is damaged, or cannot be applied."""
 
 
+class StorageError(FxpruneError, OSError):
+    """A file or folder cannot be read or written."""
+
+
 class ProofError(FxpruneError):
     """A pruned model fails, or differs from the masked one, and no smaller choice of groups mends that."""
 

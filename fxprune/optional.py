@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,11 @@ def progress_bar(show: bool | None = None) -> Progress:
     Args:
         show: whether anything is shown; default is to show a bar that goes away, on a terminal only.
     """
+    drawn = random.getstate()  # the library draws a number when it is imported
     from rich.console import Console
     from rich.progress import Progress
 
+    random.setstate(drawn)
     console = Console(stderr=True)
     shown = console.is_terminal if show is None else show
     return Progress(console=console, disable=not shown, transient=show is None)

@@ -20,7 +20,6 @@ from footprints import footprint
 from nets import CASES, Net
 from oracle import ROUNDING
 from torch import nn
-from torch.nn.utils import prune
 
 import fxprune
 
@@ -534,13 +533,6 @@ def test_what_is_no_model(net: Net) -> None:
         scripted = torch.jit.script(nn.Linear(3, 4))
     with pytest.raises(fxprune.InputError, match="a scripted module has no Python code to follow in 1; remedy: give"):
         groups_of(nn.Sequential(nn.Linear(3, 3), scripted), torch.zeros(1, 3))
-
-
-def test_what_cannot_be_copied() -> None:
-    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    prune.random_unstructured(net[0], "weight", 0.5)
-    with pytest.raises(fxprune.InputError, match=r"cannot be copied in 0.weight; remedy: .*prune.remove"):
-        fxprune.prune(net, torch.zeros(1, 3), 0.5)
 
 
 @pytest.mark.parametrize("make", [threading.Lock, lambda: (n for n in range(3)), lambda: [{"inner": threading.Lock()}]])

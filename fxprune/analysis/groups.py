@@ -153,10 +153,12 @@ not return it
         self._check_ties(counts)
         planned = {g.name: PlannedGroup(g.name, g.size, chosen.get(g.name, np.arange(g.size)), g.slots) for g in self}
         tensors = self.graph.tensors
-        shapes = {s.tensor: tuple(tensors[s.tensor].shape) for g in self for s in g.slots}
+        scales = self._scales(counts)
+        touched = dict.fromkeys([*(s.tensor for g in self for s in g.slots), *(s.tensor for s in scales)])
+        shapes = {name: tuple(tensors[name].shape) for name in touched}
         attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
         aliases = {name: first for name, first in self._aliases.items() if first in shapes}
-        plan = Plan(planned, attributes, shapes, self._scales(counts), aliases=aliases)
+        plan = Plan(planned, attributes, shapes, scales, aliases=aliases)
         return replace(plan, orders=self._orders(plan, chosen))
 
     def _orders(self, plan: Plan, chosen: Mapping[str, Ints]) -> dict[str, dict[int, Ints]]:

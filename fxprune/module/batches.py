@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,11 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
 
 
 def noise(inputs: Any, seed: int) -> list[Any]:
-    """One batch of standard normal inputs like those of an example, (args, kwargs); its tensors of integers stay."""
+    """One batch of standard normal inputs like those of an example, (args, kwargs); its tensors of integers stay.
+
+    It is for scorers that are given no data, and warns.
+    """
+    warnings.warn(NOISE, stacklevel=2)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(t: Any) -> Any:
@@ -94,11 +99,15 @@ def noise(inputs: Any, seed: int) -> list[Any]:
     return [(kwargs if kwargs else args,)]
 
 
+NOISE = (
+    "the scores are measured on random inputs, since no data were given: on inputs of the task other channels matter; "
+    "pass data=, batches of the model's inputs (a few hundred samples suffice)"
+)
 _FORM = "give an iterable of batches: inputs, or (inputs, targets)"
 
 
 def _iterable(data: Any) -> Iterator[Any]:
-    if isinstance(data, Tensor | dict | str):
+    if isinstance(data, Tensor | Mapping | str):
         raise InputError("the data is one batch", seen=type(data).__name__, remedy="give a list of batches: [batch]")
     try:
         return iter(data)

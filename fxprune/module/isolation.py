@@ -264,7 +264,7 @@ def as_call(example_inputs: Any) -> Inputs:
     """`example_inputs` as positional and keyword arguments."""
     if isinstance(example_inputs, tuple):
         return example_inputs, {}
-    if isinstance(example_inputs, dict):
+    if isinstance(example_inputs, Mapping):  # such as the BatchEncoding of a tokenizer
         return (), dict(example_inputs)
     return (example_inputs,), {}
 

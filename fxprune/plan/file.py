@@ -10,8 +10,10 @@ import numpy as np
 from fxprune.errors import PlanError
 from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot, kept_indices
 
-_VERSION = 1
-_MOST = 2**24  # indices: a vision transformer of 300 million parameters has 2**20; as arrays, 256 MB
+_VERSION = 2
+# Indices, so that a damaged file takes neither time nor memory for what it claims.
+_MOST = 2**24  # in all: a transformer of 70 billion parameters has 2**23; as arrays, 256 MB
+_LONGEST = 2**21  # of one dim: the 100,352 features of a flattened feature map, times twenty
 
 
 def to_data(plan: PlanFields) -> dict[str, Any]:
@@ -54,12 +56,11 @@ def fields_of(data: Any) -> dict[str, Any]:
         PlanError: the data are inconsistent.
         ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError: they are no plan's at all.
     """
-    if not isinstance(data, dict) or data.get("fxprune_plan") != _VERSION:
-        raise PlanError("not a plan of this version", seen=str(data)[:60], remedy=f"version {_VERSION} is understood")
+    _check_version(data)
     shapes = {str(k): tuple(_index(n) for n in v) for k, v in data["shapes"].items()}
     _check_size(data["groups"], shapes)
     groups = [_group(g, shapes) for g in data["groups"]]
-    _check_disjoint(groups)
+    _check_disjoint(groups, shapes)
     kept = kept_indices(groups, shapes)
     _check_not_empty(kept)
     return {
@@ -72,16 +73,31 @@ def fields_of(data: Any) -> dict[str, Any]:
     }
 
 
+def _check_version(data: Any) -> None:
+    version = data.get("fxprune_plan") if isinstance(data, dict) else None
+    if version in range(1, _VERSION):
+        raise PlanError(
+            "a plan of an earlier version of fxprune",
+            seen=f"version {version} of the file",
+            remedy=f"make the plan again and save it with this version, which writes version {_VERSION}",
+        )
+    if version != _VERSION:
+        raise PlanError("not a plan of this version", seen=str(data)[:60], remedy=f"version {_VERSION} is understood")
+
+
 def _check_size(groups: Iterable[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse numbers that no model has, before memory is taken for them: a few bytes can claim anything."""
     slots = [slot for group in groups for slot in group["slots"]]
-    positions = sum(_index(s["channels"]) * _index(s["repeat"]) for s in slots if "start" in s)
-    lengths = sum(shapes[tensor][dim] for tensor, dim in {(str(s["tensor"]), _index(s["dim"])) for s in slots})
-    if max(positions, lengths) > _MOST:
+    positions = [_index(s["channels"]) * _index(s["repeat"]) if "start" in s else len(s["positions"]) for s in slots]
+    positions += [len(group["kept"]) for group in groups]
+    dims = {(str(s["tensor"]), _index(s["dim"])) for s in slots}
+    lengths = [shapes[tensor][dim] for tensor, dim in dims] + [_index(group["size"]) for group in groups]
+    longest, total = max([*positions, *lengths], default=0), max(sum(positions), sum(lengths))
+    if longest > _LONGEST or total > _MOST:
         raise PlanError(
             "a plan claims larger tensors than it can be read for",
-            seen=f"{max(positions, lengths)} indices",
-            remedy=f"save the plan again, of a model whose pruned dims have no more than {_MOST} indices together",
+            seen=f"{longest} indices of a dim, {total} in all",
+            remedy=f"save the plan again, of a model whose pruned dims have at most {_LONGEST} indices, {_MOST} in all",
         )
 
 
@@ -89,7 +105,8 @@ def _orders(data: Mapping[str, Any], cuts: Mapping[str, Mapping[int, Ints]]) -> 
     orders: dict[str, dict[int, Ints]] = {}
     for tensor, dims in data.items():
         for dim, values in dims.items():
-            order, kept = np.array([_index(v) for v in values], dtype=np.int64), cuts[tensor][int(dim)]
+            kept = cuts[tensor][int(dim)]
+            order = _indices(values, int(kept.max()) + 1, f"index in the order of {tensor}")
             if not np.array_equal(np.sort(order), np.sort(kept)):
                 raise PlanError(f"the order of {tensor} is not one of what it keeps", remedy="save the plan again")
             orders.setdefault(tensor, {})[int(dim)] = order
@@ -110,19 +127,31 @@ def _check_not_empty(cuts: Mapping[str, Mapping[int, Ints]]) -> None:
             raise PlanError(f"nothing is kept of {tensor}", remedy="save the plan again")
 
 
-def _check_disjoint(groups: list[PlannedGroup]) -> None:
+def _check_disjoint(groups: list[PlannedGroup], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Each group stands once, and each position of a dim belongs to one group."""
     owned: dict[tuple[str, int], list[Ints]] = {}
     for group in groups:
         for slot in group.slots:
             owned.setdefault((slot.tensor, slot.dim), []).append(slot.positions)
-    twice = [f"{tensor}[dim {dim}]" for (tensor, dim), p in owned.items() if len(np.unique(_all(p))) != len(_all(p))]
+    twice = [
+        f"{tensor}[dim {dim}]"
+        for (tensor, dim), parts in owned.items()
+        if len(parts) > 1 and not _differ(np.concatenate(parts), shapes[tensor][dim])
+    ]
     if twice or len({g.name for g in groups}) != len(groups):
         raise PlanError("a group or position stands twice in a plan", seen=str(twice[:3]), remedy="save the plan again")
 
 
-def _all(parts: list[Ints]) -> Ints:
-    return np.concatenate(parts)
+def _differ(indices: Ints, below: int) -> bool:
+    """Whether no index stands twice."""
+    return _count(indices, below) == len(indices)
+
+
+def _count(indices: Ints, below: int) -> int:
+    """The number of different indices, without sorting them."""
+    met = np.zeros(below, dtype=bool)
+    met[indices] = True
+    return int(met.sum())
 
 
 def _scale(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Scale:
@@ -139,9 +168,13 @@ def _index(value: Any) -> int:
 
 
 def _indices(values: Any, below: int, what: str) -> Ints:
-    array = np.array([_index(v) for v in values], dtype=np.int64)
-    if len(array) and array.max() >= below:
-        raise PlanError(f"{what} out of range", seen=f"{array.max()} of {below}", remedy="save the plan again")
+    if not isinstance(values, list) or set(map(type, values)) - {int}:
+        raise PlanError("a plan holds a value that is no index", seen=repr(values)[:60], remedy="save the plan again")
+    array = np.array(values, dtype=np.int64)
+    if len(array) and not 0 <= array.min() <= array.max() < below:
+        raise PlanError(
+            f"{what} out of range", seen=f"{array.min()} to {array.max()} of {below}", remedy="save the plan again"
+        )
     return array
 
 
@@ -150,10 +183,10 @@ def _group(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Pl
     if not data["slots"] or size > max(shapes[s["tensor"]][s["dim"]] for s in data["slots"]):
         raise PlanError(f"group {data['name']} is larger than its tensors", remedy="save the plan again")
     kept = _indices(data["kept"], size, f"kept channel of group {data['name']}")
-    if len(np.unique(kept)) != len(kept):
+    if not _differ(kept, size):
         raise PlanError(f"group {data['name']} keeps a channel twice", remedy="save the plan again")
     slots = tuple(_slot(s, size, shapes) for s in data["slots"])
-    if not isinstance(data["name"], str) or any(len(np.unique(s.channels)) != size for s in slots):
+    if not isinstance(data["name"], str) or any(_count(s.channels, size) != size for s in slots):
         raise PlanError(f"slots of group {data['name']} do not hold its channels", remedy="save the plan again")
     return PlannedGroup(data["name"], size, kept, slots)
 
@@ -169,7 +202,7 @@ def _slot(data: Mapping[str, Any], size: int, shapes: Mapping[str, tuple[int, ..
     else:
         positions = _indices(data["positions"], length, f"index of {tensor}")
         channels = _indices(data["channels"], size, f"channel of {tensor}")
-    if len(positions) != len(channels) or len(np.unique(positions)) != len(positions):
+    if len(positions) != len(channels) or not _differ(positions, length):
         raise PlanError(f"positions and channels of {tensor} disagree", remedy="save the plan again")
     if data["role"] not in ("producer", "consumer", "other"):
         raise PlanError(f"unknown role in {tensor}", seen=repr(data["role"])[:40], remedy="save the plan again")

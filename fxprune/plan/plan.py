@@ -16,6 +16,7 @@ from fxprune.storage.html import table
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
 
+_LONGEST_TEXT = 2**26  # that of a transformer of 70 billion parameters is half as long
 # What reading raises where data are not laid out like a plan.
 _MALFORMED = (
     ValueError,
@@ -36,7 +37,7 @@ class Plan(PlanFields):
     Attributes:
         groups: the planned groups by name, in execution order.
         attributes: new values of int attributes that do not follow from tensor shapes: {module: {"groups": 16}}.
-        shapes: the full shape of each tensor that the plan cuts.
+        shapes: the full shape of each tensor that the plan cuts or scales.
         scales: weights that take up a changed attention scale.
         orders: what stays of dims whose channels the smaller model's shuffles put in another order, in that order:
             {tensor: {dim: indices}}.
@@ -96,6 +97,7 @@ class Plan(PlanFields):
         Raises:
             PlanError: the text is truncated, malformed or inconsistent.
         """
+        _check_length(len(text), source)
         try:
             return cls(**fields_of(json.loads(text)))
         except PlanError:
@@ -119,8 +121,10 @@ class Plan(PlanFields):
         Raises:
             PlanError: the file is truncated, malformed or inconsistent.
         """
+        file = Path(path)
+        _check_length(file.stat().st_size, str(path))
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise PlanError(
                 "not a plan", where=str(path), seen="binary data", remedy="give a plan's JSON file"
@@ -132,6 +136,16 @@ class Plan(PlanFields):
 
     def __hash__(self) -> int:
         return hash(tuple(self.kept_counts().items()))
+
+
+def _check_length(characters: int, source: str) -> None:
+    if characters > _LONGEST_TEXT:
+        raise PlanError(
+            "not a plan: the text is longer than that of any plan",
+            where=source,
+            seen=f"{characters} characters",
+            remedy=f"give a plan's JSON file, of at most {_LONGEST_TEXT} characters",
+        )
 
 
 def check_plan(plan: object) -> None:

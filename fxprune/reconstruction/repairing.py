@@ -12,7 +12,7 @@ from fxprune.module.batches import batches as batches_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.absorption import absorb_batchnorm
 from fxprune.reconstruction.refit import reconstruct
-from fxprune.rewriting.rewrite import copied
+from fxprune.rewriting.copying import copied
 from fxprune.statistics.gram.collect import ENOUGH, Positions
 
 M = TypeVar("M", bound=nn.Module)

@@ -7,11 +7,12 @@ can be removed or narrowed while the stream stays whole.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fxprune.rewriting.copying import copied
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,7 +36,7 @@ def untie_attention(model: M) -> M:
     >>> [(g.name, g.size) for g in groups]
     [('self_attn.in_proj_weight', 8), ('linear1', 32)]
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     for module in model.modules():
         if type(module) is nn.MultiheadAttention:
             module.__class__ = UntiedAttention

@@ -7,7 +7,6 @@ layer lets that layer drop input channels of its own choice: it selects them fro
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import InputError
+from fxprune.rewriting.copying import copied
 
 M = TypeVar("M", bound=nn.Module)
 BUFFER = "sampled_channels"
@@ -45,7 +45,7 @@ def add_samplers(model: M, layers: Iterable[str]) -> M:
     >>> fxprune.rewrite(net, groups.plan({"2.sampled_channels": [0, 3, 5]}))[2].in_channels
     3
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     for pattern in layers:
         chosen = [(n, m) for n, m in model.named_modules() if fnmatchcase(n, pattern) and _can_sample(m)]
         if not chosen:

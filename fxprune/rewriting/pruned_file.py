@@ -96,8 +96,7 @@ def plan_of(path: str | os.PathLike[str]) -> Plan:
     Raises:
         InputError: there is no such file, or it is damaged or of another kind.
     """
-    file = _file(path)
-    return Plan.from_json(_metadata(file)["plan"], str(file))
+    return _read(_file(path))[0]
 
 
 def notes_of(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -128,9 +127,10 @@ def _metadata(file: Path) -> dict[str, str]:
 def _read(file: Path) -> tuple[Plan, dict[str, Tensor]]:
     metadata = _metadata(file)
     tensors = safetensors.torch.load_file(file)
-    # Files of searches that an earlier version wrote have no checksum.
     texts = {name: text for name, text in metadata.items() if name != _SUM}
-    if _SUM in metadata and metadata[_SUM] != _digest(texts, tensors):
+    if metadata.get(_SUM) != _digest(texts, tensors):
+        if _SUM not in metadata:
+            Plan.from_json(metadata["plan"], str(file))  # of a file of an earlier version it says so
         raise _unreadable(file, "a checksum that differs: the file was changed or damaged")
     return Plan.from_json(metadata["plan"], str(file)), tensors
 

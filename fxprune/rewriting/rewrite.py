@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, PlanError, check_kind
+from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend
 from fxprune.module.isolation import swap_tensors, tensors_of, walk
 from fxprune.module.literals import is_literal
 from fxprune.plan.plan import Ints, Plan, check_plan
 from fxprune.rewriting.channel_sampler import BUFFER, add_samplers
+from fxprune.rewriting.copying import copied
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -60,46 +60,6 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
             # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
             model = copied(model, dict(replaced))
         return mend(model, plan.attributes)
-
-
-def copied(model: M, memo: dict[int, Any] | None = None) -> M:
-    """A copy of a model; what is in `memo` stands for the copies of what has these ids.
-
-    Raises:
-        InputError: it holds what cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model, memo)
-    except TypeError as error:
-        raise InputError(
-            "a module holds what cannot be copied",
-            where=next(_uncopied(model), type(model).__name__),
-            seen=str(error),
-            remedy="take it off the module before, and put it back afterwards",
-        ) from error
-    except RuntimeError as error:
-        held = [f"{path}.{k}" for path, m in walk(model) for k, v in vars(m).items() if _is_computed(v)]
-        if not held:
-            raise
-        raise InputError(
-            "a module holds a tensor that was computed from its parameters and cannot be copied",
-            where=held[0].lstrip("."),
-            remedy="make it a plain parameter: torch.nn.utils.prune.remove, torch.nn.utils.remove_weight_norm",
-        ) from error
-
-
-def _uncopied(model: nn.Module) -> Iterator[str]:
-    """The attributes that cannot be copied, such as locks, files and generators."""
-    for path, module in walk(model):
-        for name, value in vars(module).items():
-            try:
-                copy.deepcopy(None if name == "_modules" else value)
-            except (TypeError, RuntimeError):
-                yield f"{path}.{name}".lstrip(".")
-
-
-def _is_computed(value: object) -> bool:
-    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_kind, check_option
 from fxprune.optional import progress_bar
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
@@ -71,6 +71,8 @@ class Driver(ABC, Generic[T]):
         tune: Tune | None = None,
         folder: str | os.PathLike[str] | None = None,
         workers: Runner | None = None,
+        on_interrupt: Literal["raise", "return"] = "raise",
+        resume: bool = False,
     ) -> Search[M, T]:
         """
         Args:
@@ -85,26 +87,45 @@ class Driver(ABC, Generic[T]):
             folder: a directory that remembers every candidate; a search that was killed goes on from it, if it is given
                 the same data, which are not compared.
             workers: where candidates run; default is this process.
+            on_interrupt: what Ctrl-C does. "raise" saves the best so far in the folder, if there is one, and raises
+                KeyboardInterrupt, which says where; "return" returns the best so far, with `finished` False.
+            resume: go on from the folder also if `evaluate` or `tune` has another name than when it was begun.
 
         Raises:
             InputError: unusable arguments or scores, or a folder of another search.
+            KeyboardInterrupt: it was interrupted.
         """
         check_kind("what is searched", groups, Groups, "give what fxprune.find_groups(graph) returns")
         if not callable(evaluate):
             remedy = "give a function of a model, higher is better"
             raise InputError("evaluate is no function", seen=type(evaluate).__name__, remedy=remedy)
+        check_option("on_interrupt", on_interrupt, ("raise", "return"))
         task = Task(model, groups, evaluate, scorer or self.default_scorer(), data, tune)
         history: list[T] = []
-        finished = True
-        with Evaluator(task, self, folder, workers) as evaluator:
+        with Evaluator(task, self, folder, workers, resume) as evaluator:
             try:
                 with _bar(type(self).__name__, shown=self.progress) as show:
                     for step in self.steps(evaluator):
                         history.append(step.entry)
                         show(step.done, step.text)
-            except KeyboardInterrupt:
-                finished = False
-            return evaluator.result(history, finished)
+            except KeyboardInterrupt as interrupt:
+                if on_interrupt == "return":
+                    return evaluator.result(history, finished=False)
+                raise _interrupted(evaluator, history, folder) from interrupt
+            return evaluator.result(history, finished=True)
+
+
+def _interrupted(
+    evaluator: Evaluator[Any], history: list[Any], folder: str | os.PathLike[str] | None
+) -> KeyboardInterrupt:
+    """The interruption, after the best so far was saved, in words."""
+    if folder is None:
+        return KeyboardInterrupt("the search was interrupted and nothing is saved; folder= keeps what was tried")
+    evaluator.result(history, finished=False)
+    return KeyboardInterrupt(
+        f"the search was interrupted; what was tried and the best so far are in {os.fspath(folder)}, "
+        "from where the same call goes on"
+    )
 
 
 @contextmanager

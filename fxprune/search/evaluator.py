@@ -14,7 +14,8 @@ from torch import nn
 from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
-from fxprune.rewriting.rewrite import copied, rewrite
+from fxprune.rewriting.copying import copied
+from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.folder import Folder
@@ -34,6 +35,7 @@ class Evaluator(Generic[M]):
         search: its settings, a dataclass with a `seed`; other settings make another search, except for `progress`.
         folder: a directory that remembers; what it knows is not tried again.
         workers: where candidates run; None is this process.
+        resume: functions may have other names than those that the directory was begun with.
 
     Attributes:
         task: as given.
@@ -44,13 +46,18 @@ class Evaluator(Generic[M]):
     """
 
     def __init__(
-        self, task: Task[M], search: Any, folder: str | os.PathLike[str] | None = None, workers: Runner | None = None
+        self,
+        task: Task[M],
+        search: Any,
+        folder: str | os.PathLike[str] | None = None,
+        workers: Runner | None = None,
+        resume: bool = False,
     ) -> None:
         self.task, self._seed = task, search.seed
         self.original = Candidate(task.groups.plan({}), tuned=False)
         self._runner = workers or in_process
         self._costs = CostModel(task.groups.analysis)
-        self._folder = None if folder is None else Folder(folder, self._settings(search))
+        self._folder = None if folder is None else Folder(folder, self._settings(search), resume)
         self._known: dict[str, Outcome] = dict(self._folder.outcomes) if self._folder else {}
         self._models: dict[str, M] = {}
         self._asked: set[str] = set()

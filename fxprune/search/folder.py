@@ -23,7 +23,7 @@ from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.search import checkpoint
 from fxprune.search.trial import Candidate, Floats, Outcome
-from fxprune.storage.files import claim, remove_leftovers, write_whole
+from fxprune.storage.files import accessing, claim, remove_leftovers, write_whole
 from fxprune.storage.json_lines import Lines
 
 try:
@@ -38,25 +38,29 @@ class Folder:
     Args:
         path: of the directory.
         settings: what identifies this search, as plain JSON data.
+        resume: `evaluate` and `tune` may have other names than before.
 
     Attributes:
         outcomes: what the journal knew when it was opened, by key.
 
     Raises:
         InputError: the directory is of another search, in use, or damaged.
+        StorageError: the system does not let it be read or written, then or later.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the search's folder is a file", where=str(path), remedy="give a directory, or a new name")
-        for part in ("samples", "checkpoints"):
-            (self.path / part).mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path / "lock")
+        with accessing(self.path):
+            for part in ("samples", "checkpoints"):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path / "lock")
         try:
-            for part in (".", "samples", "checkpoints"):
-                remove_leftovers(self.path / part)
-            self._check(settings)
+            with accessing(self.path):
+                for part in (".", "samples", "checkpoints"):
+                    remove_leftovers(self.path / part)
+            self._check(settings, resume)
             self._journal = Lines(self.path / "journal.jsonl", _record)
             self.outcomes = self._outcomes()
         except BaseException:
@@ -70,7 +74,7 @@ class Folder:
     def _outcomes(self) -> dict[str, Outcome]:
         try:
             return {r["key"]: self._outcome(r) for r in self._journal.values}
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, EOFError) as error:
             remedy = "delete the directory to start over"
             raise InputError("a damaged journal", where=str(self.path), seen=repr(error), remedy=remedy) from error
 
@@ -94,8 +98,9 @@ class Folder:
 
     def drop(self, keys: Iterable[str]) -> None:
         """Delete the checkpoints of candidates that cannot win any more."""
-        for key in keys:
-            self.checkpoint(key).unlink(missing_ok=True)
+        with accessing(self.path):
+            for key in keys:
+                self.checkpoint(key).unlink(missing_ok=True)
 
     def best(self) -> Path | None:
         """The checkpoint of the best so far; None before there is one."""
@@ -107,11 +112,11 @@ class Folder:
         checkpoint.save(self.path / "best.safetensors", model, plan)
         plan.save(self.path / "plan.json")
 
-    def _check(self, settings: Mapping[str, Any]) -> None:
+    def _check(self, settings: Mapping[str, Any], resume: bool) -> None:
         path = self.path / "settings.json"
         if not path.exists() and (self.path / "journal.jsonl").exists():
             raise InputError("a journal without settings", where=str(self.path), remedy="give another directory")
-        claim(path, settings)
+        claim(path, settings, ("evaluate", "tune"), resume)
 
     def _outcome(self, record: Mapping[str, Any]) -> Outcome:
         path = self.path / "samples" / f"{record['key']}.npy"

@@ -2,31 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fxprune.errors import InputError
+from fxprune.errors import FxpruneError, InputError, StorageError
+
+
+@contextmanager
+def accessing(path: Path) -> Iterator[None]:
+    """What the system has against a file or folder is an error of fxprune's inside the block.
+
+    Raises:
+        StorageError: names the file and what helps.
+    """
+    try:
+        yield
+    except FxpruneError:
+        raise
+    except OSError as error:
+        seen = f"{type(error).__name__}: {error.strerror or error}"
+        remedy = _REMEDIES.get(error.errno or 0, "see that the folder exists and can be read and written")
+        raise StorageError(
+            "a file cannot be read or written", where=str(error.filename or path), seen=seen, remedy=remedy
+        ) from error
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space; what was written before is whole"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that can be written to"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move what has this name, or give another folder"),
+}
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file; a reader sees the old one or the whole new one, also after a crash. A link stays one."""
+    """Write a file; a reader sees the old one or the whole new one, also after a crash. A link stays one.
+
+    Raises:
+        StorageError: the system does not let it be written: a full or read-only disk, a directory of this name.
+    """
     path = path.resolve()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        Path(name).chmod(_mode(path))
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with accessing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            Path(name).chmod(_mode(path))
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
 
 
 def _mode(path: Path) -> int:
@@ -56,25 +89,54 @@ def remove_leftovers(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def claim(path: Path, settings: Mapping[str, Any]) -> None:
-    """Note whose folder this is; its file of settings is written once.
+def claim(path: Path, settings: Mapping[str, Any], names: Collection[str] = (), resume: bool = False) -> None:
+    """Note whose folder this is, in its file of settings.
+
+    Args:
+        path: of the file.
+        settings: plain JSON data.
+        names: settings that are names of functions; the same function may have got another one.
+        resume: take the new names.
 
     Raises:
-        InputError: the folder is of other settings.
+        InputError: the folder is of other settings, or its file of settings is damaged.
+        StorageError: the system does not let the file be read or written.
     """
     now = json.loads(json.dumps(settings))
-    if not path.exists():
-        write_whole(path, json.dumps(now, indent=1).encode())
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        before = None
-    if before != now:
-        remedy = "give another directory, or the settings that it was begun with"
+    before: Any = _settings(path) if path.exists() else None
+    changed = [] if before is None else [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    renamed = all(k in names and isinstance(v.get(k), str) for k in changed for v in (before, now))
+    if changed and not (renamed and resume):
         raise InputError(
-            "the directory is of another run", where=str(path.parent), seen=differences(before, now), remedy=remedy
+            "the directory is of another run",
+            where=str(path.parent),
+            seen=differences(before, now),
+            remedy=_RENAMED if renamed else "give another directory, or the settings that it was begun with",
         )
+    if changed or before is None:
+        write_whole(path, json.dumps(now, indent=1).encode())
+
+
+_RENAMED = "pass resume=True if these functions do the same as before under other names; else give another directory"
+
+
+def _settings(path: Path) -> Any:
+    """What a file of settings says.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        with accessing(path):
+            settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        seen, settings = f"{type(error).__name__}: {str(error)[:100]}", None
+    else:
+        seen = repr(settings)[:100]
+    if not isinstance(settings, dict):
+        remedy = "give another directory, or delete this one to start over"
+        raise InputError("a damaged file of settings", where=str(path), seen=seen, remedy=remedy)
+    return settings
 
 
 def differences(before: Any, now: Any, name: str = "") -> str:

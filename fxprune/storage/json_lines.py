@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from fxprune.errors import InputError
+from fxprune.storage.files import accessing
 
 T = TypeVar("T")
 
@@ -28,6 +30,7 @@ class Lines(Generic[T]):
 
     Raises:
         InputError: another line is damaged.
+        StorageError: the system does not let the file be read or written.
     """
 
     def __init__(self, path: Path, parse: Callable[[Any], T]) -> None:
@@ -37,25 +40,37 @@ class Lines(Generic[T]):
     def append(self, record: Any) -> None:
         """Add a line; when this returns, it is on disk. Processes that append at the same time lose nothing."""
         line = json.dumps(record).encode() + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as f:
-            f.write(line)
-            f.flush()
-            os.fsync(f.fileno())
+        with accessing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as f:
+                self._write(f, line)
         self.values.append(self._parse(json.loads(line)))
 
+    @staticmethod
+    def _write(file: IO[bytes], line: bytes) -> None:
+        before = file.tell()
+        try:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):  # a part of a line would be taken for the beginning of the next one
+                os.ftruncate(file.fileno(), before)
+            raise
+
     def _read(self) -> list[T]:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            with self.path.open("r+b") as f:
-                f.truncate(whole)
+        with accessing(self.path):
+            data = self.path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                with self.path.open("r+b") as f:
+                    f.truncate(whole)
         return [self._parsed(i, line) for i, line in enumerate(data[:whole].splitlines(), 1)]
 
     def _parsed(self, number: int, line: bytes) -> T:
         try:
             return self._parse(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(
                 "a damaged line of a journal",
                 where=f"{self.path}:{number}",

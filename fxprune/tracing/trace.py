@@ -31,6 +31,7 @@ from fxprune.module.isolation import (
     swap_tensors,
     tensor_names,
     tensors_of,
+    walk,
     watch_forwards,
 )
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
@@ -73,14 +74,15 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     Args:
         model: any module. Its weights, buffers, mode, hooks, gradients and attributes, and the random states, are the
             same after the call, also when it fails.
-        example_inputs: a tensor; a tuple of positional arguments; a dict of keyword arguments; anything else is passed
-            as the only argument (detectors take a list of images).
+        example_inputs: a tensor; a tuple of positional arguments; a dict or other mapping of keyword arguments;
+            anything else is passed as the only argument (detectors take a list of images).
 
     Returns:
         The recorded calls with the model that they are of.
 
     Raises:
-        InputError: the model is none, or the inputs hold no tensor, or lie on a device that the model does not use.
+        InputError: the model is none or wrapped by DistributedDataParallel, or the inputs hold no tensor, or lie on a
+            device that the model does not use.
         TraceError: the model's forward fails, or returns no tensor.
 
     >>> import torch, fxprune
@@ -91,6 +93,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """
     if not isinstance(model, nn.Module):
         raise InputError("the model is no torch.nn.Module", seen=type(model).__name__, remedy="give a module")
+    _check_wrappers(model)
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)
     _check(inputs, tensors)
@@ -101,6 +104,19 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         if all(t.is_meta for t in tensors.values()) and tensors:
             raise _failure(model, meta_error) from meta_error
         return _trace_for_real(model, inputs, tensors)
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    """Refuse wrappers that distribute a model's runs: what they call belongs to other devices and processes."""
+    for path, module in walk(model):
+        scatters = isinstance(module, nn.DataParallel) and module.device_ids
+        if scatters or isinstance(module, nn.parallel.DistributedDataParallel):
+            raise InputError(
+                "the model is wrapped to run on several devices",
+                where=path or type(model).__name__,
+                seen=type(module).__name__,
+                remedy="give model.module, and wrap the smaller model again",
+            )
 
 
 def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:

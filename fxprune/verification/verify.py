@@ -31,7 +31,8 @@ from fxprune.module.isolation import (
     tensors_of,
 )
 from fxprune.plan.plan import Plan
-from fxprune.rewriting.rewrite import check_fit, copied, rewrite
+from fxprune.rewriting.copying import copied
+from fxprune.rewriting.rewrite import check_fit, rewrite
 from fxprune.verification.compare import WHOLE, Outputs, deviation, first_nan
 from fxprune.verification.modes import comparable_calls
 from fxprune.verification.randomise import (

@@ -15,6 +15,7 @@ from nets import CASES, Case, Net
 from oracle import ROUNDING, WRONG, check, random_plan
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.prune import random_unstructured
 
 import fxprune
 from fxprune.module.attributes import mend
@@ -404,3 +405,48 @@ def test_a_default_device_that_is_not_the_models(
     assert found.report.deviation is not None
     assert found.report.deviation <= ROUNDING
     assert int(model[0].weight.flatten(1).any(1).sum()) == 4
+
+
+# What an earlier forward has left in the model
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes, with its history, which PyTorch refuses to copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.kept: dict[str, Any] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = y = self.a(x).relu()
+        self.kept["all"] = [y, (y + 1, {"mean": y.mean()})]
+        return self.b(y)
+
+
+def masked_weight(model: Any) -> None:
+    random_unstructured(model.a, "weight", 0.5)
+
+
+@pytest.mark.parametrize("prepare", [lambda model: None, masked_weight], ids=["plain", "a mask"])
+def test_a_model_that_has_run_with_gradients(prepare: Callable[[Any], None]) -> None:
+    torch.manual_seed(0)
+    model, x = Keeping().eval(), torch.rand(2, 5)
+    prepare(model)
+    loss = model(x).sum()
+    result = fxprune.prune(model, x, 0.5)
+    assert result.model.a.out_features == 4
+    assert result.model.last.shape == (2, 8)
+    assert result.model.last.is_leaf
+    assert result.report.deviation is not None
+    assert result.report.deviation < 1e-9
+    full = copy.deepcopy(Keeping()).eval()
+    prepare(full)
+    full.load_state_dict(model.state_dict())
+    fxprune.mask(full, result.plan)
+    assert torch.allclose(result.model(x), full(x), atol=1e-6)
+    loss.backward()
+    named = dict(model.named_parameters())
+    assert all(p.grad is not None for p in named.values())
+    samplers = fxprune.add_samplers(model, ["b"])
+    assert torch.equal(samplers(x), model(x))

@@ -241,7 +241,7 @@ def test_files_that_do_not_belong(tmp_path: Path) -> None:
         run("bisection", str(tmp_path))
     (tmp_path / "journal.jsonl").unlink()
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(fxprune.InputError, match="of another run"):
+    with pytest.raises(fxprune.InputError, match=r"a damaged file of settings in .*settings\.json; seen: JSONDecode"):
         run("bisection", str(tmp_path))
 
 
@@ -366,7 +366,9 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
                 return super().__call__(model)
 
         Impatient.__module__, Impatient.__qualname__ = Judged.__module__, Judged.__qualname__
-        found = SEARCHES[name](model, groups, Impatient(), **given_to(name, scores), tune=jitter, folder=where)
+        found = SEARCHES[name](
+            model, groups, Impatient(), **given_to(name, scores), tune=jitter, folder=where, on_interrupt="return"
+        )
         if folder:
             same_weights(restore(model, tmp_path / "best.safetensors"), found.model)
             assert fxprune.Plan.load(tmp_path / "plan.json") == found.plan
@@ -376,6 +378,59 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
         assert len(found.history) <= len(whole.history)
     if folder:
         assert run(name, str(tmp_path)).plan == whole.plan
+
+
+class Interrupted(Judged):
+    """The user presses Ctrl-C at the fourth candidate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = count()
+
+    def __call__(self, model: Any) -> Any:
+        if next(self.calls) == 3:
+            raise KeyboardInterrupt
+        return super().__call__(model)
+
+
+Interrupted.__module__, Interrupted.__qualname__ = Judged.__module__, Judged.__qualname__
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_ctrl_c_saves_says_so_and_is_raised(name: str, tmp_path: Path) -> None:
+    model, groups, scores = perceptron(64, 40)
+    given = {**given_to(name, scores), "tune": jitter}
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; what was tried and the best so far are in .*run, from"):
+        SEARCHES[name](model, groups, Interrupted(), **given, folder=tmp_path / "run")
+    best = SEARCHES[name](model, groups, Interrupted(), **given, on_interrupt="return")
+    assert not best.finished
+    assert fxprune.Plan.load(tmp_path / "run" / "plan.json") == best.plan
+    same_weights(restore(model, tmp_path / "run" / "best.safetensors"), best.model)
+    resumed = SEARCHES[name](model, groups, Judged(), **given, folder=tmp_path / "run")
+    assert resumed.plan == run(name, None).plan
+    with pytest.raises(KeyboardInterrupt, match=r"nothing is saved; folder= keeps what was tried"):
+        SEARCHES[name](model, groups, Interrupted(), **given)
+    with pytest.raises(fxprune.InputError, match="unknown on_interrupt; seen: wait; remedy: one of raise, return"):
+        SEARCHES[name](model, groups, Judged(), **given, on_interrupt="wait")
+
+
+class Renamed(Judged):
+    """Judges alike under another name."""
+
+
+def test_a_renamed_evaluation_asks_before_a_search_goes_on(tmp_path: Path) -> None:
+    model, groups, scores = perceptron(64, 40)
+    search = partial(SEARCHES["bisection"], model, groups, **given_to("bisection", scores), folder=tmp_path)
+    first = search(Judged(), tune=jitter)
+    with pytest.raises(
+        fxprune.InputError, match=r"seen: evaluate was .*Judged\", now .*Renamed\"; remedy: pass resume=True if"
+    ):
+        search(Renamed(), tune=jitter)
+    again = search(Renamed(), tune=jitter, resume=True)
+    assert again.plan == first.plan
+    assert search(Renamed(), tune=jitter).plan == first.plan
+    with pytest.raises(fxprune.InputError, match=r"tune was .*, now null; remedy: give another directory, or the"):
+        search(Renamed(), resume=True)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -397,7 +452,9 @@ def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
 
         with monkeypatch.context() as patched:
             patched.setattr(Evaluator, "run", impatient)
-            found = SEARCHES[name](model, groups, Judged(), **given_to(name, scores), tune=jitter, folder=tmp_path)
+            found = SEARCHES[name](
+                model, groups, Judged(), **given_to(name, scores), tune=jitter, folder=tmp_path, on_interrupt="return"
+            )
         assert not found.finished
         assert found.plan == whole.plan
         same_weights(found.model, whole.model)

@@ -166,8 +166,6 @@ def progressively(
     groups = fxprune.find_groups(fxprune.trace(model, data[0][:1]))
     planner, scorer = search.planner(max(reductions), seed, progress), Lasso(search.where, seed)
     found = planner(model, groups, judge, scorer=scorer, data=data, folder=folder)
-    if not found.finished:
-        raise KeyboardInterrupt
     full = fxprune.cost(groups).macs
     return {r: _checkpoint(model, folder, _first(found.history, full / r)) for r in reductions}
 

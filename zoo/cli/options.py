@@ -40,10 +40,13 @@ def use(threads: int | None) -> None:
 
 @contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Show an error of the zoo, or of one of ``kinds``, without its trace, and exit with status 1."""
+    """Show an error of the zoo, or of one of ``kinds``, without its trace, and exit with status 1; after Ctrl-C 130."""
     shown: tuple[type[Exception], ...] = (ZooError, *kinds)
     try:
         yield
     except shown as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo(f"interrupted: {error}" if str(error) else "interrupted", err=True)
+        raise typer.Exit(130) from error

@@ -43,7 +43,7 @@ def search(
     with one_line_errors(fxprune.FxpruneError, ValueError):
         use(threads)
         recipe = chosen(RECIPES, name)
-        tuned, found = bisect(
+        tuned, _ = bisect(
             WEIGHTS / f"{name}.safetensors",
             Settings(epochs, lr, recipe.settings.batch_size, distil=distil, seed=seed),
             tolerance=tolerance,
@@ -56,8 +56,6 @@ def search(
             save(out / f"{name}-searched.safetensors", tuned.model, tuned.metadata)
             tuned.plan.save(out / f"{name}-searched.json")
             typer.echo(summary(name, tuned))
-            if not found.finished:
-                typer.echo("interrupted: this is the best so far; the same command goes on")
 
 
 def _device(wanted: str | None) -> torch.device | str:

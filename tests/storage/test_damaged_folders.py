@@ -1,0 +1,123 @@
+"""Damaged and unusable folders give fxprune's errors, and a disk that is full costs nothing that was written before."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.errors import StorageError
+from fxprune.search.folder import Folder
+from fxprune.storage.files import claim, write_whole
+from fxprune.storage.json_lines import Lines
+
+SETTINGS = {"seed": 0}
+
+
+def opened(path: Path) -> None:
+    Folder(path, SETTINGS).close()
+
+
+def replaced_by_directory(name: str) -> Callable[[Path], Any]:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+
+    return damage
+
+
+def written(name: str, content: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def replaced_by_file(name: str) -> Callable[[Path], Any]:
+    def damage(folder: Path) -> None:
+        (folder / name).rmdir()
+        (folder / name).write_text("")
+
+    return damage
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "lock": (replaced_by_directory("lock"), r"cannot be read or written in .*lock; seen: IsADirectoryError"),
+    "settings": (replaced_by_directory("settings.json"), r"cannot be read or written in .*settings\.json; .*move what"),
+    "journal": (replaced_by_directory("journal.jsonl"), r"cannot be read or written in .*journal\.jsonl; seen: IsADir"),
+    "samples": (replaced_by_file("samples"), r"cannot be read or written in .*samples; seen: FileExistsError.*another"),
+    "deep settings": (written("settings.json", "[" * 100_000), r"a damaged file of settings in .*; seen: RecursionErr"),
+    "empty settings": (written("settings.json", ""), r"a damaged file of settings in .*settings\.json; .*delete this"),
+    "no settings": (written("settings.json", "7"), r"a damaged file of settings in .*settings\.json; seen: 7; remedy"),
+    "deep journal": (written("journal.jsonl", "[" * 100_000 + "\n"), r"a damaged line of a journal in .*jsonl:1"),
+    "other": (written("settings.json", '{"seed": 1}'), r"is of another run in .*; seen: seed was 1, now 0; remedy"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_folders(name: str, tmp_path: Path) -> None:
+    damage, message = DAMAGE[name]
+    opened(tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(fxprune.FxpruneError, match=message):
+        opened(tmp_path / "run")
+
+
+def test_a_sample_file_that_is_empty(tmp_path: Path) -> None:
+    opened(tmp_path)
+    line = {"key": "a", "fitness": 1.0, "seed": 0, "seconds": 1.0, "samples": True}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "samples" / "a.npy").write_bytes(b"")
+    with pytest.raises(fxprune.InputError, match=r"a damaged journal in .*; seen: EOFError"):
+        opened(tmp_path)
+
+
+def failing(code: int) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_a_read_only_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "mkdir", failing(errno.EROFS))
+    with pytest.raises(StorageError, match=r"Read-only file system; remedy: give a folder that can be written to"):
+        opened(tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr("tempfile.mkstemp", failing(errno.EROFS))
+    with pytest.raises(StorageError, match=r"in .*settings\.json; seen: OSError: Read-only"):
+        claim(tmp_path / "settings.json", SETTINGS)
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before stays, and goes on to be written where there is space again."""
+    path = tmp_path / "journal.jsonl"
+    lines: Lines[dict[str, int]] = Lines(path, dict)
+    lines.append({"a": 1})
+    write_whole(tmp_path / "whole", b"before")
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(StorageError, match=r"in .*journal\.jsonl; seen: .*No space left on device; remedy: free some"):
+        lines.append({"b": 2})
+    with pytest.raises(OSError, match=r"in .*whole; seen: .*No space left on device"):
+        write_whole(tmp_path / "whole", b"after")
+    monkeypatch.undo()
+    lines.append({"c": 3})
+    assert Lines(path, dict).values == lines.values == [{"a": 1}, {"c": 3}]
+    assert (tmp_path / "whole").read_bytes() == b"before"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.jsonl", "whole"]
+
+
+def test_every_flipped_byte_of_a_pruned_file_is_noticed(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    fxprune.prune(net, torch.zeros(1, 4), 0.5).save(tmp_path / "small.safetensors")
+    whole = (tmp_path / "small.safetensors").read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 100):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "small.safetensors").write_bytes(damaged)
+        with pytest.raises(fxprune.FxpruneError):
+            fxprune.load(tmp_path / "small.safetensors", net)
