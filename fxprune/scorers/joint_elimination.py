@@ -138,9 +138,9 @@ class JointElimination:
     def curves(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> dict[str, ErrorCurve]:
         """The error curve of each group, from one pass over the data.
 
-        Where the data has at least two batches, an order comes from all of them, and its errors from refits to every
-        other batch, judged on the batches between, with the ridge that suits best: what few or similar inputs make look
-        redundant does not count. With one batch the errors are those of the refits' own rows.
+        Where the data has at least two batches, an order comes from all of them, and the errors from channels that
+        every other batch chooses and fits, judged on the batches between, with the ridge that suits best: what few or
+        similar inputs make look redundant does not count. With one batch the errors are those of its own rows.
 
         Args:
             model: the model that the groups are of; it is left as it is.
@@ -156,8 +156,9 @@ class JointElimination:
             without[g.name] = problems
             if problems:
                 order, errors = eliminate(problems, g.size, self.at_once)
-                judged = _held_back(parts, problems, order)
-                curves[g.name] = ErrorCurve(order.numpy(), _rising(errors) if judged is None else judged)
+                apart = all(len(p) > 1 for p in parts)
+                judged = self._held_back(parts, problems, g.size) if apart else _rising(errors)
+                curves[g.name] = ErrorCurve(order.numpy(), judged)
         require_readers(groups, without)
         return curves
 
@@ -184,22 +185,28 @@ class JointElimination:
                 made.append((parts, replace(problem, worth=worth)))
         return [parts for parts, _ in made], [problem for _, problem in made]
 
+    def _held_back(self, parts: list[list[Gram]], problems: list[Problem], channels: int) -> Floats:
+        """The errors on rows that neither choice nor fit has seen, at some widths, and interpolated between them."""
+        orders = [
+            eliminate([_without(p, q, i) for p, q in zip(parts, problems, strict=True)], channels, self.at_once)[0]
+            for i in range(len(parts[0]))
+        ]
+        counts = sorted({round(part * channels) for part in _REMOVED} - {0, channels})
+        errors = np.sum([held_back(p, q, orders, counts) for p, q in zip(parts, problems, strict=True)], axis=0)
+        known = np.append(np.append(0.0, errors), max(sum(p.worth for p in problems), *errors))
+        return np.interp(np.arange(channels + 1), [0, *counts, channels], np.maximum.accumulate(known))
+
+
+def _without(parts: list[Gram], problem: Problem, held: int) -> Problem:
+    """The problem as the other parts of the data set it."""
+    return replace(problem, s=joined([p for i, p in enumerate(parts) if i != held]).s)
+
 
 def _roots(f: Tensor, groups: int) -> Tensor:
     """F^½ of the outputs of each convolution group, of shape (groups, outputs, outputs)."""
     grid = f.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
     values, vectors = torch.linalg.eigh(grid.diagonal(dim1=0, dim2=2).movedim(2, 0))
     return (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT
-
-
-def _held_back(parts: list[list[Gram]], problems: list[Problem], order: Tensor) -> Floats | None:
-    """The errors on rows that no fit has seen, interpolated between some widths; None: the data is one batch."""
-    if any(len(p) < 2 for p in parts):
-        return None
-    counts = sorted({round(part * len(order)) for part in _REMOVED} - {0, len(order)})
-    errors = np.sum([held_back(p, q, order, counts) for p, q in zip(parts, problems, strict=True)], axis=0)
-    known = np.append(np.append(0.0, errors), max(sum(p.worth for p in problems), *errors))
-    return np.interp(np.arange(len(order) + 1), [0, *counts, len(order)], np.maximum.accumulate(known))
 
 
 _REMOVED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.9)

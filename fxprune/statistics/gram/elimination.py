@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import held_back_errors
+from fxprune.statistics.gram.solve import joined, unseen_errors
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 1e-1, 1.0)
@@ -69,30 +69,38 @@ class Problem:
         rho = torch.where(rho > 0, rho, 1.0)
         return self.s + torch.diag_embed(rho[:, None].expand(self.s.shape[:2]))
 
+    def left(self, channels: Tensor) -> Tensor:
+        """The entries of a patch that stay when channels go, of shape (groups, entries)."""
+        gone = self.entries[:, channels.to(self.entries.device)].flatten(1)
+        stays = torch.ones(self.s.shape[:2], dtype=torch.bool, device=gone.device).scatter_(1, gone, False)
+        return stays.nonzero()[:, 1].view(len(stays), -1)
+
     def energy(self) -> float:
         """‖Y - μ‖², summed over rows and outputs."""
         return float(((self.kernels @ self.s) * self.kernels).sum())
 
 
-def held_back(parts: Sequence[Gram], problem: Problem, order: Tensor, counts: Sequence[int]) -> list[float]:
-    """The error when so many channels of an order are gone, on rows that the refits have not seen.
+def held_back(parts: Sequence[Gram], problem: Problem, orders: Sequence[Tensor], counts: Sequence[int]) -> list[float]:
+    """The error when so many channels are gone, on rows that neither the choice of channels nor the refits have seen.
 
     Args:
         parts: statistics of different inputs, at least two; each is judged by fits to the others.
         problem: the layer.
-        order: channels in the order in which they go.
+        orders: for each part, channels in the order in which they go, chosen by the others.
         counts: of channels that go.
     """
     known = [p.towards(problem.kernels) for p in parts]
+    rest = [joined([p for p in known if p is not held]) for held in known]
+    total = sum(float(p.yy.sum()) for p in known) or 1.0
     errors = []
     for count in counts:
-        stays = torch.ones(problem.kernels.shape[0], problem.kernels.shape[2], dtype=torch.bool)
-        gone = problem.entries[:, order[:count].to(problem.entries.device)].flatten(1)
-        stays = stays.to(gone.device).scatter_(1, gone, False)
-        entries = stays.nonzero()[:, 1].view(len(stays), -1)
-        groups = torch.arange(len(entries), device=entries.device)[:, None]
-        start = problem.kernels.mT[groups, entries].mT
-        errors.append(problem.worth * min(held_back_errors([p.part(entries) for p in known], start, _RIDGES)))
+        each = []
+        for seen, unseen, order in zip(rest, known, orders, strict=True):
+            entries = problem.left(order[:count])
+            groups = torch.arange(len(entries), device=entries.device)[:, None]
+            start = problem.kernels.mT[groups, entries].mT
+            each.append(unseen_errors(seen.part(entries), unseen.part(entries), start, _RIDGES))
+        errors.append(problem.worth * min(sum(e) for e in zip(*each, strict=True)) / total)
     return errors
 
 

@@ -54,14 +54,18 @@ def held_back_errors(parts: Sequence[Gram], start: Tensor, ridges: Sequence[floa
         start: W₀, as in `fitted`.
         ridges: as in `fitted`.
     """
-    errors = [0.0] * len(ridges)
-    for held in parts:
-        rest = joined([p for p in parts if p is not held])
-        for i, ridge in enumerate(ridges):
-            weights = fitted(rest, start, ridge)
-            errors[i] += squared_error(held, weights, intercept(rest, weights))
+    each = [unseen_errors(joined([p for p in parts if p is not held]), held, start, ridges) for held in parts]
     total = sum(float(p.yy.sum()) for p in parts) or 1.0
-    return [e / total for e in errors]
+    return [sum(errors) / total for errors in zip(*each, strict=True)]
+
+
+def unseen_errors(seen: Gram, unseen: Gram, start: Tensor, ridges: Sequence[float]) -> list[float]:
+    """For each ridge, the squared error on some rows of the fit to others."""
+    errors = []
+    for ridge in ridges:
+        weights = fitted(seen, start, ridge)
+        errors.append(squared_error(unseen, weights, intercept(seen, weights)))
+    return errors
 
 
 def joined(parts: Sequence[Gram]) -> Gram:
