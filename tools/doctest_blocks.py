@@ -1,4 +1,4 @@
-"""An extension of mkdocstrings: examples in docstrings become blocks of code, which Markdown would take for quotations."""
+"""An extension of mkdocstrings: examples in docstrings become code; Markdown would take them for quotations."""
 
 from __future__ import annotations
 
