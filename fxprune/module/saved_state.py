@@ -46,7 +46,9 @@ class Saved:
     def note(self, container: Any, seen: set[int]) -> None:
         """Note what is in a container, and not what that holds."""
         seen.add(id(container))
-        self._contents.append((container, dict(container) if isinstance(container, dict) else list(container)))
+        # A dict of somebody's own kind may make its values when they are asked for: only what is stored counts.
+        stored = dict(dict.items(container)) if isinstance(container, dict) else list(container)
+        self._contents.append((container, stored))
 
     def save(self, container: Any, seen: set[int]) -> None:
         """Note what is in a container, and what that holds, at any depth."""
@@ -59,7 +61,7 @@ class Saved:
 
     def _inner(self, container: Any, seen: set[int]) -> Iterator[Any]:
         """The containers that the values in a container are or hold."""
-        for value in list(container.values() if isinstance(container, dict) else container):
+        for value in list(dict.values(container) if isinstance(container, dict) else container):
             if type(value) in PLAIN:
                 continue
             inner = value if isinstance(value, CONTAINERS) else self._look_into(value, seen)
@@ -213,4 +215,6 @@ def _same(container: Any, contents: Any) -> bool:
     if len(container) != len(contents):
         return False
     same = all(map(operator.is_, container, contents))
-    return same and (not isinstance(container, dict) or all(map(operator.is_, container.values(), contents.values())))
+    return same and (
+        not isinstance(container, dict) or all(map(operator.is_, dict.values(container), contents.values()))
+    )

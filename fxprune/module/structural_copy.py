@@ -133,7 +133,7 @@ class StructuralCopy:
             return self._share(value)
         self._know(value, made)
         clear(made)
-        for item in list(value.items() if isinstance(value, dict) else value):
+        for item in list(dict.items(value) if isinstance(value, dict) else value):
             put(made, *(self._all(item) if isinstance(value, dict) else [self._copy(item)]))
         return made if type(value) in _PLAIN_CONTAINERS else self._with_slots(value, made)
 

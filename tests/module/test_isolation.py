@@ -898,3 +898,31 @@ def test_a_forward_in_inference_mode() -> None:
     assert result.model(x).shape == (1, 4, 5, 5)
     assert result.report.deviation is not None
     assert result.report.deviation < 1e-9
+
+
+class Making(OrderedDict[str, Any]):
+    """Makes a value when it is asked for, as tables of activations do."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)()
+
+
+TABLE = Making(relu=nn.ReLU, scale=lambda factor: factor)
+
+
+class Looking(nn.Module):
+    def __init__(self, held: bool) -> None:
+        super().__init__()
+        self.lin, self.out = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.table = TABLE if held else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((self.table or TABLE)["relu"](self.lin(x)))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_table_that_makes_its_values(held: bool) -> None:
+    """Only what is stored is looked at: the table's own way of reading fails on one of its entries."""
+    groups = fxprune.find_groups(fxprune.trace(Looking(held), torch.rand(1, 4)))
+    assert [g.size for g in groups] == [6]
+    assert list(TABLE) == ["relu", "scale"]

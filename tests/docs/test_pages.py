@@ -1,0 +1,23 @@
+"""The code of the docs runs, block after block, as a reader would run it."""
+
+from pathlib import Path
+
+import mktestdocs
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if "```python" in p.read_text())
+
+
+def name(path: Path) -> str:
+    return path.relative_to(DOCS).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.filterwarnings("default")  # a reader's are shown, not raised
+def test_the_code_of_a_page_runs(page: Path) -> None:
+    mktestdocs.check_md_file(page, memory=True)
+
+
+def test_there_are_pages() -> None:
+    assert {"quickstart.md", "concepts.md", "recipes/fine-tuning.md"} <= set(map(name, PAGES))
