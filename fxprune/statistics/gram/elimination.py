@@ -20,7 +20,7 @@ from torch import Tensor
 from fxprune.statistics.gram.solve import joined, unseen_errors
 from fxprune.statistics.gram.sums import Gram
 
-_RIDGES = (1e-2, 1e-1, 1.0)
+_RIDGES = (1e-2, 0.3, 10.0)
 """Of which the best one counts for errors on held-back rows."""
 BLOCK = 1024
 """Weights of a kernel for each channel that goes in one step; an update of the whole inverse serves all of them."""
