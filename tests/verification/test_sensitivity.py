@@ -27,17 +27,11 @@ def swapped(plan: fxprune.Plan, group: str, at: int) -> fxprune.Plan | None:
     slot = planned.slots[at]
     if not 2 <= len(planned.kept) < planned.size:
         return None
-    a, b = (np.flatnonzero(slot.channels == planned.kept[i])[0] for i in (0, -1))
-    order = plan.orders.get(slot.tensor, {}).get(slot.dim)
-    if order is not None:  # a shuffle put the channels in another order
-        other = order.copy()
-        i, j = (np.flatnonzero(order == slot.positions[k])[0] for k in (a, b))
-        other[[i, j]] = other[[j, i]]
-        return replace(plan, orders={**plan.orders, slot.tensor: {**plan.orders[slot.tensor], slot.dim: other}})
-    positions = slot.positions.copy()
-    positions[[a, b]] = positions[[b, a]]
-    slots = (*planned.slots[:at], replace(slot, positions=positions), *planned.slots[at + 1 :])
-    return replace(plan, groups={**plan.groups, group: replace(planned, slots=slots)})
+    a, b = (slot.positions[np.flatnonzero(slot.channels == planned.kept[i])[0]] for i in (0, -1))
+    order = plan.cuts()[slot.tensor][slot.dim].copy()
+    i, j = (np.flatnonzero(order == position)[0] for position in (a, b))
+    order[[i, j]] = order[[j, i]]
+    return replace(plan, orders={**plan.orders, slot.tensor: {**plan.orders.get(slot.tensor, {}), slot.dim: order}})
 
 
 def mutants(plan: fxprune.Plan, names: list[str]) -> Iterator[tuple[str, fxprune.Plan]]:
