@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from zoo_toys import weights
 
 import fxprune
-from fxprune.scorers import Informative, Lasso
+from fxprune.scorers import Informative
 from zoo.__main__ import app
 from zoo.adaptation.domains import Domains
 from zoo.adaptation.execute import load_domains
@@ -136,11 +136,12 @@ def test_image_files_are_seen_as_they_are_measured(model: nn.Module, tmp_path: P
 
 
 def test_switches_reach_the_planner() -> None:
-    planner = Search().planner(4, seed=5, progress=False)
-    assert planner.target == 0.25
-    assert planner.scorer == Lasso(Informative(10), seed=5)
+    search = Search()
+    planner = search.planner(4, seed=5, progress=False)
+    assert (planner.keep, planner.seed) == (0.25, 5)
+    assert search.where == Informative(10)  # of the scorer, too
     assert planner.refit.keywords == {"positions": Informative(10), "seed": 5}  # type: ignore[union-attr]
-    assert Search(informative=False).planner(2, 0, False).scorer == Lasso(10)
+    assert Search(informative=False).where == 10
 
 
 def test_labels_of_the_target_decide_nothing(model: nn.Module, domains: Domains, tmp_path: Path) -> None:
