@@ -75,7 +75,8 @@ def switches() -> dict[str, Any]:
         "grad mode": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
+        # PyTorch 2.6's get_default_device fails once set_default_device(None) was called.
+        "default device": torch.empty(0).device,
         "mha fast path": torch.backends.mha.get_fastpath_enabled(),
         "sdp": (
             cuda.flash_sdp_enabled(),
