@@ -30,6 +30,7 @@ from fxprune.search.evaluator import Evaluator
 from fxprune.search.trial import Task
 from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
+from fxprune.verification.stale_widths import stale_widths
 
 M = TypeVar("M", bound=nn.Module)
 Tune = Callable[[Any], object]
@@ -236,7 +237,8 @@ class _Job:
     def report(self, groups: Groups, plan: Plan, proof: Proof | None) -> Report:
         before, after, kept = cost(groups), cost(groups, plan), plan.kept_counts()
         repaired = None if self.data is None else self.repair
-        return Report(before, after, groups, kept, proof, unreached(groups.graph), repaired)
+        stale = stale_widths(groups.graph, plan)
+        return Report(before, after, groups, kept, proof, unreached(groups.graph), repaired, stale=stale)
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(), scorers.L2Norm())

@@ -20,6 +20,7 @@ from fxprune.rewriting import pruned_file
 from fxprune.storage.files import write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
+from fxprune.verification.stale_widths import StaleWidth
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,6 +38,7 @@ class Report:
         unreached: modules with parameters that the example inputs did not reach; they stay as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         history: what a search for the smallest model tried; empty without one.
+        stale: int attributes that equal a width which has shrunk, and that the forward does not read; they stay.
     """
 
     before: Cost
@@ -47,6 +49,7 @@ class Report:
     unreached: tuple[str, ...] = ()
     repaired: bool | None = None
     history: tuple[Any, ...] = ()
+    stale: tuple[StaleWidth, ...] = ()
 
     @property
     def deviation(self) -> float | None:
@@ -99,6 +102,7 @@ class Report:
         if self.proof is not None:
             lines.append(str(self.proof))
         lines += self.warnings()
+        lines += [str(width) for width in self.stale]
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
         return "\n".join([*lines, _told_of_data(self.repaired)])

@@ -1,0 +1,68 @@
+"""Widths that modules hold beside the forward: they stay, and the report says so."""
+
+from typing import Any
+
+import pytest
+import torch
+from footprints import no_footprints
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.verification.stale_widths import StaleWidth, stale_widths
+
+KINDS: list[type] = []
+
+
+class Block(nn.Module):
+    """Knows its width for a reshape, and again for others who ask; and its inner width."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.width, self.shape, self.inner, self.other = width, (width,), inner, width + 1
+        self.a, self.b = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        KINDS.append(cls)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x.reshape(x.shape[0], -1, self.width)).relu())
+
+
+class Net(nn.Module):
+    def __init__(self, follows_data: bool) -> None:
+        super().__init__()
+        self.num_features, self.classes, self.follows_data = 64, 10, follows_data
+        self.stem, self.block, self.head = nn.Linear(5, 64), Block(64, 48), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.follows_data and x.max() > 1e9:
+            x = -x
+        return self.head(self.block(self.stem(x)).mean(1))
+
+
+@pytest.mark.parametrize("follows_data", [False, True])
+def test_what_the_forward_does_not_read_is_listed(follows_data: bool) -> None:
+    model, x = Net(follows_data).eval(), torch.rand(2, 3, 5)
+    with no_footprints(model, x):
+        result = fxprune.prune(model, x, 0.5)
+    assert result.report.kept == {"stem": 32, "block.a": 24, "block.b": 32}
+    assert set(result.report.stale) == {
+        StaleWidth("", "num_features", 64, 32),
+        StaleWidth("block", "shape", 64, 32),
+        StaleWidth("block", "inner", 48, 24),
+    }
+    assert "block.inner is not read by this forward: still 48, where 24 channels stay" in str(result.report)
+    assert result.model.block.inner == 48
+    assert result.model.block.width == 32
+    assert KINDS == []
+
+
+def test_where_nothing_shrinks_or_nothing_is_held_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Net(False).eval(), torch.rand(2, 3, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plain = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    others = fxprune.find_groups(fxprune.trace(plain, torch.rand(1, 5)))
+    monkeypatch.setattr(nn.Module, "__call__", None)
+    assert stale_widths(groups.graph, groups.plan({})) == ()
+    assert stale_widths(others.graph, others.plan({"0": [0, 1]})) == ()
