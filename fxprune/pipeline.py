@@ -172,7 +172,7 @@ class _Job:
                 self.tune(made.model)
         assert made is not None
         assert plan is not None
-        report = self.report(groups, plan, made.proof)
+        report = self.report(groups if steps > 1 else made.groups, plan, made.proof)
         report = replace(report, before=before, after=cost(made.groups, made.plan))
         return _warned(Result(made.model, plan, report))
 
@@ -214,10 +214,11 @@ class _Job:
         model = groups.graph.model
         choose = _Choice(planner, self.scores(groups))
         if self.verify:
-            groups, plan, proof = proven(groups, choose, self.inputs)
+            groups, plan, proof, small = proven(groups, choose, self.inputs)
         else:
             plan, proof = choose(groups), None
-        return _Cut(groups, plan, proof, self.repaired(model, rewrite(model, plan), plan))
+            small = rewrite(model, plan)
+        return _Cut(groups, plan, proof, self.repaired(model, small, plan))
 
     def scorer_used(self) -> Scorer:
         """The scorer, or the default: on data if there are any."""

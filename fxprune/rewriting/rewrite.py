@@ -90,7 +90,7 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     cuts = plan.cuts()
     with torch.inference_mode(False):
         return {
-            name: cut(_scaled(names[name], t, plan), cuts.get(names[name], {})) if isinstance(t, Tensor) else t
+            name: cut(scaled(names[name], t, plan), cuts.get(names[name], {})) if isinstance(t, Tensor) else t
             for name, t in state.items()
         }
 
@@ -184,7 +184,8 @@ def _select(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:
     return tensor
 
 
-def _scaled(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+def scaled(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+    """The full-size tensor with the factors that the plan lays on its rows."""
     for scale in plan.scales:
         if scale.tensor == name:
             tensor = tensor.detach().clone()
@@ -193,7 +194,7 @@ def _scaled(name: str, tensor: Tensor, plan: Plan) -> Tensor:
 
 
 def _cut_like(name: str, tensor: Tensor, cuts: Mapping[int, Ints], plan: Plan) -> Tensor:
-    smaller = cut(_scaled(name, tensor, plan), cuts)
+    smaller = cut(scaled(name, tensor, plan), cuts)
     if isinstance(tensor, nn.Parameter):
         smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     smaller.__dict__.update(tensor.__dict__)

@@ -12,7 +12,8 @@ from torch import nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import ProofError
 from fxprune.plan.plan import Plan
-from fxprune.verification.verify import Measured, measured
+from fxprune.verification.judgement import Measured, Question
+from fxprune.verification.verify import measured
 
 T = TypeVar("T")
 
@@ -42,10 +43,17 @@ def find_faulty_groups(model: nn.Module, groups: Groups, plan: Plan, example_inp
     >>> fxprune.find_faulty_groups(net, groups, groups.plan({"0": [0, 3, 5]}), x)
     []
     """
+    return faulty_groups(Question(model, plan), groups, example_inputs)
+
+
+def faulty_groups(question: Question, groups: Groups, example_inputs: Any) -> list[str]:
+    """What `find_faulty_groups` returns, for a question about a plan for groups."""
+    plan = question.plan
 
     def differs(units: Sequence[frozenset[str]]) -> bool:
         chosen = frozenset[str]().union(*units)
-        return bool(chosen) and judged(model, _part(groups, plan, chosen), example_inputs).differs
+        part = replace(question, plan=_part(groups, plan, chosen), small=None)
+        return bool(chosen) and answer(part, example_inputs).differs
 
     left, faulty = _units(groups, plan), set[str]()
     while differs(left):
@@ -55,10 +63,10 @@ def find_faulty_groups(model: nn.Module, groups: Groups, plan: Plan, example_inp
     return [g.name for g in groups if g.name in faulty]
 
 
-def judged(model: nn.Module, plan: Plan, example_inputs: Any) -> Measured:
+def answer(question: Question, example_inputs: Any) -> Measured:
     """How far the pruned model is from the masked one; infinitely far if it fails."""
     try:
-        return measured(model, plan, example_inputs)
+        return measured(question, example_inputs)
     except ProofError:
         return Measured(inf, 0.0)
 

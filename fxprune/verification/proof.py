@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import ProofError
+from fxprune.errors import FxpruneError, ProofError
 from fxprune.module.isolation import walk
 from fxprune.plan.plan import Plan
-from fxprune.tracing.trace import Graph
-from fxprune.verification.blame import comparable, find_faulty_groups, judged
-from fxprune.verification.verify import Measured
+from fxprune.rewriting.rewrite import rewrite
+from fxprune.tracing.trace import Graph, trace
+from fxprune.verification.blame import answer, comparable, faulty_groups
+from fxprune.verification.judgement import Measured, Question
+from fxprune.verification.randomise import is_leaf
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,16 @@ class Proof:
 _ROUNDS = 4  # of planning again
 
 
-def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any) -> tuple[Groups, Plan, Proof]:
+class Proven(NamedTuple):
+    """A plan that was proven, what it is for, and what it makes."""
+
+    groups: Groups
+    plan: Plan
+    proof: Proof
+    small: nn.Module
+
+
+def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any) -> Proven:
     """Plan, compare, and plan again without the groups that make the pruned model differ from the masked one.
 
     Args:
@@ -68,7 +79,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         example_inputs: as for `fxprune.trace`.
 
     Returns:
-        The groups without those to blame, the plan for them, and its proof.
+        The groups without those to blame, the plan for them, its proof, and the pruned model.
 
     Raises:
         ProofError: the pruned model still fails or differs.
@@ -76,10 +87,16 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
     model, disproved = groups.graph.model, list[str]()
     for _ in range(_ROUNDS):
         plan = choose(groups)
-        found = judged(model, comparable(groups, plan), example_inputs)
+        small = rewrite(model, plan)
+        part = comparable(groups, plan)
+        whole = part.kept_counts() == plan.kept_counts()
+        question = Question(model, part, small=small if whole else None, called=_called(groups.graph))
+        found = answer(question, example_inputs)
         if not found.differs:
-            return groups, plan, _proof(groups, plan, found, disproved)
-        faulty = find_faulty_groups(model, groups, plan, example_inputs)
+            if not whole:
+                _check_outputs(groups.graph, small)
+            return Proven(groups, plan, _proof(groups, plan, found, disproved), small)
+        faulty = faulty_groups(question, groups, example_inputs)
         if not 0 < len(faulty) < len(groups):
             break
         groups = groups.holding(
@@ -93,6 +110,36 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         + (f", also without {', '.join(disproved[:8])}" if disproved else ""),
         remedy="report the model; verify=False returns it unproven",
     )
+
+
+def _called(graph: Graph) -> frozenset[str]:
+    """The parametrised modules that issued calls."""
+    issued = {n.meta["module"] for n in graph.fx.nodes if n.op == "call_function" and not n.meta["extra"]}
+    return frozenset(path for path, module in walk(graph.model) if path in issued and is_leaf(module))
+
+
+def _check_outputs(graph: Graph, small: nn.Module) -> None:
+    """What cannot be compared with a masked model must at least run and give outputs of the same shapes.
+
+    Raises:
+        ProofError: it does not.
+    """
+    args, kwargs = graph.inputs
+    try:
+        found = _output_shapes(trace(small, kwargs or args))
+    except FxpruneError as error:
+        found = str(error)[:200]
+    if found != (wanted := _output_shapes(graph)):
+        raise ProofError(
+            "the pruned model fails, or its outputs have other shapes than the full-size one's",
+            where=type(small).__name__,
+            seen=f"{found} in the place of {wanted}",
+            remedy="report the model; verify=False returns it unproven",
+        )
+
+
+def _output_shapes(graph: Graph) -> str:
+    return str([out.meta["shape"] for node in graph.fx.nodes if node.op == "output" for out in node.args[0]])
 
 
 def _proof(groups: Groups, plan: Plan, found: Measured, disproved: list[str]) -> Proof:

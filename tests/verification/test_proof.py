@@ -76,7 +76,8 @@ def test_faulty_groups_are_found() -> None:
     groups = fxprune.find_groups(fxprune.trace(model, x))
     plan = random_plan(model, groups, 0.34)
     assert fxprune.find_faulty_groups(model, groups, plan, x) == []
-    assert fxprune.find_faulty_groups(model, groups, faulty(plan, "4", 0), x) == ["4"]
+    wrong = faulty(faulty(plan, "4", 0), "12", 2)
+    assert fxprune.find_faulty_groups(model, groups, wrong, x) == ["4", "12"]
 
 
 def test_a_pruned_model_that_fails_is_a_fault_of_the_plan() -> None:

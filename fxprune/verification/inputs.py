@@ -1,0 +1,58 @@
+"""Inputs: smaller ones than the example, on which a comparison costs less and proves as much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fxprune.module.isolation import Inputs
+
+_SIDE = 64  # of an image; networks that halve it five times end with a map of 2x2
+
+
+def smaller_inputs(inputs: Inputs) -> Iterator[Inputs]:
+    """Parts of the example's images, in batches of another size than the example's, and of the same.
+
+    The equality of masked and pruned does not depend on the size of an image or of a batch. That the model takes such
+    inputs is not known; whoever runs it must see whether it does, and by the same path. Where it does, another size of
+    the batch finds what the plan has taken for a width, though it was a product of the batch.
+    """
+    if not any(map(_is_large, tensors_in(inputs))):
+        return
+    cropped = tree_map(_cropped, inputs)
+    sizes = {t.shape[0] for t in tensors_in(cropped) if t.dim()}
+    if len(sizes) == 1:
+        (batch,) = sizes
+        yield tree_map(lambda t: _of_batch(t, 2 if batch != 2 else 3), cropped)
+    yield cropped
+
+
+def _is_large(value: Any) -> bool:
+    image = isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (4, 5)
+    return image and min(value.shape[-2:]) > _SIDE
+
+
+def _cropped(value: Any) -> Any:
+    """The upper left corner of images, with the same ratio of the sides."""
+    if not _is_large(value):
+        return value
+    short = min(value.shape[-2:])
+    height, width = (_SIDE * n // short // 32 * 32 for n in value.shape[-2:])
+    return value[..., :height, :width]
+
+
+def _of_batch(value: Any, size: int) -> Any:
+    """Samples of the example; those that it lacks are mirrored ones."""
+    if not isinstance(value, Tensor) or not value.dim():
+        return value
+    more = value.flip(-1) if value.is_floating_point() else value
+    return torch.cat([value, *[more] * size])[:size]
+
+
+def tensors_in(inputs: Any) -> list[Tensor]:
+    """The tensors of inputs in any form."""
+    return [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]

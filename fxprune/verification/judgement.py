@@ -1,0 +1,243 @@
+"""Judgement: compare the masked and the pruned model, at first cheaply, then closely if anything is unclear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.errors import FxpruneError, InputError, ProofError
+from fxprune.module.isolation import Inputs, call, cloned, isolated, set_training
+from fxprune.plan.plan import Plan
+from fxprune.verification.compare import WHOLE, Outputs, deviation, first_nan
+from fxprune.verification.inputs import smaller_inputs, tensors_in
+from fxprune.verification.modes import comparable_calls
+from fxprune.verification.numbers import Numbers, lifted
+from fxprune.verification.randomise import drawn_inputs, has_constants, is_leaf
+from fxprune.verification.reading import Twin
+
+
+class Measured(NamedTuple):
+    """What a comparison found.
+
+    Attributes:
+        deviation: see `fxprune.verify`.
+        rounding: what rounding may amount to in the precision that was compared in.
+    """
+
+    deviation: float
+    rounding: float
+
+    @property
+    def differs(self) -> bool:
+        return self.deviation > self.rounding
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether a model pruned as planned equals the masked one.
+
+    Attributes:
+        model: the full-size model.
+        plan: what stays.
+        seed: of all random numbers.
+        called: the parametrised modules that a run calls, if known; then smaller inputs may do.
+        small: the pruned model, if it was made already; it is run and comes out of that as it was.
+        randomise: whether every signal is told from every other (see `fxprune.verify`).
+    """
+
+    model: nn.Module
+    plan: Plan
+    seed: int = 0
+    randomise: bool = True
+    small: nn.Module | None = None
+    called: frozenset[str] = frozenset()
+
+
+class _Pair(NamedTuple):
+    """The masked and the pruned model, the inputs of both, and what the masked one made of them."""
+
+    masked: Twin
+    pruned: Twin
+    inputs: Inputs
+    expected: Outputs
+
+    def differ(self, expected: Outputs, found: Outputs) -> float:
+        """The deviation of what the pruned model gives from what is expected of it."""
+        scales = self.pruned.numbers.plan.scales
+        return deviation(expected, found, {s.tensor.rpartition(".")[0] for s in scales})
+
+
+_CLEAR = 1e-8  # more is no rounding: noise, numbers that only masked channels cannot hold, or a wrong plan
+_IN_DOUBLE = 1e-6  # what models may make of the rounding of float64
+
+
+def judged(question: Question, inputs: Inputs) -> Measured:
+    """The comparison: with numbers that are made as they are read, or, if anything is unclear, with real copies.
+
+    Raises:
+        FxpruneError: see `fxprune.verify`.
+    """
+    for fewer in smaller_inputs(inputs) if question.called and question.randomise else ():
+        with suppress(Exception):  # the model may take no other sizes
+            pair = _pair(question, fewer, lazy=True, double=True)
+            if {name for name, _ in pair.expected if name} == question.called and first_nan(pair.expected) is None:
+                break
+    else:
+        return _judged_on(question, inputs)
+    return _judged_on(question, fewer, pair)
+
+
+def _judged_on(question: Question, inputs: Inputs, pair: _Pair | None = None) -> Measured:
+    try:
+        pair = pair or _pair(question, inputs, lazy=True, double=True)
+        found = inf if first_nan(pair.expected) is not None else _deviation(pair, question.seed)
+    except FxpruneError:
+        raise
+    except Exception:  # calls that stand-ins go past, types that the code insists on, a wrong plan
+        found = inf
+    return Measured(found, _IN_DOUBLE) if found <= _CLEAR else _judged_closely(question, inputs)
+
+
+def _judged_closely(question: Question, inputs: Inputs) -> Measured:
+    try:
+        return Measured(_compared_closely(question, inputs, double=True), _IN_DOUBLE)
+    except FxpruneError:
+        raise
+    except Exception:
+        # The model's code insists on a type of its own (an assertion); its own precision must do.
+        _check_that_it_runs(question.model, inputs)
+    try:
+        found = _compared_closely(question, inputs, double=False)
+    except FxpruneError:
+        raise
+    except Exception as error:
+        raise ProofError(
+            "the pruned model fails where the full-size one runs; the plan or fxprune's analysis is wrong",
+            where=type(question.model).__name__,
+            seen=_first_line(error),
+            remedy="keep whole what fxprune.find_faulty_groups names, and report the model",
+        ) from error
+    own = [*question.model.parameters(), *question.model.buffers(), *tensors_in(inputs)]
+    return Measured(found, _rounding(t.dtype for t in own if t.is_floating_point()))
+
+
+def _rounding(dtypes: Iterable[torch.dtype]) -> float:
+    """The root of the coarsest precision: models may magnify their rounding."""
+    return max(_IN_DOUBLE, *(torch.finfo(dtype).eps ** 0.5 for dtype in dtypes))
+
+
+def _check_that_it_runs(model: nn.Module, inputs: Inputs) -> None:
+    """A failure of the pruned model is not one of the inputs."""
+    try:
+        with isolated(model, keep_buffers=True) as work:
+            set_training(work, False)
+            call(work, cloned(inputs))
+    except Exception as error:
+        raise InputError(
+            "the model fails on the example inputs",
+            where=type(model).__name__,
+            seen=f"{_first_line(error)} (inputs of shape {[tuple(t.shape) for t in tensors_in(inputs)]})",
+            remedy="give the inputs that it was traced with",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+
+
+def _pair(question: Question, inputs: Inputs, *, lazy: bool, double: bool) -> _Pair:
+    """The two models, and the masked one's results, on inputs that are no constants if it takes such."""
+    *others, last = _candidates(question, inputs)
+    for given in others:  # the model may refuse other values than the given ones
+        with suppress(Exception):
+            pair = _pair_on(question, given, lazy=lazy, double=double)
+            if first_nan(pair.expected) is None:
+                return pair
+    return _pair_on(question, last, lazy=lazy, double=double)
+
+
+def _pair_on(question: Question, inputs: Inputs, *, lazy: bool, double: bool) -> _Pair:
+    seed = question.seed if question.randomise else None
+    numbers = Numbers(question.model, question.plan, seed, double=double, small=question.small)
+    masked = Twin(question.model, numbers, "masked", lazy=lazy)
+    expected = masked.run(given := _in_precision(inputs, double=double), question.seed)
+    return _Pair(masked, Twin(question.model, numbers, "pruned", lazy=lazy), given, expected)
+
+
+def _in_precision(inputs: Inputs, *, double: bool) -> Inputs:
+    return tree_map(lambda t: lifted(t) if double and isinstance(t, Tensor) else t, inputs)
+
+
+def _candidates(question: Question, inputs: Inputs) -> Iterator[Inputs]:
+    if question.randomise and has_constants(inputs):
+        yield drawn_inputs(inputs, question.seed)
+    yield inputs
+
+
+def _deviation(pair: _Pair, seed: int) -> float:
+    return max(pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed)), _training_deviation(pair))
+
+
+def _compared_closely(question: Question, inputs: Inputs, *, double: bool) -> float:
+    """The deviation between real copies; noise, and numbers that only masked channels cannot hold, do not count."""
+    pair, seed = _pair(question, inputs, lazy=False, double=double), question.seed
+    if first_nan(pair.expected) is not None:
+        _check_numbers(question, inputs, double=double)
+    error = pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed))
+    if error > _CLEAR:
+        with comparable_calls():
+            error = min(error, pair.differ(*(twin.run(pair.inputs, seed) for twin in (pair.masked, pair.pruned))))
+    return max(error, _training_deviation(pair))
+
+
+def _check_numbers(question: Question, inputs: Inputs, *, double: bool) -> None:
+    """Refuse a model whose outputs hold NaN; where it returns no numbers, its modules' results stand for them."""
+    numbers = Numbers(question.model, question.plan, None, double=double)
+    twin = Twin(question.model, numbers, "whole", lazy=False)
+    results = twin.run(_in_precision(inputs, double=double), question.seed)
+    returned = [(name, t) for name, t in results if name == WHOLE and t.is_floating_point() and t.numel()]
+    first = first_nan([*(("the example inputs", t) for t in tensors_in(inputs)), *results])
+    if first is not None and (not returned or first_nan(returned) is not None):
+        raise InputError(
+            "the model computes NaN; it first appears",
+            where=first or "the output",
+            remedy="look for weights or inputs that are not finite",
+        )
+
+
+def _training_deviation(pair: _Pair) -> float:
+    """The deviation in training mode, if some modules ran only there; else 0. Infinite if only the masked model trains.
+
+    BatchNorm stays in evaluation mode and dropout is off. A model that is random in spite of that is not compared, and
+    one that needs targets to train is not even run.
+    """
+    masked, pruned, inputs, seen = pair
+    ran = {name for name, _ in seen}
+    if all(name in ran for name in _callable_leaves(masked.model)):
+        return 0.0
+    try:
+        once, *others = (masked.run(inputs, seed, training=True) for seed in range(_RANDOM_RUNS))
+    except Exception:
+        return 0.0
+    try:
+        small = pruned.run(inputs, 0, training=True)
+    except Exception:
+        return inf
+    # A layer that is skipped at random may be skipped in no run; the pruned model has the first one's seed.
+    return pair.differ(once, small) if all(deviation(once, other) == 0 for other in others) else 0.0
+
+
+_RANDOM_RUNS = 3
+
+
+def _callable_leaves(model: nn.Module) -> Iterator[str]:
+    """Parametrised modules that run by being called; nn.MultiheadAttention reads its child's tensors instead."""
+    inside = {id(c) for m in model.modules() if isinstance(m, nn.MultiheadAttention) for c in m.children()}
+    return (name for name, m in model.named_modules() if is_leaf(m) and id(m) not in inside)

@@ -1,0 +1,254 @@
+"""Reading: run a model whose parameters and buffers are stand-ins, and give each call the numbers that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from fxprune.module.attributes import mend
+from fxprune.module.isolation import (
+    Inputs,
+    call,
+    cloned,
+    isolated,
+    output_tensors,
+    plain_attention,
+    seed_random_states,
+    set_training,
+    swap_tensors,
+    tensors_of,
+    walk,
+)
+from fxprune.rewriting.copying import copied
+from fxprune.verification.compare import WHOLE, Outputs
+from fxprune.verification.numbers import Numbers, lifted
+from fxprune.verification.randomise import is_leaf, outlives_the_call
+
+_NAMES = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
+_FACTS = frozenset(
+    [
+        *(getattr(Tensor, name).__get__ for name in _NAMES.split()),
+        *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex),
+    ]
+)
+
+
+class Twin:
+    """A model that is run on other numbers than its own.
+
+    Attributes:
+        numbers: of all its tensors.
+        which: "whole", "masked" or "pruned".
+        read: makes the numbers of a tensor by its name.
+        model: whose code runs.
+        names: what each tensor or stand-in is called, by its id.
+        held: tensors that hold their numbers themselves.
+    """
+
+    def __init__(self, model: nn.Module, numbers: Numbers, which: str, *, lazy: bool) -> None:
+        """Lazy: numbers are made for each call, and none are kept; `model` itself runs unless it must be cut first."""
+        self.numbers, self.which = numbers, which
+        self.read: Callable[[str], Tensor] = getattr(numbers, which)
+        self.held: dict[str, Tensor] = {}
+        self._lazy = lazy
+        if lazy and (which != "pruned" or numbers.small is not None):
+            self.model = model if which != "pruned" or numbers.small is None else numbers.small
+            self._stand_ins = {id(t): self._stand_in(name, t) for name, t in tensors_of(self.model).items()}
+            own = {id(t): name for name, t in tensors_of(self.model).items()}
+        else:
+            memo: dict[int, Any] = {id(t): self._stand_in(name, t) for name, t in numbers.tensors.items()}
+            self._stand_ins, own = {}, {id(memo[id(t)]): name for name, t in numbers.tensors.items()}
+            self.model = copied(model, memo)
+            if which == "pruned":
+                self.model = mend(self.model, numbers.plan.attributes)
+        self.names = own | {id(self._stand_ins[key]): name for key, name in own.items() if key in self._stand_ins}
+
+    def _stand_in(self, name: str, tensor: Tensor) -> Tensor:
+        if self._lazy and tensor.is_floating_point():
+            shape, cuts = self.numbers.tensors[name].shape, self.numbers.cuts.get(name, {})
+            left = [len(cuts.get(d, range(n))) if self.which == "pruned" else n for d, n in enumerate(shape)]
+            # NaN: a read that goes past `Reading` does not go unseen.
+            dtype = torch.float64 if self.numbers.double else tensor.dtype
+            new = torch.full((), torch.nan, dtype=dtype, device=tensor.device).expand(left)
+        else:
+            new = self.held[name] = self.read(name)
+        return nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+
+    def run(self, inputs: Inputs, seed: int, *, training: bool = False) -> Outputs:
+        """The results of the parametrised modules in execution order, and the outputs, of a run with that seed.
+
+        In training mode, BatchNorm stays in evaluation mode and dropout is off.
+        """
+        found: Outputs = []
+
+        def keep(name: str) -> Any:
+            return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out) if outlives_the_call(t))
+
+        kind = MaskedReading if self.which == "masked" else Reading
+        with isolated(self.model) as model, plain_attention():
+            swap_tensors(model, lambda _, t: self._stand_ins.get(id(t), t))
+            set_training(model, training)
+            for name, module in walk(model):
+                if is_leaf(module):
+                    module._forward_hooks[id(found)] = keep(name)  # of a copy
+                if training and isinstance(module, nn.modules.dropout._DropoutNd):
+                    module.p = 0.0
+            seed_random_states(seed)
+            with kind(self):
+                output = call(model, cloned(inputs))
+        return [*found, *((WHOLE, t) for t in output_tensors(output))]
+
+
+class Reading(TorchFunctionMode):
+    """Puts numbers in the place of stand-ins among a call's arguments; in float64, keeps results in float64."""
+
+    def __init__(self, twin: Twin) -> None:
+        super().__init__()
+        self.names, self.numbers = twin.names, twin.numbers
+        self._twin, self._double = twin, twin.numbers.double
+        self._written: dict[str, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FACTS:
+            return func(*args, **(kwargs or {}))
+        result = self.called(func, args, kwargs or {})
+        return self._kept_double(result, args) if self._double else result
+
+    def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The result of the call on numbers; what it writes to them is read by later calls."""
+        numbers = [self.number(a) for a in args]
+        before = [n._version if n is not a and isinstance(n, Tensor) else 0 for n, a in zip(numbers, args, strict=True)]
+        result = func(*numbers, **{k: self.number(v) for k, v in kwargs.items()})
+        for number, argument, version in zip(numbers, args, before, strict=True):
+            if number is not argument and isinstance(number, Tensor) and number._version > version:
+                self._written[self.names[id(argument)]] = number
+        return result
+
+    def number(self, value: Any) -> Any:
+        """The numbers of a stand-in, or of those in a list; other values as they are."""
+        if isinstance(value, Tensor):
+            name = self.names.get(id(value))
+            return value if name is None else self._number_of(name, value)
+        if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+            return type(value)([self.number(v) for v in value]) if type(value) in (list, tuple) else value
+        return value
+
+    def _number_of(self, name: str, stand_in: Tensor) -> Tensor:
+        if name in self._twin.held:
+            return stand_in  # it holds its numbers itself
+        return self._written[name] if name in self._written else self._twin.read(name)
+
+    def set(self, name: str, tensor: Tensor) -> None:
+        """Other numbers for the full-size model."""
+        self.numbers.set(name, tensor)
+        if name in self._twin.held:
+            self._twin.held[name].copy_(self._twin.read(name))
+
+    def _kept_double(self, result: Any, args: Any) -> Any:
+        if isinstance(result, Tensor):
+            return result if any(result is a for a in args) else _double(result)
+        return tree_map(_double, result) if isinstance(result, tuple | list) else result
+
+
+def _double(value: Any) -> Any:
+    narrow = isinstance(value, Tensor) and value.dtype not in (torch.float64, torch.complex128)
+    return lifted(value) if narrow else value
+
+
+class MaskedReading(Reading):
+    """Runs the masked model: leaves out products with zeros, and sets statistics and biases from the signal."""
+
+    def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        run = _RUNS.get(func)
+        if run is None or len(args) < _POSITIONAL or not outlives_the_call(args[0]):
+            return super().called(func, args, kwargs)
+        return run(self, func, self.number(args[0]), *args[1:], **kwargs)
+
+    def _linear(self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        name = self.names.get(id(weight))
+        if name is None:
+            return func(x, self.number(weight), self.number(bias))  # type: ignore[no-any-return]
+        x = _selected(x, self.numbers.kept(name, 1), -1)
+        return self._with_bias(func(x, self.numbers.block(name)), name, bias, -1)
+
+    def _convolution(
+        self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **options: Any
+    ) -> Tensor:
+        name, groups = self.names.get(id(weight)), options.get("groups", args[3] if len(args) > 3 else 1)
+        channel = 1 - weight.dim()
+        if name is None or groups > 1 or func not in _PLAIN:
+            out = func(x, self.number(weight), None, *args, **options)
+            return self._biased(out, bias, channel)
+        x = _selected(x, self.numbers.kept(name, 1), channel)
+        return self._with_bias(func(x, self.numbers.block(name), None, *args, **options), name, bias, channel)
+
+    def _with_bias(self, out: Tensor, weight: str, bias: Tensor | None, channel: int) -> Tensor:
+        """Of the rows that stay, the result of all rows."""
+        rows = self.numbers.kept(weight, 0)
+        if rows is not None:
+            shape = list(out.shape)
+            shape[channel] = self.numbers.tensors[weight].shape[0]
+            out = out.new_zeros(shape).index_copy_(channel, rows, out)
+        return self._biased(out, bias, channel)
+
+    def _biased(self, out: Tensor, bias: Tensor | None, channel: int) -> Tensor:
+        """With a bias that is set at its first use: every channel has both signs, and none is mostly negative."""
+        if bias is None:
+            return out
+        name = self.names.get(id(bias))
+        if name is not None and self.numbers.random and not self.numbers.is_set(name):
+            factor = torch.rand(len(bias), generator=self.numbers.generator(f"{name}:mean"), device="cpu").to(out)
+            self.set(name, _live_bias(out, channel, factor + 0.3).nan_to_num(0, 0, 0))  # an empty batch has no mean
+        return out + self.number(bias).view(-1, *[1] * -(channel + 1))
+
+    def _batch_norm(self, func: Any, x: Tensor, mean: Any, variance: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """With the signal's own statistics, but for random factors; masked channels have some as well."""
+        first, second = (self.names.get(id(t)) for t in (mean, variance))
+        if first is None or second is None:
+            return super().called(func, (x, mean, variance, *args), kwargs)
+        if self.numbers.random and not self.numbers.is_set(second):
+            self._set_statistics(x, first, second)
+        # Nothing needs a variance of zero, and dividing by one tells no channel from another.
+        return super().called(func, (x, mean, self.numbers.whole(second), *args), kwargs)
+
+    def _set_statistics(self, x: Tensor, mean: str, variance: str) -> None:
+        dims = [d for d in range(x.dim()) if d != 1]
+        spread, middle = torch.var_mean(x, dims, correction=0)
+        power = spread + middle**2
+        typical = power.sum() / (power > 0).sum().clamp_min(1)
+        floor = torch.where(power > 0, 1e-6 * power, typical.clamp_min(torch.finfo(x.dtype).tiny))
+        first, second = (
+            torch.rand(len(middle), generator=self.numbers.generator(n), device="cpu").to(x) for n in (mean, variance)
+        )
+        spread = torch.maximum(spread, floor) * (second + 0.5)
+        self.set(variance, spread)
+        self.set(mean, middle + spread.sqrt() * (first - 0.5))
+
+
+def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
+    """What makes each channel's mean a multiple of its standard deviation; of the others', if it does not vary."""
+    dims = [d for d in range(out.dim()) if d != out.dim() + channel]
+    variance, mean = torch.var_mean(out, dims, correction=0) if dims else (torch.zeros_like(out), out)
+    varies = variance > 1e-9 * (variance + mean**2).max()
+    typical = (variance * varies).sum() / varies.sum() if varies.any() else torch.ones_like(variance)
+    return torch.where(varies, variance, typical).sqrt() * factor - mean
+
+
+_POSITIONAL = 2  # a layer's input and weight; PyTorch's own modules give them so
+_PLAIN = frozenset([torch.conv1d, torch.conv2d, torch.conv3d])
+_TRANSPOSED = frozenset([torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d])
+_RUNS: dict[Any, Any] = {
+    **dict.fromkeys(_PLAIN | _TRANSPOSED, MaskedReading._convolution),
+    F.linear: MaskedReading._linear,
+    F.batch_norm: MaskedReading._batch_norm,
+}
+
+
+def _selected(x: Tensor, kept: Tensor | None, dim: int) -> Tensor:
+    return x if kept is None else x.index_select(dim, kept)
