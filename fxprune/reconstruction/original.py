@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.module.batches import Batch
 from fxprune.reconstruction.record import last_event, recording
-from fxprune.reconstruction.residual_add import CallKey, Landing
+from fxprune.reconstruction.residual_add import CallKey, ResidualAdd
 from fxprune.statistics.gram.collect import Sampling
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.observe import Contraction
@@ -38,8 +38,8 @@ class Given:
     outputs: Tensor
     shortcut: Tensor | None = None
 
-    def lands(self, landing: Landing) -> None:
-        self.shortcut = outputs_at(landing.other, self.where)
+    def is_added(self, addition: ResidualAdd) -> None:
+        self.shortcut = outputs_at(addition.other, self.where)
 
     def bytes(self) -> int:
         return sum(t.nbytes for t in (self.where, self.outputs, self.shortcut) if t is not None)

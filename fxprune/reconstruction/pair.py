@@ -14,7 +14,7 @@ from fxprune.module.batches import batches
 from fxprune.reconstruction.original import Given, Original
 from fxprune.reconstruction.readers import Reader
 from fxprune.reconstruction.record import Recorded, last_event, recording
-from fxprune.reconstruction.residual_add import Landing
+from fxprune.reconstruction.residual_add import ResidualAdd
 from fxprune.statistics.gram.collect import gram_of
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.gram.sums import Gram
@@ -43,7 +43,7 @@ class Pair:
     data: Iterable[Any]
 
     def current(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
-        """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it lands on.
+        """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
 
         Args:
             names: of weights.
@@ -71,8 +71,8 @@ class Pair:
     def _gram(self, given: Given, new: Recorded) -> Gram:
         name = new.seen.name
         kept, targets = self._wanted(given.seen, given.outputs)
-        if given.shortcut is not None and new.landing and self._repairs(name, new.landing):
-            targets += _repair(new.landing, given.shortcut[:, kept], given.where)
+        if given.shortcut is not None and new.addition and self._repairs(name, new.addition):
+            targets += _repair(new.addition, given.shortcut[:, kept], given.where)
         return gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1)))
 
     def _wanted(self, seen: Contraction, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,9 +80,9 @@ class Pair:
         kept, factors = (t.to(outputs.device) for t in self.readers[seen.name].outputs(seen))
         return kept, outputs[:, kept].double() * factors
 
-    def _repairs(self, name: str, landing: Landing) -> bool:
+    def _repairs(self, name: str, addition: ResidualAdd) -> bool:
         """Of two layers that are added, the one that is fitted later repairs the other's error."""
-        return landing.partner is None or self.wave.get(landing.partner, -1) < self.wave[name]
+        return addition.partner is None or self.wave.get(addition.partner, -1) < self.wave[name]
 
     def at_once(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
         """X and Y from the original, as if all that comes before a layer were repaired already; else as `current`."""
@@ -106,14 +106,14 @@ class Pair:
         return sums
 
 
-def _repair(landing: Landing, original: Tensor, where: Tensor) -> Tensor:
+def _repair(addition: ResidualAdd, original: Tensor, where: Tensor) -> Tensor:
     """What a layer should give beside its own output, so that the sum with a changed shortcut is the original's.
 
     (Y₁ - Y₁')/s with the shortcut's values Y₁ in the original and Y₁' now, and s the factor of the batch norm in
     between; channels that the batch norm all but switches off repair nothing.
     """
-    lacking = original.double() - outputs_at(landing.other, where).double()
-    scale = landing.way.scale
+    lacking = original.double() - outputs_at(addition.other, where).double()
+    scale = addition.way.scale
     if scale is None:
         return lacking
     usable = scale.abs() > NEGLIGIBLE * scale.abs().max()

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
 from fxprune.module.isolation import cloned, tensor_names
-from fxprune.reconstruction.residual_add import CallKey, Elsewhere, Landing, Landings, Normed
+from fxprune.reconstruction.residual_add import CallKey, Elsewhere, Normed, ResidualAdd, ResidualAdds
 from fxprune.statistics.observe import Contraction, observing
 
 K = TypeVar("K", bound="Kept")
@@ -22,7 +22,7 @@ K = TypeVar("K", bound="Kept")
 class Kept(Protocol):
     """What is kept of a layer's call."""
 
-    def lands(self, landing: Landing) -> None:
+    def is_added(self, addition: ResidualAdd) -> None:
         """The output is added to something else; only now is that known."""
 
 
@@ -32,18 +32,18 @@ class Recorded:
 
     Attributes:
         seen: the call, with copies of its input and output.
-        landing: where its output is added to something else, with a copy of that.
+        addition: where its output is added to something else, with a copy of that.
     """
 
     seen: Contraction
-    landing: Landing | None = None
+    addition: ResidualAdd | None = None
 
     @classmethod
     def of(cls, seen: Contraction) -> Recorded:
         return cls(replace(seen, x=seen.x.clone(), output=seen.output.clone()))
 
-    def lands(self, landing: Landing) -> None:
-        self.landing = replace(landing, other=landing.other.clone())
+    def is_added(self, addition: ResidualAdd) -> None:
+        self.addition = replace(addition, other=addition.other.clone())
 
 
 @dataclass
@@ -85,7 +85,7 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
         def record(batch: Batch, keep: Set[str], stop: int | None = None) -> Run[K]:
             recorder.start(keep, stop)
             try:
-                with recorder.landings:
+                with recorder.additions:
                     run(replace(batch, inputs=cloned(batch.inputs)))
             except _Enough:
                 pass
@@ -107,24 +107,24 @@ class _Recorder(Generic[K]):
     def start(self, keep: Set[str], stop: int | None) -> None:
         self.run, self._keep, self._stop = Run[K](), keep, stop
         self._counts: Counter[str] = Counter()
-        self.landings = Landings(self.note)
+        self.additions = ResidualAdds(self.note)
 
     def saw(self, seen: Contraction) -> None:
         with _disable_current_modes():
             call = (seen.name, self._counts[seen.name])
             self._counts[seen.name] += 1
-            self.landings.follow(seen, call)
+            self.additions.follow(seen, call)
             if seen.bias is not None:
                 self.run.biases[seen.name] = self.names.get(id(seen.bias), "")
             if seen.name in self._keep:
                 self.run.calls[call] = self._of(seen)
         self._happened(seen.name)
 
-    def note(self, event: Landing | Normed | Elsewhere) -> None:
-        name = event.way.call[0] if isinstance(event, Landing) else event.name
-        if isinstance(event, Landing):
+    def note(self, event: ResidualAdd | Normed | Elsewhere) -> None:
+        name = event.way.call[0] if isinstance(event, ResidualAdd) else event.name
+        if isinstance(event, ResidualAdd):
             if event.way.call in self.run.calls:
-                self.run.calls[event.way.call].lands(event)
+                self.run.calls[event.way.call].is_added(event)
         else:
             mean = self.names.get(id(event.running_mean), "") if isinstance(event, Normed) else ""
             self.run.means.setdefault(name, set()).add(mean)

@@ -1,4 +1,4 @@
-"""Landings: where a layer's output goes; the batch norm behind it, and the shortcut that it is added to."""
+"""Residual adds: where a layer's output goes; the batch norm behind it, and the shortcut that it is added to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Way:
 
 
 @dataclass(frozen=True, eq=False)
-class Landing:
+class ResidualAdd:
     """A layer's output is added to something else.
 
     Attributes:
@@ -72,14 +72,14 @@ class Elsewhere:
     name: str
 
 
-class Landings(TorchDispatchMode):
+class ResidualAdds(TorchDispatchMode):
     """Follows outputs through a batch norm and views to an addition, while a model runs in evaluation mode.
 
     Args:
         note: receives what happens.
     """
 
-    def __init__(self, note: Callable[[Landing | Normed | Elsewhere], None]) -> None:
+    def __init__(self, note: Callable[[ResidualAdd | Normed | Elsewhere], None]) -> None:
         super().__init__()
         self._note = note
         self._ways = WeakIdKeyDictionary()
@@ -117,7 +117,7 @@ class Landings(TorchDispatchMode):
         for one, other in ((a, b), (b, a)):
             way, partner = self._ways.get(one), self._ways.get(other)
             if way is not None and one.shape == other.shape:
-                self._note(Landing(way, other.reshape(way.shape), partner and partner.call[0]))
+                self._note(ResidualAdd(way, other.reshape(way.shape), partner and partner.call[0]))
 
 
 def _normed(spec: OpSpec | None, args: Any) -> tuple[Tensor, Tensor] | None:

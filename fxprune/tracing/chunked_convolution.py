@@ -1,4 +1,4 @@
-"""Thrift: carry out a real run's convolutions in parts, so that tracing needs little memory beyond the model's own."""
+"""Chunked convolution: a real run's convolutions in parts, so that tracing needs little memory beside the model."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.analysis.grouping.partial_reads import unread
+from fxprune.analysis.grouping.partial_reads import never_read
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
 from fxprune.analysis.grouping.traces import Keys, key, traces
@@ -169,7 +169,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
     """
     labelling = label(graph, rule_of, free)
-    labelling.labeller.fixes += unread(labelling)
+    labelling.labeller.fixes += never_read(labelling)
     components = resolve(labelling.labeller, heads)
     parameters = labelling.parameter_axes()
     places = [

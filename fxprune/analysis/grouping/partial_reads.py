@@ -22,7 +22,7 @@ from fxprune.analysis.ops.table import spec_of_node
 _MOVES = frozenset(Move) - {Move.RESHAPE}
 
 
-def unread(labelling: Labelling) -> Iterator[Fix]:
+def never_read(labelling: Labelling) -> Iterator[Fix]:
     """For each parameter or buffer that is read in part, the labels of the rest."""
     for node in labelling.graph.fx.nodes:
         if node.op == "get_attr" and any(_move(user) in _MOVES for user in node.users):
