@@ -8,7 +8,7 @@ import pytest
 import torch
 from benchmarks import untrained
 from benchmarks.comparison import Journal
-from benchmarks.photographs import crops
+from benchmarks.photographs import crops, with_objects
 from benchmarks.untrained import Outcome, Point, main, measure
 from benchmarks.untrained_subjects import PARTS, subject
 
@@ -42,7 +42,18 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(untrained, "measure", counted)
     for keep in ([0.5], [0.5, 0.25]):
-        main(["digits-resnet20"], ["joint*"], keep, [64], 2, 50, 0, torch.get_num_threads(), tmp_path / "points.jsonl")
+        main(
+            ["digits-resnet20"],
+            ["joint*"],
+            keep,
+            [64],
+            2,
+            50,
+            0,
+            False,
+            torch.get_num_threads(),
+            tmp_path / "points.jsonl",
+        )
     assert len(asked) == len(set(asked)) == 1 + 3 * 2 * 2
     assert len(Journal(tmp_path / "points.jsonl", Point, Outcome).rows) == len(asked)
 
@@ -60,6 +71,19 @@ def test_crops_lie_in_their_photograph() -> None:
     made = crops(plain, 6, 16, seed=0)
     assert made.shape == (6, 3, 16, 16)
     assert made.mean((1, 2, 3)).round().tolist() == [10, 10, 10, 200, 200, 200]
+
+
+def test_objects_lie_in_their_crop_and_are_see_through_where_they_are() -> None:
+    squares = torch.full((3, 3, 20, 20), 50.0)
+    thing = np.zeros((6, 10, 4), dtype=np.uint8)
+    thing[..., :3] = 255
+    thing[:, :5, 3] = 255  # its left half is opaque
+    made = with_objects(squares, [thing], seed=0)
+    assert made.shape == squares.shape
+    for square in made:
+        white, plain = (square > 240).all(0), (square == 50).all(0)
+        assert 0 < int(white.sum()) < 150
+        assert int((white | plain).sum()) > 330
 
 
 @pytest.mark.slow

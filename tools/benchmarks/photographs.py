@@ -2,6 +2,7 @@
 
 Sources: scikit-image, scikit-learn, and Debian's packages of desktop backgrounds, as far as they are installed
 (mate-backgrounds, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04, plasma-workspace-wallpapers, ukui-wallpapers).
+Objects that are cut out of photographs (animals, plants, food, tools, vehicles) come from tuxpaint-stamps-default.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from torch.nn.functional import interpolate
 
 BACKGROUNDS = Path("/usr/share/backgrounds")
 WALLPAPERS = Path("/usr/share/wallpapers")
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+DRAWN = ("cartoon", "symbols", "flags", "roadsigns")
+"""Parts of paths of what is drawn, not photographed."""
 SMALLEST = 10_000
 """Bytes of a file that holds a photograph; smaller ones are links written as text."""
 SHORTER = 700
 """Pixels of a photograph's shorter side after it is loaded."""
+LONGER = 300
+"""Pixels of an object's longer side, at most."""
 
 
 @lru_cache(maxsize=1)
@@ -81,6 +87,43 @@ def crops(which: Sequence[Any], count: int, size: int, seed: int) -> Tensor:
         tensor = torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float()
         made.append(interpolate(tensor, size=(size, size), mode="bilinear", antialias=True))
     return torch.cat(made)
+
+
+@lru_cache(maxsize=1)
+def objects() -> tuple[Any, ...]:
+    """Pixels with opacity, of shape (height, width, 4), of every object; none where the package is missing."""
+    from PIL import Image
+
+    made = []
+    for path in sorted(STAMPS.glob("**/*.png")):
+        if path.stat().st_size > SMALLEST and not any(part in str(path) for part in DRAWN):
+            image = Image.open(path)
+            image.thumbnail((LONGER, LONGER))
+            made.append(np.asarray(image.convert("RGBA")))
+    return tuple(made)
+
+
+def with_objects(squares: Tensor, which: Sequence[Any], seed: int) -> Tensor:
+    """The squares with an object in each, of half to all of their side, anywhere inside.
+
+    Args:
+        squares: from `crops`.
+        which: objects; they are taken in turn.
+        seed: of sizes and places.
+    """
+    from PIL import Image
+
+    rng, side = np.random.default_rng(seed), squares.shape[-1]
+    made = []
+    for i, square in enumerate(squares):
+        canvas = Image.fromarray(square.permute(1, 2, 0).clamp(0, 255).byte().numpy())
+        thing = Image.fromarray(which[i % len(which)])
+        scale = float(rng.uniform(0.5, 1.0)) * side / max(thing.size)
+        thing = thing.resize((max(1, int(thing.width * scale)), max(1, int(thing.height * scale))))
+        left, top = (int(rng.integers(side - n + 1)) for n in thing.size)
+        canvas.paste(thing, (left, top), thing)
+        made.append(torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float())
+    return torch.stack(made)
 
 
 def apart(seed: int) -> tuple[list[Any], list[Any]]:

@@ -47,6 +47,7 @@ class Point:
         images: calibration inputs.
         tests: test inputs.
         size: of crops of photographs, in pixels; 0 for the zoo's data.
+        objects: whether every other calibration crop has an object of another photograph in it.
     """
 
     network: str
@@ -56,6 +57,7 @@ class Point:
     images: int
     tests: int
     size: int = 0
+    objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,22 @@ def table(journal: Journal[Point, Outcome]) -> Table:
     """Means over seeds."""
     found: dict[tuple[Any, ...], list[Outcome]] = {}
     for point, outcome in journal.rows.items():
-        found.setdefault((point.network, point.images, point.contender, point.keep), []).append(outcome)
+        found.setdefault((point.network, point.images, point.contender, point.keep, point.objects), []).append(outcome)
     made = Table("network", "inputs", "contender", "MACs", "seeds", "accuracy", "agreement", "KL", "CPU s")
-    for (network, images, contender, keep), rows in sorted(found.items(), key=lambda item: item[0]):
+    for (network, images, contender, keep, things), rows in sorted(found.items(), key=lambda item: item[0]):
         mean = [
             sum(getattr(r, name) or 0 for r in rows) / len(rows) for name in ("accuracy", "agreement", "kl", "seconds")
         ]
         shown = "" if rows[0].accuracy is None else f"{100 * mean[0]:.2f}"
         numbers = (shown, f"{100 * mean[1]:.1f}", f"{mean[2]:.3f}", f"{mean[3]:.0f}")
-        made.add_row(network, str(images), contender or "not pruned", f"{keep:.0%}", str(len(rows)), *numbers)
+        made.add_row(
+            network,
+            f"{images} with objects" if things else str(images),
+            contender or "not pruned",
+            f"{keep:.0%}",
+            str(len(rows)),
+            *numbers,
+        )
     return made
 
 
@@ -182,6 +191,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Of the calibration inputs.")] = 5,
     tests: Annotated[int, typer.Option(min=1, help="Test inputs, at most.")] = 5_000,
     size: Annotated[int, typer.Option(min=32, help="Of crops of photographs, in pixels.")] = 224,
+    objects: Annotated[bool, typer.Option(help="Objects in every other calibration crop.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/untrained.jsonl"),
     report: Annotated[bool, typer.Option(help="Measure nothing; show what the journal holds.")] = False,
@@ -189,7 +199,11 @@ def main(
     """Compare ways to prune without training."""
     torch.set_num_threads(threads)
     console, book = Console(), Journal(journal, Point, Outcome)
-    wanted = [] if report else list(_points(networks, contender, keep or KEPT, images or [1024], seeds, tests, size))
+    wanted = (
+        []
+        if report
+        else list(_points(networks, contender, keep or KEPT, images or [1024], seeds, tests, (size, objects)))
+    )
     missing = [p for p in wanted if p not in book.rows]
     with bar(Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(missing))
@@ -212,14 +226,14 @@ def _points(
     images: list[int],
     seeds: int,
     tests: int,
-    size: int,
+    crops: tuple[int, bool],
 ) -> Any:
     for network in chosen(networks, NETWORKS, "network"):
-        pixels = size if network == "efficientnet-lite0" else 0
-        yield Point(network, "", 1.0, 0, 0, tests, pixels)
+        kind = crops if network == "efficientnet-lite0" else (0, False)
+        yield Point(network, "", 1.0, 0, 0, tests, *kind)
         for seed, count, part in product(range(seeds), images, keep):
             for name in chosen(contenders, CONTENDERS, "contender"):
-                yield Point(network, name, part, seed, count, tests, pixels)
+                yield Point(network, name, part, seed, count, tests, *kind)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fxprune
 from benchmarks.lab import Lab
-from benchmarks.photographs import apart, crops
+from benchmarks.photographs import apart, crops, objects, with_objects
 
 PARTS = 8
 """Batches of calibration inputs: half of them are held back from a fit and judge it."""
@@ -63,10 +63,12 @@ class EfficientNetLite0:
     Attributes:
         tests: test crops.
         size: of the crops, in pixels.
+        objects: put an object that is cut out of another photograph into every other calibration crop.
     """
 
     tests: int
     size: int
+    objects: bool = False
 
     labels = None
 
@@ -88,7 +90,10 @@ class EfficientNetLite0:
         return _normalised(crops(apart(0)[1], self.tests, self.size, seed=1_000))
 
     def calibration(self, count: int, seed: int) -> list[Tensor]:
-        return list(_normalised(crops(apart(seed)[0], count, self.size, seed)).chunk(PARTS))
+        made = crops(apart(seed)[0], count, self.size, seed)
+        if self.objects:
+            made[::2] = with_objects(made[::2], objects(), seed)
+        return list(_normalised(made).chunk(PARTS))
 
 
 def _normalised(pixels: Tensor) -> Tensor:
@@ -98,6 +103,6 @@ def _normalised(pixels: Tensor) -> Tensor:
 Subject: TypeAlias = OfZoo | EfficientNetLite0
 
 
-def subject(name: str, tests: int, size: int) -> Subject:
+def subject(name: str, tests: int, size: int, objects: bool = False) -> Subject:
     """A network by its name: `efficientnet-lite0`, or one of the zoo's."""
-    return EfficientNetLite0(tests, size) if name == "efficientnet-lite0" else OfZoo(name, tests)
+    return EfficientNetLite0(tests, size, objects) if name == "efficientnet-lite0" else OfZoo(name, tests)
