@@ -126,6 +126,8 @@ class StructuralCopy:
 
     def _container(self, value: Any) -> Any:
         """A dict, list, set or deque, of their subclasses too; one that a class does not let be made is shared."""
+        if not value and type(value) in _PLAIN_CONTAINERS:  # a module has a dozen empty dicts of hooks
+            return self._know(value, type(value)())
         clear, put = next(how for base, how in _CONTENTS if isinstance(value, base))
         try:
             made = type(value)() if type(value) in _PLAIN_CONTAINERS else copy.copy(value)
@@ -138,6 +140,8 @@ class StructuralCopy:
         return made if type(value) in _PLAIN_CONTAINERS else self._with_slots(value, made)
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
+        if all(type(v) in PLAIN for v in value):
+            return value
         items = self._all(value)
         if all(a is b for a, b in zip(items, value, strict=True)):
             return value
