@@ -5,7 +5,6 @@ structural_copy  new modules, attributes and closures over the same parameters
 saved_state      what containers and objects hold, noted and put back
 class_state      what classes and functions hold, noted and put back
 composite_calls  ops that reach a dispatch mode whole
-default_dtype    the type of new tensors, for one thread
 written_tensors  tensors that a run writes to, kept from just before
 attributes       what modules know of their widths, beside their tensors
 literals         the widths that stand as numbers in a module's `forward`
