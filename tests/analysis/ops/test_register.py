@@ -50,6 +50,14 @@ def test_without_an_entry_the_reason_names_the_remedy() -> None:
     assert "fxprune.ops.register('fxprune_test::lin', " in reason
 
 
+def test_an_entry_made_after_an_analysis_is_seen_by_the_next_one(request: pytest.FixtureRequest) -> None:
+    """Of the same graph: nothing of an analysis stays behind."""
+    graph = fxprune.trace(NET, X)
+    assert len(fxprune.find_groups(graph)) == 0
+    request.getfixturevalue("registered")
+    assert [g.name for g in fxprune.find_groups(graph)] == ["0", "2"]
+
+
 @pytest.mark.usefixtures("registered")
 def test_groups_and_roles() -> None:
     groups = fxprune.find_groups(fxprune.trace(NET, X))
