@@ -23,6 +23,7 @@ from fxprune.planners.budget import Budget
 from fxprune.planners.goals import BUDGETS, Goals, Measures, Planner, check_callable
 from fxprune.reconstruction import repair as repair_model
 from fxprune.result import Report, Result
+from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.search.bisection import Bisection
@@ -189,6 +190,8 @@ class _Job:
             history = list(search.probes(evaluator, lambda rate: _Choice(family(rate), scores)(groups)))
             found = evaluator.result(history, True)
         proof = proven(groups, lambda _: found.plan, self.inputs)[2] if self.verify else None
+        if found.model is not model:
+            mend_feature_info(groups.graph, found.model)
         report = replace(self.report(groups, found.plan, proof), history=tuple(history))
         return _warned(Result(found.model, found.plan, report))
 
@@ -218,7 +221,9 @@ class _Job:
         else:
             plan, proof = choose(groups), None
             small = rewrite(model, plan)
-        return _Cut(groups, plan, proof, self.repaired(model, small, plan))
+        small = self.repaired(model, small, plan)
+        mend_feature_info(groups.graph, small)
+        return _Cut(groups, plan, proof, small)
 
     def scorer_used(self) -> Scorer:
         """The scorer, or the default: on data if there are any."""

@@ -17,6 +17,7 @@ from fxprune.costs.macs import Cost
 from fxprune.plan.plan import Plan
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
+from fxprune.rewriting.config_file import save_pretrained
 from fxprune.storage.files import write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
@@ -151,3 +152,15 @@ class Result(Generic[M]):
         pruned_file.save(file, self.model, self.plan, notes)
         page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
         write_whole(page, result_page(self).encode())
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Save a model of transformers so that its own `from_pretrained` reads it, if its config can say the widths.
+
+        Args:
+            path: of the folder.
+
+        Raises:
+            InputError: the model has no config.
+            PlanError: the config cannot say the widths; the error names the two lines that save and load it.
+        """
+        save_pretrained(self.model, self.plan, self.report.groups.graph.inputs, path)
