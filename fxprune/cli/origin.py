@@ -13,7 +13,7 @@ from torch import nn
 from fxprune.cli import models
 from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import Loaded
-from fxprune.cli.options import ModelOptions
+from fxprune.cli.options import GroupOptions, ModelOptions
 from fxprune.plan.plan import Plan
 from fxprune.rewriting import pruned_file
 
@@ -29,17 +29,20 @@ class Pair:
         small: the pruned model.
         plan: what it was cut by.
         name: of the original, as on the command line.
+        heads: the choice of heads that the groups were found with.
     """
 
     original: Loaded
     small: nn.Module
     plan: Plan
     name: str
+    heads: tuple[str, ...] = ()
 
 
-def notes(options: ModelOptions) -> dict[str, str]:
+def notes(options: ModelOptions, groups: GroupOptions) -> dict[str, str]:
     """What the pruned model's file says of its original."""
-    return {_KEY: json.dumps(dataclasses.asdict(dataclasses.replace(options, weights=None)) | _weights(options))}
+    own = dataclasses.asdict(dataclasses.replace(options, weights=None)) | _weights(options)
+    return {_KEY: json.dumps({**own, "heads": groups.heads or []})}
 
 
 def _weights(options: ModelOptions) -> dict[str, str]:
@@ -68,12 +71,17 @@ def load(options: ModelOptions, original: str | None = None) -> Pair:
     full = _full(path, options, original)
     loaded = models.load(full)
     small = pruned_file.load(path, loaded.model).eval()
-    return Pair(loaded, small, pruned_file.plan_of(path), full.model)
+    heads = tuple(_noted(path).get("heads", ()))
+    return Pair(loaded, small, pruned_file.plan_of(path), full.model, heads)
+
+
+def _noted(path: str) -> dict[str, Any]:
+    return dict(json.loads(pruned_file.notes_of(path).get(_KEY, "{}")))
 
 
 def _full(path: str, given: ModelOptions, original: str | None) -> ModelOptions:
     """The options that make the original."""
-    noted: dict[str, Any] = json.loads(pruned_file.notes_of(path).get(_KEY, "{}"))
+    noted = _noted(path)
     name = original or noted.get("model")
     if name is None:
         raise CommandError(f"{path} does not say of which model it is; give --original torchvision:NAME or the like")

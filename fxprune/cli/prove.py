@@ -11,6 +11,7 @@ from rich.table import Table
 import fxprune
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, command
+from fxprune.cli.groups import heads
 from fxprune.cli.options import ModelOptions
 
 Original = Annotated[str | None, typer.Option(help="The original's name, if the pruned model's file does not say it.")]
@@ -41,7 +42,8 @@ def latency(
     """Measure what a model's latency is made of; of a pruned model, also what the table predicts for it."""
     pair = origin.load(model, original) if origin.is_pruned(model.model) else None
     loaded = pair.original if pair else models.load(model)
-    groups = fxprune.find_groups(fxprune.trace(loaded.model, loaded.inputs))
+    graph = fxprune.trace(loaded.model, loaded.inputs)
+    groups = fxprune.find_groups(graph, heads=heads(pair.heads if pair else ()))
     measured = fxprune.latency.measure(groups, table, rounds=rounds)
     plans = {"original": None, **({"pruned": pair.plan} if pair else {})}
     seconds = {name: measured.of(plan) for name, plan in plans.items()}

@@ -74,7 +74,7 @@ def prune(
         repair=not no_repair,
         verify=not no_verify,
     )
-    return _answer(result, model, out)
+    return _answer(result, out, origin.notes(model, groups))
 
 
 @command
@@ -111,7 +111,7 @@ def search(
         max_drop=max_drop,
         tune=None if tune is None else models.factory(tune),
     )
-    return _answer(result, model, out)
+    return _answer(result, out, origin.notes(model, groups))
 
 
 def _batches(options: DataOptions, loaded: Loaded) -> fxprune.Batches | None:
@@ -156,10 +156,10 @@ def _scorer(name: str | None) -> Any:
     return models.attempt(getattr(scorers, name), name)
 
 
-def _answer(result: fxprune.Result[Any], model: ModelOptions, out: Path | None) -> Answer:
+def _answer(result: fxprune.Result[Any], out: Path | None, notes: dict[str, str]) -> Answer:
     told = result.report
     if out is not None:
-        result.save(out, origin.notes(model))
+        result.save(out, notes)
     figures = {
         name: {"before": getattr(told.before, name), "after": getattr(told.after, name)}
         for name in ("macs", "parameters")
