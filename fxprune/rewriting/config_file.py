@@ -41,7 +41,7 @@ def save_pretrained(model: nn.Module, plan: Plan, inputs: Inputs, path: str | os
             setattr(new, name, value)
         if _makes(new, model, inputs):
             model.config = new
-            model.save_pretrained(path)
+            model.save_pretrained(path)  # type: ignore[operator]
             return
     name = type(model).__name__
     raise PlanError(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -22,7 +23,7 @@ DOCS = ROOT / "docs"
 def program(page: str, title: str) -> str:
     """The program below a heading."""
     text = (DOCS / page).read_text().partition(f"\n## {title}\n")[2]
-    return re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    return re.findall(r"```py\n(.*?)```", text, re.S)[0]
 
 
 def macs(model: nn.Module, example: torch.Tensor) -> int:
@@ -71,7 +72,11 @@ def steady(output: str) -> list[str]:
 @pytest.mark.slow
 def test_a_wheel_in_a_clean_environment_has_the_command(tmp_path: Path) -> None:
     """With PyTorch and the other dependencies of this environment, but without the repository on the path."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "fxprune", source / "fxprune", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("fxprune-*.whl")
     venv.create(tmp_path / "clean", with_pip=True)
