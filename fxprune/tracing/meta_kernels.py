@@ -233,6 +233,12 @@ def _bmm(a: Tensor, b: Tensor) -> Tensor | None:
     return _plain(a, (a.shape[0], a.shape[1], b.shape[2])) if fit else None
 
 
+def _grouped_mm(a: Tensor, b: Tensor, ends: Tensor | None = None, **_: Any) -> Tensor | None:
+    """PyTorch's own answer refuses types that the CPU multiplies."""
+    fit = a.dim() == 2 and b.dim() == 3 and ends is not None and a.shape[1] == b.shape[1] and a.dtype == b.dtype
+    return _plain(a, (a.shape[0], b.shape[2])) if fit else None
+
+
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = tensors[0]
     dim = dim % first.dim() if first.dim() else 0
@@ -300,6 +306,7 @@ ANSWERS: dict[Any, Answer] = {
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,
     aten.bmm.default: _bmm,
+    **({aten._grouped_mm.default: _grouped_mm} if hasattr(aten, "_grouped_mm") else {}),  # newer than others
     aten.cat.default: _cat,
     aten.linalg_vector_norm.default: _vector_norm,
     aten.index.Tensor: _index,

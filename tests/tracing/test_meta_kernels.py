@@ -96,6 +96,8 @@ def cases() -> Any:
     yield aten.native_layer_norm.default, (image(2, 5, 6), [6], image(6), image(6), 1e-5), {}
     yield aten.mm.default, (image(3, 4), image(4, 5)), {}
     yield aten.addmm.default, (image(5), image(3, 4), image(5, 4).t()), {}
+    if hasattr(aten, "_grouped_mm"):
+        yield aten._grouped_mm.default, (image(6, 16), image(2, 16, 32), torch.tensor([2, 6], dtype=torch.int32)), {}
     yield aten.index.Tensor, (image(9, 4), [torch.arange(6)]), {}
     yield aten.index.Tensor, (image(9, 4), [torch.arange(6).view(2, 3)]), {}
     yield aten.convolution.default, (image(2, 3, 8), image(4, 3, 3), None, [1], [0], [1], False, [0], 1), {}

@@ -1,5 +1,6 @@
 """Layers whose ops need other inputs than a feature map, and ops whose MACs and groups are worked out by hand."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -72,14 +73,14 @@ class Experts(nn.Module):
         self.w = nn.Parameter(torch.randn(2, 16, 32))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x).to(torch.bfloat16)
         ends = torch.tensor([2, 6], dtype=torch.int32)
-        return self.c(torch._grouped_mm(y, self.w.to(torch.bfloat16), offs=ends).float())  # type: ignore[no-any-return]
+        return self.c(torch._grouped_mm(self.a(x), self.w, offs=ends))  # type: ignore[no-any-return]
 
 
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="newer than the oldest PyTorch")
 def test_a_mixture_of_experts() -> None:
-    graph = fxprune.trace(Experts().eval(), torch.randn(6, 4))
-    groups = fxprune.find_groups(graph)
+    model, x = Experts().eval(), torch.randn(6, 4)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
     assert not groups.unknown_ops
     assert {(s.tensor, s.dim): len(s.positions) for s in groups["a"].slots} == {
         ("a.weight", 0): 16,
@@ -88,6 +89,13 @@ def test_a_mixture_of_experts() -> None:
     }
     assert [(s.tensor, s.dim) for g in groups for s in g.slots if g.name != "a"] == [("w", 2), ("c.weight", 1)]
     assert fxprune.cost(groups).macs == 6 * (4 * 16 + 16 * 32 + 32 * 3)
+    small = fxprune.rewrite(model, groups.plan({g.name: range(0, g.size, 2) for g in groups}))
+    assert small.w.shape == (2, 8, 16)
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        masked.w[:, 1::2] = 0
+        masked.c.weight[:, 1::2] = 0
+    torch.testing.assert_close(small(x), masked(x))
 
 
 @pytest.mark.parametrize(("groups", "sizes"), [(1, {"stem": 8, "conv": 12}), (2, {"stem": 4, "conv": 6})])
@@ -191,3 +199,12 @@ def test_any_tells_a_masked_element_from_a_removed_one() -> None:
     model = Reads(lambda w: 1 + (w - 3 > -1.5).any().to(w.dtype))
     groups = fxprune.find_groups(fxprune.trace(model.eval(), torch.rand(2, 4)))
     assert {g.mixed_by.partition(" ")[0] for g in groups if g.name.startswith("w")} == {"aten.any.default"}
+
+
+def test_marks_of_a_profiler_are_no_ops() -> None:
+    class Marked(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.profiler.record_function("all"):
+                return super().forward(x)  # type: ignore[no-any-return]
+
+    examine(Marked(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(2, 3), {"0": 8})

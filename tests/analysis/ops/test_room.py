@@ -1,0 +1,28 @@
+"""Ops are named in the table of ops; elsewhere only where a kernel is called, or answered on meta tensors."""
+
+import re
+from pathlib import Path
+
+import fxprune
+
+ROOT = Path(fxprune.__file__).parent
+NAMES = re.compile(r"""_opname\S* *(==|in\b|not in\b)|aten\.\w+\.\w+|frozenset\(\["\w+_pool""")
+KERNELS = {
+    "tracing/meta_kernels.py",  # answers
+    "tracing/chunked_convolution.py",  # a convolution in pieces
+    "scorers/patches.py",  # sums over patches, by a convolution
+    "verification/modes.py",  # random draws that both models share
+}
+# What equations for widths need to know of reshapes and scalars; these rooms are to ask the table as well.
+WIDTHS = {f"analysis/widths/{name}.py" for name in ("fold", "inference", "prediction", "probe", "scales")}
+
+
+def test_no_op_is_named_elsewhere() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if NAMES.search(line) and "'aten." not in line and "[dim" not in line
+    }
+    outside = {name for name in found if not name.startswith("analysis/ops/")}
+    assert outside <= KERNELS | WIDTHS
