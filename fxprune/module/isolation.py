@@ -217,6 +217,8 @@ def aliases_of(model: nn.Module) -> dict[str, str]:
 def set_training(model: nn.Module, training: bool) -> None:
     """Like `model.train(training)`, without the side effects that a model's own `train` may have."""
     for _, module in walk(model):
+        # `module.compile()` leaves a compiled call of the caller's own module behind.
+        module.__dict__["_compiled_call_impl"] = None
         # BatchNorm refuses to train on one value per channel; its mode changes no shape.
         module.__dict__["training"] = training and not isinstance(module, nn.modules.batchnorm._BatchNorm)
 

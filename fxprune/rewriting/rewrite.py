@@ -12,6 +12,7 @@ from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend
 from fxprune.module.isolation import swap_tensors, tensors_of, walk
 from fxprune.module.literals import is_literal
+from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
 from fxprune.rewriting.channel_sampler import BUFFER, add_samplers
 from fxprune.rewriting.copying import copied
@@ -103,6 +104,7 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """
     check_plan(plan)
     check_kind("the model", model, nn.Module, "give the full-size model")
+    check_unwrapped(model)
     tensors = tensors_of(model)
     _check_shapes(tensors, plan.shapes)
     modules = dict(walk(model))

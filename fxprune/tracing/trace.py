@@ -31,9 +31,9 @@ from fxprune.module.isolation import (
     swap_tensors,
     tensor_names,
     tensors_of,
-    walk,
     watch_forwards,
 )
+from fxprune.module.wrappers import check_unwrapped
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
 
 
@@ -81,7 +81,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         The recorded calls with the model that they are of.
 
     Raises:
-        InputError: the model is none or wrapped by DistributedDataParallel, or the inputs hold no tensor, or lie on a
+        InputError: the model is none, or wrapped (compiled, on several devices); the inputs hold no tensor, or lie on a
             device that the model does not use.
         TraceError: the model's forward fails, or returns no tensor.
 
@@ -93,7 +93,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """
     if not isinstance(model, nn.Module):
         raise InputError("the model is no torch.nn.Module", seen=type(model).__name__, remedy="give a module")
-    _check_wrappers(model)
+    check_unwrapped(model)
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)
     _check(inputs, tensors)
@@ -104,19 +104,6 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         if all(t.is_meta for t in tensors.values()) and tensors:
             raise _failure(model, meta_error) from meta_error
         return _trace_for_real(model, inputs, tensors)
-
-
-def _check_wrappers(model: nn.Module) -> None:
-    """Refuse wrappers that distribute a model's runs: what they call belongs to other devices and processes."""
-    for path, module in walk(model):
-        scatters = isinstance(module, nn.DataParallel) and module.device_ids
-        if scatters or isinstance(module, nn.parallel.DistributedDataParallel):
-            raise InputError(
-                "the model is wrapped to run on several devices",
-                where=path or type(model).__name__,
-                seen=type(module).__name__,
-                remedy="give model.module, and wrap the smaller model again",
-            )
 
 
 def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,30 @@
+"""Wrappers: modules around a model that run it compiled, or on several devices."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.module.isolation import walk
+
+
+def check_unwrapped(model: nn.Module) -> None:
+    """Refuse a wrapper: what it calls is compiled, or belongs to other devices and processes; its names are others.
+
+    A `DataParallel` without devices calls the model in it as it is.
+
+    Raises:
+        InputError: a part of the model is wrapped.
+    """
+    for path, module in walk(model):
+        compiled = "_orig_mod" in module._modules and type(module).__module__.startswith("torch._dynamo")
+        scatters = isinstance(module, nn.DataParallel) and module.device_ids
+        if compiled or scatters or isinstance(module, nn.parallel.DistributedDataParallel):
+            raise InputError(
+                "the model is compiled" if compiled else "the model is wrapped to run on several devices",
+                where=path or type(model).__name__,
+                seen=type(module).__name__,
+                remedy="give model._orig_mod, and compile the smaller model"
+                if compiled
+                else "give model.module, and wrap the smaller model again",
+            )
