@@ -58,7 +58,7 @@ ROBUST = Acceptance(repeats=5, margin=0.5, verify=3)
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided of a plan.
+    """The decision about a plan.
 
     Attributes:
         score: mean fitness over the repeats.
@@ -94,7 +94,7 @@ def confirm(evaluator: Evaluator[Any], plan: Plan, tolerance: float, acceptance:
 def _decision(
     evaluator: Evaluator[Any], candidates: Sequence[Candidate], tolerance: float, acceptance: Acceptance
 ) -> tuple[Decision, bool]:
-    """The verdict, and whether it is a near one."""
+    """The decision, and whether the loss is near the tolerance."""
     baseline, outcomes = evaluator.baseline(), evaluator.run(candidates)
     score = math.fsum(o.fitness for o in outcomes) / len(outcomes)
     error = standard_error(baseline, outcomes)

@@ -40,8 +40,8 @@ def run_distributed(search: Callable[..., Search[M, T]], *arguments: Any, **opti
 
     Args:
         search: a search of `fxprune.search`, such as `Bisection()`.
-        arguments: what it is called with.
-        options: what it is called with by name; not `workers`.
+        arguments: the arguments of the search.
+        options: its keyword arguments; not `workers`.
 
     Returns:
         What the search of the main process returned, in every process.
@@ -68,7 +68,7 @@ def run_distributed(search: Callable[..., Search[M, T]], *arguments: Any, **opti
 
 @dataclass(frozen=True)
 class _End:
-    """The last message: what was found, or why nothing was."""
+    """The last message: the search's result, or the reason why there is none."""
 
     found: Any
     failure: str = ""
@@ -80,7 +80,7 @@ _CLOSED: list[Any] = []
 class _Channel:
     """From the main process to all others; what they have themselves (`shared`) is sent by number.
 
-    It is of gloo, since the main process may compute alone for longer than NCCL waits.
+    The backend is gloo, since the main process may compute alone for longer than NCCL waits.
     """
 
     def __init__(self, shared: Sequence[Any]) -> None:

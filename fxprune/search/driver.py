@@ -30,9 +30,9 @@ class Progressed(Generic[T]):
     """One entry of a search's history, and how far the search is with it.
 
     Attributes:
-        entry: what was tried.
+        entry: the candidate or iteration, as the history shows it.
         done: part of the search that is done, in [0, 1].
-        text: what the progress bar says.
+        text: of the progress bar.
     """
 
     entry: T
@@ -44,7 +44,7 @@ class Driver(ABC, Generic[T]):
     """A search: `steps` asks an evaluator for the fitness of candidates, everything else is done here.
 
     A search of your own is a frozen dataclass with the fields `progress` (whether to show a bar) and `seed`, and the
-    method `steps`. It should be a deterministic function of its fields and of what the evaluator answers, since a
+    method `steps`. It should be a deterministic function of its fields and of the evaluator's answers, since a
     search that was killed is started again and gets the same answers from its folder.
     `fxprune.testing.check_search` checks the contract.
     """

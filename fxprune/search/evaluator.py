@@ -31,7 +31,7 @@ class Evaluator(Generic[M]):
     """The fitness of candidates of a model, each made, tuned and evaluated once; use it in a `with` block.
 
     Args:
-        task: what the search is about.
+        task: model, groups, quality, scorer, data and tuning.
         search: its settings, a dataclass with a `seed`; other settings make another search, except for `progress`.
         folder: a directory that remembers; what it knows is not tried again.
         workers: where candidates run; None is this process.

@@ -1,6 +1,6 @@
-"""The directory of a search. Whatever kills the process, started again it goes on from what is there.
+"""The directory of a search, from which a killed search goes on when it is started again.
 
-settings.json             what the search is; another one is refused
+settings.json             the search's settings; a search with others is refused
 journal.jsonl             every candidate that was evaluated: code, cost, fitness, seed, seconds
 samples/KEY.npy           the value of each sample, if `evaluate` returned them
 checkpoints/KEY.safetensors   candidates that may still win; one is written before its line of the journal
@@ -41,7 +41,7 @@ class Folder:
         resume: `evaluate` and `tune` may have other names than before.
 
     Attributes:
-        outcomes: what the journal knew when it was opened, by key.
+        outcomes: the outcomes in the journal when it was opened, by key.
 
     Raises:
         InputError: the directory is of another search, in use, or damaged.

@@ -31,7 +31,7 @@ Tune = Callable[[Any], object]
 
 @dataclass(frozen=True, eq=False)
 class Task(Generic[M]):
-    """What a search is about.
+    """The task of a search.
 
     Attributes:
         model: the original.

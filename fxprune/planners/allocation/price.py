@@ -25,8 +25,8 @@ class Price:
 
     Args:
         groups: the groups of a model.
-        units: what is decided; their widths are numbers of parts.
-        measure: what is counted.
+        units: groups, or sets of tied groups, whose widths are numbers of parts.
+        measure: MACs, parameters, or a function of kept counts.
 
     Raises:
         InputError: an unknown name of a measure.

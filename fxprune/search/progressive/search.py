@@ -69,7 +69,7 @@ class Progressive(Driver[Step]):
         step: part of a group's original width that an attempt removes, at least one channel.
         top: part of the groups that an iteration prunes, at least one group.
         constraints: which widths are allowed.
-        refit: makes up for what was removed; None for nothing.
+        refit: changes the remaining weights to make up for the removed channels; None for no refit.
         progress: show a progress bar.
         seed: of the tunings.
 
@@ -207,7 +207,7 @@ class _State:
     def _candidate(
         self, base: nn.Module, groups: Groups, scores: Scores, widths: dict[int, int], name: str, *, last: bool
     ) -> Candidate:
-        """The present model with other widths; as an attempt, or as what is left after an iteration."""
+        """The present model with other widths; as an attempt, or as the result of an iteration."""
         counts = {n: c for i, parts in widths.items() for n, c in self.units[i].counts(parts).items()}
         inside = {n: best(scores[n], count) for n, count in counts.items()}
         relative = groups.plan(inside)
