@@ -239,6 +239,16 @@ def _grouped_mm(a: Tensor, b: Tensor, ends: Tensor | None = None, **_: Any) -> T
     return _plain(a, (a.shape[0], b.shape[2])) if fit else None
 
 
+def _pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor] | None:
+    """The elements of sequences, time after time, and how many sequences go on at each time."""
+    if not x.is_meta or lengths.is_meta:
+        return None
+    times = torch.arange(int(lengths.max()))
+    sizes = (lengths[None] > times[:, None]).sum(1)
+    fit = lengths.numel() == x.shape[0 if batch_first else 1] and int(lengths.min()) > 0
+    return (_plain(x, (int(sizes.sum()), *x.shape[2:])), sizes) if fit else None
+
+
 def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     first = tensors[0]
     dim = dim % first.dim() if first.dim() else 0
@@ -307,9 +317,12 @@ ANSWERS: dict[Any, Answer] = {
     aten.addmm.default: _addmm,
     aten.bmm.default: _bmm,
     **({aten._grouped_mm.default: _grouped_mm} if hasattr(aten, "_grouped_mm") else {}),  # newer than others
+    aten._pack_padded_sequence.default: _pack,
     aten.cat.default: _cat,
     aten.linalg_vector_norm.default: _vector_norm,
     aten.index.Tensor: _index,
     aten.new_zeros.default: _new_zeros,
     _EMPTY: _empty,
 }
+# Ops of which some arguments are read on the CPU while others are on meta: lengths of sequences.
+MIXED = frozenset([aten._pack_padded_sequence.default])

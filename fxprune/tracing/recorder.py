@@ -141,7 +141,7 @@ class Recorder(TorchDispatchMode):
         if self._real:
             result = chunked_convolution.run(op, args, kwargs)
         else:
-            if not all_on_meta((*args, *kwargs.values())):
+            if op not in meta_kernels.MIXED and not all_on_meta((*args, *kwargs.values())):
                 args, kwargs = self._move_to_meta(args, kwargs)
             result = meta_kernels.answer(op, args, kwargs)
         if not meta_kernels.is_void(op, args):

@@ -131,8 +131,19 @@ def test_answers_are_what_pytorch_makes(op: Any, args: Any, kwargs: Any) -> None
     assert seen(answered) == seen(op(*args, **kwargs))
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_packed_sequences_read_their_lengths(batch_first: bool) -> None:
+    """The lengths are real, and so are the sizes that are made of them."""
+    x, lengths = image(5, 3, 4) if not batch_first else image(3, 5, 4), torch.tensor([5, 2, 2])
+    data, sizes = meta_kernels.ANSWERS[aten._pack_padded_sequence.default](meta(x), lengths, batch_first)
+    expected, real_sizes = aten._pack_padded_sequence.default(x, lengths, batch_first)
+    assert data.is_meta
+    assert seen(data) == seen(expected)
+    assert sizes.tolist() == real_sizes.tolist() == [3, 3, 1, 1, 1]
+
+
 def test_every_answer_has_a_case() -> None:
-    asked = {op for op, *_ in CASES}
+    asked = {op for op, *_ in CASES} | meta_kernels.MIXED
     assert set(meta_kernels.ANSWERS) - asked == {aten.empty.memory_format}
 
 

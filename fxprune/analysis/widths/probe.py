@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.prediction import Prediction
@@ -188,8 +188,8 @@ class _Prober(TorchDispatchMode):
             return op(*args, **kwargs)
         node = self.script.next(op)
         self._check_constant(node, args)
-        if not all_on_meta((*args, *kwargs.values())):
-            args, kwargs = tree_map(_on_meta, (args, kwargs))
+        if op not in meta_kernels.MIXED and not all_on_meta((*args, *kwargs.values())):
+            args, kwargs = _moved((args, kwargs))
         if node is None:
             return meta_kernels.answer(op, args, kwargs)
         predicted = self._prediction.shapes(self._axes[node])
@@ -312,6 +312,12 @@ def _made(node: fx.Node, predicted: Any, args: Any) -> Any:
         made = [torch.empty(s, dtype=d, device="meta") for s, d in zip(predicted, node.meta["dtype"], strict=True)]
         return made if len(returned) == 1 else tuple(made)
     return torch.empty(predicted, dtype=node.meta["dtype"], device="meta")
+
+
+def _moved(arguments: Any) -> Any:
+    """Arguments on meta, where some of them are; constants of the code stay real among themselves."""
+    some = any(isinstance(t, Tensor) and t.is_meta for t in tree_leaves(arguments))
+    return tree_map(_on_meta, arguments) if some else arguments
 
 
 def _on_meta(value: Any) -> Any:

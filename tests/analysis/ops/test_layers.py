@@ -50,18 +50,24 @@ def test_a_recurrent_layer_as_one_op() -> None:
     torch.testing.assert_close(small.layer.weight_hh_l0, model.layer.weight_hh_l0[kept][:, [0, 5]])  # type: ignore[index]
 
 
-def test_packed_sequences_are_known() -> None:
-    class Packed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.c = nn.Linear(3, 16), nn.Linear(16, 4)
+class Packed(nn.Module):
+    """A recurrent layer over sequences of several lengths."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            packed = rnn.pack_padded_sequence(self.a(x), torch.full((len(x),), x.shape[1]), batch_first=True)
-            return self.c(packed.data.relu())  # type: ignore[no-any-return]
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.a, self.layer, self.c = nn.Linear(3, 16), layer, nn.Linear(12, 4)
 
-    groups = fxprune.find_groups(fxprune.trace(Packed().eval(), torch.rand(2, 5, 3)))
-    assert not groups.unknown_ops
+    def forward(self, x: Tensor) -> Tensor:
+        packed = rnn.pack_padded_sequence(self.a(x), torch.tensor([5, 2]), batch_first=True)
+        return self.c(rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_packed_sequences(kind: type[nn.RNNBase]) -> None:
+    model = Packed(kind(16, 12, batch_first=True))
+    groups = fxprune.find_groups(fxprune.trace(model.eval(), torch.rand(2, 5, 3)))
+    assert sorted(g.size for g in groups) == [12, 16]
+    examine(model, torch.rand(2, 5, 3), {g.name: g.size for g in groups})
 
 
 class Experts(nn.Module):
