@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
@@ -18,7 +19,6 @@ from fxprune.module.isolation import (
     cloned,
     isolated,
     output_tensors,
-    plain_attention,
     seed_random_states,
     set_training,
     swap_tensors,
@@ -91,7 +91,7 @@ class Twin:
             return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out) if outlives_the_call(t))
 
         kind = MaskedReading if self.which == "masked" else Reading
-        with isolated(self.model) as model, plain_attention():
+        with isolated(self.model) as model, sdpa_kernel(SDPBackend.MATH):
             swap_tensors(model, lambda _, t: self._stand_ins.get(id(t), t))
             set_training(model, training)
             for name, module in walk(model):
@@ -142,7 +142,10 @@ class Reading(TorchFunctionMode):
     def _number_of(self, name: str, stand_in: Tensor) -> Tensor:
         if name in self._twin.held:
             return stand_in  # it holds its numbers itself
-        return self._written[name] if name in self._written else self._twin.read(name)
+        if name in self._written:
+            return self._written[name]
+        with torch._C.DisableTorchFunction():  # modes below this one have no say in the numbers, and cost time
+            return self._twin.read(name)
 
     def set(self, name: str, tensor: Tensor) -> None:
         """Other numbers for the full-size model."""

@@ -9,7 +9,8 @@ with one image. What counts is CPU time: the clock's on an idle machine, and not
 
 * analysis: `fxprune.trace` and `find_groups`; `DependencyGraph().build_dependency` and `list(get_all_groups(...))`;
 * pruning: from the model to the model with half of every group's channels, by L2 magnitude: trace, groups, scores, plan
-  and `rewrite(inplace=True)`; `BasePruner(...)` and `step()`. Each run has a fresh copy, made outside the timed region.
+  and `rewrite(inplace=True)`; `BasePruner(...)` and `step()`. Each run has a fresh copy, made outside the timed region;
+* what a user calls: `fxprune.prune` with its proof and report; the peer as before, which proves nothing.
 
 A model that one of the two cannot do within the limit, or whose pruned model does not run, is listed and left out of
 the means. Each row goes to the journal at once; a run that was cut short goes on where it ended. Rows of other sources,
@@ -41,6 +42,11 @@ from benchmarks.sources import fingerprint
 from fxprune.storage.json_lines import Lines
 
 Settings = dict[str, Any]
+TASKS = {
+    "analysis": "trace + all groups",
+    "pruning": f"model to pruned model at {RATIO}, L2, unproven",
+    "default": f"prune(model, x, pruning_ratio={RATIO}) with its proof",
+}
 
 
 def settings(repeats: int, limit: int) -> Settings:
@@ -63,7 +69,7 @@ class Journal:
 
 def _entry(line: Any) -> tuple[Settings, Row]:
     row = line["row"]
-    parts = {task: Part(**row[task]) for task in ("analysis", "pruning")}
+    parts = {task: Part(**row[task]) for task in TASKS if task in row}
     return line["settings"], Row(**{**row, **parts})
 
 
@@ -87,7 +93,7 @@ def counted(rows: Sequence[Row], task: str) -> list[tuple[float, str]]:
 def show(rows: Sequence[Row], console: Console) -> None:
     table = Table(title="fxprune against Torch-Pruning", header_style="bold")
     table.add_column("model", no_wrap=True)
-    for task in ("analysis", "pruning"):
+    for task in TASKS:
         for column in ("fxprune ms", "peer ms", "ratio"):
             table.add_column(f"{task}\n{column}", justify="right", no_wrap=True)
     for column in ("fxprune", "peer"):
@@ -99,7 +105,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    timings = [c for part in (row.analysis, row.pruning) for c in _timings(part)]
+    timings = [c for part in (row.analysis, row.pruning, row.default) for c in _timings(part)]
     left = [f"{row.left[who]:.2f}" if who in row.left else "" for who in ("ours", "peer")]
     return [row.model, *timings, *left, notes(row)]
 
@@ -117,16 +123,15 @@ def summary(rows: Sequence[Row], now: Settings) -> str:
     """Machine facts and a Markdown block for the README."""
     versions = ", ".join(f"{p} {now[p]}" for p in ("torch", "torchvision", "torch-pruning"))
     how = f"CPU time on one thread, median of {now['repeats']} runs by turns in one process"
-    tasks = {"analysis": "trace + all groups", "pruning": f"model to pruned model at {RATIO}, L2"}
     failed = [row for row in rows if row.failures]
     lines = [
         f"Torch-Pruning's time divided by fxprune's. {how}; {versions}.",
         "",
         "| part | models | fxprune faster | geometric mean | smallest | median |",
         "|---|---|---|---|---|---|",
-        *(_line(what, counted(rows, task)) for task, what in tasks.items()),
+        *(_line(what, counted(rows, task)) for task, what in TASKS.items()),
         "",
-        *(f"Smallest ratios, {what}: {_worst(counted(rows, task))}." for task, what in tasks.items()),
+        *(f"Smallest ratios, {what}: {_worst(counted(rows, task))}." for task, what in TASKS.items()),
     ]
     if failed:
         lines += ["", f"Left out, {len(failed)} of {len(rows)}:", *(f"- `{row.model}`: {notes(row)}" for row in failed)]

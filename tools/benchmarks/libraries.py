@@ -73,6 +73,11 @@ def our_pruning(s: Subject) -> nn.Module:
     return fxprune.rewrite(s.model, fxprune.planners.Uniform(RATIO)(groups, scores), inplace=True)
 
 
+def our_default(s: Subject) -> nn.Module:
+    """What a user calls: with the proof, and the report."""
+    return fxprune.prune(s.model, s.image, pruning_ratio=RATIO).model
+
+
 def peer_analysis(s: Subject) -> list[Any]:
     graph = tp.DependencyGraph().build_dependency(s.model, (s.image,), verbose=False)
     return list(graph.get_all_groups(ignored_layers=[s.classifier], root_module_types=[nn.Conv2d, nn.Linear]))
@@ -100,6 +105,7 @@ def peer_pruning(s: Subject) -> nn.Module:
 
 ANALYSES: dict[str, Task] = {"ours": our_analysis, "peer": peer_analysis}
 PRUNINGS: dict[str, Task] = {"ours": our_pruning, "peer": peer_pruning}
+DEFAULTS: dict[str, Task] = {"ours": our_default, "peer": peer_pruning}
 
 
 @dataclass
@@ -127,6 +133,7 @@ class Row:
         model: its name.
         analysis: seconds; none if a library fails.
         pruning: likewise.
+        default: likewise; with what fxprune does by default, the proof included.
         left: the share of parameters that stays, by library.
         failures: why a library fails, by library; "both" if the process that times them does.
     """
@@ -134,6 +141,7 @@ class Row:
     model: str
     analysis: Part = field(default_factory=Part)
     pruning: Part = field(default_factory=Part)
+    default: Part = field(default_factory=Part)
     left: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -154,6 +162,7 @@ def examine(name: str, repeats: int, limit: int) -> Row:
     if not row.failures:
         row.analysis = measure(ANALYSES, lambda: subject, repeats)
         row.pruning = measure(PRUNINGS, subject.copy, repeats)
+        row.default = measure(DEFAULTS, subject.copy, repeats)
     return row
 
 
