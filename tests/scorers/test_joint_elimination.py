@@ -175,6 +175,22 @@ def test_rows_suit_the_kernel_and_the_number_of_images() -> None:
     assert counted([0], 2, wide, (3, 12, 12)) == 100  # there are no more
 
 
+def test_a_loader_over_a_stream_does_not_tell_its_length() -> None:
+    """Its `len` raises, as that of a loader over an `IterableDataset` without one does."""
+
+    class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            return iter(torch.randn(8, 6))
+
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    assert Sampling(PerWeight(20)).over(loader).batches == 1
+    assert Sampling(PerWeight(20)).over(None).batches == 1
+    assert Sampling(PerWeight(20)).over([0, 0, 0]).batches == 3
+    net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 6)))
+    fxprune.scorers.check_scores(JointElimination()(net, groups, loader), groups)
+
+
 def test_errors_are_measured_on_rows_that_no_fit_has_seen() -> None:
     """Three inputs for a layer of 40 weights: its own rows say that nearly all can go, other rows do not."""
     torch.manual_seed(0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
+from operator import length_hint
 from typing import Any, TypeAlias
 from zlib import crc32
 
@@ -110,7 +111,8 @@ class Sampling:
 
     def over(self, data: Iterable[Any] | None) -> Sampling:
         """The same for the given data, if they have a length."""
-        return replace(self, batches=max(1, len(data))) if isinstance(data, Sized) else self
+        # A loader over a stream has a __len__ that raises; length_hint takes that for no answer.
+        return replace(self, batches=max(1, length_hint(data, 1)))
 
     def count(self, seen: Contraction, images: int) -> int | None:
         """Positions of each of the images of a batch, for a call of a layer; None: all."""
