@@ -7,11 +7,14 @@ computed in the first run only), and must leave nothing there, least of all meta
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+from torch import Tensor, nn
 
 from fxprune.module.saved_state import CONTAINERS, Saved, content_of, fill_cell, is_of_library
 
@@ -21,20 +24,22 @@ class _Reached:
     """What a set of functions can reach without a model.
 
     Attributes:
-        caches: of functools.
+        caches: functions with a cache of functools.
         cells: of closures, beside those that hold functions and classes.
         own: containers that functions hold themselves: defaults and attributes.
         named: containers that the functions' code names, in the globals of its module.
     """
 
-    caches: list[Callable[[], None]] = field(default_factory=list)
+    caches: list[functools._lru_cache_wrapper[Any]] = field(default_factory=list)
     cells: list[CellType] = field(default_factory=list)
     own: list[Any] = field(default_factory=list)
     named: list[Any] = field(default_factory=list)
 
 
 class ClassState:
-    """The state of classes at the time when this is made, without the caches of functools, which are emptied.
+    """The state of classes at the time when this is made, without the caches of functools that hold tensors.
+
+    Those are emptied, then and afterwards. Others (whether a library is installed) are the same in every run.
 
     Args:
         kinds: the classes; their bases count, libraries' do not.
@@ -57,10 +62,33 @@ class ClassState:
             *attributes,
             *(partial(fill_cell, cell, before) for cell, before in cells),
             *saved.steps,
-            *reached.caches,
+            *(partial(_clear, cache) for cache in reached.caches),
         ]
-        for clear in reached.caches:
-            clear()
+        for cache in reached.caches:
+            _clear(cache)
+
+
+def _clear(cache: functools._lru_cache_wrapper[Any]) -> None:
+    if cache.cache_info().currsize and _holds_tensor(gc.get_referents(cache)):
+        cache.cache_clear()
+
+
+def _holds_tensor(values: Iterable[Any]) -> bool:
+    """Whether values hold a tensor or a module a few steps on; they might, where they lead to very many objects."""
+    ahead, seen = list(values), set[int]()
+    for _ in range(_STEPS):
+        found = [v for v in ahead if not isinstance(v, _NO_RESULTS) and id(v) not in seen]
+        if len(seen) > _OBJECTS or any(isinstance(v, Tensor | nn.Module) for v in found):
+            return True
+        seen.update(map(id, found))
+        ahead = gc.get_referents(*found)
+    return False
+
+
+_STEPS = 5
+_OBJECTS = 10_000
+# What a cache or an object refers to beside its contents.
+_NO_RESULTS = (type, FunctionType, ModuleType, str, int, float)
 
 
 def _restore(kind: type, before: dict[str, Any]) -> None:
@@ -82,7 +110,7 @@ def _reached(roots: tuple[Any, ...]) -> _Reached:
             continue
         seen.add(id(function))
         if isinstance(function, functools._lru_cache_wrapper):
-            found.caches.append(function.cache_clear)
+            found.caches.append(function)
             ahead += _functions(function.__wrapped__)
             continue
         cells = [(c, content_of(c)) for c in function.__closure__ or ()]
