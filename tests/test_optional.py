@@ -52,17 +52,19 @@ Console().print(group_table(groups))
     assert "1 prunable group" in done
 
 
-@pytest.mark.parametrize(
-    ("use", "library", "extra"),
-    [
-        ("scorers.Lasso()(net, fxprune.find_groups(fxprune.trace(net, x)), [x])", "sklearn", "lasso"),
-        ("search.Workers(2)", "joblib", "workers"),
-    ],
-)
-def test_a_missing_extra_is_named(use: str, library: str, extra: str) -> None:
-    told = without_extras(f"try:\n    {use}\nexcept fxprune.InputError as error:\n    print(error)")
-    assert told.startswith(f"{library} cannot be imported")
-    assert f"pip install 'fxprune[{extra}]'" in told
+NEEDING = {
+    "scorers.Lasso()(net, fxprune.find_groups(fxprune.trace(net, x)), [x])": ("sklearn", "lasso"),
+    "search.Workers(2)": ("joblib", "workers"),
+    "scorers.TorchPruning(None)(net, fxprune.find_groups(fxprune.trace(net, x)))": ("torch_pruning", "peer"),
+}
+
+
+def test_a_missing_extra_is_named() -> None:
+    tries = (f"try:\n    {use}\nexcept fxprune.InputError as error:\n    print(error)\n" for use in NEEDING)
+    told = without_extras("".join(tries)).splitlines()
+    for message, (library, extra) in zip(told, NEEDING.values(), strict=True):
+        assert message.startswith(f"{library} cannot be imported")
+        assert f"pip install 'fxprune[{extra}]'" in message
 
 
 def cpu_seconds(module: str) -> float:
