@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from fxprune import planners, scorers
+from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import cost
 from fxprune.errors import InputError, check_kind
@@ -208,7 +209,7 @@ class _Job:
             others = [g.name for g in groups if not any(stands_for(p, g) for p in only)]
             groups = groups.holding(dict.fromkeys(others, "not among what only= names"))
         if not len(groups):
-            reasons = "; ".join(dict.fromkeys(f.reason for f in groups.fixed))
+            reasons = "; ".join(decisive_first(groups.fixed))
             raise InputError("no channel of the model can be pruned", where=type(model).__name__, seen=reasons[:300])
         return groups
 

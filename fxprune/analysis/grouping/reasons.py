@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,3 +77,15 @@ def place(node: fx.Node | None) -> str:
         return ""
     module = node.meta.get("module")
     return f"{node.target}" + (f" in {module}" if module else "")
+
+
+# What every model has; other reasons say more.
+_BOUNDARIES = ("model input", "model output", "kernel size", "spatial dim")
+
+
+def decisive_first(fixed: Iterable[FixedDim]) -> list[str]:
+    """The reasons without repetition: those of ops and code first, then those that hold most indices."""
+    held: Counter[str] = Counter()
+    for f in fixed:
+        held[f.reason] += f.count
+    return sorted(held, key=lambda reason: (reason.startswith(_BOUNDARIES), -held[reason]))
