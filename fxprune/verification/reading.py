@@ -27,6 +27,7 @@ from fxprune.module.isolation import (
 )
 from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
+from fxprune.verification.inputs import tensors_in
 from fxprune.verification.numbers import Numbers, lifted
 from fxprune.verification.randomise import is_leaf, outlives_the_call
 
@@ -87,8 +88,12 @@ class Twin:
         """
         found: Outputs = []
 
+        batches = {t.shape[0] for t in tensors_in(inputs) if t.dim()}
+
         def keep(name: str) -> Any:
-            return lambda _m, _args, out: found.extend((name, t) for t in output_tensors(out) if outlives_the_call(t))
+            return lambda _m, _args, out: found.extend(
+                (name, _one_of(t, batches)) for t in output_tensors(out) if outlives_the_call(t)
+            )
 
         kind = MaskedReading if self.which == "masked" else Reading
         with isolated(self.model) as model, sdpa_kernel(SDPBackend.MATH):
@@ -103,6 +108,11 @@ class Twin:
             with kind(self):
                 output = call(model, cloned(inputs))
         return [*found, *((WHOLE, t) for t in output_tensors(output))]
+
+
+def _one_of(maps: Tensor, batches: set[int]) -> Tensor:
+    """The first of a batch of maps, which shows as much as all of them; other results as they are."""
+    return maps[:1].clone() if maps.dim() > 3 and {maps.shape[0]} == batches else maps
 
 
 class Reading(TorchFunctionMode):

@@ -16,6 +16,9 @@ from oracle import ROUNDING, WRONG, random_plan
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.verification.judgement import Question
+from fxprune.verification.numbers import Numbers
+from fxprune.verification.reading import Twin
 
 
 def norm_between() -> tuple[nn.Module, Tensor]:
@@ -146,3 +149,13 @@ def test_no_slot_is_unproven(build: Callable[[], tuple[nn.Module, Any]]) -> None
     tried = list(mutants(plan))
     assert tried
     assert [what for what, wrong in tried if fxprune.verify(model, wrong, x) <= WRONG] == []
+
+
+def test_of_a_batch_of_maps_one_is_kept() -> None:
+    """The results of modules are held until they are compared; one of a batch shows as much as all."""
+    model, x = norm_between()
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    question = Question(model, random_plan(model, groups, 0.4))
+    numbers = Numbers(model, question.plan, 0, double=True)
+    shapes = [tuple(t.shape) for _, t in Twin(model, numbers, "masked", lazy=True).run(((x.double(),), {}), 0)]
+    assert shapes == [(1, 8, 7, 7), (1, 8, 7, 7), (1, 4, 5, 5), (2, 4, 5, 5)]
