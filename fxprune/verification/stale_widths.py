@@ -81,10 +81,16 @@ def _read(graph: Graph, wanted: Set[tuple[str, str]]) -> set[tuple[str, str]]:
             swap_tensors(work, meta_like)
             inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
         set_training(work, False)
-        for path, module in walk(work):
-            names = {name for place, name in wanted if place == path}
-            if names:
-                module.__class__ = _watching(type(module), names, lambda name, path=path: read.add((path, name)))
+        names: dict[str, set[str]] = {}
+        for place, name in wanted:
+            names.setdefault(place, set()).add(name)
+        found = {id(module): (path, module) for path, module in walk(work) if path in names}
+        kinds: dict[Any, type] = {}  # a class for each module would cost more than the forward
+        for path, module in found.values():
+            key = (type(module), frozenset(names[path]))
+            if key not in kinds:
+                kinds[key] = _watching(*key, lambda module, name: read.add((found[id(module)][0], name)))
+            module.__class__ = kinds[key]
         with suppress(Exception), torch.no_grad():  # what was read until then counts
             call(work, inputs)
     return read
@@ -95,7 +101,7 @@ def _watching(kind: type, names: Set[str], note: Any) -> type:
 
     def watched(name: str) -> property:
         def value(self: Any) -> Any:
-            note(name)
+            note(self, name)
             return self.__dict__[name]
 
         return property(value, lambda self, new: self.__dict__.__setitem__(name, new))
