@@ -13,7 +13,12 @@ def name(path: Path) -> str:
     return path.relative_to(DOCS).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+SLOW = {"recipes/fine-tuning.md"}  # trains eight times
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (name(p) in SLOW)) for p in PAGES], ids=name
+)
 @pytest.mark.filterwarnings("default")  # a reader's are shown, not raised
 def test_the_code_of_a_page_runs(page: Path) -> None:
     mktestdocs.check_md_file(page, memory=True)
