@@ -21,7 +21,7 @@ from fxprune.analysis.grouping.steps import Balanced, Steps
 from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
-from fxprune.analysis.widths import Held, held_by_code
+from fxprune.analysis.widths import Held, held_by_code, joined
 from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import aliases_of, walk
 from fxprune.module.names import matches, names_of
@@ -156,7 +156,8 @@ not return it
         scales = self._scales(counts)
         touched = dict.fromkeys([*(s.tensor for g in self for s in g.slots), *(s.tensor for s in scales)])
         shapes = {name: tuple(tensors[name].shape) for name in touched}
-        attributes = mended(self.analysis, self._held.mends, self.analysis.keep(chosen))
+        keep = self.analysis.keep(chosen)
+        attributes = joined(mended(self.analysis, keep), self._held.attributes(self.analysis, counts, keep))
         aliases = {name: first for name, first in self._aliases.items() if first in shapes}
         plan = Plan(planned, attributes, shapes, scales, aliases=aliases)
         return replace(plan, orders=self._orders(plan, chosen))
@@ -296,8 +297,8 @@ def find_groups(
             objects themselves.
         heads: what shrinks where attention splits its width into heads: "head_dim" (the width of every head),
             "num_heads" (whole heads), "" (whichever has more indices), or {module name pattern: one of these}.
-        rewrite_code: where a literal in a module's `forward` is a width (`view(-1, 400)`): the plan makes the module a
-            `torch.fx.GraphModule` with another literal. False: such widths are fixed.
+        rewrite_code: where a literal in a module's code is a width (`view(-1, 400)`): the plan gives the module a
+            subclass of its class, with another literal. False: such widths are fixed.
 
     Returns:
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.

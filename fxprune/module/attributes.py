@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
 
-from fxprune.module.literals import NoGraphError, computed_sizes, is_computed, is_literal, literals, with_literals
+from fxprune.module.literals import Literal, has_literal, is_literal, set_literals
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -17,25 +19,69 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
     """Set the modules' widths: those that are given, and those that follow from tensor shapes.
 
     Returns:
-        The model; a `torch.fx.GraphModule` in its place if its own forward held a literal to mend.
+        The model. Modules whose code holds a width get a subclass of their class, with another number in its code.
     """
     for path, values in attributes.items():
         module = model.get_submodule(path)
         for name, value in values.items():
             if not is_literal(name):
-                setattr(module, name, (value,) if isinstance(getattr(module, name), tuple) else value)
+                _set(module, name, value)
+        literals = {name: value for name, value in values.items() if is_literal(name)}
+        if literals:
+            set_literals(module, literals)
     _follow_tensors(model)
-    # Inner modules first: a module's graph refers to them by name.
-    for path in sorted(attributes, key=lambda p: -p.count(".") - bool(p)):
-        new = {name: value for name, value in attributes[path].items() if is_literal(name)}
-        if new:
-            model = _exchanged(model, path, with_literals(model.get_submodule(path), new))
     return model
 
 
+def _set(module: nn.Module, name: str, value: int) -> None:
+    """Set an int, alone, in a tuple, or in what attributes lead to (`config.sizes.0`); others see it as well.
+
+    What a class holds stays as it is: an object of it gets its own.
+    """
+    first, *way = name.split(".")
+    old = inspect.getattr_static(module, first)
+    old = old if first in module.__dict__ else copy.copy(old)
+    setattr(module, first, _changed(old, way, value))
+
+
+def _changed(old: Any, way: Sequence[str], value: int) -> Any:
+    """What holds a new int at the end of a way: the same object, but for numbers and tuples."""
+    if not way:
+        return (value,) if isinstance(old, tuple) else value
+    first, *rest = way
+    if isinstance(old, tuple):
+        return tuple(_changed(v, rest, value) if i == int(first) else v for i, v in enumerate(old))
+    inner = _item(old, first)
+    if isinstance(old, list | deque | dict):
+        old[_key(old, first)] = _changed(inner, rest, value)
+    else:
+        held = first in old.__dict__
+        old.__dict__[first] = _changed(inner if held else copy.copy(inner), rest, value)
+    return old
+
+
+def _item(holder: Any, key: str) -> Any:
+    if isinstance(holder, list | deque | tuple | dict):
+        return holder[_key(holder, key)]
+    return inspect.getattr_static(holder, key)
+
+
+def _key(holder: Any, key: str) -> Any:
+    """The index or key that a name stands for; the keys of a dict are texts or ints."""
+    return key if isinstance(holder, dict) and key in holder else int(key)
+
+
 def int_of(module: nn.Module, name: str) -> int | None:
-    """The int that an attribute holds, alone or in a tuple of one (`normalized_shape`); no property is run."""
-    value = _own(module, name)
+    """The int that an attribute holds, alone or in a tuple of one (`normalized_shape`), or that its dots lead to; no
+    property is run.
+    """
+    first, *way = name.split(".")
+    value = None if first in vars(nn.Module) else inspect.getattr_static(module, first, None)
+    try:
+        for key in way:
+            value = _item(value, key)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return None
     value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return value if type(value) is int else None
 
@@ -45,31 +91,29 @@ def can_become(module: nn.Module, name: str, new: int) -> bool:
 
     A layer of PyTorch's needs at least one channel, where other code may pad by nothing.
     """
-    try:
-        if is_computed(name):
-            return any(name in sizes for sizes in computed_sizes(module).values())
-        old = literals(module).get(name) if is_literal(name) else int_of(module, name)
-    except NoGraphError:
-        return False
-    lowest = 1 if isinstance(module, _LAYERS) and not is_literal(name) else 0
-    return type(old) is int and lowest <= new <= old
+    if is_literal(name):
+        return has_literal(module, name) and 0 <= new <= Literal.named(name).value
+    old = int_of(module, name)
+    return type(old) is int and (1 if isinstance(module, _LAYERS) else 0) <= new <= old
 
 
-def _own(module: nn.Module, name: str) -> Any:
-    """What is stored under a name in a module or its class, unless PyTorch keeps its books under it."""
-    return None if name in vars(nn.Module) else inspect.getattr_static(module, name, None)
+def tensor_of(module: nn.Module, name: str) -> tuple[str, int] | None:
+    """The parameter, and the dim of it, whose length an attribute of one of PyTorch's own layers is; None for others."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        plain = {"out_channels": 1, "in_channels": 0} if module.transposed else {"out_channels": 0, "in_channels": 1}
+        return ("weight", plain[name]) if module.groups == 1 and name in plain else None
+    known = next((dims for kind, dims in _TENSORS.items() if isinstance(module, kind)), {})
+    return known.get(name)
 
 
-def _exchanged(model: M, path: str, new: nn.Module) -> M:
-    """`new` in all places of the module at `path`."""
-    old = model.get_submodule(path)
-    if old is model:
-        return new  # type: ignore[return-value]
-    for module in model.modules():
-        for name, child in module._modules.items():
-            if child is old:
-                module._modules[name] = new
-    return model
+# Of which tensor's which dim some attributes of PyTorch's own layers are the length.
+_TENSORS: dict[type, dict[str, tuple[str, int]]] = {
+    nn.Linear: {"out_features": ("weight", 0), "in_features": ("weight", 1)},
+    nn.modules.batchnorm._NormBase: {"num_features": ("weight", 0)},
+    nn.GroupNorm: {"num_channels": ("weight", 0)},
+    nn.Embedding: {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)},
+    nn.RNNBase: {"input_size": ("weight_ih_l0", 1)},
+}
 
 
 def _follow_tensors(model: nn.Module) -> None:

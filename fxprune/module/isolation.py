@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -80,12 +81,21 @@ def _put_back(model: nn.Module, keep_buffers: bool) -> Iterator[None]:
     """The caller's own model can be changed inside the block and is put back afterwards, also when the run fails."""
     modules, seen = [m for _, m in walk(model)], set[int]()
     saved = [Saved.of(m, seen) for m in modules]
-    steps = [*(step for s in saved for step in s.steps), *ClassState({type(m) for m in modules}).steps]
+    kinds = [(m, type(m)) for m in modules]
+    steps = [*(step for s in saved for step in s.steps), *ClassState({k for _, k in kinds}).steps]
+    steps.append(partial(_put_back_classes, kinds))
     own = [tensor for *_, tensor in _places(model)] if keep_buffers else []
     with _watched_tensors([*own, *(t for s in saved for t in s.tensors)], steps):
         if keep_buffers:
             _copy_buffers(model)
         yield
+
+
+def _put_back_classes(kinds: Iterable[tuple[nn.Module, type]]) -> None:
+    """Modules whose code is to hold other numbers had another class meanwhile."""
+    for module, kind in kinds:
+        if type(module) is not kind:
+            object.__setattr__(module, "__class__", kind)
 
 
 @contextmanager

@@ -1,165 +1,306 @@
-"""Literals: the numbers in the code of a module's `forward`, found and replaced in its torch.fx graph.
+"""Literals: the numbers in the code of a module's methods, found where a recorded call used them, and replaced.
 
-A literal is named after the call that it is an argument of, as in `pad[1][4]`: in the module's graph, the node `pad`,
-its second argument, the fifth entry. Square brackets tell it from an attribute. A size that the code computes from
-others (`x.view(n, c // heads)`) can be replaced by a literal as well: `size(view[2])`.
+A literal is named after its place: `forward[3:21]=400` is the number 400 in the third line of `forward`, at column 21.
+Square brackets tell it from an attribute. A module with other literals gets a class of its own: a subclass of its class
+whose methods were compiled from the same source with other numbers. Such a module is pickled with that source, so that
+it loads wherever its original class can be imported, and nothing else is needed.
 """
 
 from __future__ import annotations
 
+import ast
+import copy
+import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any
+import operator
+import textwrap
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
-import torch
 from torch import fx, nn
 
 
-class NoGraphError(Exception):
-    """The module's forward cannot be written as a graph; the text says why."""
+class NoLiteralError(Exception):
+    """A number of the code cannot be replaced; the text says why."""
+
+
+class Literal(NamedTuple):
+    """A number in the source of a method: its line in the method and its column, both as `ast` counts them.
+
+    An expression of numbers alone (`64 * 7 * 7`) counts as one, as it does for Python's compiler.
+    """
+
+    method: str
+    line: int
+    column: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.method}[{self.line}:{self.column}]={self.value}"
+
+    @classmethod
+    def named(cls, name: str) -> Literal:
+        method, _, rest = name.partition("[")
+        line, column, value = rest.replace("]=", ":").split(":")
+        return cls(method, int(line), int(column), int(value))
 
 
 def is_literal(name: str) -> bool:
-    """Whether a name is a literal's (or a computed size's), not an attribute's."""
+    """Whether a name is a literal's, not an attribute's."""
     return "[" in name
 
 
-def is_computed(name: str) -> bool:
-    """Whether a name is a computed size's."""
-    return name.startswith("size(")
+def _number(node: Any) -> int | None:
+    """The int that a literal is, or an expression of literals alone (`64 * 7 * 7`)."""
+    match node:
+        case ast.Constant(value=value) if type(value) is int:
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if (inner := _number(operand)) is not None:
+            return -inner
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
+            a, b = _number(left), _number(right)
+            return None if a is None or b is None or (b == 0 and type(op) in _DIVISIONS) else _OPERATORS[type(op)](a, b)
+    return None
 
 
-def literals(module: nn.Module) -> dict[str, int]:
-    """The int literals in a module's own forward, submodules' not included, in execution order.
+_OPERATORS: dict[type, Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_DIVISIONS = (ast.FloorDiv, ast.Mod)
+
+
+class _Replaced(ast.NodeTransformer):
+    """Other numbers in the place of literals: {literal: number}."""
+
+    def __init__(self, method: str, numbers: Mapping[Literal, int]) -> None:
+        self._method, self._numbers, self.found = method, numbers, set[Literal]()
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        value = _number(node)
+        literal = None if value is None else Literal(self._method, node.lineno, node.col_offset, value)  # type: ignore[attr-defined]
+        if literal in self._numbers:
+            self.found.add(literal)
+            return ast.copy_location(ast.Constant(self._numbers[literal]), node)
+        self.generic_visit(node)
+        return node
+
+
+def has_literal(module: nn.Module, name: str) -> bool:
+    """Whether a module's code holds the literal of this name."""
+    literal = Literal.named(name)
+    function = getattr(type(module), literal.method, None)
+    tree = _tree(function.__code__) if isinstance(function, FunctionType) else None
+    replaced = _Replaced(literal.method, {literal: literal.value})
+    return tree is not None and bool(replaced.visit(copy.deepcopy(tree)) and replaced.found)
+
+
+def find_literal(module: nn.Module, code: CodeType, instruction: int, path: tuple[Any, ...], value: int) -> str:
+    """The name of the literal that an instruction of a method got at a place among its operands.
+
+    Args:
+        module: whose method has run.
+        code: of the method.
+        instruction: the byte offset of a call, a subscript or an arithmetic operation.
+        path: ("left",) or ("right",) of an operation; of a subscript the number of the item and "lower" or "upper"; of
+            a call the number of the argument, or its name, and the number of the item in it.
+        value: what it was.
 
     Raises:
-        NoGraphError: it has control flow, optional arguments, or code that depends on the training mode.
+        NoLiteralError: there is none, or it cannot be replaced.
+    """
+    if isinstance(module, fx.GraphModule):
+        raise NoLiteralError("the code of a GraphModule is left as it is")
+    function = getattr(type(module), code.co_name, None)
+    if getattr(function, "__code__", None) is not code or code.co_name in module.__dict__.get("forward", ()):
+        raise NoLiteralError("the number stands in no method of the module's class")
+    tree = _tree(code)
+    node = None if tree is None else _operand(tree, function, instruction, path)
+    if _number(node) != value:
+        raise NoLiteralError("the number does not stand in this line")
+    return str(Literal(code.co_name, node.lineno, node.col_offset, value))  # type: ignore[union-attr]
+
+
+@cache
+def _tree(code: CodeType) -> ast.FunctionDef | None:
+    """The syntax of a function, its lines counted from its own first one; None without a source."""
+    try:
+        source = "".join(inspect.getsourcelines(code)[0])
+        nested = f"if 1:\n{source}" if source[:1].isspace() else source
+        tree = ast.parse(nested)
+    except (OSError, TypeError, SyntaxError):
+        return None
+    if nested is not source:
+        ast.increment_lineno(tree, -1)
+    body = tree.body[0].body if nested is not source else tree.body  # type: ignore[attr-defined]
+    return body[0] if isinstance(body[0], ast.FunctionDef) and body[0].name == code.co_name else None
+
+
+def _operand(tree: ast.AST, function: Any, instruction: int, path: tuple[Any, ...]) -> ast.AST | None:
+    found: Any = _at(tree, function.__code__, instruction)
+    if isinstance(found, ast.BinOp):
+        return getattr(found, path[0], None) if path[0] in ("left", "right") else None
+    if isinstance(found, ast.AugAssign):
+        return found.value if path == ("right",) else None
+    if isinstance(found, ast.Subscript) and path[-1] in ("lower", "upper"):
+        items = found.slice.elts if isinstance(found.slice, ast.Tuple) else [found.slice]
+        item = items[path[0]] if path[0] < len(items) else None
+        return getattr(item, path[1]) if isinstance(item, ast.Slice) else None
+    return _argument(found, function, path) if isinstance(found, ast.Call) else None
+
+
+def _argument(call: ast.Call, function: Any, path: tuple[Any, ...]) -> ast.AST | None:
+    """An argument of a call, or an item of one."""
+    first, *rest = path
+    if isinstance(first, str):
+        found: Any = next((k.value for k in call.keywords if k.arg == first), None)
+    else:
+        first -= _is_method(call.func, function)  # its object is argument 0
+        if any(isinstance(a, ast.Starred) for a in call.args) or not 0 <= first < len(call.args):
+            return None
+        found = call.args[first]
+    for i in rest:
+        items = found.elts if isinstance(found, ast.Tuple | ast.List) else []
+        if any(isinstance(e, ast.Starred) for e in items) or i >= len(items):
+            return None
+        found = items[i]
+    return found  # type: ignore[no-any-return]
+
+
+def _is_method(called: ast.AST, function: Any) -> bool:
+    """Whether a method of an object is called, and no function of a module."""
+    if not isinstance(called, ast.Attribute):
+        return False
+    while isinstance(called, ast.Attribute):
+        called = called.value
+    return not (isinstance(called, ast.Name) and isinstance(function.__globals__.get(called.id), ModuleType))
+
+
+_OPERATIONS = (ast.BinOp, ast.AugAssign, ast.Subscript, ast.Call)
+
+
+def _at(tree: ast.AST, code: CodeType, instruction: int) -> ast.AST | None:
+    """The operation that an instruction carries out; where Python does not tell columns, the only one of its line."""
+    nodes = [n for n in ast.walk(tree) if isinstance(n, _OPERATIONS)]
+    if not hasattr(code, "co_positions"):
+        return None
+    line, last, column, end = list(code.co_positions())[instruction // 2]
+    if line is None or last is None:
+        return None
+    first = code.co_firstlineno - 1
+    exact = [n for n in nodes if (n.lineno, n.col_offset) == (line - first, column) and _end(n) == (last - first, end)]
+    return next(iter(exact or [n for n in nodes if isinstance(n, ast.Call) and _end(n) == (last - first, end)]), None)
+
+
+def _end(node: Any) -> tuple[int, int]:
+    return node.end_lineno, node.end_col_offset
+
+
+def set_literals(module: nn.Module, values: Mapping[str, int]) -> None:
+    """Give a module a class whose methods hold other numbers.
 
     >>> class Flatten(nn.Module):
     ...     def forward(self, x):
-    ...         return x.view(-1, 64 * 7 * 7)
-    >>> literals(Flatten())
-    {'view[1]': -1, 'view[2]': 3136}
+    ...         return x.view(-1, 64)
+    >>> import torch
+    >>> flatten = Flatten()
+    >>> set_literals(flatten, {"forward[2:22]=64": 32})
+    >>> flatten(torch.zeros(2, 4, 8)).shape
+    torch.Size([2, 32])
     """
-    return {name: value for node in _graph(module).nodes for name, value in _of(node)}
+    chosen = tuple(sorted((Literal.named(name), value) for name, value in values.items()))
+    object.__setattr__(module, "__class__", _rewritten(type(module), chosen))
 
 
-def computed_sizes(module: nn.Module) -> dict[str, dict[str, int]]:
-    """The sizes that the reshapes in a module's own forward ask for, call by call; 0 for one that the code computes.
-
-    Raises:
-        NoGraphError: as for `literals`.
-
-    >>> class Halves(nn.Module):
-    ...     def forward(self, x):
-    ...         return x.reshape(-1, x.shape[1] // 2, 2)
-    >>> computed_sizes(Halves())
-    {'reshape': {'reshape[1]': -1, 'size(reshape[2])': 0, 'reshape[3]': 2}}
-    """
-    return {node.name: dict(_sizes(node)) for node in _graph(module).nodes if node.target in _RESHAPES}
-
-
-def with_literals(module: nn.Module, values: Mapping[str, int]) -> fx.GraphModule:
-    """The module as a `torch.fx.GraphModule` with other literals; parameters, buffers and submodules are shared.
-
-    Raises:
-        NoGraphError: as for `literals`.
-        KeyError: a literal that the module does not have.
-    """
-    graph = _graph(module)
-    unknown = values.keys() - {name for node in graph.nodes for name, _ in (*_of(node), *_sizes(node))}
-    if unknown:
-        raise KeyError(min(unknown))
-    for node in graph.nodes:
-        node.args = tuple(_replaced(a, f"{node.name}[{i}]", values) for i, a in enumerate(node.args))
-        node.kwargs = {k: _replaced(a, f"{node.name}[{k}]", values) for k, a in node.kwargs.items()}
-    graph._tracer_cls = None  # pickled with the module, and then needed where fxprune is not installed
-    made = fx.GraphModule(module, graph, type(module).__name__)
-    kept = {k: v for k, v in module.__dict__.items() if k in _STATE or k not in made.__dict__}
-    made.__dict__.update(kept)
-    return made
+@cache
+def _rewritten(kind: Any, values: tuple[tuple[Literal, int], ...]) -> type:
+    """The class with other numbers; one that is rewritten again is made from the first one's own."""
+    base: type = vars(kind).get("rewritten_from", kind)
+    methods = sorted({literal.method for literal, _ in values}.union(vars(kind).get("rewritten_methods", ())))
+    trees = [copy.deepcopy(_tree(getattr(kind, name).__code__)) for name in methods]
+    for tree in trees:
+        assert tree is not None
+        tree.decorator_list = []
+        _Replaced(tree.name, dict(values)).visit(tree)
+    source = _source(base, [ast.unparse(t) for t in trees if t is not None], methods)
+    name = f"{base.__module__}.{base.__name__}_{hashlib.sha1(source.encode()).hexdigest()[:12]}"
+    module = ModuleType(name)
+    module.__dict__.update(base=base, SOURCE=source, NAME=name)
+    exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+    return module.Rewritten  # type: ignore[no-any-return]
 
 
-# What the new module takes over as it is: tensors, submodules, hooks and mode.
-_STATE = frozenset(nn.Module().__dict__)
+def _source(base: type, bodies: list[str], methods: list[str]) -> str:
+    """The source of a module that makes the class; it needs the original class and Python's own library."""
+    free = {name for m in methods for name in getattr(base, m).__code__.co_freevars} - {"__class__"}
+    return _TEMPLATE.format(
+        path=base.__qualname__,
+        module=base.__module__,
+        free=", ".join(sorted(free)),
+        name=base.__name__,
+        bodies=textwrap.indent("\n\n".join(bodies), " " * 8),
+        methods=tuple(methods),
+    )
 
 
-class _Shallow(fx.Tracer):
-    def is_leaf_module(self, *_: Any) -> bool:
-        return True
+_TEMPLATE = '''"""{path} of {module}, with other numbers in its methods."""
+
+import importlib
+import linecache
+from functools import reduce
+from types import CodeType, FunctionType
+
+linecache.cache[f"<{{NAME}}>"] = (len(SOURCE), None, SOURCE.splitlines(keepends=True), f"<{{NAME}}>")
+if "base" not in globals():
+    base = reduce(getattr, "{path}".split("."), importlib.import_module("{module}"))
 
 
-def _graph(module: nn.Module) -> fx.Graph:
-    """The module's forward as a graph of its own calls, the same one in both modes."""
-    if "forward" in module.__dict__:
-        raise NoGraphError("forward was set on the instance")
-    optional = [p.name for p in inspect.signature(module.forward).parameters.values() if _optional(p)]
-    if optional:
-        raise NoGraphError(f"forward has the optional argument {optional[0]}")
-    was = module.training
-    graphs = []
-    try:
-        for training in (True, False):
-            module.training = training
-            graphs.append(_Shallow().trace(module))
-    except Exception as error:
-        raise NoGraphError(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}") from error
-    finally:
-        module.training = was
-    if str(graphs[0]) != str(graphs[1]):
-        raise NoGraphError("forward depends on the training mode")
-    _check_complete(module, graphs[0])
-    return graphs[0]
+def compiled({free}):
+    class {name}:
+{bodies}
 
 
-def _optional(p: inspect.Parameter) -> bool:
-    return p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+def inside(code):
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from inside(constant)
 
 
-def _check_complete(module: nn.Module, graph: fx.Graph) -> None:
-    """What the graph does not use, copies of a GraphModule lose."""
-    used = [str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")]
-    state = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-    lost = [name for name in state if not any(name == u or name.startswith(u + ".") for u in used)]
-    if lost:
-        raise NoGraphError(f"forward does not use {lost[0]}")
+def rewritten(name):
+    old = getattr(base, name)
+    code = next(c for c in list(inside(compiled.__code__))[1:] if c.co_name == name)
+    cells = dict(zip(old.__code__.co_freevars, old.__closure__ or ()))
+    closure = tuple(cells[variable] for variable in code.co_freevars)
+    new = FunctionType(code, old.__globals__, name, old.__defaults__, closure)
+    new.__dict__.update(old.__dict__)
+    new.__kwdefaults__, new.__annotations__, new.__doc__ = old.__kwdefaults__, old.__annotations__, old.__doc__
+    return new
 
 
-def _of(node: fx.Node) -> Iterator[tuple[str, int]]:
-    for i, a in enumerate(node.args):
-        yield from _ints(a, f"{node.name}[{i}]")
-    for k, a in node.kwargs.items():
-        yield from _ints(a, f"{node.name}[{k}]")
+MAKE = (
+    "(lambda modules, name, source: (name in modules or (modules.update({{name: type(modules['sys'])(name)}}), "
+    "vars(modules[name]).update(NAME=name, SOURCE=source), exec(compile(source, f'<{{name}}>', 'exec'), "
+    "vars(modules[name]))), modules[name].Rewritten.__new__(modules[name].Rewritten))[1])"
+)
 
 
-_RESHAPES = ("view", "reshape", "expand", torch.reshape)
+def reduce_ex(self, protocol):
+    """Pickled is the source of this class, so that only the original one must be there when it is loaded."""
+    _, _, *state = super(Rewritten, self).__reduce_ex__(protocol)
+    return (eval, (f"{{MAKE}}(__import__('sys').modules, {{NAME!r}}, {{SOURCE!r}})",), *state)
 
 
-def _sizes(node: fx.Node) -> Iterator[tuple[str, int]]:
-    """What a reshape asks for: ints under their names, and computed sizes as 0."""
-    if node.target in _RESHAPES:
-        sequence = len(node.args) == 2 and isinstance(node.args[1], list | tuple)
-        start = f"{node.name}[1]" if sequence else node.name
-        sizes: Any = node.args[1] if sequence else node.args[1:]
-        for i, size in enumerate(sizes, start=0 if sequence else 1):
-            yield (f"{start}[{i}]", size) if type(size) is int else (f"size({start}[{i}])", 0)
-
-
-def _ints(value: Any, name: str) -> Iterator[tuple[str, int]]:
-    if type(value) is int:
-        yield name, value
-    elif isinstance(value, list | tuple):
-        for i, v in enumerate(value):
-            yield from _ints(v, f"{name}[{i}]")
-    elif isinstance(value, slice):
-        yield from _ints((value.start, value.stop, value.step), name)
-
-
-def _replaced(value: Any, name: str, new: Mapping[str, int]) -> Any:
-    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
-        return type(value)(_replaced(v, f"{name}[{i}]", new) for i, v in enumerate(value))
-    if isinstance(value, slice):
-        return slice(*(_replaced(v, f"{name}[{i}]", new) for i, v in enumerate((value.start, value.stop, value.step))))
-    if isinstance(value, fx.Node):
-        return new.get(f"size({name})", value)
-    return new.get(name, value) if type(value) is int else value
+Rewritten = type(
+    base.__name__,
+    (base,),
+    {{name: rewritten(name) for name in {methods!r}}}
+    | {{"__reduce_ex__": reduce_ex, "rewritten_from": base, "rewritten_methods": {methods!r}}}
+    | {{"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}},
+)
+'''

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend
 from fxprune.module.isolation import swap_tensors, tensors_of, walk
-from fxprune.module.literals import is_literal
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
 from fxprune.rewriting.channel_sampler import BUFFER, add_samplers
@@ -23,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """The smaller model: same class, same `state_dict` keys, fewer channels.
 
-    A module whose `forward` holds a width as a literal becomes a `torch.fx.GraphModule` (see `find_groups`).
+    A module whose code holds a width as a literal gets a subclass of its class, with another number (see `find_groups`).
 
     Needs no tracing: a plan applies to any fresh instance of the architecture that it was made from. Parameters stay
     `nn.Parameter` and keep `requires_grad`, dtype, device and memory format; gradients are dropped.
@@ -34,8 +33,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
         inplace: cut `model` itself instead of a copy. Nothing is touched if the plan does not fit.
 
     Raises:
-        PlanError: tensors that the plan names are missing or have other shapes, or the root module would have to become
-            a GraphModule in place.
+        PlanError: tensors that the plan names are missing or have other shapes.
         InputError: the model is none, or cannot be copied.
 
     >>> import torch, fxprune
@@ -49,8 +47,6 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     )
     """
     tensors = check_fit(model, plan)
-    if inplace:
-        _check_in_place(plan)
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be trained
@@ -114,16 +110,6 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
                 seen = f"no width {name} in '{path}' that can become {new}"
                 raise PlanError("the plan is for another model", seen=seen, remedy=_REMEDY)
     return tensors
-
-
-def _check_in_place(plan: Plan) -> None:
-    literals = list(filter(is_literal, plan.attributes.get("", ())))
-    if literals:
-        raise PlanError(
-            "the model's own forward holds a width; it cannot be changed in place",
-            seen=", ".join(literals),
-            remedy="take the model that rewrite returns, or find the groups with rewrite_code=False",
-        )
 
 
 def _check_names(names: Mapping[str, str], plan: Plan) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.isolation import Inputs, named_outputs, walk
 from fxprune.tracing import chunked_convolution, meta_kernels
+from fxprune.tracing.provenance import TAGGED, Reference, Run, Site, SizedCall, caller, source_of
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
 
@@ -31,18 +35,97 @@ def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor
 
 
 class Functions(TorchFunctionMode):
-    """Tells the recorder which function of PyTorch the model's code has called.
+    """Sees the functions of PyTorch that the model's code calls, before they reach the dispatcher.
 
-    `flatten` and `x.view(2, 512)` issue the same ATen call, but only the second can hold a width.
+    It tells the recorder their names (`flatten` and `x.view(2, 512)` issue the same ATen call, but only the second can
+    hold a width), hands out sizes with their sources, and notes the calls that take sizes.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
-        self._recorder = recorder
+        self._recorder, self._run = recorder, recorder.run
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._recorder.function = func.__name__
-        return func(*args, **(kwargs or {}))
+        recorder, run, name = self._recorder, self._run, func.__name__
+        recorder.function = name
+        if run is None:
+            return func(*args, **(kwargs or {}))
+        noted = name in _SIZED or _is_tagged(args, kwargs)
+        nodes, run.inside = recorder.count, True
+        try:
+            result = func(*args, **(kwargs or {}))
+        finally:
+            run.inside = False
+        if name in _READS:
+            return self._read(name, args, result, caller(sys._getframe(1), func))
+        if noted:
+            made = range(nodes, recorder.count)
+            self._note(name, args, kwargs or {}, result, run.note(caller(sys._getframe(1), func)), made)
+        return result
+
+    def _read(self, name: str, args: Any, result: Any, frame: FrameType) -> Any:
+        """What the code has read of a tensor's sizes, with its source."""
+        if name == "__get__" and type(result) is not torch.Size:
+            return result
+        tensor, run = self._recorder.refer_to(args[0]), self._run
+        assert run is not None
+        if tensor is not None:
+            run.reads.append((tensor, frame.f_code))
+        if type(result) is torch.Size:
+            return torch.Size([run.dim(tensor, i, n, frame) for i, n in enumerate(result)])
+        if name == "size":
+            return run.dim(tensor, (args[1] if len(args) > 1 else -1) % args[0].dim(), result, frame)
+        sizes = [run.dim(tensor, i, n, frame) for i, n in enumerate(args[0].size())]
+        if name in ("numel", "nelement"):
+            return math.prod(sizes)
+        for size in sizes[:1] if name == "__len__" else sizes:  # a number that can't be followed is made of them
+            if type(size) in TAGGED:
+                run.escape(size.source, frame)  # type: ignore[attr-defined]
+        return result
+
+    def _note(self, name: str, args: Any, kwargs: Any, result: Any, site: Site, nodes: range) -> None:
+        given = tuple([self._described(a) for a in args])
+        named = {k: self._described(v) for k, v in kwargs.items()}
+        several = result if isinstance(result, tuple | list) else (result,)
+        found = tuple([self._recorder.refer_to(t) for t in several if isinstance(t, Tensor)])
+        self._run.calls.append(SizedCall(name, given, named, found, site, nodes))  # type: ignore[union-attr]
+
+    def _described(self, value: Any) -> Any:
+        """An argument with references for tensors, and sources for numbers."""
+        if isinstance(value, Tensor):
+            return self._recorder.refer_to(value) or _CONSTANT
+        if isinstance(value, list | tuple):
+            return tuple([self._described(v) for v in value])
+        if isinstance(value, slice):
+            return slice(*(source_of(v) for v in (value.start, value.stop, value.step)))
+        return source_of(value)
+
+
+_CONSTANT = Reference("")  # a tensor that the code holds
+
+
+# Functions that take sizes, whose plain numbers matter as well; by name, as a method and a function have the same.
+_SIZED = frozenset(
+    (
+        *("view", "reshape", "expand", "broadcast_to", "unflatten", "repeat", "tile", "split", "split_with_sizes"),
+        *("narrow", "pad", "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_full"),
+        *("new_empty", "layer_norm", "rms_norm", "group_norm", "conv1d", "conv2d", "conv3d", "conv_transpose1d"),
+        *("conv_transpose2d", "conv_transpose3d", "scaled_dot_product_attention", "__getitem__", "__setitem__"),
+        *("multi_head_attention_forward",),
+    )
+)
+_READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])
+
+
+def _is_tagged(args: Any, kwargs: Any) -> bool:
+    """Whether a number with a source is among a call's arguments."""
+    for a in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(a)
+        if kind in TAGGED or (kind in (tuple, list, torch.Size) and any(type(v) in TAGGED for v in a)):
+            return True
+        if kind is slice and (type(a.start) in TAGGED or type(a.stop) in TAGGED):
+            return True
+    return False
 
 
 # PyTorch's own layers whose functions take no size from anyone's code.
@@ -76,10 +159,14 @@ def _unseen(forward: Callable[..., Any], recorder: Recorder) -> Callable[..., An
 class Recorder(TorchDispatchMode):
     """Appends a node to an `fx.Graph` for each ATen call."""
 
-    def __init__(self, names: dict[int, str], stack: list[str] | None = None, real: bool = False) -> None:
+    def __init__(
+        self, names: dict[int, str], stack: list[str] | None = None, *, real: bool = False, tags: bool | None = True
+    ) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self.count = 0
         self.stack: list[str] = [] if stack is None else stack
+        self.run = None if tags is None else Run(self.stack, tags=tags)
         self.function = ""
         self.answers: dict[str, Any] = {}
         self._names = names
@@ -114,7 +201,7 @@ class Recorder(TorchDispatchMode):
     def attempt_extra(self, run: Callable[[], None], tensors: Mapping[str, Tensor]) -> None:
         """Record `run` behind what there is; forget it if it fails, or uses no more parameters of `tensors`."""
         last, self._extra, seen = next(iter(reversed(self.graph.nodes))), True, dict(self._seen)
-        outputs = list(self._outputs)
+        outputs, noted = list(self._outputs), self.run.length() if self.run else ()
         try:
             run()
             useful = any(isinstance(tensors.get(name), nn.Parameter) for name in self._seen.keys() - seen.keys())
@@ -123,12 +210,16 @@ class Recorder(TorchDispatchMode):
         if not useful:
             self.stack.clear()
             self._seen, self._outputs = seen, outputs
+            if self.run:
+                self.run.cut(noted)
             for node in reversed(list(self.graph.nodes)):
                 if node is last:
                     break
                 self.graph.erase_node(node)
 
     def finish(self) -> fx.Graph:
+        if self.run:
+            self.run.active = False
         names = [name for name, _ in self._outputs]
         self.graph.output(tuple(node for _, node in self._outputs)).meta["names"] = names
         return self.graph
@@ -167,6 +258,7 @@ class Recorder(TorchDispatchMode):
         references = tuple([self._refer(a) for a in args])  # first: they may add nodes of their own
         named = {k: self._refer(v) for k, v in kwargs.items()}
         node = self.graph.create_node("call_function", op, name=op._opname)
+        self.count += 1
         # Set afterwards, arguments are not searched again for what they may not hold.
         node.args = references
         if named:
@@ -193,6 +285,14 @@ class Recorder(TorchDispatchMode):
     def _know(self, tensor: Tensor, node: fx.Node, item: int | None = None) -> None:
         # Weak, so that a real run keeps no activation alive; identity is checked on each look-up.
         self._nodes[id(tensor)] = (weakref.ref(tensor), node, item)
+
+    def refer_to(self, tensor: Tensor) -> Reference | None:
+        """What stands for a tensor; None for a constant of the code. Unlike a use, it adds nothing to the graph."""
+        known = self._nodes.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return Reference(known[1], known[2])
+        name = self._names.get(id(tensor))
+        return None if name is None else Reference(name)
 
     def _refer(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -34,6 +34,7 @@ from fxprune.module.isolation import (
     watch_forwards,
 )
 from fxprune.module.wrappers import check_unwrapped
+from fxprune.tracing.provenance import Run, followed_roots, tag_attributes
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
 
 
@@ -51,6 +52,7 @@ class Graph:
         tensors: the model's parameters and buffers by name, each once, under its first name.
         on_meta: whether meta tensors sufficed; if not, the model's control flow depends on data.
         answers: the results of calls whose outcome depends on data, by node name, for replaying the run.
+        run: where the numbers of the model's code came from; None if that was not asked for.
     """
 
     fx: fx.Graph
@@ -59,6 +61,7 @@ class Graph:
     tensors: Mapping[str, Tensor]
     on_meta: bool
     answers: Mapping[str, Any] = field(default_factory=dict)
+    run: Run | None = None
 
     def __repr__(self) -> str:
         calls = sum(n.op == "call_function" for n in self.fx.nodes)
@@ -97,13 +100,17 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)
     _check(inputs, tensors)
-    try:
-        return _trace_on_meta(model, inputs, tensors)
-    except Exception as meta_error:
-        # Either the control flow needs data, or the model itself fails; the real run tells which.
-        if all(t.is_meta for t in tensors.values()) and tensors:
-            raise _failure(model, meta_error) from meta_error
-        return _trace_for_real(model, inputs, tensors)
+    # Either the control flow needs data, or the code refuses ints that are of another type, or the model itself fails.
+    dataless = bool(tensors) and all(t.is_meta for t in tensors.values())
+    ways = [_trace_on_meta] if dataless else [_trace_on_meta, _trace_for_real]
+    failures: list[Exception] = []
+    for tags in (True, False):
+        for way in ways:
+            try:
+                return way(model, inputs, tensors, tags)
+            except Exception as error:
+                failures.append(error)
+    raise _failure(model, failures[-1]) from failures[-1]
 
 
 def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
@@ -131,42 +138,46 @@ def retrace(graph: Graph, shapes: Mapping[str, tuple[int, ...]], attributes: Map
     Raises:
         Exception: whatever the model's code has against them.
     """
-    return _trace_on_meta(graph.model, graph.inputs, graph.tensors, shapes, attributes)
+    with isolated(graph.model) as work:
+        recorder = Recorder(swap_tensors(work, lambda n, t: meta_like(n, t, shapes.get(n))), tags=None)
+        return _recorded_on_meta(graph.model, mend(work, attributes), graph.inputs, graph.tensors, recorder)
 
 
-def _trace_on_meta(
-    model: nn.Module,
-    inputs: Inputs,
-    tensors: Mapping[str, Tensor],
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    attributes: Mapping[str, Mapping[str, int]] | None = None,
-) -> Graph:
-    def empty(name: str, tensor: Tensor) -> Tensor:
-        return meta_like(name, tensor, (shapes or {}).get(name))
-
+def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
     with isolated(model) as work:
-        recorder = Recorder(swap_tensors(work, empty))
-        if attributes is not None:
-            work = mend(work, attributes)
-        meta_inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
-        spare_plain_layers(work, recorder)
-        with _recording(work, recorder, on_meta=True):
-            _run(work, meta_inputs, recorder, training=False)
-            if not recorder.has_seen(tensors):
-                recorder.attempt_extra(lambda: _run(work, meta_inputs, recorder, training=True), tensors)
-    return Graph(recorder.finish(), model, inputs, tensors, on_meta=True, answers=recorder.answers)
+        recorder = Recorder(swap_tensors(work, meta_like), tags=tags)
+        return _recorded_on_meta(model, work, inputs, tensors, recorder)
 
 
-def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor]) -> Graph:
+def _recorded_on_meta(
+    model: nn.Module, work: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], recorder: Recorder
+) -> Graph:
+    """The graph of `model`, recorded on `work`, its copy on meta tensors."""
+    meta_inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
+    spare_plain_layers(work, recorder)
+    with _recording(work, recorder, on_meta=True):
+        _run(work, meta_inputs, recorder, training=False)
+        if not recorder.has_seen(tensors):
+            recorder.attempt_extra(lambda: _run(work, meta_inputs, recorder, training=True), tensors)
+    return _graph(model, inputs, tensors, recorder, on_meta=True)
+
+
+def _graph(
+    model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], recorder: Recorder, *, on_meta: bool
+) -> Graph:
+    return Graph(recorder.finish(), model, inputs, tensors, on_meta, recorder.answers, recorder.run)
+
+
+def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
     stack: list[str] = []
     try:
         with isolated(model, keep_buffers=True) as work:
-            recorder, given = Recorder(tensor_names(work), stack, real=True), cloned(inputs)
+            recorder, given = Recorder(tensor_names(work), stack, real=True, tags=tags), cloned(inputs)
             with _recording(work, recorder, on_meta=False):
                 _run(work, given, recorder, training=False)
     except Exception as error:
         raise _failure(model, error, stack) from error
-    return Graph(recorder.finish(), model, inputs, tensors, on_meta=False, answers=recorder.answers)
+    return _graph(model, inputs, tensors, recorder, on_meta=False)
 
 
 def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> TraceError:
@@ -185,7 +196,11 @@ def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> T
 @contextmanager
 def _recording(model: nn.Module, recorder: Recorder, *, on_meta: bool) -> Iterator[None]:
     watch_forwards(model, recorder.stack)
-    with nullcontext() if on_meta else plain_attention(), recorder, Functions(recorder):
+    tagged = recorder.run is not None and recorder.run.tags
+    if recorder.run is not None and tagged:
+        tag_attributes(model, recorder.run)
+    roots = followed_roots(model) if tagged else nullcontext()
+    with nullcontext() if on_meta else plain_attention(), roots, recorder, Functions(recorder):
         yield
 
 

@@ -1,17 +1,21 @@
-"""Widths that stand as literals in a module's code: the module becomes a GraphModule with other literals."""
+"""Widths that stand as literals in a module's code: the module gets a subclass of its class with other literals."""
 
 from __future__ import annotations
 
 import copy
+import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import fxprune
-from fxprune.module.literals import NoGraphError, literals, with_literals
+from fxprune.module.literals import has_literal, set_literals
 
 
 class Pad(nn.Module):
@@ -57,7 +61,7 @@ class Halves(nn.Module):
 
 
 class Flag(nn.Module):
-    """Depends on its mode: no graph stands for both."""
+    """Its forward depends on its mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,10 +78,35 @@ class Optional(Flag):
 
 class Branch(Flag):
     def forward(self, x: Tensor) -> Tensor:
-        return self.b((self.a(x) if x.shape[1] == 3 and x.sum() is not None else x).view(-1, 32))
+        x = self.a(x) if x.shape[1] == 3 and x.sum() is not None else x
+        return self.b(x.view(-1, 32))
+
+
+class Inherited(Flag):
+    """The number stands in a method of the parent's, called by way of `super`."""
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return super().forward(x * scale)
+
+
+class ByAFunction(Flag):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(flattened(self.a(x)))
+
+
+def flattened(x: Tensor) -> Tensor:
+    return x.view(-1, 32)
+
+
+class ByAName(Flag):
+    def forward(self, x: Tensor) -> Tensor:
+        width = 32
+        return self.b(self.a(x).view(-1, width))
 
 
 class Unused(Flag):
+    """Has a layer that its forward does not use."""
+
     def __init__(self) -> None:
         super().__init__()
         self.spare = nn.Linear(2, 2)
@@ -99,14 +128,16 @@ def test_views_and_pads_with_literal_sizes_are_pruned() -> None:
     plan = plan_of(model, X)
     assert plan.kept_counts() == {"stem": 4, "block.a": 8, "block.b": 4, "last": 12}
     small = fxprune.rewrite(model, plan)
-    assert isinstance(small, fx.GraphModule)
-    assert isinstance(small.block.short, fx.GraphModule)
-    assert isinstance(small.block, Shortcut)
-    assert sum(literals(small.block.short)[f"pad[1][{i}]"] for i in (4, 5)) == 4
-    assert literals(small)["view[2]"] == 12 * 16
+    assert isinstance(small, Net)
+    assert isinstance(small.block.short, Pad)
+    assert type(small.block) is Shortcut
+    before, after = sorted(plan.attributes["block.short"])
+    assert before.startswith("forward[2:") and after.startswith("forward[2:")
+    assert sum(plan.attributes["block.short"].values()) == 4
+    assert list(plan.attributes[""].values()) == [12 * 16]
     assert fxprune.verify(model, plan, X) < 1e-9
     assert small.note == "kept"
-    assert isinstance(model, Net)
+    assert type(model) is Net
 
 
 def test_the_rewritten_model_is_an_ordinary_one() -> None:
@@ -115,6 +146,7 @@ def test_the_rewritten_model_is_an_ordinary_one() -> None:
     small = fxprune.rewrite(model, plan)
     assert list(small.state_dict()) == list(model.state_dict())
     fresh = fxprune.rewrite(Net(), plan)
+    assert type(fresh) is type(small)
     fresh.load_state_dict(small.state_dict())
     for other in (fresh, copy.deepcopy(small), torch.export.export(small.eval(), (X,)).module()):
         assert torch.equal(other(X), small(X))
@@ -125,11 +157,48 @@ def test_the_rewritten_model_is_an_ordinary_one() -> None:
     assert again.kept_counts()["last"] == 6
 
 
+def test_a_model_that_was_pruned_twice_is_pickled_with_all_its_numbers() -> None:
+    small = fxprune.rewrite(Net(), plan_of(Net(), X))
+    smaller = fxprune.rewrite(small, plan_of(small, X))
+    buffer = io.BytesIO()
+    torch.save(smaller, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert torch.equal(loaded(X), smaller(X))
+    assert type(loaded).__name__ == "Net"
+
+
+def test_a_pickled_model_needs_nothing_but_its_own_code(tmp_path: Path) -> None:
+    """Loaded where this project cannot be imported, and pickled there again."""
+    small = fxprune.rewrite(Net(), plan_of(Net(), X)).eval()
+    own = Path(__file__).read_text(encoding="utf-8").partition("class Flag")[0].replace("import fxprune", "")
+    own = "".join(line for line in own.splitlines(keepends=True) if "fxprune" not in line)
+    (tmp_path / f"{__name__.rpartition('.')[2]}.py").write_text(own, encoding="utf-8")
+    torch.save((small, X, small(X)), tmp_path / "small.pt")
+    code = """
+import copy, io, sys, torch
+sys.path[:] = [p for p in sys.path if "site-packages" in p or "lib/python" in p] + [sys.argv[1]]
+sys.modules["fxprune"] = None
+small, x, y = torch.load(sys.argv[1] + "/small.pt", weights_only=False)
+for _ in range(2):
+    assert torch.equal(small(x), y)
+    buffer = io.BytesIO()
+    torch.save(copy.deepcopy(small), buffer)
+    buffer.seek(0)
+    small = torch.load(buffer, weights_only=False)
+print(sorted(m for m in sys.modules if m.startswith("fxprune.")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr[-2000:]
+
+
 def test_bounds_of_slices_follow() -> None:
     model, x = Halves(), torch.rand(3, 4)
     plan = plan_of(model, x, 0.4)
     small = fxprune.rewrite(model, plan)
-    assert literals(small) == {"getitem[1][1][1]": 3, "getitem_1[1][1][0]": 3, "getitem_1[1][1][1]": 12}
+    assert sorted(plan.attributes[""].values()) == [3, 3]
     assert (small.b.in_features, small.c.in_features) == (3, 5)
     assert fxprune.verify(model, plan, x) < 1e-9
 
@@ -137,66 +206,67 @@ def test_bounds_of_slices_follow() -> None:
 def test_code_can_be_left_as_it_is() -> None:
     model = Net()
     groups = fxprune.find_groups(fxprune.trace(model, X), rewrite_code=False)
-    assert [g.name for g in groups] == ["block.a"]
+    assert [g.name for g in groups] == ["stem", "block.a"]
+    plan = groups.plan({"stem": [0, 3, 5], "block.a": [1, 2]})
+    assert not plan.attributes
+    assert fxprune.verify(model, plan, X) < 1e-9
     assert any("code is left as it is" in f.reason for f in groups.fixed)
+
+
+@pytest.mark.parametrize("kind", [Flag, Optional, Branch, Unused])
+def test_any_code_of_a_modules_methods_follows(kind: type[Flag]) -> None:
+    model, x = kind().eval(), torch.rand(1, 3, 2, 2)
+    plan = plan_of(model, x)
+    assert plan.kept_counts() == {"a": 4}
+    assert fxprune.verify(model, plan, x) < 1e-9
+    small = fxprune.rewrite(model, plan)
+    assert small.train()(torch.rand(3, 3, 2, 2)).shape == (3, 2)
 
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Flag, "forward depends on the training mode"),
-        (Optional, "forward has the optional argument scale"),
-        (Unused, "forward does not use spare.weight"),
+        (ByAFunction, "the number stands in no method of the module's class"),
+        (Inherited, "the number stands in no method of the module's class"),
+        (ByAName, "the number does not stand in this line"),
     ],
 )
-def test_what_no_graph_stands_for_is_fixed_with_the_reason(kind: type[Flag], reason: str) -> None:
+def test_what_cannot_be_replaced_is_fixed_with_the_reason(kind: type[Flag], reason: str) -> None:
     model, x = kind(), torch.rand(1, 3, 2, 2)
-    with pytest.raises(NoGraphError, match=reason):
-        literals(model)
     groups = fxprune.find_groups(fxprune.trace(model, x))
     assert not len(groups)
     assert any(reason in f.reason and "view" in f.where for f in groups.fixed)
 
 
-def test_control_flow_has_no_graph() -> None:
-    with pytest.raises(NoGraphError, match="control flow"):
-        literals(Branch())
-    model = Halves()
-    model.forward = lambda x: x  # type: ignore[method-assign]
-    with pytest.raises(NoGraphError, match="set on the instance"):
-        literals(model)
-
-
 def test_finding_literals_leaves_no_trace() -> None:
     model = Net().train()
     before = copy.copy(model.__dict__)
-    literals(model)
+    plan_of(model, X)
     assert model.__dict__ == before
+    assert [type(m) for m in (model, model.block.short)] == [Net, Pad]
 
 
 def test_a_literal_that_is_not_there_is_refused() -> None:
-    with pytest.raises(KeyError):
-        with_literals(Net(), {"view[7]": 3})
     plan = plan_of(Net(), X)
     other = Net()
     other.block.short = nn.Identity()  # type: ignore[assignment]
-    with pytest.raises(fxprune.PlanError, match=r"no width pad\[1\]\[4\] in 'block.short'"):
+    with pytest.raises(fxprune.PlanError, match=r"no width forward\[2:\d+\]=4 in 'block.short'"):
         fxprune.rewrite(other, plan)
+    assert not has_literal(Net(), "forward[1:1]=400")
 
 
-def test_a_root_module_cannot_change_its_class_in_place() -> None:
-    model = Net()
-    plan = plan_of(model, X)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(fxprune.PlanError, match=r"cannot be changed in place.*view\[2\].*rewrite_code=False"):
-        fxprune.rewrite(model, plan, inplace=True)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+def test_instances_of_one_class_have_numbers_of_their_own() -> None:
+    first, second, third = Pad(), Pad(), Pad()
+    name = next(iter(plan_of(Net(), X).attributes["block.short"]))
+    set_literals(first, {name: 1})
+    set_literals(second, {name: 2})
+    x = torch.rand(1, 8, 4, 4)
+    assert [m(x).shape[1] for m in (first, second, third)] == [13, 14, 16]
 
 
-def test_an_inner_module_changes_in_place() -> None:
-    model = nn.Sequential(Shortcut(), nn.Conv2d(16, 2, 1))
-    x = torch.rand(2, 8, 8, 8)
-    plan = plan_of(model, x)
-    expected = fxprune.rewrite(model, plan)(x)
-    assert fxprune.rewrite(model, plan, inplace=True) is model
-    assert torch.equal(model(x), expected)
+def test_a_model_and_its_parts_change_in_place() -> None:
+    for model, x in ((Net(), X), (nn.Sequential(Shortcut(), nn.Conv2d(16, 2, 1)), torch.rand(2, 8, 8, 8))):
+        plan = plan_of(model, x)
+        expected = fxprune.rewrite(model, plan)(x)
+        assert fxprune.rewrite(model, plan, inplace=True) is model
+        assert torch.equal(model(x), expected)

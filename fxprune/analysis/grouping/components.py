@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from fxprune.analysis.grouping.partial_reads import never_read
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
 from fxprune.analysis.grouping.traces import Keys, key, traces
 from fxprune.analysis.grouping.zero_propagation import told_apart
-from fxprune.analysis.labels.dims import Dim, Labels, WidthUse
+from fxprune.analysis.labels.dims import Dim, Labels
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Axes, Labelling
 from fxprune.analysis.labels.propagation import label
 from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.table import rule_of, spec_of_node
-from fxprune.module.attributes import int_of
-from fxprune.module.literals import is_computed, is_literal
 from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph
 
@@ -140,26 +139,23 @@ class Analysis:
         return {g.name: i for i, g in enumerate(self.groups)}
 
 
-def mended(analysis: Analysis, learned: Iterable[WidthUse], keep: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
-    """New values of the int attributes and literals that hold a dim's length.
-
-    A computed size is set beside others of its module, also to its old value: what it is computed from may be mended.
+def mended(analysis: Analysis, keep: npt.NDArray[np.bool_]) -> dict[str, dict[str, int]]:
+    """New values of the attributes of PyTorch's own layers that hold a dim's length, without following tensors.
 
     Args:
         analysis: of the graph.
-        learned: attributes and literals beside those that the rules have named.
         keep: which components stay, from `Analysis.keep`.
     """
     found: dict[str, dict[str, int]] = {}
-    changed: set[str] = set()
     model = analysis.labelling.graph.model
-    for use in (*analysis.labelling.labeller.widths, *learned):
-        new = int(keep[analysis.components.of[use.labels]].sum())
-        holds = is_literal(use.attribute) or int_of(model.get_submodule(use.module), use.attribute) == len(use.labels)
-        if holds and (new != len(use.labels) or is_computed(use.attribute)):
+    for use in analysis.labelling.labeller.widths:
+        new, module = int(keep[analysis.components.of[use.labels]].sum()), model.get_submodule(use.module)
+        if new != len(use.labels) and isinstance(module, _WITH_GROUPS):
             found.setdefault(use.module, {})[use.attribute] = new
-            changed |= {use.module} if new != len(use.labels) else set()
-    return {module: values for module, values in found.items() if module in changed}
+    return found
+
+
+_WITH_GROUPS = (nn.modules.conv._ConvNd, nn.GroupNorm)
 
 
 def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()) -> Analysis:

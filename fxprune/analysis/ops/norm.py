@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call
 from fxprune.analysis.ops.spec import Norm, OpSpec, Statistics
@@ -50,7 +52,7 @@ def group_norm(call: Call, x: Axes, w: Axes | None, b: Axes | None, *sizes: Any)
         lab.factor(x[1], [(groups, rows), (x.shape[1] // groups, columns)])
         lab.mix(columns)
         lab.width("num_groups", rows)
-        lab.suspect()
+        lab.suspect(*([rows] if isinstance(rows, np.ndarray) else []))
     else:
         lab.mix(x[1])
     return [x.dims(), *([[x[0], None if groups == 1 else rows]] * 2)]

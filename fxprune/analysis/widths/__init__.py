@@ -1,29 +1,31 @@
-"""Widths that the model's own Python code holds, beside its tensors: found by probing, then mended, tied or fixed.
+"""Widths that the model's own Python code holds, beside its tensors: known by where its numbers come from.
 
 Labels tell what the data allows; the model's code can hold widths too (`x.reshape(n, self.hidden, -1)`, `C // heads`).
-A probe gives every group its own keep count, runs the model on meta tensors cut to these counts, and compares the shape
-that each ATen call delivers with the one that the labels predict. A difference is answered with the predicted shape, so
-that one run finds all of them; what it means is learned from the numbers:
+The recorded run says of each number that reached a call which sizes, attributes and plain numbers it was computed from
+(`fxprune.tracing.provenance`), and the labels say what it must be for other widths. These equations are solved exactly:
 
-* the call kept its old size, and an int attribute of a module holds it: the attribute is *mended*;
-* the call follows another group's width: the two groups are *tied*, they keep the same fraction;
-* a scalar changed (an attention scale computed from a width): its old value is *folded* into the weights before it;
-* else the group is *fixed*, with the line of code as the reason.
+* an attribute, or a literal in a module's code, that follows a width is *mended*;
+* two widths that the code takes for one another are *tied*, they keep the same fraction;
+* a scalar that follows a width (an attention scale) is *folded* into the weights before it;
+* what has no solution, or is compared in a way that another width would change, is *fixed*, with the line of code.
+
+Then runs on meta tensors, cut to widths that differ from group to group, check that every call delivers what the labels
+predict. A difference that no expression explains is fixed as well, never guessed at.
 
 The rooms:
 
-    builtin_modules  what PyTorch's own modules are known to hold, without a probe
-    code_scan        whether the code can see a width at all
+    builtin_modules  what PyTorch's own modules are known to hold
+    forms            numbers as polynomials in how many channels the groups keep
+    equations        what the labels predict for each number that was given to a call
+    solve            which attributes, literals and ties make all equations hold
+    scales, fold     which weights can take up a scalar
     prediction       the shapes that the labels predict when every group keeps a count of its own
     probe            run the model on cut meta tensors and compare every call with the prediction
-    requested_sizes  the sizes that the model's own code asks for in a call, and the numbers that it gives it
-    inference        what each difference says about the code
-    candidates       which attributes or literals may hold a width
-    fold             which weights can take up a scalar
-    constraints      what was learned
+    inference        solve, check, and fix what remains
+    constraints      what is known by then
 """
 
 from fxprune.analysis.widths.constraints import Held, ScaleUse
-from fxprune.analysis.widths.inference import held_by_code
+from fxprune.analysis.widths.inference import held_by_code, joined
 
-__all__ = ["Held", "ScaleUse", "held_by_code"]
+__all__ = ["Held", "ScaleUse", "held_by_code", "joined"]

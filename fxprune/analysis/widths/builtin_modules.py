@@ -1,9 +1,8 @@
-"""What PyTorch's own modules are known to hold, without a probe."""
+"""What PyTorch's own modules are known to hold, without a look at their code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,24 @@ from fxprune.module.attributes import int_of
 from fxprune.module.isolation import walk
 
 
-def known_beforehand(analysis: Analysis, held: Held) -> Held:
-    """What PyTorch's own modules are known to hold."""
+def known_beforehand(analysis: Analysis, held: Held) -> tuple[Held, list[WidthUse]]:
+    """The ties that PyTorch's own modules are known to need, and the attributes in which they hold widths."""
+    known: list[WidthUse] = []
     for path, module in walk(analysis.labelling.graph.model):
         if isinstance(module, torch.jit.ScriptModule):
             remedy = "give the module that torch.jit.script or trace was given"
             where = path or type(module).__name__
             raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
         if type(module).forward is nn.MultiheadAttention.forward:
-            held = _attention(analysis, held, path)
+            held = _attention(analysis, held, path, known)
         elif module._parameters.get("weight") is None:
             for kind, attribute, dim in _NORMS:
                 if isinstance(module, kind) and int_of(module, attribute) is not None:
-                    held = _weightless(analysis, held, path, attribute, dim)
-    return held
+                    known += _weightless(analysis, path, attribute, dim)
+    return held, known
 
 
-def _attention(analysis: Analysis, held: Held, path: str) -> Held:
+def _attention(analysis: Analysis, held: Held, path: str, known: list[WidthUse]) -> Held:
     """nn.MultiheadAttention computes the head width as `embed_dim // num_heads`: both widths keep the same part."""
     parameters = analysis.labelling.parameter_axes()
     weight = parameters.get(f"{path}.in_proj_weight") or parameters.get(f"{path}.q_proj_weight")
@@ -43,15 +43,14 @@ def _attention(analysis: Analysis, held: Held, path: str) -> Held:
         return held
     names = _carried(analysis, held, [weight.known(0), weight.known(1)])
     embedding = weight.known(1)
-    mends = [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
-    heads = [
+    known += [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
+    known += [
         WidthUse(path, attribute, labels)
         for f in analysis.labelling.labeller.factorings
         if f.node.meta["module"] == path and len(f.sizes) >= 2
         for attribute, axis in (("num_heads", -2), ("head_dim", -1))
         if isinstance(labels := f.factors[axis], np.ndarray)
     ]
-    held = replace(held, mends=(*held.mends, *mends, *heads))
     inside = _carried(analysis, held, [weight.known(0)])
     return stepped(analysis, held.tie([*names, *inside]), names, f"widths of {path}") if len(names) > 1 else held
 
@@ -64,14 +63,12 @@ _NORMS: tuple[tuple[type[nn.Module], str, int], ...] = (
 )
 
 
-def _weightless(analysis: Analysis, held: Held, path: str, attribute: str, dim: int) -> Held:
+def _weightless(analysis: Analysis, path: str, attribute: str, dim: int) -> list[WidthUse]:
     """A norm without a weight."""
     first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
     axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
     labels = axes.known(dim % len(axes)) if isinstance(axes, Axes) and len(axes) > 1 else None
-    if not isinstance(labels, np.ndarray):
-        return held
-    return replace(held, mends=(*held.mends, WidthUse(path, attribute, labels)))
+    return [WidthUse(path, attribute, labels)] if isinstance(labels, np.ndarray) else []
 
 
 def _carried(analysis: Analysis, held: Held, dims: Iterable[Any]) -> list[str]:

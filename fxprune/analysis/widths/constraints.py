@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.analysis.labels.dims import WidthUse
+from fxprune.analysis.widths.forms import Form, Parts
 from fxprune.plan.plan import Ints
 
 Reason = tuple[str, str]
@@ -29,6 +33,14 @@ class ScaleUse:
     exponent: float
 
 
+class Mend(NamedTuple):
+    """An attribute, or a literal in a module's code, and the number that it must be."""
+
+    module: str
+    name: str
+    form: Form
+
+
 @dataclass(frozen=True, eq=False)
 class Held:
     """What the model's code holds.
@@ -36,16 +48,41 @@ class Held:
     Attributes:
         fixed: groups that cannot shrink: {group: (reason, where)}.
         ties: sets of groups that must keep the same part of their channels.
-        mends: int attributes that hold the length of a labelled dim.
+        mends: attributes and literals that follow widths.
+        parts: what the negative numbers in their forms stand for.
         scales: weights that absorb a scalar which follows a width.
-        folded: names of the graph nodes whose scalar has been taken care of.
+        folded: names of the graph nodes whose scalar has been taken care of, each with {group: exponent}.
     """
 
     fixed: Mapping[str, Reason] = field(default_factory=dict)
     ties: tuple[frozenset[str], ...] = ()
-    mends: tuple[WidthUse, ...] = ()
+    mends: tuple[Mend, ...] = ()
+    parts: Parts | None = None
     scales: tuple[ScaleUse, ...] = ()
-    folded: frozenset[str] = frozenset()
+    folded: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    def attributes(
+        self, analysis: Analysis, counts: Mapping[str, int], keep: npt.NDArray[np.bool_]
+    ) -> dict[str, dict[str, int]]:
+        """New values of the attributes and literals that follow widths.
+
+        Args:
+            analysis: of the graph.
+            counts: kept channels of each group by name.
+            keep: which components stay, from `Analysis.keep`.
+        """
+        groups, parts = analysis.groups, self.parts
+        found: dict[str, dict[str, int]] = {}
+
+        def count(symbol: int) -> int:
+            assert parts is not None
+            return parts.kept(symbol, keep) if symbol < 0 else counts.get(groups[symbol].name, groups[symbol].size)
+
+        for module, name, form in self.mends:
+            new = int(form.at(count))
+            if parts is not None and new != form.at(parts.size):
+                found.setdefault(module, {})[name] = new
+        return found
 
     def tied_with(self, name: str) -> frozenset[str]:
         """The group and those tied to it."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import fx, nn
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.analysis.labels.dims import Loose, WidthUse
+from fxprune.analysis.labels.dims import Loose
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.constraints import Held
 
@@ -61,12 +61,10 @@ class Prediction:
         active: which groups are not fixed, of shape (groups,).
         keep: which components stay, of shape (components,).
         other: whether this is the other choice.
-        seen: what probes with other mends have seen.
     """
 
     def __init__(self, analysis: Analysis, held: Held, *, other: bool = False) -> None:
         self.analysis, self.other = analysis, other
-        self.seen: dict[tuple[WidthUse, ...], Any] = {}
         self._ties, self._fixed = held.ties, held.fixed
         self.active = np.array([g.name not in held.fixed for g in analysis.groups], dtype=bool)
         self.counts = self._choose_counts(held)

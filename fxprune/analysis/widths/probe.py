@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import linecache
 import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.prediction import Prediction
-from fxprune.analysis.widths.requested_sizes import asked, differ, numbers, reshaped
+from fxprune.analysis.widths.words import shown
 from fxprune.module.attributes import mend
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.isolation import call, isolated, set_training, swap_tensors, watch_forwards
@@ -37,19 +37,15 @@ class Difference:
 
     Attributes:
         node: the recorded call.
-        asked: the sizes that the code asked for, dim by dim, where they are known; None stands for "whatever fits".
-        predicted: the predicted sizes.
-        scalar: (recorded, present) value of a scalar argument, where that is the difference.
         what: the difference in words.
         where: the line of the model's code.
+        scalar: whether it is a number's, and no shape's.
     """
 
     node: fx.Node
-    asked: Sequence[int | None]
-    predicted: Sequence[int]
     what: str
     where: str
-    scalar: tuple[float, float] | None = None
+    scalar: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,14 @@ class Refusal:
 
 
 def probe(
-    prediction: Prediction, attributes: Mapping[str, Mapping[str, int]]
+    prediction: Prediction, attributes: Mapping[str, Mapping[str, int]], factors: Mapping[str, float]
 ) -> tuple[list[Difference], Refusal | None]:
     """Run the model once with tensors cut as predicted and attributes mended.
+
+    Args:
+        prediction: what is expected.
+        attributes: their new values.
+        factors: by which scalars of calls differ from the recorded ones, by the calls' names.
 
     Returns:
         All differences, and the refusal that ended the run early, if one did.
@@ -92,7 +93,7 @@ def probe(
         swap_tensors(model, cut)
         model = mend(model, attributes)
         inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, graph.inputs)
-        prober = _Prober(prediction)
+        prober = _Prober(prediction, factors)
         watch_forwards(model, prober.stack)
         with prober, _Reshapes(prober):
             for training in (False, True):
@@ -106,7 +107,7 @@ class Diverged(Exception):
     """The model's code called another op than in the recorded run."""
 
 
-_COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default])
+_COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default, aten.clone.default])
 _RESHAPES = frozenset([aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default])
 # Calls that stand for one another: a slice of all that there is is an alias.
 _ALIKE = (_RESHAPES, frozenset([aten.slice.Tensor, aten.alias.default]))
@@ -120,24 +121,19 @@ class _Script:
     at: int = 0
 
     def next(self, op: Any) -> fx.Node | None:
-        """The recorded call of `op`; None for a copy that the recorded run did not need."""
-        while self._present() is not op and (self._present() in _COPIES or self._copies_for(op)):
+        """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not."""
+        while self._present() is not op and self._present() in _COPIES:
             self.at += 1
         if self._present() is op or any(op in s and self._present() in s for s in _ALIKE):
             self.at += 1
             return self.nodes[self.at - 1]
-        if op in _COPIES or (op is aten.clone.default and self._present() in _RESHAPES):
+        if op in _COPIES:
             return None
         raise Diverged(f"{op} is called where {self._present()} was")
 
-    def _copies_for(self, op: Any) -> bool:
-        """Whether the recorded run copies here to reshape, which a view can do for other sizes."""
-        following = self.nodes[self.at + 1].target if self.at + 1 < len(self.nodes) else None
-        return op in _RESHAPES and self._present() is aten.clone.default and following in _RESHAPES
-
     def skip_to_reshape(self) -> fx.Node:
         """The next recorded reshape; a copy may come before it."""
-        while self._present() in (aten.clone.default, *_COPIES):
+        while self._present() in _COPIES:
             self.at += 1
         if self._present() not in _RESHAPES:
             raise Diverged(f"a reshape is called where {self._present()} was")
@@ -151,8 +147,9 @@ class _Script:
 class _Prober(TorchDispatchMode):
     """Compares each call of the running model with the recorded one, cut as predicted."""
 
-    def __init__(self, prediction: Prediction) -> None:
+    def __init__(self, prediction: Prediction, factors: Mapping[str, float]) -> None:
         super().__init__()
+        self._factors = factors
         self.stack: list[str] = []
         self.differences: list[Difference] = []
         self.refusal: Refusal | None = None
@@ -196,31 +193,29 @@ class _Prober(TorchDispatchMode):
         try:
             result = meta_kernels.answer(op, args, kwargs)
         except Exception as error:
-            return self.differ(node, asked(node, args), predicted, _brief(error), args)
+            return self.differ(node, predicted, _brief(error), args)
         seen = _shapes(result)
         if seen != predicted:
-            return self.differ(
-                node, asked(node, args) or _flat(seen), predicted, f"{_text(seen)} instead of {_text(predicted)}", args
-            )
+            return self.differ(node, predicted, f"{_text(seen)} instead of {_text(predicted)}", args)
         self._check_offset(node, args)
         self._check_scalars(node, args, kwargs)
         return result
 
-    def reshape(self, asked: Sequence[int | None], what: str, args: Any) -> Any:
+    def reshape(self, what: str, args: Any) -> Any:
         """A reshape that was refused before it reached the dispatcher."""
         node = self.script.skip_to_reshape()
         self.paused = True
         try:
-            return self.differ(node, asked, self._prediction.shapes(self._axes[node]), what, args)
+            return self.differ(node, self._prediction.shapes(self._axes[node]), what, args)
         finally:
             self.paused = False
 
-    def differ(self, node: fx.Node, asked: Sequence[int | None], predicted: Any, what: str, args: Any) -> Any:
+    def differ(self, node: fx.Node, predicted: Any, what: str, args: Any) -> Any:
         """Note a difference; go on with what was predicted."""
         if node.name in self._graph.answers:
             return self._graph.answers[node.name]
         if self._concerns_a_group(node):
-            self.differences.append(Difference(node, asked, _flat(predicted), what, self._line(node)))
+            self.differences.append(Difference(node, what, self._line(node)))
         return _made(node, predicted, args)
 
     def _concerns_a_group(self, node: fx.Node) -> bool:
@@ -240,7 +235,7 @@ class _Prober(TorchDispatchMode):
         start = self._prediction.length(labels[: recorded if recorded >= 0 else recorded + len(labels)])
         if (asked if asked >= 0 else asked + length) != start:
             what = f"slice starts at {asked}, not {start}"
-            self.differences.append(Difference(node, (), (), what, self._line(node)))
+            self.differences.append(Difference(node, what, self._line(node)))
 
     def _check_constant(self, node: fx.Node | None, args: Any) -> None:
         """A number that the code has put into a tensor may be computed from a width."""
@@ -249,13 +244,14 @@ class _Prober(TorchDispatchMode):
         recorded, present = node.args[0].meta.get("value"), float(args[0])  # type: ignore[union-attr]
         if recorded is not None and differ(recorded, present):
             what = f"constant {present:.4g} instead of {recorded:.4g}"
-            self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
+            self.differences.append(Difference(node, what, self._line(node), scalar=True))
 
     def _check_scalars(self, node: fx.Node, args: Any, kwargs: Any) -> None:
         for recorded, present in numbers(node, args, kwargs):
-            if differ(recorded, present):
-                what = f"scalar {present:.4g} instead of {recorded:.4g}"
-                self.differences.append(Difference(node, (), (), what, self._line(node), (recorded, present)))
+            factor = self._factors.get(node.name)
+            if differ(recorded, present) if factor is None else abs(recorded * factor - present) > 1e-9 * abs(present):
+                what = f"scalar {present:.4g} instead of {recorded * (factor or 1):.4g}"
+                self.differences.append(Difference(node, what, self._line(node), scalar=True))
 
     @staticmethod
     def _line(node: fx.Node) -> str:
@@ -263,7 +259,7 @@ class _Prober(TorchDispatchMode):
         frame = sys._getframe(2)
         while frame.f_back is not None and frame.f_code.co_filename.startswith(_MACHINERY):
             frame = frame.f_back
-        return _shown(frame.f_code.co_filename, frame.f_lineno, node.meta["module"])
+        return shown(frame.f_code.co_filename, frame.f_lineno, node.meta["module"])
 
 
 _TORCH = Path(torch.__file__).parent
@@ -279,12 +275,7 @@ def _raised_at(error: BaseException, module: str) -> str:
     """The innermost line of the model's code that an error came through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith((*_MACHINERY, str(_TORCH / "nn" / "modules")))]
-    return _shown(own[-1].filename, own[-1].lineno or 0, module) if own else module
-
-
-def _shown(file: str, number: int, module: str) -> str:
-    source = linecache.getline(file, number).strip()
-    return f"{Path(file).name}:{number} `{source[:80]}`" + (f" in {module}" if module else "")
+    return shown(own[-1].filename, own[-1].lineno or 0, module) if own else module
 
 
 class _Reshapes(TorchFunctionMode):
@@ -300,7 +291,7 @@ class _Reshapes(TorchFunctionMode):
         except RuntimeError as error:
             if func not in (Tensor.reshape, torch.reshape, Tensor.unflatten) or kwargs:
                 raise
-            return self._prober.reshape(reshaped(func, args), _brief(error), args)
+            return self._prober.reshape(_brief(error), args)
 
 
 def _made(node: fx.Node, predicted: Any, args: Any) -> Any:
@@ -332,9 +323,21 @@ def _shapes(result: Any) -> Any:
     return ()
 
 
-def _flat(shape: Any) -> list[int]:
-    """Sizes of one shape or of several, one after another."""
-    return [n for s in shape for n in (s if isinstance(s, tuple) else (s,))]
+def numbers(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, float]]:
+    """The numbers that a call takes as values: the recorded one and the present one."""
+    spec = spec_of_node(node)
+    if spec is not None and spec.values:
+        pairs = [*zip(node.args, args, strict=False), *((node.kwargs.get(k), v) for k, v in kwargs.items())]
+        yield from ((a, b) for a, b in pairs if _is_number(a) and _is_number(b))  # type: ignore[misc]
+
+
+def differ(a: float, b: float) -> bool:
+    """Whether two numbers differ; no NaN differs from another."""
+    return a != b and (a == a or b == b)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(shape: Any) -> str:

@@ -11,7 +11,9 @@ from oracle import ROUNDING
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.analysis.widths.code_scan import sees_widths
+from fxprune.analysis.widths.equations import gather
+from fxprune.analysis.widths.forms import Forms, Parts
+from fxprune.analysis.grouping.balance import analyse
 
 Run = Callable[[Any, Tensor], Tensor]
 X = torch.rand(1, 3, 8, 8)
@@ -146,11 +148,14 @@ class Skip(nn.Module):
         (Two(by_a_helper), True),
         (Two(decorated), True),
         (nn.Sequential(nn.Conv2d(3, 8, 1), Skip(), nn.Conv2d(8, 4, 1)), False),
-        (torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1))), True),
+        (torch.fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1))), False),
     ],
 )
 def test_which_code_sees_widths(model: nn.Module, sees: bool) -> None:
-    assert sees_widths(fxprune.trace(model, X)) is sees
+    analysis = analyse(fxprune.trace(model, X))
+    run = analysis.labelling.graph.run
+    assert run is not None
+    assert gather(Forms(analysis, Parts(analysis), {}), run).sighted is sees
 
 
 class Convolution(nn.Conv2d):
@@ -183,11 +188,17 @@ def test_literals_in_subclasses_of_layers_are_mended(layer: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("layer", [Layer(8), RootMeanSquare()], ids=lambda m: type(m).__name__)
-def test_shapes_of_norms_as_literals_fix_the_width(layer: nn.Module) -> None:
-    model = nn.Sequential(nn.Linear(5, 8), layer, nn.Linear(8, 3))
-    groups = fxprune.find_groups(fxprune.trace(model, torch.rand(2, 5)))
-    assert not len(groups)
-    assert any(f.tensor == "0.weight" and "the model's code" in f.reason for f in groups.fixed)
+def test_shapes_of_norms_as_literals_are_mended(layer: nn.Module) -> None:
+    model, x = nn.Sequential(nn.Linear(5, 8), layer, nn.Linear(8, 3)), torch.rand(2, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("0", 8)]
+    small = fxprune.rewrite(model, groups.plan({"0": [1, 4, 6]}))
+    hidden = model[0](x)[:, [1, 4, 6]]
+    if isinstance(layer, nn.LayerNorm):
+        expected = F.layer_norm(hidden, (3,), layer.weight[[1, 4, 6]], layer.bias[[1, 4, 6]])
+    else:
+        expected = F.rms_norm(hidden, (3,))
+    torch.testing.assert_close(small(x), F.linear(expected, model[2].weight[:, [1, 4, 6]], model[2].bias))
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])

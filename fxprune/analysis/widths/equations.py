@@ -1,0 +1,314 @@
+"""Equations: what the labels predict for each number that the model's code gave to a call of PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.widths.forms import Forms, Labelled, Number
+from fxprune.tracing.provenance import Attribute, Computed, Dim, Guard, Reference, Run, Site, SizedCall, is_torchs
+
+
+class Equation(NamedTuple):
+    """Two numbers that are equal whatever the groups keep; `what` names the call."""
+
+    left: Any
+    right: Any
+    what: str
+    site: Site
+
+
+class Scalar(NamedTuple):
+    """A number that a call takes as a value, and must keep, or have made up for: its source, and the call."""
+
+    source: Any
+    call: SizedCall
+
+
+@dataclass
+class Facts:
+    """All that the recorded run says about the numbers in the model's code."""
+
+    equations: list[Equation] = field(default_factory=list)
+    scalars: list[Scalar] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    scaled: list[SizedCall] = field(default_factory=list)
+    escapes: list[tuple[Any, Site]] = field(default_factory=list)
+    explained: set[int] = field(default_factory=set)
+    sighted: bool = False
+
+
+def gather(forms: Forms, run: Run) -> Facts:
+    """What a run says about the numbers of the model's own code."""
+    guards = [g for g in run.guards if not is_torchs(g.site.code)]
+    escapes = [e for e in run.escapes if not is_torchs(e[1].code)]
+    sighted = any(_has_groups(forms, tensor) for tensor, code in run.reads if not is_torchs(code))
+    facts = Facts(guards=guards, escapes=escapes, sighted=sighted or bool(guards or escapes))
+    for call in run.calls:
+        if call.name in _SCALED:
+            facts.scaled.append(call)
+        _Reader(forms, call, facts).read()
+    return facts
+
+
+def _has_groups(forms: Forms, tensor: Reference) -> bool:
+    axes = forms.axes(tensor)
+    return axes is not None and any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
+
+
+_SCALED = frozenset(["scaled_dot_product_attention", "multi_head_attention_forward"])
+_SOURCES = (Dim, Attribute, Computed)
+Path = tuple[Any, ...]
+Item = tuple[Any, Path]
+
+
+class _Reader:
+    """Reads one call."""
+
+    def __init__(self, forms: Forms, call: SizedCall, facts: Facts) -> None:
+        self._forms, self._call, self._facts = forms, call, facts
+        self._torchs = is_torchs(call.site.code)
+        self._done: set[Path] = set()
+
+    def read(self) -> None:
+        handler = _HANDLERS.get(self._call.name)
+        if handler is not None:
+            handler(self)
+            self._facts.explained.update(self._call.nodes if self._done else ())
+        if self._torchs or self._call.name == "multi_head_attention_forward":
+            return  # PyTorch's own modules are known
+        for source, path in _leaves(self._call):
+            if path not in self._done and isinstance(source, _SOURCES):
+                self._facts.scalars.append(Scalar(source, self._call))
+
+    def equal(self, item: Item, dim: Any, size: int) -> None:
+        """The number of an item is the length of a dim."""
+        source, path = item
+        self._done.add(path)
+        plain = type(source) is int
+        if source is True or source is False or (plain and (self._torchs or not isinstance(dim, np.ndarray))):
+            return
+        left = Number(source, self._call.site, path) if plain else source
+        if isinstance(left, (Number, *_SOURCES)) and not self._same(left, dim):
+            self._facts.equations.append(Equation(left, Labelled(dim, size), self._call.name, self._call.site))
+
+    def _same(self, source: Any, dim: Any) -> bool:
+        """Whether a source is the length of a dim that carries the very same channels."""
+        labels = self._forms.labels_of(source)
+        if not isinstance(labels, np.ndarray) or not isinstance(dim, np.ndarray) or len(labels) != len(dim):
+            return not isinstance(labels, np.ndarray) and not isinstance(dim, np.ndarray) and isinstance(source, Dim)
+        of = self._forms.analysis.components.of
+        return labels is dim or bool(np.array_equal(of[labels], of[dim]))
+
+    def axes(self, tensor: Any) -> Axes | None:
+        return self._forms.axes(tensor) if isinstance(tensor, Reference) else None
+
+    def result(self, i: int = 0) -> Axes | None:
+        return self.axes(self._call.results[i]) if i < len(self._call.results) else None
+
+    def argument(self, position: int, name: str) -> Item:
+        """An argument by position or name, with its path."""
+        args = self._call.args
+        if position < len(args):
+            return args[position], (position,)
+        return self._call.kwargs.get(name), (name,)
+
+    def items(self, start: int, *names: str) -> list[Item]:
+        """Sizes that are given as a sequence, or as arguments one after another."""
+        args = self._call.args
+        if start < len(args) and type(args[start]) is not tuple:
+            return [(a, (i,)) for i, a in enumerate(args) if i >= start]
+        given = next((item for item in (self.argument(start, n) for n in names) if type(item[0]) is tuple), None)
+        return [] if given is None else [(v, (*given[1], i)) for i, v in enumerate(given[0])]
+
+    # What each function's numbers are.
+
+    def sizes(self, items: list[Item], axes: Axes | None, first: int = 0) -> None:
+        """Numbers that are the lengths of the result's dims, from `first` on."""
+        if axes is None or len(items) != len(axes) - first:
+            return
+        for i, (value, path) in enumerate(items):
+            if value == -1:
+                self._done.add(path)
+            else:
+                self.equal((value, path), axes.known(first + i), axes.shape[first + i])
+
+    def reshape(self) -> None:
+        self.sizes(self.items(1, "shape", "size"), self.result())
+
+    def made(self) -> None:
+        self.sizes(self.items(0, "size"), self.result())
+
+    def unflatten(self) -> None:
+        axes, source = self.result(), self.axes(self._call.args[0])
+        items = self.items(2, "sizes", "unflattened_size")
+        dim = self.argument(1, "dim")[0]
+        if axes is None or source is None or not isinstance(dim, int):
+            return
+        for i, item in enumerate(items, start=dim % len(source)):
+            if item[0] != -1:
+                self.equal(item, axes.known(i), axes.shape[i])
+
+    def split(self) -> None:
+        sizes, path = self.argument(1, "split_size_or_sections" if self._call.name == "split" else "split_sizes")
+        dim, _ = self.argument(2, "dim")
+        items = [(s, (*path, i)) for i, s in enumerate(sizes)] if type(sizes) is tuple else [(sizes, path)]
+        for i, item in enumerate(items):
+            axes = self.result(i)
+            if axes is not None and isinstance(dim, int | None):
+                at = (dim or 0) % len(axes)
+                self.equal(item, axes.known(at), axes.shape[at])
+
+    def narrow(self) -> None:
+        axes, dim = self.axes(self._call.args[0]), self.argument(1, "dim")[0]
+        start, length = self.argument(2, "start"), self.argument(3, "length")
+        result = self.result()
+        if axes is not None and result is not None and isinstance(dim, int):
+            at = dim % len(axes)
+            self.equal(length, result.known(at), result.shape[at])
+            self._bound(start, axes.known(at), axes.shape[at])
+
+    def repeat(self) -> None:
+        """So many times the dim of the input; in front of that, new dims."""
+        axes, result, items = self.axes(self._call.args[0]), self.result(), self.items(1, "repeats", "dims")
+        if axes is None or result is None or len(items) != len(result):
+            return
+        for i, (value, path) in enumerate(items):
+            j = i - len(result) + len(axes)
+            if j < 0:
+                self.equal((value, path), result.known(i), result.shape[i])
+            elif isinstance(result.known(i), np.ndarray) and not isinstance(axes.known(j), np.ndarray):
+                times = Number(value, self._call.site, path) if type(value) is int else value
+                product = Computed("mul", times, axes.shape[j], self._call.site, result.shape[i])
+                self._done.add(path)
+                right = Labelled(result.known(i), result.shape[i])
+                self._facts.equations.append(Equation(product, right, self._call.name, self._call.site))
+
+    def normalized(self) -> None:
+        axes, items = self.result(), self.items(1, "normalized_shape")
+        self.sizes(items, axes, 0 if axes is None else len(axes) - len(items))
+
+    def grouped(self) -> None:
+        self._counted(self.argument(1 if self._call.name == "group_norm" else 6, "groups"))
+
+    def _counted(self, item: Item) -> None:
+        """A number of groups, which the rule for the op has named."""
+        node = self._call.results[0].node if self._call.results and self._call.results[0] else None
+        known = self._forms.analysis.labelling.labeller.counted.get(node, []) if isinstance(node, fx.Node) else []
+        if item[0] is not None:
+            self.equal(item, known[0] if known else None, int(_value(item[0])))
+
+    def pad(self) -> None:
+        """Amounts before and after, from the last dim on."""
+        axes, result = self.axes(self._call.args[0]), self.result()
+        items = self.items(1, "pad")
+        if axes is None or result is None:
+            return
+        for k, item in enumerate(items):
+            i, n = len(result) - 1 - k // 2, _value(item[0])
+            source = result if n >= 0 else axes
+            dim = source.known(i)
+            if isinstance(dim, np.ndarray) and n:
+                part = dim[: abs(n)] if k % 2 == 0 else dim[len(dim) - abs(n) :]
+                self._signed(item, part, n)
+
+    def _signed(self, item: Item, labels: Any, n: int) -> None:
+        """A number, or its negative, is the length of a dim."""
+        source, path = item
+        if n >= 0 or not isinstance(source, _SOURCES):
+            self.equal(item, labels, n) if n >= 0 else self._negative(item, labels)
+            return
+        self._done.add(path)
+        turned = Computed("mul", source, -1, self._call.site, -n)
+        self._facts.equations.append(Equation(turned, Labelled(labels, -n), self._call.name, self._call.site))
+
+    def _negative(self, item: Item, labels: Any) -> None:
+        number = Number(item[0], self._call.site, item[1])
+        turned = Computed("mul", number, -1, self._call.site, -item[0])
+        self._done.add(item[1])
+        self._facts.equations.append(Equation(turned, Labelled(labels, -item[0]), self._call.name, self._call.site))
+
+    def index(self) -> None:
+        """The bounds of slices."""
+        axes, index = self.axes(self._call.args[0]), self._call.args[1]
+        if axes is None:
+            return
+        items = list(index) if type(index) is tuple else [index]
+        at = 0
+        for i, item in enumerate(items):
+            if item is Ellipsis:
+                at = len(axes) - sum(self._width(v) for v in items[i + 1 :])
+            elif isinstance(item, slice) and at < len(axes):
+                for name, bound in (("lower", item.start), ("upper", item.stop)):
+                    if bound is not None:
+                        self._bound((bound, (i, name)), axes.known(at), axes.shape[at])
+                at += 1
+            else:
+                at += self._width(item)
+
+    def _width(self, item: Any) -> int:
+        """How many dims an item of an index takes."""
+        if item is None or isinstance(item, bool) or item is Ellipsis:
+            return 0
+        if not isinstance(item, Reference):
+            return 1
+        if isinstance(item.node, str):
+            tensor = self._forms.analysis.labelling.graph.tensors.get(item.node)
+            dtype, dims = (tensor.dtype, tensor.dim()) if tensor is not None else (None, 1)
+        else:
+            dtype, dims = item.node.meta["dtype"], len(item.node.meta["shape"])
+        return dims if dtype in (torch.bool, torch.uint8) else 1
+
+    def _bound(self, item: Item, dim: Any, size: int) -> None:
+        value = int(_value(item[0]))
+        if not isinstance(dim, np.ndarray) or (value == 0 and not isinstance(item[0], _SOURCES)):
+            return
+        if value >= size and not isinstance(item[0], _SOURCES):
+            self._done.add(item[1])  # all there is, of any width
+        elif value > size:
+            return
+        else:
+            self._signed(item, dim[:value] if value >= 0 else dim[max(0, size + value) :], value)
+
+
+def _value(source: Any) -> Any:
+    return source.value if isinstance(source, _SOURCES) else source
+
+
+def _leaves(call: SizedCall) -> Iterator[Item]:
+    """The numbers among a call's arguments, with their paths."""
+    ahead: list[Item] = [(a, (i,)) for i, a in enumerate(call.args)]
+    ahead += [(v, (k,)) for k, v in call.kwargs.items()]
+    if call.name in ("__getitem__", "__setitem__"):
+        index = call.args[1] if type(call.args[1]) is tuple else (call.args[1],)
+        ahead = [(v, (i,)) for i, v in enumerate(index)]
+    while ahead:
+        value, path = ahead.pop()
+        if isinstance(value, slice):
+            ahead += [(value.start, (*path, "lower")), (value.stop, (*path, "upper")), (value.step, (*path, "step"))]
+        elif type(value) is tuple:
+            ahead += [(v, (*path, i)) for i, v in enumerate(value)]
+        else:
+            yield value, path
+
+
+_HANDLERS: dict[str, Callable[[_Reader], None]] = {
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), _Reader.reshape),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _Reader.reshape),
+    **dict.fromkeys(("zeros", "ones", "empty", "full", "rand", "randn"), _Reader.made),
+    "unflatten": _Reader.unflatten,
+    **dict.fromkeys(("split", "split_with_sizes"), _Reader.split),
+    "narrow": _Reader.narrow,
+    **dict.fromkeys(("repeat", "tile"), _Reader.repeat),
+    **dict.fromkeys(("layer_norm", "rms_norm"), _Reader.normalized),
+    **dict.fromkeys(("group_norm", "conv1d", "conv2d", "conv3d"), _Reader.grouped),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _Reader.grouped),
+    "pad": _Reader.pad,
+    **dict.fromkeys(("__getitem__", "__setitem__"), _Reader.index),
+}

@@ -1,0 +1,406 @@
+"""Forms: what a number of the model's code is, as a polynomial in how many channels each group keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fractions import Fraction
+from functools import reduce
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.labels.dims import Labels, Loose
+from fxprune.analysis.labels.labels import Axes
+from fxprune.module.attributes import tensor_of
+from fxprune.tracing.provenance import Attribute, Computed, Dim, Reference, Site, Source
+
+# Indices of groups, each as often as its count is a factor; negative ones stand for parts of groups (see `Parts`).
+Monomial: TypeAlias = tuple[int, ...]
+
+
+class NoFormError(Exception):
+    """A number is no polynomial in the groups' counts; `groups` are those that it depends on."""
+
+    def __init__(self, groups: frozenset[int]) -> None:
+        super().__init__(groups)
+        self.groups = groups
+
+
+class Form:
+    """A polynomial in the groups' counts, with rational coefficients.
+
+    >>> k = Form({(0,): 1})
+    >>> (k * Form.of(6)).over(Form.of(2)) == k + k + k
+    True
+    """
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[Monomial, Any]) -> None:
+        self.terms = {m: c for m, c in terms.items() if c}
+
+    @classmethod
+    def of(cls, number: Any) -> Form:
+        return cls({(): number})
+
+    def __add__(self, other: Form) -> Form:
+        terms = dict(self.terms)
+        for m, c in other.terms.items():
+            terms[m] = terms.get(m, 0) + c
+        return Form(terms)
+
+    def __sub__(self, other: Form) -> Form:
+        return self + other * Form.of(-1)
+
+    def __mul__(self, other: Form) -> Form:
+        terms: dict[Monomial, Any] = {}
+        for m, c in self.terms.items():
+            for n, d in other.terms.items():
+                key = tuple(sorted(m + n)) if m and n else m or n
+                terms[key] = terms.get(key, 0) + c * d
+        return Form(terms)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Form) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.terms.items()))
+
+    @property
+    def groups(self) -> frozenset[int]:
+        return frozenset(g for m in self.terms for g in m)
+
+    @property
+    def constant(self) -> Any:
+        """The number that it is whatever the groups keep; None if it depends on them."""
+        return None if self.groups else self.terms.get((), 0)
+
+    def over(self, other: Form) -> Form:
+        """The exact quotient.
+
+        Raises:
+            NoFormError: it is no polynomial.
+        """
+        quotient, rest = Form({}), self
+        if not other.terms:
+            raise NoFormError(self.groups)
+        lead = max(other.terms, key=_degree)
+        while rest.terms:
+            top = max(rest.terms, key=_degree)
+            factor = _without(top, lead)
+            if factor is None:
+                raise NoFormError(self.groups | other.groups)
+            part = Form({factor: Fraction(rest.terms[top]) / other.terms[lead]})
+            quotient, rest = quotient + part, rest - part * other
+        return quotient
+
+    def at(self, counts: Callable[[int], Any]) -> Any:
+        """The value for given counts."""
+        return sum(c * math.prod(counts(g) for g in m) for m, c in self.terms.items())
+
+    def put(self, known: Mapping[int, Form]) -> Form:
+        """With forms in the place of some counts."""
+        if not known or self.groups.isdisjoint(known):
+            return self
+        parts = (reduce(Form.__mul__, [known.get(g, Form({(g,): 1})) for g in m], Form.of(c)) for m, c in self.terms.items())
+        return reduce(Form.__add__, parts, Form({}))
+
+    def is_integral(self) -> bool:
+        return all(Fraction(c).denominator == 1 for c in self.terms.values())
+
+
+def _degree(m: Monomial) -> tuple[int, Monomial]:
+    return len(m), m
+
+
+def _without(m: Monomial, factor: Monomial) -> Monomial | None:
+    left = list(m)
+    for g in factor:
+        if g not in left:
+            return None
+        left.remove(g)
+    return tuple(left)
+
+
+class Parts:
+    """Parts of groups whose channels the code counts: how many of them stay depends on which ones do.
+
+    A part is numbered -1, -2, ...; its count is that of those of its labels' components that stay.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._numbers: dict[bytes, int] = {}
+        self._components: list[Labels] = []
+
+    def number(self, components: Labels) -> int:
+        key = np.sort(components).tobytes()
+        if key not in self._numbers:
+            self._components.append(components)
+            self._numbers[key] = -len(self._components)
+        return self._numbers[key]
+
+    def group(self, symbol: int) -> int:
+        """The group that a symbol stands for, or for a part of."""
+        return symbol if symbol >= 0 else int(self._analysis.group_of[self._components[-symbol - 1][0]])
+
+    def size(self, symbol: int) -> int:
+        return self._analysis.groups[symbol].size if symbol >= 0 else len(self._components[-symbol - 1])
+
+    def kept(self, symbol: int, keep: npt.NDArray[np.bool_]) -> int:
+        """How many channels of a part stay."""
+        return int(keep[self._components[-symbol - 1]].sum())
+
+
+class Power:
+    """A float of the code: a number times powers of counts.
+
+    Attributes:
+        value: the float as it was recorded.
+        exponents: {group: exponent}.
+    """
+
+    def __init__(self, value: float, exponents: Mapping[int, float]) -> None:
+        self.value, self.exponents = value, {g: e for g, e in exponents.items() if e}
+
+    @property
+    def groups(self) -> frozenset[int]:
+        return frozenset(self.exponents)
+
+
+class Number(NamedTuple):
+    """A plain number that the code gave to an operation, and its place among the operands (see `find_literal`)."""
+
+    value: int
+    site: Site
+    path: tuple[Any, ...]
+
+
+class Labelled(NamedTuple):
+    """The length that the labels predict for a dim: what it carries, and its size."""
+
+    dim: Any
+    size: int
+
+
+def operands(source: Computed) -> tuple[Any, Any]:
+    """Both sides of an operation; a plain number with its place."""
+    left, right = source.left, source.right
+    if type(left) is int:
+        left = Number(left, source.site, ("left",))
+    return left, Number(right, source.site, ("right",)) if type(right) is int else right
+
+
+def leaves(source: Any) -> Iterator[Any]:
+    """What a source is computed from."""
+    if isinstance(source, Computed):
+        for side in operands(source):
+            yield from leaves(side)
+    else:
+        yield source
+
+
+class Forms:
+    """The forms of dims and sources, for one choice of fixed groups.
+
+    Attributes:
+        whole: forms that must be whole numbers: what the code divides without a remainder, each with its source.
+    """
+
+    def __init__(self, analysis: Analysis, parts: Parts, put: Mapping[int, Form], whole: Collection[int] = ()) -> None:
+        self.analysis, self.parts, self.put = analysis, parts, put
+        self._balanced = whole
+        self.values: dict[Any, Form] = {}
+        self.whole: list[tuple[Form, Computed]] = []
+        self._axes = analysis.labelling.axes
+        self._parameters = analysis.labelling.parameter_axes()
+        self._dims: dict[int, tuple[Any, Form | frozenset[int]]] = {}
+
+    def dim(self, dim: Any, size: int) -> Form:
+        """The length of a dim.
+
+        Raises:
+            NoFormError: it holds a part of the channels of a balanced group.
+        """
+        if isinstance(dim, Loose):
+            rows = math.prod(n for i, n in enumerate(dim.sizes) if i != len(dim.sizes) - 1)
+            last = dim.axis == len(dim.sizes) - 1
+            return self.dim(dim.flat, len(dim.flat)) * Form.of(Fraction(1, rows)) if last else Form.of(size)
+        if not isinstance(dim, np.ndarray):
+            return Form.of(size)
+        known = self._dims.get(id(dim))
+        if known is None:
+            known = self._dims[id(dim)] = (dim, self._labelled(dim))
+        if isinstance(known[1], frozenset):
+            raise NoFormError(known[1])
+        return known[1]
+
+    def _labelled(self, labels: Labels) -> Form | frozenset[int]:
+        components = self.analysis.components.of[labels]
+        owners = self.analysis.group_of[components]
+        terms: dict[Monomial, int] = {(): int((owners < 0).sum())}
+        for g in np.unique(owners[owners >= 0]).tolist():
+            mine = components[owners == g]
+            times = np.bincount(self.analysis.channel_of[mine])
+            if g in self.put and not self.put[g].groups:  # it stays
+                terms[()] += len(mine)
+            elif len(times) == self.analysis.groups[g].size and (times == times[0]).all():
+                terms[g,] = int(times[0])
+            elif g in self._balanced:  # its channels are laid out in another order
+                return frozenset([g])
+            else:
+                terms[self.parts.number(mine),] = 1
+        return Form(terms).put(self.put)
+
+    def labels_of(self, source: Source) -> Any:
+        """What the dim of a source carries."""
+        if not isinstance(source, Dim):
+            return None
+        axes = self.axes(source.tensor)
+        return axes.known(source.index) if axes is not None and source.index < len(axes) else None
+
+    def axes(self, tensor: Reference | None) -> Axes | None:
+        if tensor is None:
+            return None
+        found: Any = self._parameters.get(tensor.node) if isinstance(tensor.node, str) else self._axes.get(tensor.node)
+        return found[tensor.item] if isinstance(found, tuple) and tensor.item is not None else found  # type: ignore[no-any-return]
+
+    def source(self, source: Any) -> Any:
+        """The form of a source, or the power that a float is.
+
+        Raises:
+            NoFormError: it has none.
+        """
+        match source:
+            case Dim():
+                return self.dim(self.labels_of(source), source.value)
+            case Attribute():
+                return self._attribute(source)
+            case Computed():
+                return self._computed(source)
+            case Number():
+                return self.values.get((source.site, source.path), Form.of(source.value))
+            case Labelled():
+                return self.dim(source.dim, source.size)
+        return Form.of(source)
+
+    def _attribute(self, source: Attribute) -> Form:
+        """What the solution says; else what PyTorch's own layers keep equal to a dim of their weights; else as it is."""
+        key = (source.module, source.name)
+        if key not in self.values:
+            followed = tensor_of(self.analysis.labelling.graph.model.get_submodule(source.module), source.name)
+            axes = self._parameters.get(f"{source.module}.{followed[0]}".lstrip(".")) if followed else None
+            if axes is None or followed is None:
+                return Form.of(source.value)
+            self.values[key] = self.dim(axes.known(followed[1]), source.value)
+        return self.values[key]
+
+    def groups(self, source: Any) -> frozenset[int]:
+        """The groups that a source depends on, one way or another."""
+        try:
+            return self.source(source).groups  # type: ignore[no-any-return]
+        except NoFormError as error:
+            return error.groups
+
+    def _computed(self, source: Computed) -> Any:
+        both, missing = [], frozenset[int]()
+        for side in operands(source):
+            try:
+                both.append(self.source(side))
+            except NoFormError as error:
+                missing |= error.groups
+        groups = missing.union(*(b.groups for b in both))
+        if missing:
+            raise NoFormError(groups)
+        if not groups:
+            return Power(source.value, {}) if isinstance(source.value, float) else Form.of(source.value)
+        a, b = both
+        if isinstance(source.value, float) or isinstance(a, Power) or isinstance(b, Power):
+            return self._float(source, a, b)
+        try:
+            return self._integer(source, a, b)
+        except (KeyError, ZeroDivisionError):
+            raise NoFormError(groups) from None
+
+    def _integer(self, source: Computed, a: Form, b: Form) -> Form:
+        if a.constant is not None and b.constant is not None:
+            return Form.of(_EXACT[source.operation](a.constant, b.constant))
+        match source.operation:
+            case "add":
+                return a + b
+            case "sub":
+                return a - b
+            case "mul":
+                return a * b
+            case "lshift" if b.constant is not None:
+                return a * Form.of(2**b.constant)
+            case "rshift" if b.constant is not None:
+                return self._quotient(source, a, Form.of(2**b.constant))
+            case "pow" if isinstance(b.constant, int) and b.constant >= 0:
+                return reduce(Form.__mul__, [a] * b.constant, Form.of(1))
+            case "floordiv" | "floor":
+                return self._quotient(source, a, b)
+            case "mod":
+                return self._remainder(source, a, b)
+        raise NoFormError(a.groups | b.groups)
+
+    def _quotient(self, source: Computed, a: Form, b: Form) -> Form:
+        """What the code takes for whole numbers must be that for other widths as well; a constant part may leave a rest."""
+        rest = a.terms.get((), 0) % b.constant if b.constant else 0
+        exact = (a - Form.of(rest)).over(b)
+        if not exact.is_integral():
+            self.whole.append((exact, source))
+        return exact
+
+    def _remainder(self, source: Computed, a: Form, b: Form) -> Form:
+        exact = self._quotient(source, a, b)
+        return a - exact * b
+
+    def _float(self, source: Computed, a: Any, b: Any) -> Any:
+        """Products of powers; a float that is a whole multiple of counts (`c / 2`) stays a form for `floor`."""
+        groups = a.groups | b.groups
+        if isinstance(a, Form) and isinstance(b, Form) and source.operation == "truediv":
+            try:
+                return a.over(b)
+            except NoFormError:
+                pass
+        x, y = (as_power(v, s) for v, s in ((a, source.left), (b, source.right)))
+        if source.operation == "pow" and x is not None and y is not None and not y.exponents:
+            return Power(source.value, {g: e * y.value for g, e in x.exponents.items()})
+        if source.operation in ("mul", "truediv") and x is not None and y is not None:
+            sign = 1 if source.operation == "mul" else -1
+            joined = {g: x.exponents.get(g, 0) + sign * y.exponents.get(g, 0) for g in groups}
+            return Power(source.value, joined)
+        if groups:
+            raise NoFormError(groups)
+        return Power(source.value, {})
+
+
+_EXACT: dict[str, Callable[[Any, Any], Any]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "floordiv": lambda a, b: a // b,
+    "floor": lambda a, b: math.floor(a),
+    "mod": lambda a, b: a % b,
+    "pow": lambda a, b: a**b,
+    "lshift": lambda a, b: a << b,
+    "rshift": lambda a, b: a >> b,
+    "and_": lambda a, b: a & b,
+    "or_": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+}
+
+
+def as_power(value: Any, source: Any) -> Power | None:
+    """A form as a power: only a single term is one."""
+    if isinstance(value, Power):
+        return value
+    if len(value.terms) != 1:
+        return None
+    (monomial,) = value.terms
+    number = float(getattr(source, "value", source))
+    return Power(number, {g: monomial.count(g) for g in monomial})

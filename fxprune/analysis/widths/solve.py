@@ -1,0 +1,316 @@
+"""Solve: which value each attribute and literal must have, and which groups must be tied or stay, exactly.
+
+Every equation must hold whatever the groups keep. An attribute or literal that stands alone in one is thereby known; one
+that stands in an expression is, if it is the only unknown there. Where two numbers still differ, the groups in them are
+tied, if keeping the same part of each makes the numbers equal; otherwise they are fixed, with the expression and the
+line as the reason. What the code compares must come out as it was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.labels.dims import WidthUse
+from fxprune.analysis.widths.constraints import Held, Mend, names_of, stepped
+from fxprune.analysis.widths.equations import Equation, Facts
+from fxprune.analysis.widths.forms import Form, Forms, Labelled, NoFormError, Number, Parts, Power, leaves, operands
+from fxprune.analysis.widths.scales import scaled
+from fxprune.analysis.widths.words import at_line, in_words
+from fxprune.module.literals import NoLiteralError, find_literal
+from fxprune.tracing.provenance import Attribute, Computed, Guard, Site
+
+
+def solve(analysis: Analysis, held: Held, facts: Facts, known: Sequence[WidthUse], *, rewrite_code: bool) -> Held:
+    """What the code holds, from its equations alone."""
+    while True:
+        solver = _Solver(analysis, held, known, rewrite_code=rewrite_code)
+        found = solver.run(facts)
+        if found is held:
+            found = scaled(analysis, held, solver.forms, facts)
+            if found.fixed.keys() == held.fixed.keys():
+                return replace(found, mends=solver.mends())
+        held = found
+
+
+class _Solver:
+    """One pass over all equations, with the groups that are fixed and tied so far."""
+
+    def __init__(self, analysis: Analysis, held: Held, known: Sequence[WidthUse], *, rewrite_code: bool) -> None:
+        self._analysis, self._held, self._rewrite_code = analysis, held, rewrite_code
+        self._balanced = {analysis.index[n] for b in analysis.balances for n in b.names}
+        self._steps: dict[int, int] = {}
+        self._parts = held.parts or Parts(analysis)
+        self.forms = Forms(analysis, self._parts, self._settled(), self._balanced)
+        self._names: dict[Any, str] = {}
+        for use in known:
+            self.forms.values[use.module, use.attribute] = self.forms.dim(use.labels, len(use.labels))
+
+    def _settled(self) -> dict[int, Form]:
+        """Fixed groups as numbers, and tied ones as multiples of the first of their tie."""
+        groups, put = self._analysis.groups, dict[int, Form]()
+        for name in self._held.fixed:
+            g = self._analysis.index[name]
+            put[g] = Form.of(groups[g].size)
+        for tie in self._held.ties:
+            first, *rest = sorted(self._analysis.index[n] for n in tie)
+            if first not in self._balanced:
+                self._steps[first] = getattr(self._analysis.steps(tie), "step", 1)
+                put |= {g: Form({(first,): Fraction(groups[g].size, groups[first].size)}) for g in rest}
+        return put
+
+    def run(self, facts: Facts) -> Held:
+        held = self._held
+        equations = [*facts.equations, *(_equation(g) for g in facts.guards if (g.operation, g.outcome) in _EQUALITIES)]
+        compound = [e for e in equations if not self._direct(e)]
+        self._explain(compound)
+        self.forms.whole.clear()
+        for e in equations:
+            self._check(e)
+        return self._held if self._held is not held else self._settle(facts)
+
+    def _settle(self, facts: Facts) -> Held:
+        """What must hold once all ties are known."""
+        for g in facts.guards:
+            self._guard(g)
+        for form, source in self.forms.whole:
+            self._whole(form, source)
+        for source, site in facts.escapes:
+            self._fix(self.forms.groups(source), Equation(source, "a plain number", "Python", site))
+        return self._held
+
+    # Unknowns
+
+    def _direct(self, e: Equation) -> bool:
+        """Whether one side is an unknown on its own, which is thereby known."""
+        for unknown, other in ((e.left, e.right), (e.right, e.left)):
+            if isinstance(unknown, Attribute | Number) and not isinstance(other, Attribute | Number):
+                try:
+                    self._set(unknown, self.forms.source(other), e)
+                except NoFormError as error:
+                    self._fix(error.groups, e)
+                return True
+        return False
+
+    def _set(self, unknown: Attribute | Number, form: Any, e: Equation) -> None:
+        key = _key(unknown)
+        if key in self.forms.values or not isinstance(form, Form):
+            return  # whether they agree is checked in the end
+        if form.groups and isinstance(unknown, Number):
+            try:
+                self._names[key] = self._name(unknown)
+            except NoLiteralError:
+                return
+        if form.groups or isinstance(unknown, Attribute):
+            self.forms.values[key] = form
+
+    def _name(self, number: Number) -> str:
+        if not self._rewrite_code:
+            raise NoLiteralError("code is left as it is")
+        module = self._analysis.labelling.graph.model.get_submodule(number.site.module)
+        return find_literal(module, number.site.code, number.site.instruction, number.path, number.value)
+
+    def _explain(self, compound: Sequence[Equation]) -> None:
+        """Find the unknowns that stand in expressions, first those that leave no choice."""
+        for kind in (Attribute, Number):
+            left = list(compound)
+            while left:
+                before = len(left)
+                left = [e for e in left if not self._agrees(e) and not self._inverted(e, kind)]
+                if len(left) == before:
+                    break
+
+    def _agrees(self, e: Equation) -> bool:
+        try:
+            return not self._difference(e.left, e.right).terms
+        except NoFormError:
+            return False
+
+    def _difference(self, left: Any, right: Any) -> Form:
+        a, b = self.forms.source(left), self.forms.source(right)
+        if isinstance(a, Power) or isinstance(b, Power):
+            groups = a.groups | b.groups
+            if groups:
+                raise NoFormError(groups)
+            return Form.of(_number(a) - _number(b))
+        return a - b  # type: ignore[no-any-return]
+
+    def _inverted(self, e: Equation, kind: type) -> bool:
+        """Whether there is just one unknown of a kind that can make an equation hold."""
+        found: dict[Any, tuple[Any, Form]] = {}
+        for side, other in ((e.left, e.right), (e.right, e.left)):
+            for leaf in leaves(side):
+                if isinstance(leaf, kind) and _key(leaf) not in self.forms.values:
+                    try:
+                        form = _inverse(self.forms, side, leaf, self.forms.source(other))
+                    except (NoFormError, ZeroDivisionError, AttributeError):
+                        continue
+                    if form.is_integral() and form.groups and self._at_full(form) == leaf.value:
+                        found[_key(leaf)] = (leaf, form)
+        if len(found) != 1:
+            return False
+        ((key, (leaf, form)),) = found.items()
+        self._set(leaf, form, e)
+        return key in self.forms.values and self._agrees(e)
+
+    def _at_full(self, form: Form) -> Any:
+        return form.at(self._parts.size)
+
+    # What does not agree
+
+    def _check(self, e: Equation) -> None:
+        try:
+            difference = self._difference(e.left, e.right)
+        except NoFormError as error:
+            self._fix(error.groups, e)
+            return
+        if difference.terms:
+            self._tie_or_fix(difference, e)
+
+    def _tie_or_fix(self, difference: Form, e: Equation) -> None:
+        groups = sorted(difference.groups)
+        sizes = {g: self._parts.size(g) for g in groups}
+        together = difference.put({g: Form({(groups[0],): Fraction(n, sizes[groups[0]])}) for g, n in sizes.items()})
+        if together.terms or len(groups) < 2 or groups[0] < 0 or self._balanced.intersection(groups):
+            self._fix(difference.groups, e)
+            return
+        names = names_of(self._analysis, groups)
+        self._held = stepped(self._analysis, self._held.tie(names), names, at_line(e.site))
+
+    def _fix(self, groups: Iterable[int], e: Equation) -> None:
+        active = self._active(groups)
+        if active:
+            why = f"the model's code holds this width: {in_words(e.left)} = {in_words(e.right)} in {e.what}"
+            self._held = self._held.fix(active, (why + self._obstacle(e), at_line(e.site)))
+
+    def _active(self, symbols: Iterable[int]) -> list[str]:
+        """The groups behind symbols that are not fixed yet."""
+        names = names_of(self._analysis, sorted({self._parts.group(s) for s in symbols}))
+        return [n for n in names if n not in self._held.fixed]
+
+    def _obstacle(self, e: Equation) -> str:
+        """Why a plain number of the code cannot follow."""
+        for number in (e.left, e.right):
+            if isinstance(number, Number):
+                try:
+                    self._name(number)
+                except NoLiteralError as error:
+                    return f"; {error}"
+        return ""
+
+    def _whole(self, form: Form, source: Computed) -> None:
+        """What the code divides must stay a whole number; balanced groups are tried out one by one."""
+        parts = {g: Form({(g,): Fraction(self._analysis.groups[g].size, s)}) for g, s in self._steps.items()}
+        if not form.put(parts).is_integral() and not form.groups <= self._balanced:
+            self._fix(form.groups, Equation(source, "a whole number", source.operation, source.site))
+
+    # Comparisons
+
+    def _guard(self, g: Guard) -> None:
+        try:
+            difference = self._difference(g.left, g.right)
+        except NoFormError as error:
+            self._refuse(error.groups, g)
+            return
+        if self._is_decided(difference, g):
+            return
+        for group in sorted(difference.groups):
+            alone = difference.put({group: Form.of(self._parts.size(group))})
+            if self._is_decided(alone, g):
+                self._refuse([group], g)
+                return
+        self._refuse(difference.groups, g)
+
+    def _is_decided(self, difference: Form, g: Guard) -> bool:
+        """Whether a comparison with zero comes out as recorded, whatever the groups keep."""
+        low, high = self._range(difference)
+        possible = {"lt": low < 0, "le": low <= 0, "gt": high > 0, "ge": high >= 0, "eq": low <= 0 <= high}
+        certain = {"lt": high < 0, "le": high <= 0, "gt": low > 0, "ge": low >= 0, "eq": low == high == 0}
+        if g.operation == "ne":
+            return not possible["eq"] if g.outcome else certain["eq"]
+        return certain[g.operation] if g.outcome else not possible[g.operation]
+
+    def _range(self, form: Form) -> tuple[Any, Any]:
+        low = high = Fraction(0)
+        for m, c in form.terms.items():
+            most = prod(self._parts.size(g) for g in m)
+            least = prod(self._least(g) for g in m)
+            low, high = low + min(c * least, c * most), high + max(c * least, c * most)
+        return low, high
+
+    def _least(self, group: int) -> Any:
+        if group < 0 or group in self._balanced:
+            return 0
+        return Fraction(self._analysis.groups[group].size, self._steps[group]) if group in self._steps else 1
+
+    def _refuse(self, groups: Iterable[int], g: Guard) -> None:
+        active = self._active(groups)
+        if active:
+            asked = f"{in_words(g.left)} {_SIGNS[g.operation]} {in_words(g.right)}"
+            why = f"the model's code goes by this width: {asked} is {g.outcome}"
+            self._held = self._held.fix(active, (why, at_line(g.site)))
+
+    def mends(self) -> tuple[Mend, ...]:
+        """The attributes and literals that follow a width."""
+        return tuple(
+            Mend(key[0].module if isinstance(key[0], Site) else key[0], self._names.get(key, key[1]), form)
+            for key, form in self.forms.values.items()
+            if form.groups
+        )
+
+
+_EQUALITIES = {("eq", True), ("ne", False)}
+_SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+
+
+def _equation(g: Guard) -> Equation:
+    return Equation(g.left, g.right, "a comparison", g.site)
+
+
+def _key(unknown: Attribute | Number) -> Any:
+    return (unknown.module, unknown.name) if isinstance(unknown, Attribute) else (unknown.site, unknown.path)
+
+
+def _number(value: Form | Power) -> Any:
+    return value.value if isinstance(value, Power) else value.constant
+
+
+def _inverse(forms: Forms, source: Any, leaf: Any, target: Form) -> Form:
+    """What a leaf must be for a source to become the target.
+
+    Raises:
+        NoFormError: there is nothing, or no polynomial.
+    """
+    if source == leaf:
+        return target
+    if not isinstance(source, Computed):
+        raise NoFormError(target.groups)
+    left, right = operands(source)
+    inside = [any(n == leaf for n in leaves(side)) for side in (left, right)]
+    if all(inside) or not any(inside):
+        raise NoFormError(target.groups)
+    other = forms.source(right if inside[0] else left)
+    match source.operation, inside[0]:
+        case "add", _:
+            target = target - other
+        case "sub", True:
+            target = target + other
+        case "sub", False:
+            target = other - target
+        case "mul", _:
+            target = target.over(other)
+        case "floordiv", True:
+            target = target * other + Form.of(_value(left) - _value(source) * _value(right))
+        case "floordiv", False:
+            target = other.over(target)
+        case _:
+            raise NoFormError(target.groups)
+    return _inverse(forms, left if inside[0] else right, leaf, target)
+
+
+def _value(source: Any) -> Any:
+    return getattr(source, "value", source)
