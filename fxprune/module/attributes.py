@@ -98,7 +98,7 @@ def can_become(module: nn.Module, name: str, new: int) -> bool:
 
 
 def tensor_of(module: nn.Module, name: str) -> tuple[str, int] | None:
-    """The parameter, and the dim of it, whose length an attribute of one of PyTorch's own layers is; None for others."""
+    """The parameter and the dim of it whose length an attribute of one of PyTorch's own layers is, if any."""
     if isinstance(module, nn.modules.conv._ConvNd):
         plain = {"out_channels": 1, "in_channels": 0} if module.transposed else {"out_channels": 0, "in_channels": 1}
         return ("weight", plain[name]) if module.groups == 1 and name in plain else None

@@ -16,6 +16,7 @@ import operator
 import textwrap
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.abc import InspectLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -83,8 +84,8 @@ class _Replaced(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> ast.AST:
         value = _number(node)
-        literal = None if value is None else Literal(self._method, node.lineno, node.col_offset, value)  # type: ignore[attr-defined]
-        if literal in self._numbers:
+        place = (getattr(node, "lineno", 0), getattr(node, "col_offset", 0))
+        if value is not None and (literal := Literal(self._method, *place, value)) in self._numbers:
             self.found.add(literal)
             return ast.copy_location(ast.Constant(self._numbers[literal]), node)
         self.generic_visit(node)
@@ -213,8 +214,9 @@ def set_literals(module: nn.Module, values: Mapping[str, int]) -> None:
     >>> flatten(torch.zeros(2, 4, 8)).shape
     torch.Size([2, 32])
     """
+    kind: Any = type(module)
     chosen = tuple(sorted((Literal.named(name), value) for name, value in values.items()))
-    object.__setattr__(module, "__class__", _rewritten(type(module), chosen))
+    object.__setattr__(module, "__class__", _rewritten(kind, chosen))
 
 
 @cache
@@ -231,8 +233,22 @@ def _rewritten(kind: Any, values: tuple[tuple[Literal, int], ...]) -> type:
     name = f"{base.__module__}.{base.__name__}_{hashlib.sha1(source.encode()).hexdigest()[:12]}"
     module = ModuleType(name)
     module.__dict__.update(base=base, SOURCE=source, NAME=name)
-    exec(compile(source, f"<{name}>", "exec"), module.__dict__)
+    _Source(source).exec_module(module)
     return module.Rewritten  # type: ignore[no-any-return]
+
+
+class _Source(InspectLoader):
+    """Runs a module's source; its name stands in tracebacks."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def get_source(self, fullname: str) -> str:
+        assert fullname
+        return self._source
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_source(fullname), f"<{fullname}>")
 
 
 def _source(base: type, bodies: list[str], methods: list[str]) -> str:

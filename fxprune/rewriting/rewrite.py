@@ -22,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """The smaller model: same class, same `state_dict` keys, fewer channels.
 
-    A module whose code holds a width as a literal gets a subclass of its class, with another number (see `find_groups`).
+    A module whose code holds a width as a literal gets a subclass of its class with another number (`find_groups`).
 
     Needs no tracing: a plan applies to any fresh instance of the architecture that it was made from. Parameters stay
     `nn.Parameter` and keep `requires_grad`, dtype, device and memory format; gradients are dropped.

@@ -2,6 +2,8 @@
 
 trace                the model is run once, and every ATen call becomes a node of a `torch.fx` graph
 recorder             appends the nodes
+provenance           ints that remember which sizes and attributes they were computed from
+tagging              hands such ints to the model's code
 meta_kernels         answers the commonest calls on meta tensors at once
 chunked_convolution  runs on real tensors, where they must be, with little memory
 """

@@ -132,7 +132,8 @@ def test_views_and_pads_with_literal_sizes_are_pruned() -> None:
     assert isinstance(small.block.short, Pad)
     assert type(small.block) is Shortcut
     before, after = sorted(plan.attributes["block.short"])
-    assert before.startswith("forward[2:") and after.startswith("forward[2:")
+    assert before.startswith("forward[2:")
+    assert after.startswith("forward[2:")
     assert sum(plan.attributes["block.short"].values()) == 4
     assert list(plan.attributes[""].values()) == [12 * 16]
     assert fxprune.verify(model, plan, X) < 1e-9
@@ -171,9 +172,11 @@ def test_a_model_that_was_pruned_twice_is_pickled_with_all_its_numbers() -> None
 def test_a_pickled_model_needs_nothing_but_its_own_code(tmp_path: Path) -> None:
     """Loaded where this project cannot be imported, and pickled there again."""
     small = fxprune.rewrite(Net(), plan_of(Net(), X)).eval()
-    own = Path(__file__).read_text(encoding="utf-8").partition("class Flag")[0].replace("import fxprune", "")
+    own = Path(__file__).read_text(encoding="utf-8").partition("class Flag")[0]
     own = "".join(line for line in own.splitlines(keepends=True) if "fxprune" not in line)
-    (tmp_path / f"{__name__.rpartition('.')[2]}.py").write_text(own, encoding="utf-8")
+    file = tmp_path.joinpath(*__name__.split(".")).with_suffix(".py")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(own, encoding="utf-8")
     torch.save((small, X, small(X)), tmp_path / "small.pt")
     code = """
 import copy, io, sys, torch

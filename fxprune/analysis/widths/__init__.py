@@ -15,14 +15,17 @@ predict. A difference that no expression explains is fixed as well, never guesse
 The rooms:
 
     builtin_modules  what PyTorch's own modules are known to hold
-    forms            numbers as polynomials in how many channels the groups keep
+    polynomials      in how many channels the groups keep
+    forms            numbers of the code, and dims, as such polynomials
     equations        what the labels predict for each number that was given to a call
     solve            which attributes, literals and ties make all equations hold
-    scales, fold     which weights can take up a scalar
+    scales           scalars that follow a width
+    fold             which weights can take up a scalar
     prediction       the shapes that the labels predict when every group keeps a count of its own
     probe            run the model on cut meta tensors and compare every call with the prediction
     inference        solve, check, and fix what remains
     constraints      what is known by then
+    words            numbers and lines of the code for a reader
 """
 
 from fxprune.analysis.widths.constraints import Held, ScaleUse

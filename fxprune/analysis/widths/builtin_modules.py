@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,14 +11,17 @@ from torch import nn
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.labels import Axes
-from fxprune.analysis.widths.constraints import Held, names_of, stepped
 from fxprune.errors import InputError
 from fxprune.module.attributes import int_of
 from fxprune.module.isolation import walk
 
 
-def known_beforehand(analysis: Analysis, held: Held) -> tuple[Held, list[WidthUse]]:
-    """The ties that PyTorch's own modules are known to need, and the attributes in which they hold widths."""
+def known_attributes(analysis: Analysis) -> list[WidthUse]:
+    """The attributes in which PyTorch's own modules hold widths, though their forward may not read them.
+
+    Raises:
+        InputError: a scripted module.
+    """
     known: list[WidthUse] = []
     for path, module in walk(analysis.labelling.graph.model):
         if isinstance(module, torch.jit.ScriptModule):
@@ -27,32 +29,21 @@ def known_beforehand(analysis: Analysis, held: Held) -> tuple[Held, list[WidthUs
             where = path or type(module).__name__
             raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
         if type(module).forward is nn.MultiheadAttention.forward:
-            held = _attention(analysis, held, path, known)
+            known += _attention(analysis, path)
         elif module._parameters.get("weight") is None:
             for kind, attribute, dim in _NORMS:
                 if isinstance(module, kind) and int_of(module, attribute) is not None:
                     known += _weightless(analysis, path, attribute, dim)
-    return held, known
+    return known
 
 
-def _attention(analysis: Analysis, held: Held, path: str, known: list[WidthUse]) -> Held:
-    """nn.MultiheadAttention computes the head width as `embed_dim // num_heads`: both widths keep the same part."""
-    parameters = analysis.labelling.parameter_axes()
-    weight = parameters.get(f"{path}.in_proj_weight") or parameters.get(f"{path}.q_proj_weight")
-    if weight is None:
-        return held
-    names = _carried(analysis, held, [weight.known(0), weight.known(1)])
-    embedding = weight.known(1)
-    known += [WidthUse(path, "embed_dim", embedding)] if isinstance(embedding, np.ndarray) else []
-    known += [
-        WidthUse(path, attribute, labels)
-        for f in analysis.labelling.labeller.factorings
-        if f.node.meta["module"] == path and len(f.sizes) >= 2
-        for attribute, axis in (("num_heads", -2), ("head_dim", -1))
-        if isinstance(labels := f.factors[axis], np.ndarray)
-    ]
-    inside = _carried(analysis, held, [weight.known(0)])
-    return stepped(analysis, held.tie([*names, *inside]), names, f"widths of {path}") if len(names) > 1 else held
+def _attention(analysis: Analysis, path: str) -> Iterator[WidthUse]:
+    for f in analysis.labelling.labeller.factorings:
+        if f.node.meta["module"] == path and len(f.sizes) >= 2:
+            for attribute, axis in (("num_heads", -2), ("head_dim", -1)):
+                labels = f.factors[axis]
+                if isinstance(labels, np.ndarray):
+                    yield WidthUse(path, attribute, labels)
 
 
 # Norms whose width, if they have no weight, only an attribute holds: which, and that of which dim of their input.
@@ -69,10 +60,3 @@ def _weightless(analysis: Analysis, path: str, attribute: str, dim: int) -> list
     axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
     labels = axes.known(dim % len(axes)) if isinstance(axes, Axes) and len(axes) > 1 else None
     return [WidthUse(path, attribute, labels)] if isinstance(labels, np.ndarray) else []
-
-
-def _carried(analysis: Analysis, held: Held, dims: Iterable[Any]) -> list[str]:
-    """The groups on some dims, without the fixed ones."""
-    labels = np.concatenate([d for d in dims if isinstance(d, np.ndarray)] or [np.empty(0, dtype=np.int64)])
-    found = np.unique(analysis.group_of[analysis.components.of[labels]])
-    return [name for name in names_of(analysis, found[found >= 0]) if name not in held.fixed]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.analysis.widths.forms import Form, Parts
+from fxprune.analysis.widths.polynomials import Form, Parts
 from fxprune.plan.plan import Ints
 
 Reason = tuple[str, str]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,11 +51,17 @@ def gather(forms: Forms, run: Run) -> Facts:
     escapes = [e for e in run.escapes if not is_torchs(e[1].code)]
     sighted = any(_has_groups(forms, tensor) for tensor, code in run.reads if not is_torchs(code))
     facts = Facts(guards=guards, escapes=escapes, sighted=sighted or bool(guards or escapes))
+    nodes = recorded_calls(forms.analysis.labelling.graph.fx)
     for call in run.calls:
         if call.name in _SCALED:
             facts.scaled.append(call)
-        _Reader(forms, call, facts).read()
+        _Reader(forms, call, nodes, facts).read()
     return facts
+
+
+def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
+    """The calls of ops, as `SizedCall.nodes` counts them."""
+    return [n for n in graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
 
 
 def _has_groups(forms: Forms, tensor: Reference) -> bool:
@@ -71,9 +78,10 @@ Item = tuple[Any, Path]
 class _Reader:
     """Reads one call."""
 
-    def __init__(self, forms: Forms, call: SizedCall, facts: Facts) -> None:
+    def __init__(self, forms: Forms, call: SizedCall, calls: Sequence[fx.Node], facts: Facts) -> None:
         self._forms, self._call, self._facts = forms, call, facts
         self._torchs = is_torchs(call.site.code)
+        self._calls = calls
         self._done: set[Path] = set()
 
     def read(self) -> None:
@@ -81,7 +89,7 @@ class _Reader:
         if handler is not None:
             handler(self)
             self._facts.explained.update(self._call.nodes if self._done else ())
-        if self._torchs or self._call.name == "multi_head_attention_forward":
+        if self._torchs:
             return  # PyTorch's own modules are known
         for source, path in _leaves(self._call):
             if path not in self._done and isinstance(source, _SOURCES):
@@ -204,6 +212,22 @@ class _Reader:
         if item[0] is not None:
             self.equal(item, known[0] if known else None, int(_value(item[0])))
 
+    def scaled(self) -> None:
+        self._done.add(("scale",))  # see `scales`
+
+    def attention(self) -> None:
+        """The width of all heads, their number, and the width of each, which is computed from both."""
+        axes, width, count = self.axes(self._call.args[0]), self.argument(3, "embed_dim"), self.argument(4, "num_heads")
+        if axes is not None:
+            self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
+        inside = {self._calls[i] for i in self._call.nodes}
+        for f in self._forms.analysis.labelling.labeller.factorings:
+            if f.node in inside and len(f.sizes) > 1:
+                heads, each = f.factors[-2:]
+                quotient = Computed("floordiv", width[0], count[0], self._call.site, f.sizes[-1])
+                self.equal(count, heads, f.sizes[-2])
+                self.equal((quotient, width[1]), each, f.sizes[-1])
+
     def pad(self) -> None:
         """Amounts before and after, from the last dim on."""
         axes, result = self.axes(self._call.args[0]), self.result()
@@ -310,5 +334,7 @@ _HANDLERS: dict[str, Callable[[_Reader], None]] = {
     **dict.fromkeys(("group_norm", "conv1d", "conv2d", "conv3d"), _Reader.grouped),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _Reader.grouped),
     "pad": _Reader.pad,
+    "scaled_dot_product_attention": _Reader.scaled,
+    "multi_head_attention_forward": _Reader.attention,
     **dict.fromkeys(("__getitem__", "__setitem__"), _Reader.index),
 }

@@ -6,169 +6,16 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from functools import reduce
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Labels, Loose
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.widths.polynomials import Form, Monomial, NoFormError, Parts, Power, as_power
 from fxprune.module.attributes import tensor_of
 from fxprune.tracing.provenance import Attribute, Computed, Dim, Reference, Site, Source
-
-# Indices of groups, each as often as its count is a factor; negative ones stand for parts of groups (see `Parts`).
-Monomial: TypeAlias = tuple[int, ...]
-
-
-class NoFormError(Exception):
-    """A number is no polynomial in the groups' counts; `groups` are those that it depends on."""
-
-    def __init__(self, groups: frozenset[int]) -> None:
-        super().__init__(groups)
-        self.groups = groups
-
-
-class Form:
-    """A polynomial in the groups' counts, with rational coefficients.
-
-    >>> k = Form({(0,): 1})
-    >>> (k * Form.of(6)).over(Form.of(2)) == k + k + k
-    True
-    """
-
-    __slots__ = ("terms",)
-
-    def __init__(self, terms: Mapping[Monomial, Any]) -> None:
-        self.terms = {m: c for m, c in terms.items() if c}
-
-    @classmethod
-    def of(cls, number: Any) -> Form:
-        return cls({(): number})
-
-    def __add__(self, other: Form) -> Form:
-        terms = dict(self.terms)
-        for m, c in other.terms.items():
-            terms[m] = terms.get(m, 0) + c
-        return Form(terms)
-
-    def __sub__(self, other: Form) -> Form:
-        return self + other * Form.of(-1)
-
-    def __mul__(self, other: Form) -> Form:
-        terms: dict[Monomial, Any] = {}
-        for m, c in self.terms.items():
-            for n, d in other.terms.items():
-                key = tuple(sorted(m + n)) if m and n else m or n
-                terms[key] = terms.get(key, 0) + c * d
-        return Form(terms)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Form) and self.terms == other.terms
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.terms.items()))
-
-    @property
-    def groups(self) -> frozenset[int]:
-        return frozenset(g for m in self.terms for g in m)
-
-    @property
-    def constant(self) -> Any:
-        """The number that it is whatever the groups keep; None if it depends on them."""
-        return None if self.groups else self.terms.get((), 0)
-
-    def over(self, other: Form) -> Form:
-        """The exact quotient.
-
-        Raises:
-            NoFormError: it is no polynomial.
-        """
-        quotient, rest = Form({}), self
-        if not other.terms:
-            raise NoFormError(self.groups)
-        lead = max(other.terms, key=_degree)
-        while rest.terms:
-            top = max(rest.terms, key=_degree)
-            factor = _without(top, lead)
-            if factor is None:
-                raise NoFormError(self.groups | other.groups)
-            part = Form({factor: Fraction(rest.terms[top]) / other.terms[lead]})
-            quotient, rest = quotient + part, rest - part * other
-        return quotient
-
-    def at(self, counts: Callable[[int], Any]) -> Any:
-        """The value for given counts."""
-        return sum(c * math.prod(counts(g) for g in m) for m, c in self.terms.items())
-
-    def put(self, known: Mapping[int, Form]) -> Form:
-        """With forms in the place of some counts."""
-        if not known or self.groups.isdisjoint(known):
-            return self
-        parts = (reduce(Form.__mul__, [known.get(g, Form({(g,): 1})) for g in m], Form.of(c)) for m, c in self.terms.items())
-        return reduce(Form.__add__, parts, Form({}))
-
-    def is_integral(self) -> bool:
-        return all(Fraction(c).denominator == 1 for c in self.terms.values())
-
-
-def _degree(m: Monomial) -> tuple[int, Monomial]:
-    return len(m), m
-
-
-def _without(m: Monomial, factor: Monomial) -> Monomial | None:
-    left = list(m)
-    for g in factor:
-        if g not in left:
-            return None
-        left.remove(g)
-    return tuple(left)
-
-
-class Parts:
-    """Parts of groups whose channels the code counts: how many of them stay depends on which ones do.
-
-    A part is numbered -1, -2, ...; its count is that of those of its labels' components that stay.
-    """
-
-    def __init__(self, analysis: Analysis) -> None:
-        self._analysis = analysis
-        self._numbers: dict[bytes, int] = {}
-        self._components: list[Labels] = []
-
-    def number(self, components: Labels) -> int:
-        key = np.sort(components).tobytes()
-        if key not in self._numbers:
-            self._components.append(components)
-            self._numbers[key] = -len(self._components)
-        return self._numbers[key]
-
-    def group(self, symbol: int) -> int:
-        """The group that a symbol stands for, or for a part of."""
-        return symbol if symbol >= 0 else int(self._analysis.group_of[self._components[-symbol - 1][0]])
-
-    def size(self, symbol: int) -> int:
-        return self._analysis.groups[symbol].size if symbol >= 0 else len(self._components[-symbol - 1])
-
-    def kept(self, symbol: int, keep: npt.NDArray[np.bool_]) -> int:
-        """How many channels of a part stay."""
-        return int(keep[self._components[-symbol - 1]].sum())
-
-
-class Power:
-    """A float of the code: a number times powers of counts.
-
-    Attributes:
-        value: the float as it was recorded.
-        exponents: {group: exponent}.
-    """
-
-    def __init__(self, value: float, exponents: Mapping[int, float]) -> None:
-        self.value, self.exponents = value, {g: e for g, e in exponents.items() if e}
-
-    @property
-    def groups(self) -> frozenset[int]:
-        return frozenset(self.exponents)
 
 
 class Number(NamedTuple):
@@ -219,6 +66,12 @@ class Forms:
         self._parameters = analysis.labelling.parameter_axes()
         self._dims: dict[int, tuple[Any, Form | frozenset[int]]] = {}
 
+    def having(self, put: Mapping[int, Form]) -> Forms:
+        """The same with forms in the place of some counts."""
+        made = Forms(self.analysis, self.parts, {**{g: f.put(put) for g, f in self.put.items()}, **put}, self._balanced)
+        made.values = {key: form.put(put) for key, form in self.values.items()}
+        return made
+
     def dim(self, dim: Any, size: int) -> Form:
         """The length of a dim.
 
@@ -260,7 +113,7 @@ class Forms:
         if not isinstance(source, Dim):
             return None
         axes = self.axes(source.tensor)
-        return axes.known(source.index) if axes is not None and source.index < len(axes) else None
+        return axes.known(source.axis) if axes is not None and source.axis < len(axes) else None
 
     def axes(self, tensor: Reference | None) -> Axes | None:
         if tensor is None:
@@ -288,7 +141,7 @@ class Forms:
         return Form.of(source)
 
     def _attribute(self, source: Attribute) -> Form:
-        """What the solution says; else what PyTorch's own layers keep equal to a dim of their weights; else as it is."""
+        """What the solution says; else what PyTorch's layers keep equal to a dim of their weights; else as it is."""
         key = (source.module, source.name)
         if key not in self.values:
             followed = tensor_of(self.analysis.labelling.graph.model.get_submodule(source.module), source.name)
@@ -348,7 +201,7 @@ class Forms:
         raise NoFormError(a.groups | b.groups)
 
     def _quotient(self, source: Computed, a: Form, b: Form) -> Form:
-        """What the code takes for whole numbers must be that for other widths as well; a constant part may leave a rest."""
+        """What divides without a rest must do so for other widths as well; a constant part may leave one."""
         rest = a.terms.get((), 0) % b.constant if b.constant else 0
         exact = (a - Form.of(rest)).over(b)
         if not exact.is_integral():
@@ -384,7 +237,7 @@ _EXACT: dict[str, Callable[[Any, Any], Any]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "floordiv": lambda a, b: a // b,
-    "floor": lambda a, b: math.floor(a),
+    "floor": lambda a, _: math.floor(a),
     "mod": lambda a, b: a % b,
     "pow": lambda a, b: a**b,
     "lshift": lambda a, b: a << b,
@@ -393,14 +246,3 @@ _EXACT: dict[str, Callable[[Any, Any], Any]] = {
     "or_": lambda a, b: a | b,
     "xor": lambda a, b: a ^ b,
 }
-
-
-def as_power(value: Any, source: Any) -> Power | None:
-    """A form as a power: only a single term is one."""
-    if isinstance(value, Power):
-        return value
-    if len(value.terms) != 1:
-        return None
-    (monomial,) = value.terms
-    number = float(getattr(source, "value", source))
-    return Power(number, {g: monomial.count(g) for g in monomial})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,11 +11,12 @@ from torch import fx
 from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.labels import Axes
-from fxprune.analysis.widths.builtin_modules import known_beforehand
+from fxprune.analysis.widths.builtin_modules import known_attributes
 from fxprune.analysis.widths.constraints import Held, Reason, names_of
-from fxprune.analysis.widths.equations import Facts, gather
-from fxprune.analysis.widths.forms import Forms, Parts
-from fxprune.analysis.widths.prediction import Prediction, doubtful
+from fxprune.analysis.widths.equations import Facts, gather, recorded_calls
+from fxprune.analysis.widths.forms import Forms
+from fxprune.analysis.widths.polynomials import Parts
+from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.probe import Difference, Refusal, probe
 from fxprune.analysis.widths.solve import solve
 
@@ -35,8 +35,9 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: 
         held = held.tie(balance.names)
     for name, reason in fixed.items():
         held = held.fix([name], reason)
-    held, known = known_beforehand(analysis, held)
-    facts = gather(Forms(analysis, parts, {}), analysis.labelling.graph.run)
+    known = known_attributes(analysis)
+    run = analysis.labelling.graph.run
+    facts = Facts() if run is None else gather(Forms(analysis, parts, {}), run)
     return _Inference(analysis, facts, known, rewrite_code=rewrite_code).checked(held)
 
 
@@ -46,7 +47,7 @@ class _Inference:
     def __init__(self, analysis: Analysis, facts: Facts, known: Sequence[WidthUse], *, rewrite_code: bool) -> None:
         self._analysis, self._facts, self._known, self._rewrite_code = analysis, facts, known, rewrite_code
         self._axes = analysis.labelling.axes
-        calls = [n for n in self._axes if n.op == "call_function" and n.target is not operator.getitem]
+        calls = recorded_calls(analysis.labelling.graph.fx)
         self._explained = {calls[i] for i in facts.explained}
         self._by_module: dict[str, list[fx.Node]] = {}
         for node in self._axes:
@@ -82,9 +83,7 @@ class _Inference:
         """The groups that calls concern whose sizes neither an equation nor this run says anything of."""
         return prediction.carried_by_doubtful(n for n in refusal.unseen if n not in self._explained)
 
-    def _fixed(
-        self, prediction: Prediction, held: Held, found: Sequence[Difference], refusal: Refusal | None
-    ) -> Held:
+    def _fixed(self, prediction: Prediction, held: Held, found: Sequence[Difference], refusal: Refusal | None) -> Held:
         """What the check has found is explained by nothing: what it concerns stays as it is.
 
         Numbers are judged when all shapes are right, since they may follow widths that are not settled yet.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,9 +12,10 @@ from torch import fx
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.constraints import Held, ScaleUse, names_of
-from fxprune.analysis.widths.equations import Facts, Scalar
+from fxprune.analysis.widths.equations import Facts, Scalar, recorded_calls
 from fxprune.analysis.widths.fold import absorbing_rows, is_scaling
-from fxprune.analysis.widths.forms import Forms, NoFormError, Power, as_power
+from fxprune.analysis.widths.forms import Forms
+from fxprune.analysis.widths.polynomials import NoFormError, Power, as_power
 from fxprune.analysis.widths.words import at_line, in_words
 from fxprune.tracing.provenance import Computed, Site, SizedCall
 
@@ -29,8 +29,7 @@ def scaled(analysis: Analysis, held: Held, forms: Forms, facts: Facts) -> Held:
 class _Scales:
     def __init__(self, analysis: Analysis, held: Held, forms: Forms) -> None:
         self._analysis, self._held, self._forms = analysis, held, forms
-        nodes = analysis.labelling.graph.fx.nodes
-        self._calls = [n for n in nodes if n.op == "call_function" and n.target is not operator.getitem]
+        self._calls = recorded_calls(analysis.labelling.graph.fx)
 
     def scalars(self, facts: Facts) -> Held:
         for scalar in facts.scalars:
@@ -78,7 +77,7 @@ class _Scales:
         sign = -1 if spec is None else -spec.scaling
         names = self._analysis.groups
         uses = [ScaleUse(t, r, names[g].name, sign * e) for t, r in rows for g, e in exponents.items()]
-        folded = {**self._held.folded, **dict.fromkeys(calls, dict(exponents))}
+        folded = {**self._held.folded, **dict.fromkeys(calls, exponents)}
         self._held = replace(self._held, scales=(*self._held.scales, *uses), folded=folded)
         return True
 

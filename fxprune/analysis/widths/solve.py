@@ -1,14 +1,14 @@
 """Solve: which value each attribute and literal must have, and which groups must be tied or stay, exactly.
 
-Every equation must hold whatever the groups keep. An attribute or literal that stands alone in one is thereby known; one
-that stands in an expression is, if it is the only unknown there. Where two numbers still differ, the groups in them are
-tied, if keeping the same part of each makes the numbers equal; otherwise they are fixed, with the expression and the
-line as the reason. What the code compares must come out as it was recorded.
+Every equation must hold whatever the groups keep. An attribute or literal that stands alone in one is thereby known;
+one that stands in an expression is, if it is the only unknown there. Where two numbers still differ, the groups in them
+are tied, if keeping the same part of each makes the numbers equal; otherwise they are fixed, with the expression and
+the line as the reason. What the code compares must come out as it was recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import prod
@@ -18,7 +18,8 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.widths.constraints import Held, Mend, names_of, stepped
 from fxprune.analysis.widths.equations import Equation, Facts
-from fxprune.analysis.widths.forms import Form, Forms, Labelled, NoFormError, Number, Parts, Power, leaves, operands
+from fxprune.analysis.widths.forms import Forms, Number, leaves, operands
+from fxprune.analysis.widths.polynomials import Form, NoFormError, Parts, Power
 from fxprune.analysis.widths.scales import scaled
 from fxprune.analysis.widths.words import at_line, in_words
 from fxprune.module.literals import NoLiteralError, find_literal
@@ -90,13 +91,13 @@ class _Solver:
         for unknown, other in ((e.left, e.right), (e.right, e.left)):
             if isinstance(unknown, Attribute | Number) and not isinstance(other, Attribute | Number):
                 try:
-                    self._set(unknown, self.forms.source(other), e)
+                    self._set(unknown, self.forms.source(other))
                 except NoFormError as error:
                     self._fix(error.groups, e)
                 return True
         return False
 
-    def _set(self, unknown: Attribute | Number, form: Any, e: Equation) -> None:
+    def _set(self, unknown: Attribute | Number, form: Any) -> None:
         key = _key(unknown)
         if key in self.forms.values or not isinstance(form, Form):
             return  # whether they agree is checked in the end
@@ -126,12 +127,13 @@ class _Solver:
 
     def _agrees(self, e: Equation) -> bool:
         try:
-            return not self._difference(e.left, e.right).terms
+            return not self._difference(self.forms, e).terms
         except NoFormError:
             return False
 
-    def _difference(self, left: Any, right: Any) -> Form:
-        a, b = self.forms.source(left), self.forms.source(right)
+    @staticmethod
+    def _difference(forms: Forms, e: Equation | Guard) -> Form:
+        a, b = forms.source(e.left), forms.source(e.right)
         if isinstance(a, Power) or isinstance(b, Power):
             groups = a.groups | b.groups
             if groups:
@@ -139,7 +141,7 @@ class _Solver:
             return Form.of(_number(a) - _number(b))
         return a - b  # type: ignore[no-any-return]
 
-    def _inverted(self, e: Equation, kind: type) -> bool:
+    def _inverted(self, e: Equation, kind: Any) -> bool:
         """Whether there is just one unknown of a kind that can make an equation hold."""
         found: dict[Any, tuple[Any, Form]] = {}
         for side, other in ((e.left, e.right), (e.right, e.left)):
@@ -154,7 +156,7 @@ class _Solver:
         if len(found) != 1:
             return False
         ((key, (leaf, form)),) = found.items()
-        self._set(leaf, form, e)
+        self._set(leaf, form)
         return key in self.forms.values and self._agrees(e)
 
     def _at_full(self, form: Form) -> Any:
@@ -164,22 +166,27 @@ class _Solver:
 
     def _check(self, e: Equation) -> None:
         try:
-            difference = self._difference(e.left, e.right)
+            difference = self._difference(self.forms, e)
+            groups = difference.groups if difference.terms else None
         except NoFormError as error:
-            self._fix(error.groups, e)
-            return
-        if difference.terms:
-            self._tie_or_fix(difference, e)
+            groups = error.groups
+        if groups is not None and self._agree_together(groups, e):
+            names = names_of(self._analysis, sorted(groups))
+            self._held = stepped(self._analysis, self._held.tie(names), names, at_line(e.site))
+        elif groups is not None:
+            self._fix(groups, e)
 
-    def _tie_or_fix(self, difference: Form, e: Equation) -> None:
-        groups = sorted(difference.groups)
-        sizes = {g: self._parts.size(g) for g in groups}
-        together = difference.put({g: Form({(groups[0],): Fraction(n, sizes[groups[0]])}) for g, n in sizes.items()})
-        if together.terms or len(groups) < 2 or groups[0] < 0 or self._balanced.intersection(groups):
-            self._fix(difference.groups, e)
-            return
-        names = names_of(self._analysis, groups)
-        self._held = stepped(self._analysis, self._held.tie(names), names, at_line(e.site))
+    def _agree_together(self, groups: frozenset[int], e: Equation) -> bool:
+        """Whether an equation holds if groups keep the same part of their channels."""
+        first = min(groups, default=-1)
+        if len(groups) < 2 or first < 0 or self._balanced.intersection(groups):
+            return False
+        sizes = {g: Fraction(self._parts.size(g), self._parts.size(first)) for g in groups}
+        together = self.forms.having({g: Form({(first,): part}) for g, part in sizes.items() if g != first})
+        try:
+            return not self._difference(together, e).terms
+        except NoFormError:
+            return False
 
     def _fix(self, groups: Iterable[int], e: Equation) -> None:
         active = self._active(groups)
@@ -212,7 +219,7 @@ class _Solver:
 
     def _guard(self, g: Guard) -> None:
         try:
-            difference = self._difference(g.left, g.right)
+            difference = self._difference(self.forms, g)
         except NoFormError as error:
             self._refuse(error.groups, g)
             return

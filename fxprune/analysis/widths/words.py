@@ -17,7 +17,7 @@ def in_words(source: Any) -> str:
     match source:
         case Dim():
             name = source.tensor.node if isinstance(source.tensor.node, str) else source.tensor.node.name
-            return f"{name}.shape[{source.index}]"
+            return f"{name}.shape[{source.axis}]"
         case Attribute():
             return f"{source.module}.{source.name}".lstrip(".")
         case Computed():

@@ -11,9 +11,10 @@ from oracle import ROUNDING
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.analysis.widths.equations import gather
-from fxprune.analysis.widths.forms import Forms, Parts
 from fxprune.analysis.grouping.balance import analyse
+from fxprune.analysis.widths.equations import gather
+from fxprune.analysis.widths.forms import Forms
+from fxprune.analysis.widths.polynomials import Parts
 
 Run = Callable[[Any, Tensor], Tensor]
 X = torch.rand(1, 3, 8, 8)

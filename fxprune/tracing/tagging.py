@@ -1,0 +1,114 @@
+"""Tagging: for one run, the ints that modules hold become `Width`s, and square roots of `math` keep sources."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from fxprune.module.isolation import walk
+from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width
+
+# Deeper than this, and in longer lists, attributes hold no widths but tables.
+_DEEPEST, _LONGEST = 4, 64
+_OWN = frozenset(nn.Module().__dict__)
+
+
+def tag_attributes(model: nn.Module, run: Run) -> None:
+    """Put a `Width` in the place of every int that a module holds. Call it inside `isolated`, which undoes it."""
+    seen = set[int]()
+    for path, module in walk(model):
+        tag = _Tag(path, run, seen)
+        foreign = not type(module).__module__.startswith("torch.")
+        if foreign:
+            _take_over(type(module), module.__dict__)
+        for key, value in list(module.__dict__.items()):
+            if type(value) is int:
+                module.__dict__[key] = tag.width(key, value)
+            elif foreign and key not in _OWN:
+                tag.inside(module.__dict__, key, value, key, 0)
+
+
+def _take_over(kind: type, attributes: dict[str, Any]) -> None:
+    """Put the numbers that a class holds among the attributes of an object of it, where they can be tagged."""
+    for k in kind.__mro__:
+        if not k.__module__.startswith("torch."):
+            for name, value in vars(k).items():
+                if type(value) in (int, list, tuple) and not name.startswith("__") and name not in attributes:
+                    attributes[name] = list(value) if type(value) is list else value
+
+
+class _Tag:
+    """Tags what one module's attributes lead to."""
+
+    def __init__(self, path: str, run: Run, seen: set[int]) -> None:
+        self._path, self._run, self._seen = path, run, seen
+
+    def width(self, name: str, value: int) -> Width:
+        return Width(value, Attribute(self._path, name, value), self._run)
+
+    def inside(self, container: Any, key: Any, value: Any, name: str, depth: int) -> None:
+        """Tag the ints in `container[key]`, which is `value`."""
+        kind = type(value)
+        if kind is tuple and 0 < len(value) <= _LONGEST and all(type(v) is int for v in value):
+            container[key] = tuple(self.width(f"{name}.{i}", v) for i, v in enumerate(value))
+        elif kind in (list, deque, dict) or _is_plain_object(value):
+            if id(value) in self._seen or depth == _DEEPEST:
+                return
+            self._seen.add(id(value))
+            inner = value if kind in (list, deque, dict) else value.__dict__
+            if inner is not value:
+                _take_over(kind, inner)
+            if len(inner) <= _LONGEST or inner is not value:
+                self._items(inner, name, depth)
+
+    def _items(self, inner: Any, name: str, depth: int) -> None:
+        for k, v in list(inner.items() if isinstance(inner, dict) else enumerate(inner)):
+            if type(v) is int and type(k) in (str, int):
+                inner[k] = self.width(f"{name}.{k}", v)
+            elif type(v) not in (str, float, bool):
+                self.inside(inner, k, v, f"{name}.{k}", depth + 1)
+
+
+_LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections", "__main__"}
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Whether it is an object of somebody's own class (a config) whose attributes may hold widths."""
+    kind = type(value)
+    own = kind.__module__.partition(".")[0] not in _LIBRARIES
+    return own and not isinstance(value, type | nn.Module | Enum) and type(getattr(value, "__dict__", None)) is dict
+
+
+@contextmanager
+def followed_roots(model: nn.Module) -> Iterator[None]:
+    """Square roots of `math` keep sources, in the code that defines the modules; all other code has its own `math`."""
+    own = {k.__module__ for _, m in walk(model) for k in type(m).__mro__}
+    places = [vars(sys.modules[name]) for name in own if name in sys.modules and not name.startswith("torch.")]
+    instead = {"math": _MATH, "sqrt": _root}
+    before = {"math": math, "sqrt": math.sqrt}
+    changed = [(place, key) for place in places for key in instead if place.get(key) is before[key]]
+    try:
+        for place, key in changed:
+            place[key] = instead[key]
+        yield
+    finally:
+        for place, key in changed:
+            place[key] = before[key]
+
+
+def _root(value: Any, /) -> float:
+    if type(value) in TAGGED:
+        return value.run.made(math.sqrt(value.plain), "pow", value, 0.5, sys._getframe(1))  # type: ignore[no-any-return]
+    return math.sqrt(value)
+
+
+_MATH = ModuleType("math")
+_MATH.__dict__.update({**vars(math), "sqrt": _root})
