@@ -210,6 +210,7 @@ case(
     lambda: Encoder(FusedAttention()),
     [(24, STREAM + " >attn.qkv attn.proj>"), ((6, 4), "attn.qkv> >attn.proj"), MLP],
     ties=["stem attn.qkv"],
+    follows="attn.qkv",
 )
 
 
@@ -1000,6 +1001,7 @@ case(
     ],
     ties_width=["stem attn.q attn.v"],
     ties_count=["stem attn.q"],
+    follows="attn.q attn.v",
 )
 
 

@@ -504,7 +504,7 @@ def slice_writes(m: Any, x: Tensor) -> Tensor:
 @case(IMAGE, lambda: {"a": conv(3, 8), "b": conv(4, 4), "head": conv(8, 2)})
 def slice_written_back(m: Any, x: Tensor) -> Tensor:
     x = m.a(x).clone()
-    x[:, :4] += m.b(x[:, 4:])
+    x[:, :4] += m.b(x[:, 4:].clone())
     return m.head(x)
 
 

@@ -1,5 +1,6 @@
 """A pruned model's file: saved, loaded into a fresh model, refused where it is damaged or of another model."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -141,19 +142,24 @@ def test_extra_state_is_not_lost_silently(result: fxprune.Result[Net], tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-class Flat(nn.Module):
-    """The width stands in the code."""
+FLAT = """
+from torch import nn
 
-    def __init__(self) -> None:
+class Flat(nn.Module):  # the width stands in the code
+    def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8 * 64, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.b(self.a(x).relu().view(-1, 512))
+"""
 
 
-def test_a_model_with_mended_code_is_unpickled_without_fxprune(tmp_path: Path) -> None:
-    small = fxprune.prune(Flat(), X, pruning_ratio=0.5).model
+def test_a_model_with_mended_code_is_unpickled_without_fxprune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own module must be there, as for every pickled model."""
+    (tmp_path / "flat.py").write_text(FLAT, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    small = fxprune.prune(importlib.import_module("flat").Flat(), X, pruning_ratio=0.5).model
     torch.save({"model": small, "x": X, "y": small(X)}, tmp_path / "model.pt")
     program = """
         import sys, torch

@@ -221,12 +221,12 @@ class _Reader:
         if axes is not None:
             self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
         inside = {self._calls[i] for i in self._call.nodes}
+        sizes = (_value(count[0]), _value(width[0]) // _value(count[0]))
         for f in self._forms.analysis.labelling.labeller.factorings:
-            if f.node in inside and len(f.sizes) > 1:
-                heads, each = f.factors[-2:]
-                quotient = Computed("floordiv", width[0], count[0], self._call.site, f.sizes[-1])
-                self.equal(count, heads, f.sizes[-2])
-                self.equal((quotient, width[1]), each, f.sizes[-1])
+            if f.node in inside and f.sizes[-2:] == sizes:  # others tell queries, keys and values apart
+                quotient = Computed("floordiv", width[0], count[0], self._call.site, sizes[1])
+                self.equal(count, f.factors[-2], sizes[0])
+                self.equal((quotient, width[1]), f.factors[-1], sizes[1])
 
     def pad(self) -> None:
         """Amounts before and after, from the last dim on."""

@@ -48,7 +48,7 @@ class _Scales:
         value = scalar.source.value
         fits = isinstance(node, fx.Node) and is_scaling(node) and node.args[1] == value
         if power is None or not fits or not isinstance(node, fx.Node) or not self._fold(node, power.exponents):
-            what = f"{in_words(scalar.source)} = {value:.4g} in {scalar.call.name}"
+            what = f"scalar {in_words(scalar.source)} = {value:.4g} in {scalar.call.name}"
             self._fix(groups, what, scalar.call.site)
 
     def _power(self, source: Any) -> tuple[Power | None, frozenset[int]]:
@@ -97,7 +97,7 @@ class _Scales:
         else:
             exponents, groups = self._by_width(node)
         if groups and (exponents is None or not self._fold(node, exponents)):
-            self._fix(groups, f"the scale of {call.name}", call.site)
+            self._fix(groups, f"the scalar of {call.name}", call.site)
 
     def _by_width(self, node: fx.Node) -> tuple[dict[int, float] | None, frozenset[int]]:
         """The exponents of a scale that is a power of the contracted dim."""
