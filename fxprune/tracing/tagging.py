@@ -14,18 +14,42 @@ from typing import Any
 from torch import nn
 
 from fxprune.module.isolation import walk
-from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width
+from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain
 
 # Deeper than this, and in longer lists, attributes hold no widths but tables.
 _DEEPEST, _LONGEST = 4, 64
 _OWN = frozenset(nn.Module().__dict__)
 
 
-def tag_attributes(model: nn.Module, run: Run) -> None:
-    """Put a `Width` in the place of every int that a module holds. Call it inside `isolated`, which undoes it."""
+@contextmanager
+def tagged_attributes(model: nn.Module, run: Run) -> Iterator[None]:
+    """A `Width` stands in the place of every int that a module holds.
+
+    The model is a copy (see `isolated`), but what cannot be copied is shared with the caller's: all that was changed
+    holds plain ints again afterwards.
+    """
+    touched: list[Any] = []
+    try:
+        _tag_attributes(model, run, touched)
+        yield
+    finally:
+        for container in touched:
+            _untag(container)
+
+
+def _untag(container: Any) -> None:
+    for k, v in list(container.items() if isinstance(container, dict) else enumerate(container)):
+        if type(v) in TAGGED:
+            container[k] = v.plain
+        elif type(v) is tuple and any(type(i) in TAGGED for i in v):
+            container[k] = tuple(map(plain, v))
+
+
+def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
     seen = set[int]()
     for path, module in walk(model):
-        tag = _Tag(path, run, seen)
+        tag = _Tag(path, run, seen, touched)
+        touched.append(module.__dict__)
         foreign = not type(module).__module__.startswith("torch.")
         if foreign:
             _take_over(type(module), module.__dict__)
@@ -48,8 +72,8 @@ def _take_over(kind: type, attributes: dict[str, Any]) -> None:
 class _Tag:
     """Tags what one module's attributes lead to."""
 
-    def __init__(self, path: str, run: Run, seen: set[int]) -> None:
-        self._path, self._run, self._seen = path, run, seen
+    def __init__(self, path: str, run: Run, seen: set[int], touched: list[Any]) -> None:
+        self._path, self._run, self._seen, self._touched = path, run, seen, touched
 
     def width(self, name: str, value: int) -> Width:
         return Width(value, Attribute(self._path, name, value), self._run)
@@ -67,6 +91,7 @@ class _Tag:
             if inner is not value:
                 _take_over(kind, inner)
             if len(inner) <= _LONGEST or inner is not value:
+                self._touched.append(inner)
                 self._items(inner, name, depth)
 
     def _items(self, inner: Any, name: str, depth: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ from fxprune.module.isolation import (
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.tracing.provenance import Run
 from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
-from fxprune.tracing.tagging import followed_roots, tag_attributes
+from fxprune.tracing.tagging import followed_roots, tagged_attributes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -197,11 +197,14 @@ def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> T
 @contextmanager
 def _recording(model: nn.Module, recorder: Recorder, *, on_meta: bool) -> Iterator[None]:
     watch_forwards(model, recorder.stack)
-    tagged = recorder.run is not None and recorder.run.tags
-    if recorder.run is not None and tagged:
-        tag_attributes(model, recorder.run)
-    roots = followed_roots(model) if tagged else nullcontext()
-    with nullcontext() if on_meta else plain_attention(), roots, recorder, Functions(recorder):
+    with ExitStack() as around:
+        if not on_meta:
+            around.enter_context(plain_attention())
+        if recorder.run is not None and recorder.run.tags:
+            around.enter_context(tagged_attributes(model, recorder.run))
+            around.enter_context(followed_roots(model))
+        around.enter_context(recorder)
+        around.enter_context(Functions(recorder))
         yield
 
 
