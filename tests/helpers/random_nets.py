@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
+import random_idioms
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -292,6 +293,45 @@ def padded(d: Draft, a: int, b: int, w: int) -> None:
     d.add(lambda x: F.pad(x, (0, 0, 0, 0, before, after)), [a], [], (c + before + after, n))
 
 
+def attention(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    if c > 1:
+        d.add(_one, [a], [random_idioms.Attention(c, _divisor(c, b), 31 * b + 7 * w)], (c, n))
+
+
+def two_heads(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    if c % 2 == 0 and c > 2:
+        d.add(_one, [a], [random_idioms.TwoHeads(c)], (c, n))
+
+
+def dynamic(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    d.add(_one, [a], [random_idioms.Dynamic(c, w)], (w, n))
+
+
+def branch(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    d.add(_one, [a], [random_idioms.Branch(b % (c + 1))], (c, n))
+
+
+def far_apart(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    d.add(_one, [a], [random_idioms.FarApart(c, b % 5)], (c, n))
+
+
+def by_chance(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    d.add(_one, [a], [random_idioms.ByChance(c)], (c, n))
+
+
+def shuffled_groups(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    groups = _divisor(c, b)
+    if 1 < groups < c:
+        d.add(_one, [a], [random_idioms.ShuffledGroups(c, groups, bool(w % 2))], (c, n))
+
+
 OPS: dict[str, Callable[[Draft, int, int, int], None]] = {
     "conv": convolution,
     **{
@@ -299,9 +339,23 @@ OPS: dict[str, Callable[[Draft, int, int, int], None]] = {
         for f in (
             *(grouped, depthwise, transposed, norm, activation, add, cat, chunk, swapped_halves, part, written_slice),
             *(gate, linear_gate, pool, upsample, shared, shuffle, pixels, padded),
+            *(attention, two_heads, dynamic, branch, far_apart, by_chance, shuffled_groups),
         )
     },
 }
+
+# The idioms that read widths.
+IDIOMS = (
+    "attention",
+    "two_heads",
+    "dynamic",
+    "branch",
+    "far_apart",
+    "by_chance",
+    "shuffled_groups",
+    "shuffle",
+    "grouped",
+)
 
 _often = st.sampled_from(["conv", "conv", "conv", "norm", "activation", "add", "cat", *OPS])
 genes: st.SearchStrategy[list[Gene]] = st.lists(

@@ -1,0 +1,178 @@
+"""Idioms of other people's code that read widths, as modules for random networks on maps of shape (batch, c, h, w)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PROJECTIONS = ("fused", "separate", "shared_keys")
+WIDTHS = ("attribute", "shape", "rest", "whole", "config")
+SCALES = ("none", "number", "attribute", "shape", "root", "kernel")
+MERGES = ("shape", "rest", "flatten", "product")
+
+
+class Config:
+    """Holds widths for a module."""
+
+    def __init__(self, **widths: Any) -> None:
+        self.__dict__.update(widths)
+
+
+class Attention(nn.Module):
+    """Attention over the pixels of a map.
+
+    Args:
+        c: channels.
+        heads: their number.
+        pick: chooses how queries, keys and values are made, where the width of a head comes from, what scales the
+            scores, and how heads are merged again.
+    """
+
+    def __init__(self, c: int, heads: int, pick: int) -> None:
+        super().__init__()
+        self.heads, self.width, self.whole, self.shift = heads, c // heads, c, heads
+        self.config = Config(sizes=[c, c // heads], heads=heads)
+        kinds = []
+        for options in (PROJECTIONS, WIDTHS, SCALES, MERGES):
+            pick, chosen = divmod(pick, len(options))
+            kinds.append(options[chosen])
+        self.projection, self.source, self.scaling, self.merging = kinds
+        self.scale = self.width**-0.5
+        inner = {"fused": 3 * c, "separate": c, "shared_keys": c + 2 * self.width}[self.projection]
+        self.q = nn.Linear(c, inner)
+        if self.projection == "separate":
+            self.k, self.v = nn.Linear(c, c), nn.Linear(c, c)
+        self.o = nn.Linear(c, c)
+
+    def head_width(self, c: int) -> int:
+        ways = {
+            "attribute": lambda: self.width,
+            "shape": lambda: c // self.heads,
+            "rest": lambda: -1,
+            "whole": lambda: self.whole // self.heads,
+            "config": lambda: self.config.sizes[1],
+        }
+        return ways[self.source]()
+
+    def projected(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of shape (batch, heads, pixels, width)."""
+        b, n, c = x.shape
+        width = self.head_width(c)
+        if self.projection == "fused":
+            return self.q(x).reshape(b, n, 3, self.heads, width).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[no-any-return]
+        if self.projection == "separate":
+            return tuple(p(x).view(b, n, self.heads, width).transpose(1, 2) for p in (self.q, self.k, self.v))
+        q, k, v = self.q(x).split([self.heads * self.width, self.width, self.width], dim=-1)
+        q = q.reshape(b, n, self.heads, width).transpose(1, 2)
+        return q, *(t.unsqueeze(1).expand(b, self.heads, n, self.width) for t in (k, v))
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.scaling == "kernel":
+            return F.scaled_dot_product_attention(q, k, v)
+        factor: Any = {
+            "none": lambda: 1,
+            "number": lambda: 0.3,
+            "attribute": lambda: self.scale,
+            "shape": lambda: q.shape[-1] ** -0.5,
+            "root": lambda: 1 / math.sqrt(k.size(-1)),
+        }[self.scaling]()
+        return (q @ k.transpose(-2, -1) * factor).softmax(-1) @ v  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        tokens = torch.roll(x, self.shift, 2).flatten(2).transpose(1, 2)
+        y = self.mixed(*self.projected(tokens)).transpose(1, 2)
+        match self.merging:
+            case "shape":
+                y = y.reshape(b, h * w, c)
+            case "rest":
+                y = y.reshape(b, h * w, -1)
+            case "flatten":
+                y = y.flatten(2)
+            case "product":
+                y = y.reshape(b, h * w, self.heads * self.width)
+        return x + self.o(y).transpose(1, 2).reshape(b, -1, h, w)
+
+
+class TwoHeads(nn.Module):
+    """The number of heads is a literal, and so is the index of the values."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.qkv, self.o = nn.Linear(c, 3 * c), nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(x.flatten(2).transpose(1, 2)).reshape(b, h * w, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        y = (qkv[0] @ qkv[1].transpose(-1, -2)).softmax(-1) @ qkv[2]
+        return x + self.o(y.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(b, c, h, w)
+
+
+class Dynamic(nn.Module):
+    """A kernel for each image, mixed from a few."""
+
+    def __init__(self, c: int, out: int) -> None:
+        super().__init__()
+        self.out, self.count = out, c
+        self.kernels, self.attention = nn.Parameter(torch.randn(3, out, c, 3, 3) / c), nn.Linear(c, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        kernels = (self.attention(x.mean((2, 3))).sigmoid() @ self.kernels.flatten(1)).view(n * self.out, c, 3, 3)
+        return F.conv2d(x.reshape(1, -1, h, w), kernels, padding=1, groups=n).view(n, self.out, h, w)
+
+
+class Branch(nn.Module):
+    """Goes by its width."""
+
+    def __init__(self, threshold: int) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[1] > self.threshold else x.tanh()
+
+
+class FarApart(nn.Module):
+    """Takes the width that it makes for the one that it was given."""
+
+    def __init__(self, c: int, gap: int) -> None:
+        super().__init__()
+        self.between = nn.Sequential(*(nn.Conv2d(c, c, 1) for _ in range(gap)))
+        self.up = nn.Conv2d(c, 2 * c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        return self.up(self.between(x).relu()).reshape(b, 2, c, h, w).sum(1)  # type: ignore[no-any-return]
+
+
+class ByChance(nn.Module):
+    """Uses numbers that equal its width for other things."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.shift, self.divisor, self.width = c, c, c
+        self.a = nn.Conv2d(c, c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.roll(self.a(x), self.shift, 3) / self.divisor
+        assert y.shape[1] == self.width
+        return y
+
+
+class ShuffledGroups(nn.Module):
+    """A channel shuffle in front of a grouped convolution; both hold the number of groups."""
+
+    def __init__(self, c: int, groups: int, fixed: bool) -> None:
+        super().__init__()
+        self.groups, self.fixed = groups, fixed
+        self.conv = nn.Conv2d(c, c, 3, padding=1, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        each = -1 if self.fixed else c // self.groups
+        return self.conv(x.view(b, self.groups, each, h, w).transpose(1, 2).reshape(b, -1, h, w))  # type: ignore[no-any-return]
