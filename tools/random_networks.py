@@ -19,6 +19,7 @@ A network without a group to prune is *skipped*.
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 import traceback
@@ -40,7 +41,7 @@ import fxprune
 from fxprune.storage.json_lines import Lines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
-import random_nets
+random_nets: Any = importlib.import_module("random_nets")
 
 WRONG = 1e-6
 BATCHES = (1, 2, 3)
@@ -58,7 +59,7 @@ class Outcome:
     cut: int = 0
 
 
-def genes_of(seed: int, index: int) -> list[random_nets.Gene]:
+def genes_of(seed: int, index: int) -> list[tuple[str, int, int, int]]:
     """Up to ten genes; idioms that read widths are as likely as all others together."""
     draw = random.Random(f"{seed}:{index}")
     plain = ["conv", "conv", "norm", "activation", "add", "cat", *random_nets.OPS]
