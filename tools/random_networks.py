@@ -105,7 +105,7 @@ def _examined(seed: int, index: int) -> Outcome:
 
 def uneven(groups: fxprune.Groups, draw: np.random.Generator) -> fxprune.Plan:
     """Every group loses channels, as many as it likes where it is not tied."""
-    counts = groups.in_step({g.name: int(draw.integers(1, g.size)) for g in groups})
+    counts = groups.in_step({g.name: int(draw.integers(1, max(2, g.size))) for g in groups})
     return groups.plan({name: draw.permutation(groups[name].size)[:k] for name, k in counts.items()})
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -294,7 +295,7 @@ _both(
 )
 
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 def is_torchs(code: CodeType) -> bool:

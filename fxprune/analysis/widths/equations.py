@@ -50,7 +50,7 @@ def gather(forms: Forms, run: Run) -> Facts:
     guards = [g for g in run.guards if not is_torchs(g.site.code)]
     escapes = [e for e in run.escapes if not is_torchs(e[1].code)]
     sighted = any(_has_groups(forms, tensor) for tensor, code in run.reads if not is_torchs(code))
-    facts = Facts(guards=guards, escapes=escapes, sighted=sighted or bool(guards or escapes))
+    facts = Facts(guards=guards, escapes=escapes, sighted=sighted)
     nodes = recorded_calls(forms.analysis.labelling.graph.fx)
     for call in run.calls:
         if call.name in _SCALED:
