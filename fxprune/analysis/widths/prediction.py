@@ -20,6 +20,7 @@ from fxprune.analysis.widths.constraints import Held
 _RELATIVE = frozenset(
     ["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"]
 )
+_SCALARS = frozenset(["mul", "div", "mul_", "div_", "lift_fresh"])
 # Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
 _MENDED: dict[str, tuple[type[nn.Module], str]] = {
     "convolution": (nn.modules.conv._ConvNd, "groups"),
@@ -96,14 +97,12 @@ class Prediction:
         return Prediction(self.analysis, held, other=not self.other)
 
     def can_differ(self, sighted: bool) -> bool:
-        """Whether any size in the model's code may concern an active group; where code is sighted, it may be any."""
-        return (sighted and bool(self.active.any())) or any(self._concerned(node) for node in doubtful(self.analysis))
+        """Whether any size in the model's code may concern an active group; where it reads sizes, it may be any.
 
-    def _concerned(self, node: fx.Node) -> bool:
-        """A scale may follow a width that its own tensor does not have: attention scores are scaled by a head's."""
-        if node.target._opname in ("mul", "div", "lift_fresh"):  # type: ignore[union-attr]
-            return bool(self.active.any())
-        return len(self.touched(node)) > 0
+        A scalar of code that reads none follows no width.
+        """
+        sized = (n for n in doubtful(self.analysis) if n.target._opname not in _SCALARS)  # type: ignore[union-attr]
+        return (sighted and bool(self.active.any())) or any(len(self.touched(n)) for n in sized)
 
     def touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
         """The active groups on a call's result and arguments."""
