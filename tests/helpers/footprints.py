@@ -76,7 +76,6 @@ def switches() -> dict[str, Any]:
         "inference mode": torch.is_inference_mode_enabled(),
         "default dtype": torch.get_default_dtype(),
         # PyTorch 2.6's get_default_device fails once set_default_device(None) was called.
-        # PyTorch 2.6's get_default_device fails once set_default_device(None) was called.
         "default device": torch.empty(0).device,
         "mha fast path": torch.backends.mha.get_fastpath_enabled(),
         "sdp": (
