@@ -162,6 +162,14 @@ def _group_norm(m: Any) -> Widths:
         yield "num_channels", _shape(m)[0]
 
 
+def _recurrent(m: Any) -> Widths:
+    """A gate has a row for each hidden channel; a projection replaces what is fed back."""
+    yield "input_size", m.weight_ih_l0.shape[1]
+    yield "hidden_size", m.weight_hh_l0.shape[0] // {"LSTM": 4, "GRU": 3}.get(m.mode, 1)
+    if m.proj_size:
+        yield "proj_size", m.weight_hh_l0.shape[1]
+
+
 def _embedding(m: Any) -> Widths:
     yield from zip(("num_embeddings", "embedding_dim"), _shape(m), strict=True)
 
@@ -176,6 +184,7 @@ _WIDTHS: dict[type, Callable[[Any], Widths]] = {
     nn.GroupNorm: _group_norm,
     nn.Embedding: _embedding,
     nn.PReLU: lambda m: iter([("num_parameters", _shape(m)[0])]),
-    nn.RNNBase: lambda m: iter([("input_size", m.weight_ih_l0.shape[1])]),
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: lambda m: iter([("input_size", m.weight_ih.shape[1]), ("hidden_size", m.weight_hh.shape[1])]),
 }
 _LAYERS = (*_WIDTHS, nn.MultiheadAttention)

@@ -50,6 +50,30 @@ def test_a_recurrent_layer_as_one_op() -> None:
     torch.testing.assert_close(small.layer.weight_hh_l0, model.layer.weight_hh_l0[kept][:, [0, 5]])  # type: ignore[index]
 
 
+class Started(nn.Module):
+    """A recurrent layer whose first state is made from a width that the model holds itself."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.width = 40
+        self.layer, self.c = kind(8, 40, 2, batch_first=True), nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(2, x.size(0), self.width).to(x.device)
+        start = (h, torch.zeros_like(h)) if isinstance(self.layer, nn.LSTM) else h
+        return self.c(self.layer(x, start)[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_first_states_follow_the_hidden_width(kind: type[nn.RNNBase]) -> None:
+    model = Started(kind).eval()
+    groups = fxprune.find_groups(fxprune.trace(model, torch.rand(2, 6, 8)))
+    assert groups
+    small = fxprune.rewrite(model, groups.plan({g.name: range(g.size // 2) for g in groups}))
+    assert (small.width, small.layer.hidden_size) == (20, 20)
+    assert small(torch.rand(3, 4, 8)).shape == (3, 5)
+
+
 class Packed(nn.Module):
     """A recurrent layer over sequences of several lengths."""
 
