@@ -210,7 +210,7 @@ def set_literals(module: nn.Module, values: Mapping[str, int]) -> None:
     ...         return x.view(-1, 64)
     >>> import torch
     >>> flatten = Flatten()
-    >>> set_literals(flatten, {"forward[2:22]=64": 32})
+    >>> set_literals(flatten, {"forward[2:26]=64": 32})
     >>> flatten(torch.zeros(2, 4, 8)).shape
     torch.Size([2, 32])
     """

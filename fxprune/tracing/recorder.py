@@ -57,7 +57,7 @@ class Functions(TorchFunctionMode):
         finally:
             run.inside = False
         if name in _READS:
-            return self._read(name, args, result, caller(sys._getframe(1), func))
+            return self._read(name, (*args, *(kwargs or {}).values()), result, caller(sys._getframe(1), func))
         if noted:
             made = range(nodes, recorder.count)
             self._note(name, args, kwargs or {}, result, run.note(caller(sys._getframe(1), func)), made)
@@ -78,9 +78,8 @@ class Functions(TorchFunctionMode):
         sizes = [run.dim(tensor, i, n, frame) for i, n in enumerate(args[0].size())]
         if name in ("numel", "nelement"):
             return math.prod(sizes)
-        for size in sizes[:1] if name == "__len__" else sizes:  # a number that can't be followed is made of them
-            if type(size) in TAGGED:
-                run.escape(size.source, frame)  # type: ignore[attr-defined]
+        if name == "__len__" and type(sizes[0]) in TAGGED:  # Python makes a plain int of it
+            run.escape(sizes[0].source, frame)  # type: ignore[attr-defined]
         return result
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any, site: Site, nodes: range) -> None:
@@ -111,7 +110,7 @@ _SIZED = frozenset(
         *("narrow", "pad", "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_full"),
         *("new_empty", "layer_norm", "rms_norm", "group_norm", "conv1d", "conv2d", "conv3d", "conv_transpose1d"),
         *("conv_transpose2d", "conv_transpose3d", "scaled_dot_product_attention", "__getitem__", "__setitem__"),
-        *("multi_head_attention_forward",),
+        *("multi_head_attention_forward", "empty_strided"),
     )
 )
 _READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])

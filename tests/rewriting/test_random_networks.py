@@ -36,7 +36,7 @@ def test_random_networks_have_something_to_prune() -> None:
     sizes: list[int] = []
     used: Counter[str] = Counter()
 
-    @settings(max_examples=80)
+    @settings(max_examples=160)
     @given(genes)
     def collect(chosen: Sequence[Gene]) -> None:
         sizes.append(len(fxprune.find_groups(fxprune.trace(build(chosen), inputs(1)))))

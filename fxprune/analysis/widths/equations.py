@@ -325,7 +325,7 @@ def _leaves(call: SizedCall) -> Iterator[Item]:
 _HANDLERS: dict[str, Callable[[_Reader], None]] = {
     **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), _Reader.reshape),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _Reader.reshape),
-    **dict.fromkeys(("zeros", "ones", "empty", "full", "rand", "randn"), _Reader.made),
+    **dict.fromkeys(("zeros", "ones", "empty", "empty_strided", "full", "rand", "randn"), _Reader.made),
     "unflatten": _Reader.unflatten,
     **dict.fromkeys(("split", "split_with_sizes"), _Reader.split),
     "narrow": _Reader.narrow,
