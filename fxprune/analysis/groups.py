@@ -104,8 +104,8 @@ class Groups(Sequence[Group]):
         1.weight[dim 1] (8 of 8) belongs to group 0
         1.weight[dim 0]: 2 indices stay: model output
           the way there: 1 > output
-          what would free it: outputs keep their widths; where an output carries hidden states that nobody needs, do \
-not return it
+          what would free it: outputs keep their widths; where an output carries hidden states that nobody needs, a \
+wrapper that drops it frees them
         """
         return explained(self, part)
 

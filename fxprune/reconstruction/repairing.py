@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.module.batches import batches as batches_of
@@ -58,20 +58,32 @@ def repair(
         InputError: unusable data or settings, or numbers that are not finite.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))  # of 8 linear channels, 4 suffice
-    >>> x = torch.randn(64, 4)
+    >>> x = torch.randn(256, 4)
     >>> plan = fxprune.find_groups(fxprune.trace(net, x)).plan({"0": [0, 1, 2, 3]})
     >>> small = fxprune.repair(net, fxprune.rewrite(net, plan), plan, [x])
-    >>> float((net(x) - small(x)).detach().square().mean() / net(x).detach().var()) < 1e-3
+    >>> float((net(x) - small(x)).detach().square().mean() / net(x).detach().var()) < 0.05
     True
     """
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
-    held = list(_first(small, data, batches))
+    held = _parted(list(_first(small, data, batches)))
     repaired = copied(small)
     reconstruct(model, repaired, plan, held, positions=positions, ridge=None, seed=seed, progress=progress)
     absorb_batchnorm(repaired, held)
     return repaired
+
+
+def _parted(held: list[Any]) -> list[Any]:
+    """One batch of a single tensor as two halves: ridges are chosen on inputs that a fit has not seen."""
+    if len(held) != 1:
+        return held
+    given = held[0][0]
+    alone = given[0] if isinstance(given, tuple) and len(given) == 1 else given
+    if not isinstance(alone, Tensor) or alone.dim() < 2 or len(alone) < 2:
+        return held
+    return [((half,),) if alone is not given else (half,) for half in alone.chunk(2)]
 
 
 def _first(model: nn.Module, data: Iterable[Any], count: int | None) -> Iterator[Any]:

@@ -148,13 +148,26 @@ def _remembers(search: AnySearch, subject: Subject) -> None:
 
 
 def _interruptible(search: AnySearch, subject: Subject) -> None:
-    try:
-        found = _found(search, subject, _Quality(subject.model, stop=2))
-    except KeyboardInterrupt as error:
+    whole = _Quality(subject.model)
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = _found(search, subject, whole)
+        try:
+            _found(search, subject, _Quality(subject.model, stop=3), folder=folder)
+        except KeyboardInterrupt:
+            rest = _Quality(subject.model)
+            again = _found(search, subject, rest, folder=folder)
+        else:
+            if whole.asked < 3:  # it ends before it could be interrupted
+                return
+            remedy = "let KeyboardInterrupt through, or derive it from fxprune.search.Driver"
+            raise _broken(
+                "interruptible", "an interrupted search returns as if it had finished", subject, remedy=remedy
+            )
+    if rest.asked >= whole.asked:
+        seen = f"{rest.asked} evaluations after the interruption, {whole.asked} without one"
         remedy = "derive it from fxprune.search.Driver"
-        raise _broken("interruptible", "Ctrl-C loses what was found", subject, remedy=remedy) from error
-    if found.finished:
-        raise _broken("interruptible", "an interrupted search says that it is finished", subject)
+        raise _broken("interruptible", "Ctrl-C loses what was found", subject, seen, remedy)
+    _same("interruptible", "after Ctrl-C, its folder leads elsewhere", subject, (undisturbed, again), "see the Driver")
 
 
 def _refuses_clearly(search: AnySearch, subject: Subject) -> None:

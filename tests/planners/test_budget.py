@@ -279,7 +279,7 @@ def test_a_cost_that_is_measured_anew_each_time() -> None:
         asked.append(sum(counts.values()))
         return {20: 100.0, 2: 1.0}.get(asked[-1], 200.0) if asked.count(2) < 2 else 200.0
 
-    with pytest.raises(fxprune.InputError, match="is no function of the widths; seen: 200 where 90 was the limit"):
+    with pytest.raises(fxprune.InputError, match="is not a function of the widths; seen: 200 where 90 was the limit"):
         Budget(0.9, noisy)(groups, scores_of(groups))
 
 

@@ -103,6 +103,10 @@ def loud(model: Any, groups: Any, evaluate: Any, **options: Any) -> Any:
     return Halves()(model, groups, evaluate, **options)
 
 
+def swallowing(model: Any, groups: Any, evaluate: Any, **options: Any) -> Any:
+    return Halves()(model, groups, evaluate, on_interrupt="return", **options)
+
+
 BROKEN: list[tuple[str, Any, str]] = [
     ("works", lambda *_, **__: None, "it returns no Search"),
     ("works", lambda *_, **__: 1 / 0, "ZeroDivisionError"),
@@ -113,6 +117,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("untouched", spoiling, "it changes the mode"),
     ("remembers", stubborn, "a search that is done is done again"),
     ("interruptible", loud, "Ctrl-C loses what was found"),
+    ("interruptible", swallowing, "returns as if finished"),
     ("refuses clearly", Hasty(), "is taken"),
 ]
 

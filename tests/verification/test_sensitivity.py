@@ -106,7 +106,6 @@ NO_MUTANT = {
     **dict.fromkeys(["depthwise_on_input", "grouped_twice"], PAIR),
     **dict.fromkeys(["group_norm_by_width", "group_norm_all", "layer_norm_channels_last", "rms_norm"], MIXED),
     **dict.fromkeys(["unit_gates", "product_of_positive_features"], MIXED),
-    **dict.fromkeys(["slice_written_back", "negative_slice"], UNTOUCHED),
 }
 # A third is taken of every group, but where that leaves tied groups whole.
 RATIOS = {"multihead_attention": 0.5}
