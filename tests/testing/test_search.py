@@ -117,7 +117,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("untouched", spoiling, "it changes the mode"),
     ("remembers", stubborn, "a search that is done is done again"),
     ("interruptible", loud, "Ctrl-C loses what was found"),
-    ("interruptible", swallowing, "returns as if finished"),
+    ("interruptible", swallowing, "returns as if it had finished"),
     ("refuses clearly", Hasty(), "is taken"),
 ]
 
