@@ -189,7 +189,12 @@ class Labeller:
         return free
 
     def close(self, dims: Sequence[tuple[int, Dim]]) -> Labels | None:
-        """The labels of merged dims, given as (length, dim), if they are a loose grid as a whole."""
+        """The labels of merged dims, given as (length, dim), if they are a loose grid as a whole.
+
+        Raises:
+            NotLooseError: they are not, or indices of one channel change places: which is which could not be told in
+                another width, where rows cut other channels apart.
+        """
         loose = [d for _, d in dims if isinstance(d, Loose)]
         if not loose:
             return None
@@ -197,8 +202,11 @@ class Labeller:
         axes = [d.axis for n, d in dims if isinstance(d, Loose) and d.flat is flat and n == sizes[d.axis]]
         if len(axes) < len(dims) or sorted(axes) != list(range(len(sizes))):
             raise NotLooseError(loose[0].node)
+        moved = np.arange(len(flat)).reshape(sizes).transpose(axes).reshape(-1)
+        if not _in_order(flat[moved], moved):
+            raise NotLooseError(loose[0].node)
         self.closed.add(id(flat))
-        return flat.reshape(sizes).transpose(axes).reshape(-1)
+        return flat[moved]
 
     def suspect(self, *counted: Labels) -> None:
         """The present call has sizes from the model's own code for a labelled dim; probing will check them.
@@ -215,6 +223,13 @@ class Labeller:
         """The issuing module's `attribute` is the length of `dim`."""
         if isinstance(dim, np.ndarray) and self.node is not None:
             self.widths.append(WidthUse(self.node.meta["module"], attribute, dim))
+
+
+def _in_order(labels: Labels, places: Labels) -> bool:
+    """Whether the places of equal labels ascend."""
+    order = np.argsort(labels, kind="stable")
+    same = np.diff(labels[order]) == 0
+    return bool((np.diff(places[order])[same] > 0).all())
 
 
 def _check_read(dim: Dim) -> None:

@@ -94,3 +94,28 @@ def test_the_order_of_a_shuffled_dim() -> None:
     columns = order["grouped.0.weight"][1].tolist()
     held = {0: [0, 5, 10], 1: [4, 9, 3], 2: [8, 2, 7], 3: [1, 6, 11]}
     assert order["a.weight"][0].tolist() == [p for k in columns for p in held[k]]
+
+
+class Unshuffled(nn.Module):
+    """Rows of a shuffle cut through the four indices of some channels, not through those of others."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, channels, 1), nn.Conv2d(4 * channels, 3, 1)
+        self.direct = nn.Conv2d(channels, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.a(x)
+        z = nn.functional.pixel_unshuffle(y, 2)
+        n, c, h, w = z.shape
+        return self.direct(y), self.b(z.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, -1, h, w))
+
+
+@pytest.mark.parametrize("channels", [5, 6, 8])
+def test_rows_that_cut_through_channels(channels: int) -> None:
+    """Which of a channel's indices is which could not be told; such a shuffle ties or fixes, and is never wrong."""
+    model, x = Unshuffled(channels).eval(), torch.rand(2, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    for count in range(1, channels):
+        kept = {g.name: range(n) for g in groups if (n := groups.in_step({g.name: count})[g.name])}
+        assert fxprune.verify(model, groups.plan(kept), x) < 1e-9
