@@ -184,7 +184,7 @@ sys.path[:] = [p for p in sys.path if "site-packages" in p or "lib/python" in p]
 sys.modules["fxprune"] = None
 small, x, y = torch.load(sys.argv[1] + "/small.pt", weights_only=False)
 for _ in range(2):
-    assert torch.equal(small(x), y)
+    assert torch.allclose(small(x), y, atol=1e-6)  # another process may have other threads, which sum in other orders
     buffer = io.BytesIO()
     torch.save(copy.deepcopy(small), buffer)
     buffer.seek(0)
