@@ -31,6 +31,7 @@ class Batches:
         InputError: `data` is one batch or cannot be iterated, or a setting is out of range.
 
     >>> import torch
+    >>> _ = torch.manual_seed(0)
     >>> loader = [{"image": torch.rand(4, 3), "label": torch.zeros(4)} for _ in range(10)]
     >>> data = Batches(loader, lambda batch: (batch["image"], batch["label"]), samples=10)
     >>> [tuple(inputs.shape) for inputs, targets in data]

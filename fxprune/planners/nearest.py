@@ -53,6 +53,7 @@ def nearest_output(
         InputError: no plan, fewer than two batches, or unusable data.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     >>> _ = net[1].weight.data.copy_(torch.tensor([[5.0, 1.0, 0.0, 0.0], [1.0, 4.0, 0.0, 0.0]]))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))

@@ -123,6 +123,7 @@ def reconstruct(
         InputError: unusable data or settings, or numbers that are not finite. `small` is then as it was.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))  # of 8 linear channels, 4 suffice
     >>> x = torch.randn(64, 4)
     >>> groups = fxprune.find_groups(fxprune.trace(net, x))

@@ -69,6 +69,7 @@ def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
         PlanError: the file is of another model; the error names the tensors that do not fit.
 
     >>> import tempfile, torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> result = fxprune.prune(make(), torch.zeros(1, 4), pruning_ratio=0.5)
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -40,6 +40,7 @@ class ThiNet:
         InputError: bad settings, unusable data, or a group that no convolution or linear layer reads.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 1))
     >>> _ = net[0].weight.data.copy_(torch.eye(3)), net[1].weight.data.copy_(torch.tensor([[2.0, 3.0, -2.0]]))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
@@ -86,6 +87,7 @@ class RefitLoss:
         InputError: bad settings, unusable data, or a group that no convolution or linear layer reads.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 1))
     >>> _ = net[0].weight.data.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))  # the first two are alike
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 2)))

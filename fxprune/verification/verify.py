@@ -57,6 +57,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, randomise: bool
             was nothing to compare.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
     >>> x = torch.rand(2, 3, 8, 8)
     >>> groups = fxprune.find_groups(fxprune.trace(net, x))
@@ -87,6 +88,7 @@ def mask(model: nn.Module, plan: Plan) -> None:
         PlanError: the plan is for another model.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(1, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
     >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1)))
     >>> fxprune.mask(net, groups.plan({"0": [1]}))

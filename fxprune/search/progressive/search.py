@@ -77,6 +77,7 @@ class Progressive(Driver[Step]):
         InputError: a value out of range.
 
     >>> import torch, fxprune
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
     >>> x = torch.randn(64, 4)
     >>> groups = fxprune.find_groups(fxprune.trace(net, x))
