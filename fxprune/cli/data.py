@@ -140,9 +140,3 @@ def _numbers(text: str, channels: int) -> Tensor:
     except ValueError as error:
         raise CommandError(f"not numbers: '{text}'; give one for each channel, such as 0.5,0.5,0.5") from error
     return (values if len(values) == channels else values.mean()[None]).reshape(-1, 1, 1)
-
-
-def labels_of(batch: Any) -> Tensor | None:
-    """The class numbers in a batch (inputs, labels), or None."""
-    label = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
-    return label if isinstance(label, Tensor) and label.dim() == 1 and not label.is_floating_point() else None
