@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.console import Console, RenderableType
 
-from fxprune.errors import FxpruneError, InputError
+from fxprune.errors import FxpruneError
 from fxprune.storage.files import write_whole
 
 _PIPE_WIDTH = 120
@@ -152,9 +152,3 @@ def write(path: Path, text: str) -> None:
     except OSError as error:
         raise CommandError(f"cannot write {path}: {error.strerror}") from error
     typer.echo(f"wrote {path}", err=True)
-
-
-def needs(package: str, extra: str, error: ImportError) -> InputError:
-    """The error where an optional package is missing."""
-    remedy = f"pip install 'fxprune[{extra}]'"
-    return InputError(f"this needs the package {package}", seen=str(error), remedy=remedy)

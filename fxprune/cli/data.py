@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fxprune.cli import models
-from fxprune.cli.answer import CommandError, needs
+from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import Loaded
 from fxprune.cli.options import DataOptions
+from fxprune.optional import require
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _RESIZE = 256 / 224  # of the shorter side, before the middle is cut out; as in most recipes
@@ -88,10 +88,7 @@ def _images(paths: Iterable[Path]) -> list[Path]:
 
 
 def _opened(file: Path) -> Any:
-    try:
-        image = importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise needs("pillow", "images", error) from error
+    image = require("PIL.Image", extra="images")
     try:
         with image.open(file) as opened:
             return opened.convert("RGB")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import warnings
 from collections.abc import Callable
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.cli.answer import CommandError, needs
+from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import told
 from fxprune.module.isolation import as_call, output_tensors
+from fxprune.optional import require
 
 Engine = Callable[[Any], list[Tensor]]
 
@@ -77,12 +77,10 @@ def write_onnx(model: nn.Module, inputs: Any, path: Path, dynamic: bool = False)
     """Write the model as an ONNX file.
 
     Raises:
-        CommandError: a package is missing, or the model cannot be exported.
+        InputError: a package is missing.
+        CommandError: the model cannot be exported.
     """
-    try:
-        importlib.import_module("onnxscript")
-    except ImportError as error:
-        raise needs("onnxscript", "onnx", error) from error
+    require("onnxscript", extra="onnx")
     program = exported(model, inputs, dynamic)
     try:
         with _quiet():
@@ -102,12 +100,10 @@ def onnx_runtime(path: Path) -> Engine:
     """An ONNX file in ONNX Runtime, on the CPU, with as many threads as torch has.
 
     Raises:
-        CommandError: the package is missing, or it refuses the file.
+        InputError: the package is missing.
+        CommandError: it refuses the file.
     """
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise needs("onnxruntime", "onnx", error) from error
+    runtime = require("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:

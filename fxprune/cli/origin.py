@@ -21,7 +21,7 @@ _KEY = "command_line"
 
 
 @dataclass(frozen=True)
-class Pair:
+class PrunedModel:
     """A pruned model and its original.
 
     Attributes:
@@ -55,7 +55,7 @@ def is_pruned(name: str) -> bool:
     return path.suffix == ".safetensors" or (path / pruned_file.NAME).exists()
 
 
-def load(options: ModelOptions, original: str | None = None) -> Pair:
+def load(options: ModelOptions, original: str | None = None) -> PrunedModel:
     """The pruned model in a file or folder, and its original.
 
     Args:
@@ -72,7 +72,7 @@ def load(options: ModelOptions, original: str | None = None) -> Pair:
     loaded = models.load(full)
     small = pruned_file.load(path, loaded.model).eval()
     heads = tuple(_noted(path).get("heads", ()))
-    return Pair(loaded, small, pruned_file.plan_of(path), full.model, heads)
+    return PrunedModel(loaded, small, pruned_file.plan_of(path), full.model, heads)
 
 
 def _noted(path: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fxprune.module.batches import Batch
 from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Plan
-from fxprune.reconstruction.record import Recorded, Run, recording
+from fxprune.reconstruction.record import Recorded, RecordedRun, recording
 from fxprune.rewriting.rewrite import cut
 from fxprune.statistics.observe import Contraction
 
@@ -84,13 +84,13 @@ def _stored(seen: Contraction, kernels: Tensor) -> Tensor:
     return kernels.reshape(seen.weight.shape)
 
 
-def first_run(small: nn.Module, names: Set[str], batch: Batch) -> Run[Recorded]:
+def first_run(small: nn.Module, names: Set[str], batch: Batch) -> RecordedRun[Recorded]:
     """What the layers of the given weights read and give on a batch, and where that goes; see `Record`."""
     with recording(small, names, Recorded.of) as record:
         return record(batch, names)
 
 
-def find_layers(run: Run[Recorded], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:
+def find_layers(run: RecordedRun[Recorded], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:
     """The layers that ran.
 
     Args:
@@ -110,7 +110,7 @@ def find_layers(run: Run[Recorded], model: nn.Module, small: nn.Module, plan: Pl
     return layers
 
 
-def _means(run: Run[Recorded]) -> dict[str, str]:
+def _means(run: RecordedRun[Recorded]) -> dict[str, str]:
     """The running mean that each layer alone goes into, and goes into alone; else empty."""
     users = Counter(mean for means in run.means.values() for mean in means)
     only = {name: means for name, means in run.means.items() if len(means) == 1}

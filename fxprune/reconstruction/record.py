@@ -47,7 +47,7 @@ class Recorded:
 
 
 @dataclass
-class Run(Generic[K]):
+class RecordedRun(Generic[K]):
     """One run of a model on a batch.
 
     Attributes:
@@ -66,7 +66,7 @@ class Run(Generic[K]):
 class Record(Protocol[K]):
     """Runs a model on a batch."""
 
-    def __call__(self, batch: Batch, keep: Set[str], stop: int | None = None) -> Run[K]:
+    def __call__(self, batch: Batch, keep: Set[str], stop: int | None = None) -> RecordedRun[K]:
         """
         Args:
             batch: copied before.
@@ -82,7 +82,7 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
     with observing(model, set(weights), recorder.saw) as run:
         recorder.names = tensor_names(run.model)
 
-        def record(batch: Batch, keep: Set[str], stop: int | None = None) -> Run[K]:
+        def record(batch: Batch, keep: Set[str], stop: int | None = None) -> RecordedRun[K]:
             recorder.start(keep, stop)
             try:
                 with recorder.additions:
@@ -105,7 +105,7 @@ class _Recorder(Generic[K]):
         self.start(set(), None)
 
     def start(self, keep: Set[str], stop: int | None) -> None:
-        self.run, self._keep, self._stop = Run[K](), keep, stop
+        self.run, self._keep, self._stop = RecordedRun[K](), keep, stop
         self._counts: Counter[str] = Counter()
         self.additions = ResidualAdds(self.note)
 
@@ -136,6 +136,6 @@ class _Recorder(Generic[K]):
             raise _Enough
 
 
-def last_event(run: Run[Any], names: Set[str]) -> int:
+def last_event(run: RecordedRun[Any], names: Set[str]) -> int:
     """How many events there are up to the last one of the given weights."""
     return max((i for i, name in enumerate(run.events, 1) if name in names), default=len(run.events))

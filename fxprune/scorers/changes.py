@@ -16,7 +16,7 @@ from fxprune.scorers.base import Scores, UnscorableError, per_channel, share
 from fxprune.scorers.wiring import gains_behind
 from fxprune.statistics.observe import Contraction
 
-Layer: TypeAlias = tuple[str, int]  # name of a weight, the dim that makes channels
+WeightDim: TypeAlias = tuple[str, int]  # name of a weight, the dim that makes channels
 Rescaling: TypeAlias = Literal["bn"] | None
 
 
@@ -24,18 +24,18 @@ class Sums:
     """Sums over all calls of each layer: named values of shape (channels out,) or ()."""
 
     def __init__(self) -> None:
-        self._sums: dict[Layer, dict[str, Tensor]] = {}
+        self._sums: dict[WeightDim, dict[str, Tensor]] = {}
 
     def add(self, seen: Contraction, values: Mapping[str, Tensor]) -> None:
         known = self._sums.setdefault((seen.name, seen.dim), {})
         for name, value in values.items():
             known[name] = known[name] + value if name in known else value
 
-    def items(self) -> ItemsView[Layer, dict[str, Tensor]]:
+    def items(self) -> ItemsView[WeightDim, dict[str, Tensor]]:
         return self._sums.items()
 
 
-def shares_of_producers(groups: Groups, changes: Mapping[Layer, Tensor], scale: Rescaling = None) -> Scores:
+def shares_of_producers(groups: Groups, changes: Mapping[WeightDim, Tensor], scale: Rescaling = None) -> Scores:
     """Each channel's mean share over its group's producers.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import check_option
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Rescaling, Sums, check_scale, shares_of_producers
+from fxprune.scorers.changes import Rescaling, Sums, WeightDim, check_scale, shares_of_producers
 from fxprune.scorers.patches import (
     mean_and_spread,
     patch_energy,
@@ -25,7 +25,7 @@ from fxprune.statistics.observe import Contraction, observe
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
 Distance = Literal["squared", "relative"]
-Kernels: TypeAlias = dict[Layer, tuple[Tensor, Tensor]]  # what is known of weights that were seen before
+Kernels: TypeAlias = dict[WeightDim, tuple[Tensor, Tensor]]  # what is known of weights that were seen before
 
 
 @dataclass(frozen=True)

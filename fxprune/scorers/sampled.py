@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.scorers.base import Scores, require_producers
-from fxprune.scorers.changes import Layer, Rescaling, Sums, check_scale, shares_of_producers
+from fxprune.scorers.changes import Rescaling, Sums, WeightDim, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim
 from fxprune.statistics.observe import Contraction, observe
 
@@ -70,7 +70,7 @@ class SampledPermutation:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         require_producers(groups)
-        sums, generators = Sums(), dict[Layer, np.random.Generator]()
+        sums, generators = Sums(), dict[WeightDim, np.random.Generator]()
 
         def add(seen: Contraction) -> None:
             layer = (seen.name, seen.dim)

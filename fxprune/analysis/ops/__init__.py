@@ -34,7 +34,18 @@ No other room names an op, but for meta kernels and timers. To support another o
 
 from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.products import product
-from fxprune.analysis.ops.spec import Move, Norm, OpSpec, Statistics, Weight
+from fxprune.analysis.ops.spec import Move, NormArguments, OpSpec, Statistics, Weight
 from fxprune.analysis.ops.table import OPS, register, unregister
 
-__all__ = ["OPS", "Move", "Norm", "OpSpec", "Statistics", "Weight", "product", "register", "unregister", "zeros"]
+__all__ = [
+    "OPS",
+    "Move",
+    "NormArguments",
+    "OpSpec",
+    "Statistics",
+    "Weight",
+    "product",
+    "register",
+    "unregister",
+    "zeros",
+]

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import Axes, Call, Env
 from fxprune.analysis.ops.pointwise import pointwise
-from fxprune.analysis.ops.spec import Layer, Length, OpSpec, Weight
+from fxprune.analysis.ops.spec import Length, LinearProduct, OpSpec, Weight
 from fxprune.analysis.ops.zeros import MaskedCall
 from fxprune.errors import InputError
 
@@ -98,12 +98,12 @@ class Product:
                 found.append(Weight(self.first + k, own[0], summed[0]))
         return found
 
-    def layers(self, args: Sequence[Any], y: Tensor, wanted: Callable[[Tensor], bool]) -> Iterator[Layer]:
+    def layers(self, args: Sequence[Any], y: Tensor, wanted: Callable[[Tensor], bool]) -> Iterator[LinearProduct]:
         for argument, producer, consumer in self.weights():
             if wanted(args[argument]):
                 yield self._layer(args, y, Weight(argument, producer, consumer))
 
-    def _layer(self, args: Sequence[Any], y: Tensor, weight: Weight) -> Layer:
+    def _layer(self, args: Sequence[Any], y: Tensor, weight: Weight) -> LinearProduct:
         k = weight.argument - self.first
         w, x = args[weight.argument], args[self.first + 1 - k]
         own, summed = self.factors[k][weight.producer], self.factors[k][weight.consumer]
@@ -114,7 +114,7 @@ class Product:
             y, bias = y - bias, None
         turned = w if weight.producer == 0 else w.t()
         x, y = _matrix(x, inner, [*rows, summed]), _matrix(y, outer, [*rows, own])
-        return Layer(weight.argument, weight.producer, x, turned, bias, y)
+        return LinearProduct(weight.argument, weight.producer, x, turned, bias, y)
 
     def macs(self, node: fx.Node, axes: Env) -> Iterator[Length]:
         factors: list[Any] = [axes[node.args[i]] for i in self.arguments()]  # type: ignore[index]

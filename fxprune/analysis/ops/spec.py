@@ -30,7 +30,7 @@ class Weight(NamedTuple):
     consumer: int
 
 
-class Layer(NamedTuple):
+class LinearProduct(NamedTuple):
     """A product of an input with a weight, as a linear layer has it: y = x wᵀ + bias.
 
     Attributes:
@@ -64,7 +64,7 @@ class Statistics(NamedTuple):
     epsilon: int
 
 
-class Norm(NamedTuple):
+class NormArguments(NamedTuple):
     """Where the tensors of a norm stand among its arguments.
 
     Attributes:
@@ -120,11 +120,11 @@ class OpSpec:
     zeros: Zeros = never
     weights: Callable[[fx.Node], Sequence[Weight]] = lambda _: ()
     macs: Callable[[fx.Node, Env], Iterator[Length]] | None = None
-    layers: Callable[[Sequence[Any], Tensor, Callable[[Tensor], bool]], Iterator[Layer]] | None = None
+    layers: Callable[[Sequence[Any], Tensor, Callable[[Tensor], bool]], Iterator[LinearProduct]] | None = None
     move: Move | None = None
     sizes: Callable[[fx.Node, Any], list[int | None]] | None = None
     values: bool = False
     adds: bool = False
     scaling: int = 0
-    norm: Norm | None = None
+    norm: NormArguments | None = None
     lengths: Callable[[Any, Callable[[Any], Sequence[int]], Sequence[int]], Any] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxprune.analysis.ops.spec import Move, Norm
+from fxprune.analysis.ops.spec import Move, NormArguments
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.plan.plan import Ints
 
@@ -224,7 +224,7 @@ def _scaling(node: Any) -> int:
     return 0 if spec is None else spec.scaling
 
 
-def _norm(node: Any) -> Norm | None:
+def _norm(node: Any) -> NormArguments | None:
     spec = spec_of_node(node) if isinstance(node, fx.Node) else None
     return None if spec is None else spec.norm
 

@@ -26,7 +26,7 @@ _MOST_WIDTHS = 2  # a grid of three would be too large; calls with more have one
 
 
 @dataclass(frozen=True)
-class Width:
+class KeptWidth:
     """A length that the kept counts decide: base + Σ channels · kept count.
 
     Attributes:
@@ -83,11 +83,11 @@ class TimedCall:
     op: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    widths: tuple[Width, ...]
+    widths: tuple[KeptWidth, ...]
     result: tuple[tuple[int, int], ...]
 
     @property
-    def axes(self) -> tuple[Width, ...]:
+    def axes(self) -> tuple[KeptWidth, ...]:
         """What a grid of measurements spans: the widths, or their sum where they are many."""
         if len(self.widths) <= _MOST_WIDTHS:
             return self.widths
@@ -96,7 +96,7 @@ class TimedCall:
             for group, n in width.channels:
                 channels[group] = channels.get(group, 0) + n
         base, full = (sum(getattr(w, name) for w in self.widths) for name in ("base", "full"))
-        return (Width(base, tuple(sorted(channels.items())), full),)
+        return (KeptWidth(base, tuple(sorted(channels.items())), full),)
 
     def at(self, point: Sequence[int]) -> tuple[Any, dict[str, Any]]:
         """Arguments at a point on the axes; each tensor is (its operand, its shape)."""
@@ -157,7 +157,7 @@ class _Reader:
         self._last = any(map(_is_channels_last, tensors))
 
     def call(self, node: fx.Node) -> TimedCall:
-        widths: list[Width] = []
+        widths: list[KeptWidth] = []
 
         def read(value: Any) -> Any:
             if isinstance(value, fx.Node):
@@ -176,7 +176,7 @@ class _Reader:
         result = tuple((n, k) if k < own else (first.shape[i], -1) for i, (n, k) in enumerate(result))  # type: ignore[union-attr]
         return TimedCall(node.target, args, kwargs, tuple(widths[:own]), result)
 
-    def _operand(self, node: fx.Node, widths: list[Width]) -> Operand:
+    def _operand(self, node: fx.Node, widths: list[KeptWidth]) -> Operand:
         turns: list[tuple[Any, tuple[Any, ...]]] = []
         while (spec := spec_of_node(node)) is not None and spec.move is Move.TURN:
             turns.insert(0, (node.target, tuple(node.args[1:])))
@@ -189,15 +189,15 @@ class _Reader:
         dims = self._dims(axes, widths)
         return Operand(dims, node.meta["dtype"], is_weight, last and len(dims) == 4, tuple(turns))
 
-    def _dims(self, axes: Axes, widths: list[Width]) -> tuple[tuple[int, int], ...]:
+    def _dims(self, axes: Axes, widths: list[KeptWidth]) -> tuple[tuple[int, int], ...]:
         return tuple(self._dim(axes.known(i), size, widths) for i, size in enumerate(axes.shape))
 
-    def _dim(self, dim: Any, size: int, widths: list[Width]) -> tuple[int, int]:
+    def _dim(self, dim: Any, size: int, widths: list[KeptWidth]) -> tuple[int, int]:
         base, channels = self._length(dim, size)
         if not channels:
             return size, -1
         factor = math.gcd(base, *channels.values())
-        width = Width(base // factor, tuple(sorted((g, n // factor) for g, n in channels.items())), size // factor)
+        width = KeptWidth(base // factor, tuple(sorted((g, n // factor) for g, n in channels.items())), size // factor)
         if width not in widths:
             widths.append(width)
         return factor, widths.index(width)
