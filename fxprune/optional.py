@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +38,29 @@ def require(module: str, extra: str) -> Any:
         raise InputError(f"{library} cannot be imported", seen=str(error), remedy=remedy) from error
 
 
-def progress_bar(show: bool | None = None) -> Progress:
-    """A bar on standard error, to be entered by `with`.
+_inside = threading.local()
+
+
+@contextmanager
+def progress_bar(show: bool | None = None, unit: str = "") -> Iterator[Progress]:
+    """A bar on standard error; inside another one of the same thread, it shows nothing.
 
     Args:
         show: whether anything is shown; default is to show a bar that goes away, on a terminal only.
+        unit: of what is counted, such as "samples"; empty for parts of a whole.
     """
     drawn = random.getstate()  # the library draws a number when it is imported
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     random.setstate(drawn)
-    console = Console(stderr=True)
-    shown = console.is_terminal if show is None else show
-    return Progress(console=console, disable=not shown, transient=show is None)
+    console, outer = Console(stderr=True), getattr(_inside, "bar", False)
+    shown = (console.is_terminal if show is None else show) and not outer
+    words, units = TextColumn("{task.description}"), TextColumn(unit)
+    counted = words, BarColumn(), MofNCompleteColumn(), units, TimeRemainingColumn()
+    _inside.bar = outer or shown
+    try:
+        with Progress(*(counted if unit else ()), console=console, disable=not shown, transient=show is None) as bar:
+            yield bar
+    finally:
+        _inside.bar = outer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,14 +29,12 @@ from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.search.bisection import Bisection
-from fxprune.search.evaluator import Evaluator
-from fxprune.search.trial import Task
+from fxprune.search.trial import Evaluate, Task, Tune
 from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
 from fxprune.verification.stale_widths import stale_widths
 
 M = TypeVar("M", bound=nn.Module)
-Tune = Callable[[Any], object]
 _SAMPLES = 1024  # that are read where the caller's data hold more
 
 
@@ -58,6 +57,7 @@ def prune(
     tune: Tune | None = None,
     evaluate: Callable[[Any], Any] | None = None,
     max_drop: float | None = None,
+    folder: str | os.PathLike[str] | None = None,
     scorer: Scorer | None = None,
     planner: Planner | None = None,
     verify: bool = True,
@@ -89,6 +89,8 @@ def prune(
         evaluate: the quality of a model, higher is better; for `max_drop`.
         max_drop: how much of `evaluate(model)` may be lost, in its unit: the smallest model that loses no more is
             searched for, in MACs, by bisection; each candidate is repaired and tuned.
+        folder: a directory that remembers each candidate of `max_drop`: the same call goes on from there after Ctrl-C
+            or a crash, if it is given the same data.
         scorer: which channels matter; default `scorers.JointElimination()` with data, `scorers.L2Norm()` without.
         planner: how many channels stay, in place of the goals.
         verify: prove that the pruned model equals the masked one (see `fxprune.verify`). Groups that are to blame if it
@@ -114,13 +116,13 @@ def prune(
     check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
     goals = Goals(macs, parameters, latency, pruning_ratio, round_to)
-    _check_goals(goals, planner, evaluate, max_drop)
+    _check_goals(goals, planner, evaluate, max_drop, folder)
     _check_steps(steps, tune, planner, max_drop)
     batches = None if data is None else _batches(data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
     job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify)
     if max_drop is not None and evaluate is not None:
-        return job.smallest(model, goals, evaluate, max_drop)
+        return job.smallest(model, goals, evaluate, max_drop, folder)
     return job.in_steps(model, goals, planner, steps)
 
 
@@ -178,22 +180,22 @@ class _Job:
         report = replace(report, before=before, after=cost(made.groups, made.plan))
         return _warned(Result(made.model, plan, report))
 
-    def smallest(self, model: M, goals: Goals, evaluate: Callable[[Any], Any], max_drop: float) -> Result[M]:
+    def smallest(
+        self, model: M, goals: Goals, evaluate: Evaluate, max_drop: float, folder: str | os.PathLike[str] | None
+    ) -> Result[M]:
         """Bisect the part of the MACs that stays; each candidate is cut from the original, repaired and tuned."""
         groups = self.groups(model)
         scores = self.scores(groups)
         family = partial(Budget, constraints=goals.constraints(), tolerance=1 - 1e-9, strict=False)
         if self.verify:
             groups = proven(groups, _Choice(family(0.5), scores), self.inputs)[0]
-        task = Task(model, groups, evaluate, self.scorer_used(), self.data, self.tune, partial(self.repaired, model))
-        search = Bisection(max_drop, family=family)
-        with Evaluator(task, search) as evaluator:
-            history = list(search.probes(evaluator, lambda rate: _Choice(family(rate), scores)(groups)))
-            found = evaluator.result(history, True)
+        repair = partial(self.repaired, model) if self.repair and self.data is not None else None
+        task = Task(model, groups, evaluate, self.scorer_used(), self.data, self.tune, repair, scores)
+        found = Bisection(max_drop, family=family).run(task, folder)
         proof = proven(groups, lambda _: found.plan, self.inputs)[2] if self.verify else None
         if found.model is not model:
             mend_feature_info(groups.graph, found.model)
-        report = replace(self.report(groups, found.plan, proof), history=tuple(history))
+        report = replace(self.report(groups, found.plan, proof), history=found.history)
         return _warned(Result(found.model, found.plan, report))
 
     def groups(self, model: nn.Module) -> Groups:
@@ -282,7 +284,7 @@ def _check_model(model: Any, example_inputs: Any) -> None:
     check_kind("the model", model, nn.Module, "give a torch.nn.Module")
 
 
-def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop: Any) -> None:
+def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop: Any, folder: Any) -> None:
     kinds = {
         "goals": goals.given(),
         "planner": planner is not None,
@@ -306,6 +308,8 @@ def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop:
         raise InputError("evaluate is no function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number")
     if max_drop is not None and not (isinstance(max_drop, int | float) and 0 <= max_drop < math.inf):
         raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
+    if folder is not None and max_drop is None:
+        raise InputError("folder= is for searches", seen=repr(folder), remedy="give it with max_drop=, or leave it out")
 
 
 def _check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float | None) -> None:

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,6 +211,43 @@ def test_candidates_are_repaired_and_tuned(net: Net) -> None:
     assert all(seen[1:])
     assert error(net, result.model) <= 0.05
     assert parts(result)[0] < 0.8
+
+
+def test_an_interrupted_search_goes_on_from_its_folder(net: Net, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def evaluate(model: Net) -> float:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return -error(net, model)
+
+    def search() -> fxprune.Result[Net]:
+        return fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(), folder=tmp_path)
+
+    with pytest.raises(KeyboardInterrupt, match=re.escape(f"the best so far are in {tmp_path}")):
+        search()
+    resumed = search()
+    first_run = 3
+    assert len(calls) - 4 == len(resumed.report.history) + 1 - first_run  # the original is evaluated as well
+    calls[:] = [1] * 4
+    whole = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher())
+    assert whole.plan.kept_counts() == resumed.plan.kept_counts()
+    assert all(map(torch.equal, whole.model.state_dict().values(), resumed.model.state_dict().values()))
+
+
+def test_a_folder_is_of_one_search(net: Net, tmp_path: Path) -> None:
+    def evaluate(model: Net) -> float:
+        return -error(net, model)
+
+    for repair, told in ((True, None), (False, "repair")):
+        context = nullcontext() if told is None else pytest.raises(fxprune.InputError, match=told)
+        with context:
+            fxprune.prune(
+                net, X, evaluate=evaluate, max_drop=0.05, data=teacher(), repair=repair, folder=tmp_path / "runs"
+            )
+    with pytest.raises(fxprune.InputError, match="folder= is for searches"):
+        fxprune.prune(net, X, 0.5, folder=tmp_path)
 
 
 # Mistakes

@@ -12,5 +12,6 @@ prune        `prune` and `search`
 prove        `verify` and `latency`
 export       `export`
 compare      `compare`: what original and pruned model give and take
+quality      what models make of data: accuracy, agreement, difference, or a function of the caller's
 engines      a model in eager mode, compiled, and in ONNX Runtime
 """

@@ -6,14 +6,12 @@ import statistics
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,8 +23,7 @@ from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import Engine, compiled, eager, onnx_runtime, write_onnx
 from fxprune.cli.options import DataOptions, ModelOptions
 from fxprune.cli.prove import Original
-from fxprune.module.batches import Batch, batches
-from fxprune.module.isolation import output_tensors
+from fxprune.cli.quality import Evaluate, quality, valued
 
 _MIB = 2**20
 
@@ -37,6 +34,7 @@ def compare(
     reading: DataOptions,
     original: Original = None,
     engines: Annotated[str, typer.Option(help="Which of eager, compile, onnx to measure.")] = "eager,compile,onnx",
+    evaluate: Evaluate = None,
     rounds: Annotated[int, typer.Option(min=1, help="Forwards of each model and engine; the median counts.")] = 20,
 ) -> Answer:
     """Measure an original and its pruned model: accuracy or agreement, latency, memory and size."""
@@ -51,7 +49,9 @@ def compare(
     }
     given = data.load(reading, pair.original)
     if given is not None:
-        rows |= quality(both, given, reading.samples)
+        rows |= quality(both, given)
+    if evaluate is not None:
+        rows[f"value of {evaluate}"] = valued(evaluate, both)
     rows["peak memory of a forward, MiB"] = {n: peak(m, inputs) / _MIB for n, m in both.items()}
     failures: dict[str, str] = {}
     for engine in engines.split(","):
@@ -66,58 +66,6 @@ def _shapes(inputs: Any) -> str:
 
 def _bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
-
-
-def quality(models: Mapping[str, nn.Module], given: Iterable[Any], most: int) -> dict[str, dict[str, float]]:
-    """Accuracy, where the data have class numbers, and how often both models answer the same.
-
-    Raises:
-        CommandError: the model gives no scores of classes.
-    """
-    counts = {"labelled": 0, "seen": 0, "same": 0, **dict.fromkeys(models, 0)}
-    first = next(iter(models.values()))
-    for batch in track(batches(first, given), "reading the data", console=Console(stderr=True), transient=True):
-        answers = {name: _classes(batch, m) for name, m in models.items()}
-        original, pruned = answers.values()
-        counts["seen"] += len(original)
-        counts["same"] += int((original == pruned).sum())
-        labels = batch.targets
-        if isinstance(labels, Tensor) and labels.shape == original.shape:
-            counts["labelled"] += len(labels)
-            for name, found in answers.items():
-                counts[name] += int((found == labels).sum())
-        if counts["seen"] >= most:
-            break
-    rows = {f"same answer as the original, of {counts['seen']}": {"pruned": counts["same"] / counts["seen"]}}
-    if counts["labelled"]:
-        accuracy = {name: counts[name] / counts["labelled"] for name in models}
-        rows = {f"accuracy, of {counts['labelled']}": accuracy, **rows}
-    return rows
-
-
-def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
-    """For each sample of labelled data, 1 if the model gives its class and else 0, of shape (samples,).
-
-    Raises:
-        CommandError: the data have no class numbers, or the model gives no scores of classes.
-    """
-    right = []
-    for batch in batches(model, given):
-        found = _classes(batch, model)
-        if not isinstance(batch.targets, Tensor) or batch.targets.shape != found.shape:
-            raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")
-        right.append((found == batch.targets).float())
-    return torch.cat(right)
-
-
-def _classes(batch: Batch, model: nn.Module) -> Tensor:
-    """The class of the highest score for each sample."""
-    with torch.inference_mode():
-        outputs = list(output_tensors(batch.run(model)))
-    if not outputs or outputs[0].dim() != 2:
-        shapes = [tuple(t.shape) for t in outputs[:3]]
-        raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
-    return outputs[0].argmax(1)
 
 
 def _latencies(

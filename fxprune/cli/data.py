@@ -17,29 +17,34 @@ from fxprune.cli import models
 from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import Loaded
 from fxprune.cli.options import DataOptions
+from fxprune.module.data import Batches
 from fxprune.optional import require
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _RESIZE = 256 / 224  # of the shorter side, before the middle is cut out; as in most recipes
 
 
-def load(options: DataOptions, loaded: Loaded) -> Iterable[Any] | None:
+def load(options: DataOptions, loaded: Loaded) -> Batches | None:
     """The batches, or None if the command line names none.
 
     Raises:
-        CommandError: there is no such folder or object, or it holds no images.
+        CommandError: there is no such folder, object or function, or it holds no images.
     """
     if options.data is None:
         return None
-    if Path(options.data).is_dir():
-        return _folder(Path(options.data), options, loaded)
-    if ":" not in options.data:
-        raise CommandError(f"'{options.data}' is neither a folder nor module:OBJECT")
-    found = models.attribute(options.data)
+    named = _folder(Path(options.data), options, loaded) if Path(options.data).is_dir() else _object(options.data)
+    unpack = None if options.unpack is None else models.factory(options.unpack)
+    return Batches(named, unpack, samples=options.samples, progress=True)
+
+
+def _object(name: str) -> Iterable[Any]:
+    if ":" not in name:
+        raise CommandError(f"'{name}' is neither a folder nor module:OBJECT")
+    found = models.attribute(name)
     if callable(found) and not isinstance(found, Iterable):
-        found = models.attempt(found, options.data)
+        found = models.attempt(found, name)
     if not isinstance(found, Iterable):
-        raise CommandError(f"{options.data} is no iterable of batches; seen: {type(found).__name__}")
+        raise CommandError(f"{name} is no iterable of batches; seen: {type(found).__name__}")
     return found
 
 

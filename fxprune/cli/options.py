@@ -59,6 +59,13 @@ class DataOptions:
             show_default=False,
         ),
     ] = None
+    unpack: Annotated[
+        str | None,
+        typer.Option(
+            help="module:FUNCTION or file.py:FUNCTION that makes inputs, or (inputs, targets), of a batch.",
+            show_default=False,
+        ),
+    ] = None
     samples: Annotated[int, typer.Option(min=1, help="Samples that are read at most.")] = 1024
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a folder in one batch.")] = 32
     mean: Annotated[str, typer.Option(help="Of each channel of images, taken off after scaling to [0, 1].")] = (

@@ -14,10 +14,10 @@ import fxprune
 from fxprune import report, scorers
 from fxprune.cli import data, models, origin
 from fxprune.cli.answer import Answer, CommandError, command
-from fxprune.cli.compare import accuracy
 from fxprune.cli.groups import heads
-from fxprune.cli.libraries import Loaded, check_known
+from fxprune.cli.libraries import check_known
 from fxprune.cli.options import DataOptions, GroupOptions, ModelOptions
+from fxprune.cli.quality import Evaluate, accuracy
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def prune(
         ignored=groups.ignored or (),
         only=only or None,
         heads=heads(groups.heads or ()),
-        data=_batches(reading, loaded),
+        data=data.load(reading, loaded),
         scorer=_scorer(scorer),
         repair=not no_repair,
         verify=not no_verify,
@@ -83,21 +83,25 @@ def search(
     groups: GroupOptions,
     reading: DataOptions,
     max_drop: Annotated[float, typer.Option(min=0, help="How much accuracy, or of EVALUATE's value, may be lost.")],
-    evaluate: Annotated[
-        str | None,
-        typer.Option(help="module:FUNCTION or file.py:FUNCTION, model to number; default: accuracy on the data."),
-    ] = None,
+    evaluate: Evaluate = None,
     tune: Annotated[
         str | None, typer.Option(help="module:FUNCTION or file.py:FUNCTION that trains a model in place.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of all candidates, from which the same command goes on.", show_default=False),
     ] = None,
     only: Only = None,
     round_to: RoundTo = 1,
     scorer: ScorerName = None,
     out: Out = None,
 ) -> Answer:
-    """Find the smallest model that loses at most --max-drop; each candidate is repaired on the data, and tuned."""
+    """Find the smallest model that loses at most --max-drop of its accuracy, or of what --evaluate gives.
+
+    Each candidate is repaired on the data, and tuned.
+    """
     loaded = models.load(model)
-    given = _batches(reading, loaded)
+    given = data.load(reading, loaded)
     result = fxprune.prune(
         loaded.model,
         loaded.inputs,
@@ -110,13 +114,9 @@ def search(
         evaluate=_accuracy(given) if evaluate is None else models.factory(evaluate),
         max_drop=max_drop,
         tune=None if tune is None else models.factory(tune),
+        folder=folder,
     )
     return _answer(result, out, origin.notes(model, groups))
-
-
-def _batches(options: DataOptions, loaded: Loaded) -> fxprune.Batches | None:
-    found = data.load(options, loaded)
-    return None if found is None else fxprune.Batches(found, samples=options.samples, progress=True)
 
 
 def _accuracy(batches: fxprune.Batches | None) -> Callable[[nn.Module], Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
+from fxprune.module.data import Batches, counted, samples_in
 from fxprune.module.isolation import Inputs, as_call, call
 
 
@@ -71,7 +72,10 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         return t.detach().to(device, copy=True) if isinstance(t, Tensor) else t
 
     count, forward = 0, _signature(model)
-    for count, batch in enumerate(_iterable(data), 1):
+    given = _iterable(data)
+    if not isinstance(data, Batches):  # which have a bar of their own
+        given = counted(given, "reading the data", samples_in(data))
+    for count, batch in enumerate(given, 1):
         inputs, targets = _parts(batch, forward)
         tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
         place = f"batch {count} of the data"

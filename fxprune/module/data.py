@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fxprune.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from fxprune.optional import progress_bar
 
 _FORM = "give an iterable of batches: inputs, or (inputs, targets)"
 
@@ -57,11 +55,9 @@ class Batches:
         self._data = list(self._limited(data)) if iter(data) is data else data
 
     def __iter__(self) -> Iterator[Any]:
-        with _bar(self._progress) as bar:
-            task = bar.add_task(self._what, total=self._total())
-            for batch in self._limited(self._data):
-                yield batch if self._unpack is None else self._unpack(batch)
-                bar.advance(task, _size(batch))
+        given = self._limited(self._data)
+        for batch in counted(given, self._what, self._total()) if self._progress else given:
+            yield batch if self._unpack is None else self._unpack(batch)
 
     def described(self, what: str) -> Batches:
         """The same data, with other words on the progress bar."""
@@ -77,20 +73,22 @@ class Batches:
 
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
-        dataset = getattr(self._data, "dataset", None)
-        known = [len(dataset)] if isinstance(dataset, Sized) else []
-        return min([*known, *([self.samples] if self.samples else [])], default=None)
+        return min([n for n in (samples_in(self._data), self.samples) if n], default=None)
 
 
-def _bar(show: bool) -> Progress:
-    """A bar that counts samples, on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def counted(data: Iterable[Any], what: str, total: int | None) -> Iterator[Any]:
+    """The batches, while a bar on the terminal counts their samples."""
+    with progress_bar(unit="samples") as bar:
+        task = bar.add_task(what, total=total)
+        for batch in data:
+            yield batch
+            bar.advance(task, _size(batch))
 
-    words = TextColumn("{task.description}"), TextColumn("samples")
-    columns = words[0], BarColumn(), MofNCompleteColumn(), words[1], TimeRemainingColumn()
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal))
+
+def samples_in(data: Any) -> int | None:
+    """How many samples a data loader tells that it has; None if it tells nothing."""
+    dataset = getattr(data, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _size(batch: Any) -> int:

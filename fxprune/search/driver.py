@@ -101,6 +101,17 @@ class Driver(ABC, Generic[T]):
             raise InputError("evaluate is no function", seen=type(evaluate).__name__, remedy=remedy)
         check_option("on_interrupt", on_interrupt, ("raise", "return"))
         task = Task(model, groups, evaluate, scorer or self.default_scorer(), data, tune)
+        return self.run(task, folder, workers, on_interrupt, resume)
+
+    def run(
+        self,
+        task: Task[M],
+        folder: str | os.PathLike[str] | None = None,
+        workers: Runner | None = None,
+        on_interrupt: Literal["raise", "return"] = "raise",
+        resume: bool = False,
+    ) -> Search[M, T]:
+        """Search; the arguments are those of a call, of which the first ones make the task."""
         history: list[T] = []
         with Evaluator(task, self, folder, workers, resume) as evaluator:
             try:

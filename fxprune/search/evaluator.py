@@ -185,6 +185,7 @@ class Evaluator(Generic[M]):
             "evaluate": describe(self.task.evaluate),
             "scorer": describe(self.task.scorer),
             "tune": describe(self.task.tune),
+            "repair": self.task.repair is not None,
         }
 
 

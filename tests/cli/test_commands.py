@@ -16,8 +16,10 @@ from typer.testing import CliRunner, Result
 
 import fxprune
 from fxprune.cli import data, engines
+from fxprune.cli.answer import CommandError
 from fxprune.cli.app import app
 from fxprune.cli.compare import peak
+from fxprune.cli.quality import quality, valued
 
 NETS = """
     import torch
@@ -187,6 +189,17 @@ def test_compare(here: Path) -> None:
     assert not told["failures"]
 
 
+def test_compare_measures_models_that_are_no_classifiers(here: Path) -> None:
+    (here / "scores.py").write_text("def width(model): return model.out_channels\n")
+    original, pruned = nn.Conv2d(3, 2, 1, bias=False), nn.Conv2d(3, 2, 1, bias=False)
+    pruned.load_state_dict({"weight": original.weight * 0.75})
+    found = quality({"original": original, "pruned": pruned}, [torch.rand(2, 3, 4, 4)] * 3)
+    assert found["relative difference of the outputs, of 6"]["pruned"] == pytest.approx(0.25)
+    assert valued("scores.py:width", {"original": original, "pruned": pruned}) == {"original": 2, "pruned": 2}
+    with pytest.raises(CommandError, match=r"outputs of other shapes .* --evaluate"):
+        quality({"original": original, "pruned": nn.Conv2d(3, 1, 1)}, [torch.rand(2, 3, 4, 4)])
+
+
 def test_compare_goes_on_where_an_engine_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(here)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -238,6 +251,11 @@ def _is(file: Path, image: torch.Tensor) -> bool:
 def test_objects_of_the_caller(here: Path) -> None:
     assert len(batches_of("cli_nets.py:batches")) == 3
     assert batches_of("cli_nets:labelled")[0][1].tolist() == [0, 0, 0, 0]
+    (here / "unpacking.py").write_text("def image(batch): return batch['image'].flip(0), batch['label']\n")
+    (here / "dicts.py").write_text("import torch\nbatches = [{'image': torch.arange(3.0), 'label': torch.ones(3)}]\n")
+    ((inputs, targets),) = batches_of("dicts.py:batches", unpack="unpacking.py:image")
+    assert inputs.tolist() == [2, 1, 0]
+    assert targets.tolist() == [1, 1, 1]
 
 
 # Mistakes
@@ -343,8 +361,9 @@ def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
     (here / "judge.py").write_text("def wide(model): return 1.0 if model.a.out_channels >= 6 else 0.0\n")
     told = answer("search", "cli_nets.py:Quiet", *SHAPE, "--max-drop", "0.5", "--evaluate", "judge.py:wide")
     assert 6 <= told["groups"]["a"]["kept"] < 10
-    labelled = ["--data", "cli_nets.py:labelled", "--max-drop", "1"]
+    labelled = ["--data", "cli_nets.py:labelled", "--max-drop", "1", "--folder", "runs"]
     assert answer("search", "cli_nets.py:Quiet", *SHAPE, *labelled)["macs"]["after"] > 0
+    assert (here / "runs" / "journal.jsonl").read_text().count("fitness") > 1
 
 
 @pytest.mark.parametrize(

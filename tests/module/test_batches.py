@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.module.batches import batches
+from fxprune.optional import progress_bar
 
 X, Y, Z = torch.rand(4, 3), torch.rand(4, 2), torch.rand(4)
 
@@ -77,3 +78,19 @@ def test_a_progress_bar_counts_samples(capsys: pytest.CaptureFixture[str]) -> No
     assert len(list(data)) == 3
     assert len(list(data)) == 3
     assert capsys.readouterr().err == ""  # not on a terminal
+
+
+def test_data_that_a_scorer_reads_have_a_bar_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    assert len(list(batches(One(), [X] * 3))) == 3
+    alone = capsys.readouterr().err
+    assert "reading the data" in alone
+    assert f"{3 * len(X)}/?" in alone
+    list(batches(One(), fxprune.Batches([X] * 3, progress=True, what="choosing channels")))
+    assert "reading the data" not in (own := capsys.readouterr().err)
+    assert "choosing channels" in own
+    with progress_bar(True):
+        list(batches(One(), [X] * 3))
+    assert "reading the data" not in capsys.readouterr().err

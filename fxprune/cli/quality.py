@@ -1,0 +1,117 @@
+"""How good models are on data: accuracy, agreement, the difference of their outputs, or a function of the caller's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from fxprune.cli import models
+from fxprune.cli.answer import CommandError
+from fxprune.module.batches import Batch, batches
+from fxprune.module.isolation import output_tensors
+
+Evaluate = Annotated[
+    str | None,
+    typer.Option(help="module:FUNCTION or file.py:FUNCTION, model to number, higher is better.", show_default=False),
+]
+_COMPARED = "fxprune compare --evaluate module:FUNCTION measures other models"
+
+
+def quality(models: Mapping[str, nn.Module], given: Iterable[Any]) -> dict[str, dict[str, float]]:
+    """What an original and a pruned model make of the same data.
+
+    For a classifier (the first output has the shape (samples, classes)): accuracy, where the data have class numbers,
+    and how often both models answer the same. For others: ‖pruned − original‖ / ‖original‖ over all outputs.
+
+    Args:
+        models: the original and the pruned model, by the name of their columns.
+        given: batches.
+
+    Raises:
+        CommandError: the outputs are of different shapes, such as lists of boxes.
+    """
+    first = next(iter(models.values()))
+    names = ("labelled", "seen", "same", "difference", "size", *models)
+    counts: dict[str, float] = dict.fromkeys(names, 0)
+    for batch in batches(first, given):
+        outputs = {name: _outputs(batch, m) for name, m in models.items()}
+        _count(counts, batch, outputs) if _is_scores(outputs) else _measure(counts, batch, *outputs.values())
+    if counts["size"]:
+        distance = math.sqrt(counts["difference"] / counts["size"])
+        return {f"relative difference of the outputs, of {counts['seen']}": {"pruned": distance}}
+    rows = {f"same answer as the original, of {counts['seen']}": {"pruned": counts["same"] / counts["seen"]}}
+    if counts["labelled"]:
+        right = {name: counts[name] / counts["labelled"] for name in models}
+        rows = {f"accuracy, of {counts['labelled']}": right, **rows}
+    return rows
+
+
+def _outputs(batch: Batch, model: nn.Module) -> list[Tensor]:
+    with torch.inference_mode():
+        return [t.detach() for t in output_tensors(batch.run(model))]
+
+
+def _is_scores(outputs: Mapping[str, list[Tensor]]) -> bool:
+    """Whether the first output is one score for each class, with several classes."""
+    return all(found and found[0].dim() == 2 and found[0].shape[1] > 1 for found in outputs.values())
+
+
+def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Tensor]]) -> None:
+    answers = {name: found[0].argmax(1) for name, found in outputs.items()}
+    original, pruned = answers.values()
+    counts["seen"] += len(original)
+    counts["same"] += int((original == pruned).sum())
+    labels = batch.targets
+    if isinstance(labels, Tensor) and labels.shape == original.shape:
+        counts["labelled"] += len(labels)
+        for name, found in answers.items():
+            counts[name] += int((found == labels).sum())
+
+
+def _measure(counts: dict[str, float], batch: Batch, original: list[Tensor], pruned: list[Tensor]) -> None:
+    if [t.shape for t in original] != [t.shape for t in pruned]:
+        shapes = [[tuple(t.shape) for t in found[:3]] for found in (original, pruned)]
+        raise CommandError(f"outputs of other shapes cannot be compared; seen: {shapes[0]}, {shapes[1]}; {_COMPARED}")
+    counts["seen"] += batch.size
+    for old, new in zip(original, pruned, strict=True):
+        counts["difference"] += float((new.double() - old.double()).square().sum())
+        counts["size"] += float(old.double().square().sum())
+
+
+def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
+    """For each sample of labelled data, 1 if the model gives its class and else 0, of shape (samples,).
+
+    Raises:
+        CommandError: the data have no class numbers, or the model gives no scores of classes.
+    """
+    right = []
+    for batch in batches(model, given):
+        outputs = _outputs(batch, model)
+        if not _is_scores({"": outputs}):
+            shapes = [tuple(t.shape) for t in outputs[:3]]
+            raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
+        found = outputs[0].argmax(1)
+        if not isinstance(batch.targets, Tensor) or batch.targets.shape != found.shape:
+            raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")
+        right.append((found == batch.targets).float())
+    return torch.cat(right)
+
+
+def valued(name: str, given: Mapping[str, nn.Module]) -> dict[str, float]:
+    """What a function of the caller's says of each model.
+
+    Raises:
+        CommandError: there is no such function, or it gives no number.
+    """
+    evaluate = models.factory(name)
+    return {column: models.attempt(partial(_number, evaluate, model), name) for column, model in given.items()}
+
+
+def _number(evaluate: Any, model: nn.Module) -> float:
+    return float(torch.as_tensor(evaluate(model)).double().mean())
