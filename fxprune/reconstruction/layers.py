@@ -67,11 +67,17 @@ class Layer:
         """Write weights and intercept; a BatchNorm's running mean is the original's less what its input lacks."""
         tensors = tensors_of(small)
         with torch.no_grad():
-            tensors[self.name].copy_(_stored(self.seen, kernels))
-            if self.bias:
-                tensors[self.bias].copy_(intercept.flatten())
-            elif self.centre is not None:
-                tensors[self.mean].copy_(self.centre.double() - intercept.flatten())
+            for name, value in self.tensors(kernels, intercept).items():
+                tensors[name].copy_(value)
+
+    def tensors(self, kernels: Tensor, intercept: Tensor) -> dict[str, Tensor]:
+        """What `put` writes, by the names of the tensors."""
+        values = {self.name: _stored(self.seen, kernels)}
+        if self.bias:
+            values[self.bias] = intercept.flatten()
+        elif self.centre is not None:
+            values[self.mean] = self.centre.double() - intercept.flatten()
+        return values
 
 
 def _stored(seen: Contraction, kernels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +32,15 @@ class Pair:
         original: the original.
         small: the pruned model, as it is at the time.
         readers: the layers that read removed channels.
-        wave: when each is fitted.
         data: batches, that can be read again and again.
+        repairs: whether a layer makes up for the error of another one that it is added to, by the names of both.
     """
 
     original: Original
     small: nn.Module
     readers: Mapping[str, Reader]
-    wave: Mapping[str, int]
     data: Iterable[Any]
+    repairs: Callable[[str, str], bool]
 
     def current(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
@@ -82,7 +82,7 @@ class Pair:
 
     def _repairs(self, name: str, addition: ResidualAdd) -> bool:
         """Of two layers that are added, the one that is fitted later repairs the other's error."""
-        return addition.partner is None or self.wave.get(addition.partner, -1) < self.wave[name]
+        return addition.partner is None or self.repairs(name, addition.partner)
 
     def at_once(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
         """X and Y from the original, as if all that comes before a layer were repaired already; else as `current`."""

@@ -60,11 +60,10 @@ class Reader:
         return blocks, (kept[:, None] * (n // inner) + torch.arange(n // inner, device="cpu")).flatten()
 
 
-def readers_of(plan: Plan) -> dict[str, Reader]:
-    """The weights that read a group of which channels are removed."""
-    names = {
-        s.tensor: None for g in plan.groups.values() if len(g.kept) < g.size for s in g.slots if s.role == "consumer"
-    }
+def readers_of(plan: Plan, names: Iterable[str] | None = None) -> dict[str, Reader]:
+    """The weights that read a group of which channels are removed; or those of the given names."""
+    cut = (s for g in plan.groups.values() if len(g.kept) < g.size for s in g.slots if s.role == "consumer")
+    names = dict.fromkeys(s.tensor for s in cut) if names is None else names
     cuts = plan.cuts()
     scales: dict[str, list[tuple[Ints, float]]] = {}
     for scale in plan.scales:

@@ -144,7 +144,8 @@ def reconstruct(
     layers = find_layers(first_run(small, readers.keys(), first), model, small, plan)
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
-    pair = Pair(Original(model, list(wave), sampling, memory), small, readers, wave, data)
+    original = Original(model, list(wave), sampling, memory)
+    pair = Pair(original, small, readers, data, lambda name, partner: wave.get(partner, -1) < wave[name])
     done: list[Refit] = []
     passes = list(_passes(ordered, layers, order, memory))
     with or_as_before(small, layers):

@@ -4,6 +4,7 @@
     bee_colony   artificial bee colony over the widths of all groups
     driver       what all searches do alike, from the arguments to the result
     trial        one candidate: cut, tune, evaluate, under its own seed
+    accuracy     a quality for classifiers, in which cross-entropy breaks ties
     workers      where candidates run: in this process, in others, on a cluster (joblib)
     acceptance   whether a candidate is good enough: one evaluation, or several where one cannot decide
     checkpoint   a plan and its weights in one file
@@ -19,12 +20,14 @@ fitness of those that were evaluated before.
 """
 
 from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance
+from fxprune.search.accuracy import Accuracy
 from fxprune.search.bee_colony import BeeColony
 from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.distributed import run_distributed
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
+from fxprune.search.progressive.layer_by_layer import LayerByLayer
 from fxprune.search.progressive.search import Progressive, Step
 from fxprune.search.result import Search, Trial
 from fxprune.search.trial import Candidate, Task
@@ -34,11 +37,13 @@ __all__ = [
     "PLAIN",
     "ROBUST",
     "Acceptance",
+    "Accuracy",
     "BeeColony",
     "Bisection",
     "Candidate",
     "Driver",
     "Evaluator",
+    "LayerByLayer",
     "Probe",
     "Progressed",
     "Progressive",

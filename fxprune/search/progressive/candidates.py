@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from torch import nn
 
-from fxprune.plan.plan import Plan
+from fxprune.analysis.groups import Groups, find_groups
+from fxprune.errors import InputError
+from fxprune.plan.plan import Ints, Plan
+from fxprune.planners.allocation.choose import best
+from fxprune.rewriting.copying import copied
 from fxprune.rewriting.rewrite import rewrite
-from fxprune.search.trial import Tune
+from fxprune.scorers.base import check_scores
+from fxprune.search.progressive.layer_by_layer import Layers
+from fxprune.search.trial import Candidate, Task, Tune
+from fxprune.tracing.trace import trace
 
 Refitter = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
 """(model before, model after, the plan between them, data): changes weights of the model after, in place."""
+Counts = Mapping[str, int]
+"""How many channels some groups, which shrink together, shall have."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """The model that an iteration starts from.
+
+    Attributes:
+        model: the model.
+        groups: its groups; they have the names of the original's.
+        original: the groups of the original.
+        kept: which of the original's channels each group has.
+        key: of the candidate that it is.
+    """
+
+    model: nn.Module
+    groups: Groups
+    original: Groups
+    kept: Mapping[str, Ints]
+    key: str
+
+    def plan(self, inside: Mapping[str, Ints] | None = None) -> Plan:
+        """Of the original, when of some groups only these of their present channels stay."""
+        return self.original.plan({**self.kept, **{n: self.kept[n][keep] for n, keep in (inside or {}).items()}})
+
+    def after(self, model: nn.Module, plan: Plan, key: str) -> Present:
+        """The same with a model that the plan makes of the original.
+
+        Raises:
+            InputError: the model has other groups than the original.
+        """
+        kept = {**self.kept, **{n: g.kept for n, g in plan.groups.items()}}
+        arguments, keywords = self.original.graph.inputs
+        groups = find_groups(trace(model, arguments or keywords))
+        for g in groups:
+            if g.name in kept and g.size != len(kept[g.name]):
+                seen = f"{g.size} channels in place of {len(kept[g.name])}"
+                raise InputError("the pruned model has other groups than its original", where=g.name, seen=seen)
+        return replace(self, model=model, groups=groups, kept=kept, key=key)
+
+
+class Maker(Protocol):
+    """Makes the candidates of one iteration."""
+
+    def attempts(self, wanted: Sequence[Counts]) -> list[Candidate]:
+        """The present model with other widths, one set of them at a time."""
+
+    def step(self, wanted: Sequence[Counts], name: str) -> Candidate:
+        """The present model with all these widths, tuned; they are in execution order."""
 
 
 @dataclass(frozen=True)
@@ -33,3 +90,50 @@ class Cut:
             self.refit(self.reference, model, self.plan, self.data)
         if self.tune is not None:
             self.tune(model)
+
+
+class Together:
+    """All channels are chosen before the iteration; then all readers are refitted."""
+
+    def __init__(self, task: Task[Any], refit: Refitter | None, present: Present) -> None:
+        self._task, self._refit, self._present = task, refit, present
+        view = present.groups.subset([g for g in present.groups if g.name in present.kept])
+        self._scores = task.scorer(present.model, view, task.data)
+        check_scores(self._scores, view)
+
+    def attempts(self, wanted: Sequence[Counts]) -> list[Candidate]:
+        return [self._candidate(counts, f"attempt on {self._present.key}", last=False) for counts in wanted]
+
+    def step(self, wanted: Sequence[Counts], name: str) -> Candidate:
+        return self._candidate({n: c for counts in wanted for n, c in counts.items()}, name, last=True)
+
+    def _candidate(self, counts: Counts, name: str, *, last: bool) -> Candidate:
+        inside = {n: best(self._scores[n], count) for n, count in counts.items()}
+        present, task = self._present, self._task
+        relative, plan = present.groups.plan(inside), present.plan(inside)
+        # An attempt touches one group; the step repairs all that the original's plan has cut so far.
+        reference, between = (task.model, plan) if last else (present.model, relative)
+        cut = Cut(relative, self._refit, reference, between, task.data, task.tune if last else None)
+        return Candidate(plan, base=name, can_win=last, source=present.model, change=cut)
+
+
+class InTurn:
+    """The channels of each group are chosen, and its readers refitted, on the model as the groups before it left it."""
+
+    def __init__(self, layers: Layers, present: Present) -> None:
+        self._layers, self._present = layers, present
+
+    def attempts(self, wanted: Sequence[Counts]) -> list[Candidate]:
+        now, name = self._present, f"attempt on {self._present.key}"
+        return [
+            Candidate(now.plan(kept), base=name, can_win=False, source=now.model, change=change)
+            for change, kept in self._layers.changes(now.model, now.plan(), now.groups, wanted)
+        ]
+
+    def step(self, wanted: Sequence[Counts], name: str) -> Candidate:
+        now = replace(self._present, model=copied(self._present.model))
+        for counts in wanted:
+            ((change, kept),) = self._layers.changes(now.model, now.plan(), now.groups, [counts])
+            change(now.model)
+            now = now.after(now.model, now.plan(kept), now.key)
+        return Candidate(now.plan(), base=name, source=now.model)

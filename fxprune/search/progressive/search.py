@@ -8,27 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import Cost
 from fxprune.errors import InputError
 from fxprune.plan.plan import Ints
-from fxprune.planners.allocation.choose import best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure, Price
 from fxprune.planners.allocation.units import Unit
 from fxprune.planners.budget import check_budget
 from fxprune.reconstruction import reconstruct
-from fxprune.scorers.base import Scorer, check_scores
+from fxprune.scorers.base import Scorer
 from fxprune.scorers.lasso import Lasso
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
-from fxprune.search.progressive.candidates import Cut, Refitter
-from fxprune.search.trial import Candidate
-from fxprune.tracing.trace import trace
+from fxprune.search.progressive.candidates import InTurn, Maker, Present, Refitter, Together
+from fxprune.search.progressive.layer_by_layer import LayerByLayer, Layers
 
-Scores = Mapping[str, Tensor]
+_NEAR = 0.995
+"""Part of the target that the last iteration spends, where the widths of some group allow it."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,17 @@ class Progressive(Driver[Step]):
 
     In each iteration a part of every group is removed for trial, its readers are refitted, and the model is evaluated
     (attempt); the groups whose attempts leave the best models (select; of equals those that save most) lose their
-    channels for good, all readers are refitted shallow to deep against the original, and the result is saved (prune).
-    The last iteration removes only what is needed. Every iteration is a usable model, so that one search yields a
-    family; with `fxprune.add_samplers` residual blocks can drop channels that they read.
+    channels for good, and the result is saved (prune). The last iteration removes only what is needed, from the groups
+    of best rank. Every iteration is a usable model, so that one search yields a family; with `fxprune.add_samplers`
+    residual blocks can drop channels that they read.
+
+    With `method=LayerByLayer()` the prune step is as published: for each selected group, shallow to deep, LASSO is
+    solved anew on the model as it is by then and the group's readers are refitted, both towards the original's outputs;
+    all other layers stay as they are. `Accuracy` tells models of equal accuracy apart by their cross-entropy.
+    Without it, `scorer` chooses an iteration's channels on the model before it, and all readers of what was ever cut
+    are refitted together at the end of the iteration, by any scorer and refit.
     Source: PCP, Guo, Zhang, Ouyang and Xu, Progressive Channel Pruning; the selection and refit by He, Zhang and Sun,
-    Channel Pruning, 2017. Not published, choices of fxprune: `step`, `top`, and that an iteration's channels are chosen
-    from the model before it.
+    Channel Pruning, 2017. Not published, choices of fxprune: the values of `step` and `top`.
 
     Attributes:
         keep: part of the original's cost to come down to, in (0, 1].
@@ -70,6 +72,7 @@ class Progressive(Driver[Step]):
         top: part of the groups that an iteration prunes, at least one group.
         constraints: which widths are allowed.
         refit: changes the remaining weights to make up for the removed channels; None for no refit.
+        method: how each group is pruned in its turn, in place of `scorer` and `refit`; None for these two.
         progress: show a progress bar.
         seed: of the tunings.
 
@@ -93,6 +96,7 @@ class Progressive(Driver[Step]):
     top: float = 0.25
     constraints: Constraints = UNCONSTRAINED
     refit: Refitter | None = reconstruct
+    method: LayerByLayer | None = None
     progress: bool = True
     seed: int = 0
 
@@ -106,7 +110,7 @@ class Progressive(Driver[Step]):
         return Lasso()
 
     def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Step]]:
-        if self.refit is not None and evaluator.task.data is None:
+        if (self.refit or self.method) is not None and evaluator.task.data is None:
             remedy = "search(..., data=batches), or Progressive(refit=None)"
             raise InputError("a progressive search has no data for its refits", remedy=remedy)
         state = _State(self, evaluator)
@@ -124,8 +128,10 @@ class _State:
         self.parts = np.array([u.parts for u in self.units], dtype=np.int64)
         self.price = Price(self.task.groups, self.units, settings.measure)
         self.full = float(self.price(self.parts))
-        self.kept: dict[str, Ints] = {g.name: np.arange(g.size) for g in self.task.groups}
-        self.candidate = evaluator.original
+        self.limit = settings.keep * self.full * (1 + 1e-12)
+        whole = {g.name: np.arange(g.size) for g in self.task.groups}
+        self.present = Present(self.task.model, self.task.groups, self.task.groups, whole, evaluator.original.key)
+        self.layers: Layers | None = None
         self._check_target()
 
     @property
@@ -137,56 +143,71 @@ class _State:
         """Iterate until the target is met."""
         self.evaluator.baseline()
         done: list[str] = []
-        base = self.task.model
         while self.left > self.settings.keep * (1 + 1e-12):
-            groups = self._groups_of(base)
-            view = groups.subset([g for g in groups if g.name in self.kept])
-            scores = self.task.scorer(base, view, self.task.data)
-            check_scores(scores, view)
-            chosen = self._selected(base, groups, scores)
-            widths, step = self._last_cuts(chosen), len(done)
-            name = f"step {step} on {self.candidate.key}"
-            self.candidate = self._candidate(base, groups, scores, widths, name, last=True)
-            done.append(self.candidate.key)
-            (outcome,) = self.evaluator.run([self.candidate])
-            base = self.evaluator.made(self.candidate)
-            self.evaluator.keep(done, self.candidate)
-            self.kept |= {n: g.kept for n, g in self.candidate.plan.groups.items()}
-            for i, parts in widths.items():
-                self.parts[i] = parts
+            maker, before = self._maker(), self.present.key
+            widths = self._chosen(maker)
+            candidate = maker.step(
+                [self.units[i].counts(w) for i, w in widths.items()], f"step {len(done)} on {before}"
+            )
+            done.append(candidate.key)
+            (outcome,) = self.evaluator.run([candidate])
+            self.evaluator.keep(done, candidate)
+            plan = candidate.plan
+            self.present = self.present.after(self.evaluator.made(candidate), plan, candidate.key)
+            self.parts[list(widths)] = list(widths.values())
             pruned = tuple(n for i in widths for n in self.units[i].names)
-            plan = self.candidate.plan
-            yield Step(plan.kept_counts(), self.evaluator.cost(plan), outcome.fitness, pruned, self.candidate.key)
+            yield Step(plan.kept_counts(), self.evaluator.cost(plan), outcome.fitness, pruned, candidate.key)
 
-    def _selected(self, base: nn.Module, groups: Groups, scores: Scores) -> list[int]:
-        """The units that an iteration prunes, in execution order: attempt all, take those that it hurts least."""
-        narrower = {i: width for i in range(len(self.units)) if (width := self._narrower(i, groups)) is not None}
+    def _maker(self) -> Maker:
+        method, task = self.settings.method, self.task
+        if method is None:
+            return Together(task, self.settings.refit, self.present)
+        assert task.data is not None, "checked before"
+        self.layers = self.layers or Layers(method, task.model, task.groups, task.data)
+        return InTurn(self.layers, self.present)
+
+    def _chosen(self, maker: Maker) -> dict[int, int]:
+        """The units that an iteration prunes, in execution order, and their new widths, in parts.
+
+        All are attempted; those that it hurts least lose channels, of equals those that save most.
+        """
+        narrower = {i: width for i in range(len(self.units)) if (width := self._narrower(i)) is not None}
         if not narrower:
             raise InputError("no group can lose channels any more", seen=f"{self.left:.2%} of the cost are left")
-        attempts = [
-            self._candidate(base, groups, scores, {i: width}, f"attempt on {self.candidate.key}", last=False)
-            for i, width in narrower.items()
-        ]
-        outcomes = self.evaluator.run(attempts)
+        outcomes = self.evaluator.run(maker.attempts([self.units[i].counts(w) for i, w in narrower.items()]))
         fitness = [-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes]
         if max(fitness) == -math.inf:
             raise InputError("no attempt's quality is a number", seen="nan", remedy="look at what evaluate returns")
         costs = [float(self.price(self._with({i: width}))) for i, width in narrower.items()]
-        order = sorted(range(len(attempts)), key=lambda k: (-fitness[k], costs[k]))
+        order = sorted(range(len(costs)), key=lambda k: (-fitness[k], costs[k]))
         units = list(narrower)
-        return sorted(units[k] for k in order[: math.ceil(self.settings.top * len(self.units))])
+        return dict(sorted(self._cuts([units[k] for k in order]).items()))
 
-    def _last_cuts(self, chosen: Sequence[int]) -> dict[int, int]:
-        """New widths of the chosen units, in parts; no more goes than the target asks for."""
-        limit, widths = self.settings.keep * self.full * (1 + 1e-12), dict[int, int]()
-        for i in chosen:
+    def _cuts(self, ranked: Sequence[int]) -> dict[int, int]:
+        """New widths, in parts, of the units of best rank; no more goes than the target asks for."""
+        widths = dict[int, int]()
+        for rank, i in enumerate(ranked[: math.ceil(self.settings.top * len(self.units))]):
+            lowest = self._next_width(self.units[i], int(self.parts[i]))
+            if float(self.price(self._with({**widths, i: lowest}))) <= self.limit:
+                return widths | self._last_cut(widths, ranked[rank:])
+            widths[i] = lowest
+        return widths
+
+    def _last_cut(self, widths: Mapping[int, int], ranked: Sequence[int]) -> dict[int, int]:
+        """The cut that meets the target: of the first unit whose widths come near to it, else of the first one."""
+        found = dict[int, int]()
+        for i in ranked:
             allowed = self.units[i].allowed
             lowest = self._next_width(self.units[i], int(self.parts[i]))
-            for width in allowed[(allowed >= lowest) & (allowed < self.parts[i])][::-1]:
-                widths[i] = int(width)
-                if float(self.price(self._with(widths))) <= limit:
-                    return widths
-        return widths
+            tried = allowed[(allowed >= lowest) & (allowed < self.parts[i])]
+            prices = self.price(np.stack([self._with({**widths, i: int(w)}) for w in tried], axis=1))
+            within = np.flatnonzero(prices <= self.limit)
+            near = len(within) > 0 and prices[within[-1]] >= _NEAR * self.limit
+            if near or not found:
+                found = {i: int(tried[within[-1]])}
+            if near:
+                break
+        return found
 
     def _next_width(self, unit: Unit, parts: int) -> int:
         """The width that an attempt goes down to, in parts; the present one if there is no smaller."""
@@ -194,45 +215,19 @@ class _State:
         below = unit.allowed[unit.allowed <= wished]
         return int(below[-1]) if len(below) else min(parts, int(unit.allowed[0]))
 
-    def _narrower(self, i: int, groups: Groups) -> int | None:
+    def _narrower(self, i: int) -> int | None:
         """As `_next_width`; None where there is none, or where the present model has no such group."""
         unit, parts = self.units[i], int(self.parts[i])
         width = self._next_width(unit, parts)
-        return width if width < parts and set(unit.names) <= {g.name for g in groups} else None
+        return width if width < parts and set(unit.names) <= {g.name for g in self.present.groups} else None
 
     def _with(self, widths: dict[int, int]) -> Ints:
         parts = self.parts.copy()
         parts[list(widths)] = list(widths.values())
         return parts
 
-    def _candidate(
-        self, base: nn.Module, groups: Groups, scores: Scores, widths: dict[int, int], name: str, *, last: bool
-    ) -> Candidate:
-        """The present model with other widths; as an attempt, or as the result of an iteration."""
-        counts = {n: c for i, parts in widths.items() for n, c in self.units[i].counts(parts).items()}
-        inside = {n: best(scores[n], count) for n, count in counts.items()}
-        relative = groups.plan(inside)
-        plan = self.task.groups.plan(self.kept | {n: self.kept[n][keep] for n, keep in inside.items()})
-        # An attempt touches one group; the step repairs all that the original's plan has cut so far.
-        reference, between = (self.task.model, plan) if last else (base, relative)
-        tune = self.task.tune if last else None
-        cut = Cut(relative, self.settings.refit, reference, between, self.task.data, tune)
-        return Candidate(plan, base=name, can_win=last, source=base, change=cut)
-
-    def _groups_of(self, base: nn.Module) -> Groups:
-        """The groups of the present model; they have the names of the original's."""
-        if base is self.task.model:
-            return self.task.groups
-        arguments, keywords = self.task.groups.graph.inputs
-        groups = find_groups(trace(base, arguments or keywords))
-        for g in groups:
-            if g.name in self.kept and g.size != len(self.kept[g.name]):
-                seen = f"{g.size} channels in place of {len(self.kept[g.name])}"
-                raise InputError("the pruned model has other groups than its original", where=g.name, seen=seen)
-        return groups
-
     def _check_target(self) -> None:
         least = float(self.price(np.array([u.allowed[0] for u in self.units], dtype=np.int64))) / self.full
-        if least > self.settings.keep * (1 + 1e-12):
+        if least > self.limit / self.full:
             seen = f"the smallest widths cost {least:.2%} of the original, the target is {self.settings.keep:.2%}"
             raise InputError("the target cannot be reached", seen=seen, remedy="a larger target or looser constraints")
