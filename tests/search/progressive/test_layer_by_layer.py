@@ -98,7 +98,7 @@ class Block(nn.Module):
 
 
 def test_the_branch_repairs_the_shortcut() -> None:
-    """The branch is fitted to what it gave and what the shortcut, which was cut before it, lacks: by `lstsq` on rows."""
+    """The branch is fitted to what it gave and what the shortcut, cut before it, lacks: `lstsq` on rows."""
     torch.manual_seed(2)
     model, data = Block().eval(), [torch.randn(32, 4, 5, 5) for _ in range(2)]
     groups = fxprune.find_groups(fxprune.trace(model, data[0]))
