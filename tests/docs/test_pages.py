@@ -1,5 +1,6 @@
 """The code of the docs runs, block after block, as a reader would run it."""
 
+import re
 from pathlib import Path
 
 import mktestdocs
@@ -22,6 +23,13 @@ SLOW = {"recipes/fine-tuning.md"}  # trains eight times
 @pytest.mark.filterwarnings("default")  # a reader's are shown, not raised
 def test_the_code_of_a_page_runs(page: Path) -> None:
     mktestdocs.check_md_file(page, memory=True)
+
+
+def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its first program on the zoo's trained network, as it stands, and the output below it."""
+    code, shown = re.findall(r"```python\n(.*?)```\n```\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.S)[0]
+    exec(code, {})
+    assert capsys.readouterr().out == shown
 
 
 def test_there_are_pages() -> None:
