@@ -23,6 +23,7 @@ from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
 from fxprune.planners.budget import Budget
 from fxprune.planners.goals import BUDGETS, Goals, Measures, Planner, check_callable
+from fxprune.planners.nearest import NearestOutput
 from fxprune.reconstruction import repair as repair_model
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
@@ -92,7 +93,9 @@ def prune(
         folder: a directory that remembers each candidate of `max_drop`: the same call goes on from there after Ctrl-C
             or a crash, if it is given the same data.
         scorer: which channels matter; default `scorers.JointElimination()` with data, `scorers.L2Norm()` without.
-        planner: how many channels stay, in place of the goals.
+        planner: how many channels stay, in place of the goals. With data and neither scorer nor planner, budgets are
+            reached by widths from error curves or by one ratio for all groups, whichever leaves the repaired model
+            nearer to the original on every other batch, which its repair has then not seen (`planners.NearestOutput`).
         verify: prove that the pruned model equals the masked one (see `fxprune.verify`). Groups that are to blame if it
             does not are kept whole, with a warning, and the others are planned again.
 
@@ -169,7 +172,7 @@ class _Job:
         for step in range(1, steps + 1):
             now = groups if made is None else self.groups(made.model)
             part = goals.step(step, steps, whole)
-            choose = planner or part.planner(measures if made is None else Measures(now), whole)
+            choose = planner or self.planner(part, measures if made is None else Measures(now), whole)
             made = self.cut(now, choose)
             plan = made.plan if plan is None else plan.then(made.plan)
             if self.tune is not None:
@@ -228,6 +231,13 @@ class _Job:
         mend_feature_info(groups.graph, small)
         return _Cut(groups, plan, proof, small)
 
+    def planner(self, goals: Goals, measures: Measures, whole: Mapping[str, float]) -> Planner:
+        """What reaches the goals; where scores are errors on data, the better of two plans on inputs held back."""
+        if self.data is None or self.scorer is not None:
+            return goals.planner(measures, whole)
+        treat = partial(repair_model, progress=False) if self.repair else _bare
+        return NearestOutput(goals.candidates(measures, whole), self.data.described("reading the data"), treat, True)
+
     def scorer_used(self) -> Scorer:
         """The scorer, or the default: on data if there are any."""
         return self.scorer or (scorers.L2Norm() if self.data is None else _JOINT)
@@ -251,6 +261,10 @@ class _Job:
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(), scorers.L2Norm())
+
+
+def _bare(_model: nn.Module, small: nn.Module, _plan: Plan, _data: Any) -> nn.Module:
+    return small
 
 
 @dataclass(frozen=True)

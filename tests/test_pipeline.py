@@ -120,6 +120,29 @@ def test_data_repair_the_model(net: Net) -> None:
     assert torch.equal(cut_only.model.c.bias, fxprune.rewrite(net, cut_only.plan).c.bias)
 
 
+def uneven() -> nn.Sequential:
+    """Eleven channels that nobody reads in the first layer, none in the second: one ratio for both is wrong."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 4))
+    net[2].weight.data[:, :11] = 0
+    return net
+
+
+def test_with_data_a_budget_is_reached_by_the_better_of_two_plans() -> None:
+    data = [torch.randn(64, 8) for _ in range(4)]
+    net = uneven()
+    found = fxprune.prune(net, data[0], macs=0.6, data=data)
+    assert found.plan.kept_counts()["0"] <= 12 < 16 <= found.plan.kept_counts()["2"]
+    assert found.report.after.macs <= 0.6 * found.report.before.macs
+    both = fxprune.prune(net, data[0], macs=0.6, parameters=0.5, data=data)
+    assert both.report.after.parameters <= 0.5 * both.report.before.parameters
+    assert both.report.after.macs <= 0.6 * both.report.before.macs
+    cut_only = fxprune.prune(net, data[0], macs=0.6, data=data, repair=False)
+    assert cut_only.plan.kept_counts()["2"] >= 16
+    own = fxprune.prune(net, data[0], macs=0.6, data=data, scorer=fxprune.scorers.JointElimination())
+    assert own.plan != found.plan  # a scorer of the caller's need not give errors
+
+
 @pytest.mark.parametrize(
     ("wrap", "unpack"),
     [

@@ -9,7 +9,7 @@ from fxprune.planners.allocation.constraints import Constraints
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.planners.error_curves import ErrorCurves, Limit
-from fxprune.planners.nearest import nearest_output
+from fxprune.planners.nearest import NearestOutput, nearest_output
 from fxprune.planners.threshold import GlobalThreshold
 from fxprune.planners.uniform import PerGroup, Uniform
 
@@ -21,6 +21,7 @@ __all__ = [
     "ErrorCurves",
     "GlobalThreshold",
     "Limit",
+    "NearestOutput",
     "PerGroup",
     "Uniform",
     "as_they_are",

@@ -16,7 +16,8 @@ from fxprune.costs.macs import CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.budget import Budget
+from fxprune.planners.budget import AtBudget, Budget
+from fxprune.planners.error_curves import ErrorCurves, Limit
 from fxprune.planners.uniform import PerGroup, Uniform
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
@@ -106,14 +107,38 @@ parameters=, latency=), or pruning_ratio=
             return PerGroup(self.pruning_ratio, constraints=self.constraints())
         if self.pruning_ratio is not None:
             return Uniform(self.pruning_ratio, self.constraints())
-        limits = {n: relative(v, original[n]) * original[n] / measures.whole(n) for n, v in self.budgets().items()}
-        tight = {n: limit for n, limit in limits.items() if limit < 1}
+        tight = self._tight(measures, original)
         if not tight:
             return Uniform(0.0, self.constraints())
+        return Budget(*self._joint(tight, measures), self.constraints())
+
+    def candidates(self, measures: Measures, original: Mapping[str, float]) -> tuple[Planner, ...]:
+        """Where scores are errors: planners that reach the goals and of whose plans the best can be taken.
+
+        These are one ratio for all groups, and widths from error curves; only `planner`'s where that leaves no choice.
+
+        Args:
+            measures: as for `planner`.
+            original: likewise.
+        """
+        tight = {} if self.pruning_ratio is not None else self._tight(measures, original)
+        if not tight:
+            return (self.planner(measures, original),)
+        limits = tuple(Limit(limit, measure=measures.of(name)) for name, limit in tight.items())
+        curves = ErrorCurves(limits, constraints=self.constraints())
+        return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), curves
+
+    def _tight(self, measures: Measures, original: Mapping[str, float]) -> dict[str, float]:
+        """The parts of the model's own costs that may stay, of the budgets that it does not meet already."""
+        limits = {n: relative(v, original[n]) * original[n] / measures.whole(n) for n, v in self.budgets().items()}
+        return {n: limit for n, limit in limits.items() if limit < 1}
+
+    def _joint(self, tight: Mapping[str, float], measures: Measures) -> tuple[float, Any]:
+        """One budget that stands for all: the part that may stay, and the measure."""
         if len(tight) == 1:
             ((name, limit),) = tight.items()
-            return Budget(limit, measures.of(name), self.constraints())
-        return Budget(1 / max(1 / limit for limit in tight.values()), measures.tightest(tight), self.constraints())
+            return limit, measures.of(name)
+        return 1 / max(1 / limit for limit in tight.values()), measures.tightest(tight)
 
 
 class Measures:

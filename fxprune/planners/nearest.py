@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, output_tensors, set_training
+from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
+from fxprune.planners.budget import Planner
 from fxprune.reconstruction import repair
+from fxprune.reconstruction.repairing import held_batches
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.output_sensitivity import Divergence, of_classes
 
@@ -32,6 +37,7 @@ def nearest_output(
     treat: Treat = _repaired,
     divergence: Divergence = "auto",
     limit: int = 64,
+    progress: bool = False,
 ) -> Plan:
     """The plan whose model gives outputs nearest to the original's.
 
@@ -45,6 +51,7 @@ def nearest_output(
         treat: (original, pruned, plan, batches) to the model that is judged; default `fxprune.repair`.
         divergence: what tells two outputs apart, as in `scorers.output_sensitivity`.
         limit: number of batches that are read at most.
+        progress: show a progress bar, where the output is a terminal.
 
     Returns:
         Of equals the first one.
@@ -71,8 +78,64 @@ def nearest_output(
         raise InputError("choosing a plan needs two batches of data", seen=seen, remedy=remedy)
     fit, judge = held[::2], held[1::2]
     wanted = _outputs(model, judge)
-    far = [_distance(wanted, _outputs(treat(model, rewrite(model, p), p, fit), judge), divergence) for p in plans]
+    far = [
+        _distance(wanted, _outputs(treat(model, rewrite(model, p), p, fit), judge), divergence)
+        for p in _shown(plans, progress)
+    ]
     return plans[far.index(min(far))]
+
+
+@dataclass(frozen=True, eq=False)
+class NearestOutput:
+    """Of several planners' plans the one that `nearest_output` chooses.
+
+    Attributes:
+        planners: what makes the plans; of equals, the first one's counts.
+        data: batches of inputs, or (inputs, targets), that can be read again and again; the first that hold 1,024
+            inputs are. One batch of a single tensor is judged by halves; where there is one batch of another form, nothing can be held back, and the first
+            planner's plan is taken.
+        treat: as in `nearest_output`.
+        progress: show a progress bar, where the output is a terminal.
+
+    Raises:
+        InputError: no planner; else as the planners and `nearest_output` do.
+
+    >>> import torch, fxprune
+    >>> from fxprune.planners import ErrorCurves, NearestOutput, Uniform
+    >>> _ = torch.manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> data = [torch.randn(50, 3) for _ in range(4)]
+    >>> groups = fxprune.find_groups(fxprune.trace(net, data[0]))
+    >>> scores = fxprune.scorers.JointElimination()(net, groups, data)
+    >>> NearestOutput((Uniform(0.5), ErrorCurves(0.5)), data)(groups, scores).kept_counts()
+    {'0': 4}
+    """
+
+    planners: tuple[Planner, ...]
+    data: Iterable[Any]
+    treat: Treat = _repaired
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.planners:
+            raise InputError("no planner to choose from", remedy="give at least one")
+
+    def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        plans: list[Plan] = []
+        for planner in self.planners:
+            plan = planner(groups, scores)
+            plans += [plan] * (plan not in plans)
+        model = groups.graph.model
+        held = held_batches(model, self.data) if len(plans) > 1 else []
+        if len(held) < 2:
+            return plans[0]
+        return nearest_output(model, plans, held, treat=self.treat, limit=len(held), progress=self.progress)
+
+
+def _shown(plans: Sequence[Plan], progress: bool) -> Iterator[Plan]:
+    """The plans, with a progress bar where the output is a terminal."""
+    with progress_bar(None if progress else False) as bar:
+        yield from bar.track(plans, description="comparing plans")
 
 
 def _outputs(model: nn.Module, data: Sequence[Any]) -> list[Any]:

@@ -68,15 +68,20 @@ def repair(
     """
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
-    held = _parted(list(_first(small, data, batches)))
+    held = held_batches(small, data, batches)
     repaired = copied(small)
     reconstruct(model, repaired, plan, held, positions=positions, ridge=None, seed=seed, progress=progress)
     absorb_batchnorm(repaired, held)
     return repaired
 
 
-def _parted(held: list[Any]) -> list[Any]:
-    """One batch of a single tensor as two halves: ridges are chosen on inputs that a fit has not seen."""
+def held_batches(model: nn.Module, data: Iterable[Any], count: int | None = None) -> list[Any]:
+    """The first batches, read once: so many, or as many as hold 1,024 inputs; one of a single tensor in two halves."""
+    return _in_halves(list(_first(model, data, count)))
+
+
+def _in_halves(held: list[Any]) -> list[Any]:
+    """One batch of a single tensor as two halves, so that some inputs can be held back; others as they are."""
     if len(held) != 1:
         return held
     given = held[0][0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import Uniform, nearest_output
+from fxprune.planners import NearestOutput, Uniform, nearest_output
 
 
 def net(outputs: int = 5) -> nn.Sequential:
@@ -77,3 +77,32 @@ def test_bad_input_is_refused() -> None:
         nearest_output(model, [plan], inputs[:1])
     with pytest.raises(fxprune.InputError, match="divergence"):
         nearest_output(model, [plan], inputs, divergence="other")  # type: ignore[arg-type]
+
+
+def always(kept: list[int]) -> Any:
+    return lambda groups, _scores: groups.plan({"0": kept})
+
+
+def test_a_planner_that_chooses_between_planners() -> None:
+    torch.manual_seed(0)
+    model, inputs = net(), data(2)
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    model[2].weight.data[:, :8] = 0  # so that the first half of the channels can go
+    bad, good = always(list(range(8))), always(list(range(8, 16)))
+    for both in ((bad, good), (good, bad)):
+        assert NearestOutput(both, inputs, untreated)(groups, {}) == good(groups, {})
+        whole = NearestOutput(both, [torch.cat(inputs)], untreated)  # one batch is judged by halves
+        assert whole(groups, {}) == good(groups, {})
+    assert NearestOutput((bad, good), [inputs[0][:1]], untreated)(groups, {}) == bad(groups, {})
+
+
+def test_equal_plans_cost_no_repair() -> None:
+    def fails(*_: Any) -> nn.Module:
+        raise AssertionError
+
+    model, inputs = net(), data(2)
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    plan = always([0, 1])
+    assert NearestOutput((plan, plan), inputs, fails)(groups, {}) == plan(groups, {})
+    with pytest.raises(fxprune.InputError, match="no planner to choose from"):
+        NearestOutput((), inputs)

@@ -1,12 +1,15 @@
 """Photographs that packages ship, for networks that were trained on photographs: crops for calibration, and for tests.
 
 Sources: scikit-image, scikit-learn, and Debian's packages of desktop backgrounds, as far as they are installed
-(mate-backgrounds, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04, plasma-workspace-wallpapers, ukui-wallpapers).
+(mate-backgrounds, lomiri-wallpapers-16.04, lomiri-wallpapers-20.04, plasma-workspace-wallpapers, ukui-wallpapers), and
+of a children's game, gcompris-qt-data: animals, food, tools, vehicles, buildings, instruments.
 Objects that are cut out of photographs (animals, plants, food, tools, vehicles) come from tuxpaint-stamps-default.
 """
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +23,17 @@ from torch.nn.functional import interpolate
 BACKGROUNDS = Path("/usr/share/backgrounds")
 WALLPAPERS = Path("/usr/share/wallpapers")
 STAMPS = Path("/usr/share/tuxpaint/stamps")
+GAMES = Path("/usr/share/gcompris-qt/rcc")
+WITH_PHOTOGRAPHS = (
+    "categorization",
+    "details",
+    "erase",
+    "explore_farm_animals",
+    "explore_monuments",
+    "explore_world_animals",
+    "explore_world_music",
+)
+"""Resource files of the game that hold photographs; others hold drawings."""
 DRAWN = ("cartoon", "symbols", "flags", "roadsigns")
 """Parts of paths of what is drawn, not photographed."""
 SMALLEST = 10_000
@@ -33,7 +47,7 @@ LONGER = 300
 @lru_cache(maxsize=1)
 def photographs() -> tuple[tuple[str, Any], ...]:
     """Name and pixels, of shape (height, width, 3), of every photograph; fewer where packages are missing."""
-    return tuple(_bundled()) + tuple((path.name, _loaded(path)) for path in _files())
+    return (*_bundled(), *((path.name, _loaded(path)) for path in _files()), *_of_games())
 
 
 def _bundled() -> Iterator[tuple[str, Any]]:
@@ -59,7 +73,26 @@ def _files() -> list[Path]:
     return [*nature, *named, *largest]
 
 
-def _loaded(path: Path) -> Any:
+def _of_games() -> Iterator[tuple[str, Any]]:
+    for name in WITH_PHOTOGRAPHS:
+        path = GAMES / f"{name}.rcc"
+        for i, file in enumerate(_inside(path.read_bytes()) if path.exists() else ()):
+            yield f"{name} {i}", _loaded(io.BytesIO(file))
+
+
+def _inside(resource: bytes) -> Iterator[bytes]:
+    """The pictures of a shorter side of at least 200 pixels that a Qt resource file holds as they are."""
+    from PIL import Image, UnidentifiedImageError
+
+    for found in re.finditer(rb"RIFF....WEBP|\xff\xd8\xff[\xe0\xe1]", resource, re.DOTALL):
+        try:
+            if min(Image.open(io.BytesIO(resource[found.start() :])).size) >= 200:
+                yield resource[found.start() :]
+        except UnidentifiedImageError:
+            continue
+
+
+def _loaded(path: Path | io.BytesIO) -> Any:
     from PIL import Image
 
     image = Image.open(path).convert("RGB")
