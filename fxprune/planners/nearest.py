@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
-from fxprune.module.batches import batches
-from fxprune.module.isolation import isolated, output_tensors, set_training
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
 from fxprune.reconstruction import repair
 from fxprune.reconstruction.repairing import held_batches
 from fxprune.rewriting.rewrite import rewrite
-from fxprune.scorers.output_sensitivity import Divergence, of_classes
+from fxprune.scorers.divergence import DIVERGENCES, Divergence, divergence_of, outputs_of
 
 Treat = Callable[[nn.Module, nn.Module, Plan, Sequence[Any]], nn.Module]
 
@@ -69,7 +66,7 @@ def nearest_output(
     >>> chosen.groups["0"].kept.tolist()
     [0, 1]
     """
-    check_option("divergence", divergence, ("auto", "kl", "squared"))
+    check_option("divergence", divergence, DIVERGENCES)
     plans, held = list(plans), list(islice(data, limit))
     if not plans:
         raise InputError("no plan to choose from", remedy="give at least one")
@@ -77,9 +74,9 @@ def nearest_output(
         seen, remedy = f"{len(held)} batches", "split the inputs: half repair, the others judge"
         raise InputError("choosing a plan needs two batches of data", seen=seen, remedy=remedy)
     fit, judge = held[::2], held[1::2]
-    wanted = _outputs(model, judge)
+    wanted = outputs_of(model, judge)
     far = [
-        _distance(wanted, _outputs(treat(model, rewrite(model, p), p, fit), judge), divergence)
+        divergence_of(wanted, outputs_of(treat(model, rewrite(model, p), p, fit), judge), divergence)
         for p in _shown(plans, progress)
     ]
     return plans[far.index(min(far))]
@@ -92,8 +89,8 @@ class NearestOutput:
     Attributes:
         planners: what makes the plans; of equals, the first one's counts.
         data: batches of inputs, or (inputs, targets), that can be read again and again; the first that hold 1,024
-            inputs are. One batch of a single tensor is judged by halves; where there is one batch of another form, nothing can be held back, and the first
-            planner's plan is taken.
+            inputs are. One batch of a single tensor is judged by halves; where there is one batch of another form,
+            nothing can be held back, and the first planner's plan is taken.
         treat: as in `nearest_output`.
         progress: show a progress bar, where the output is a terminal.
 
@@ -136,27 +133,3 @@ def _shown(plans: Sequence[Plan], progress: bool) -> Iterator[Plan]:
     """The plans, with a progress bar where the output is a terminal."""
     with progress_bar(None if progress else False) as bar:
         yield from bar.track(plans, description="comparing plans")
-
-
-def _outputs(model: nn.Module, data: Sequence[Any]) -> list[Any]:
-    """The model's outputs in evaluation mode, batch by batch."""
-    with isolated(model, keep_buffers=True) as work:
-        set_training(work, False)
-        return [batch.run(work) for batch in batches(work, data)]
-
-
-def _distance(wanted: Sequence[Any], found: Sequence[Any], divergence: Divergence) -> float:
-    """The mean divergence over batches; infinite where an output is not finite."""
-    each = [_apart(w, f, divergence) for w, f in zip(wanted, found, strict=True)]
-    mean = torch.stack(each).mean()
-    return float(mean) if bool(mean.isfinite()) else float("inf")
-
-
-def _apart(wanted: Any, found: Any, divergence: Divergence) -> Tensor:
-    if of_classes(wanted, divergence):
-        logs = [o.double().movedim(1, -1).log_softmax(-1) for o in (wanted, found)]
-        return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean().cpu()
-    pairs = zip(output_tensors(wanted), output_tensors(found), strict=True)
-    kept = [(w.double(), f.double()) for w, f in pairs if w.is_floating_point()]
-    off = torch.stack([(w - f).square().sum().cpu() for w, f in kept]).sum()
-    return off / torch.stack([(w - w.mean()).square().sum().cpu() for w, _ in kept]).sum().clamp_min(1e-30)

@@ -137,7 +137,7 @@ def reconstruct(
     """
     _check_settings(order, ridge, memory)
     _check_models(model, small, plan)
-    _check_data(data)
+    check_repeatable(data)
     readers, sampling = readers_of(plan), Sampling(positions, seed).over(data)
     first = next(iter(batches(small, data)))
     parts = 2 if ridge is None else 1
@@ -221,7 +221,8 @@ def _check_models(model: nn.Module, small: nn.Module, plan: Plan) -> None:
             )
 
 
-def _check_data(data: Iterable[Any]) -> None:
+def check_repeatable(data: Iterable[Any]) -> None:
+    """Refuse data that one pass uses up."""
     if isinstance(data, Iterable) and iter(data) is data:
         raise InputError(
             "the data can be read only once", seen=type(data).__name__, remedy="give a list of batches or a data loader"

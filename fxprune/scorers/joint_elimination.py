@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +15,9 @@ from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.module.batches import noise
 from fxprune.scorers.base import Scores
-from fxprune.scorers.output_sensitivity import Divergence, output_sensitivity
+from fxprune.scorers.divergence import DIVERGENCES, Divergence
+from fxprune.scorers.output_errors import measured
+from fxprune.scorers.output_sensitivity import output_sensitivity
 from fxprune.scorers.thinet import in_order, require_readers
 from fxprune.statistics.gram.collect import ENOUGH, GroupReader, Positions, Sampling, readings
 from fxprune.statistics.gram.elimination import Problem, eliminate, held_back
@@ -76,6 +78,9 @@ class ErrorCurve:
         return in_order(self.order[::-1], self.errors[:0:-1])
 
 
+Curves = dict[str, ErrorCurve]
+
+
 @dataclass(frozen=True)
 class JointElimination:
     """The channels that the next layers miss least together, when all other weights are fitted anew.
@@ -103,9 +108,13 @@ class JointElimination:
         at_once: channels that go in one step, chosen greedily among twice as many of smallest score; None: one for each
             1,024 weights of a kernel, at least one.
         seed: of the positions, of standard normal inputs where there is no data, and of drawn labels.
-        errors: "relative": as parts of ‖Y - μ_Y‖², whatever follows the layer; "kl", "squared" or "auto": by how far
-            the model's outputs move (`output_sensitivity`), so that errors of different layers and groups compare, at
-            the cost of a backward a batch. Layers whose sensitivity is not seen count relatively.
+        errors: "relative": as parts of ‖Y - μ_Y‖², whatever follows the layer; "measured": these, times how far the
+            outputs move for such a part when the group alone is cut and its readers are fitted, on up to 128 inputs
+            that the fits have not seen, so that errors of different groups compare; a forward of these a group. With
+            one batch nothing can be held back, and errors stay relative. "kl", "squared" or "auto": by the gradients
+            of the outputs (`output_sensitivity`), at the cost of a backward a batch; that takes errors as independent
+            from position to position, which is too little where outputs average over positions. Layers whose
+            sensitivity is not seen count relatively.
 
     Raises:
         InputError: bad settings, unusable data, or a group that no convolution or linear layer reads.
@@ -124,13 +133,13 @@ class JointElimination:
     ridge: float = 1e-2
     at_once: int | None = None
     seed: int = 0
-    errors: Literal["relative"] | Divergence = "relative"
+    errors: Literal["relative", "measured"] | Divergence = "relative"
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
         if not 0 < self.ridge < float("inf"):
             raise InputError("ridge out of range", seen=repr(self.ridge), remedy="give a positive number, such as 1e-2")
-        check_option("kind of errors", self.errors, ("relative", "auto", "kl", "squared"))
+        check_option("kind of errors", self.errors, ("relative", "measured", *DIVERGENCES))
         if self.at_once is not None and (not isinstance(self.at_once, int) or self.at_once < 1):
             raise InputError("at_once must be a positive integer", seen=repr(self.at_once), remedy="None chooses it")
 
@@ -151,22 +160,23 @@ class JointElimination:
         """
         found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
         sensitivity = self._sensitivity(model, groups, data)
-        curves: dict[str, ErrorCurve] = {}
-        without: dict[str, list[Any]] = {}
+        curves, usable = Curves(), dict[str, Readings]()
         for g in groups:
-            parts, problems = self._problems(found[g.name], g.size, sensitivity)
-            without[g.name] = problems
+            usable[g.name], problems = self._problems(found[g.name], g.size, sensitivity)
             if problems:
+                parts = [parts for _, parts in usable[g.name]]
                 order, errors = eliminate(problems, g.size, self.at_once)
                 apart = all(len(p) > 1 for p in parts)
                 judged = self._held_back(parts, problems, g.size) if apart else _rising(errors)
                 curves[g.name] = ErrorCurve(order.numpy(), judged)
-        require_readers(groups, without)
+        require_readers(groups, usable)
+        if self.errors == "measured" and data is not None:
+            return _scaled(model, groups, data, usable, curves)
         return curves
 
     def _sensitivity(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None) -> dict[str, Tensor]:
         """F of the readers' outputs; nothing where errors count as parts of ‖Y - μ‖²."""
-        if self.errors == "relative":
+        if self.errors == "relative" or self.errors == "measured":
             return {}
         readers = {s.tensor for g in groups for s in g.consumers}
         inputs = noise(groups.graph, self.seed) if data is None else data
@@ -174,8 +184,8 @@ class JointElimination:
 
     def _problems(
         self, found: Readings, channels: int, sensitivity: dict[str, Tensor]
-    ) -> tuple[list[list[Gram]], list[Problem]]:
-        """The statistics and the problems of the readers that lose nothing but inputs."""
+    ) -> tuple[Readings, list[Problem]]:
+        """The readers that lose nothing but inputs, with their statistics, and their problems."""
         made = []
         for reader, parts in found:
             gram, kernels, f = joined(parts), reader.kernels, sensitivity.get(reader.slot.tensor)
@@ -184,8 +194,8 @@ class JointElimination:
             problem = Problem.of(gram, kernels, reader.owner, channels, self.ridge)
             if problem is not None:
                 worth = 1.0 if f is None else problem.energy() / gram.rows
-                made.append((parts, replace(problem, worth=worth)))
-        return [parts for parts, _ in made], [problem for _, problem in made]
+                made.append(((reader, parts), replace(problem, worth=worth)))
+        return [reading for reading, _ in made], [problem for _, problem in made]
 
     def _held_back(self, parts: list[list[Gram]], problems: list[Problem], channels: int) -> Floats:
         """The errors on rows that neither choice nor fit has seen, at some widths, and interpolated between them."""
@@ -197,6 +207,18 @@ class JointElimination:
         errors = np.sum([held_back(p, q, orders, counts) for p, q in zip(parts, problems, strict=True)], axis=0)
         known = np.append(np.append(0.0, errors), max(sum(p.worth for p in problems), *errors))
         return np.interp(np.arange(channels + 1), [0, *counts, channels], np.maximum.accumulate(known))
+
+
+def _scaled(
+    model: nn.Module, groups: Groups, data: Iterable[Any], readings: Mapping[str, Readings], own: Curves
+) -> Curves:
+    """Curves in the unit of the outputs' divergence."""
+    gone = {name: _tested(curve) for name, curve in own.items()}
+    readers = {name: [(r, parts[0]) for r, parts in readings[name]] for name in own}
+    cuts = {n: (readers[n], torch.from_numpy(own[n].order[:count].copy())) for n, count in gone.items()}
+    moved = measured(model, groups, data, cuts)
+    worth = {n: moved[n] / max(float(own[n].errors[gone[n]]), 1e-12) for n in moved}
+    return {n: replace(c, errors=c.errors * worth.get(n, 1.0)) for n, c in own.items()}
 
 
 def _without(parts: list[Gram], problem: Problem, held: int) -> Problem:
@@ -211,6 +233,12 @@ def _roots(f: Tensor, groups: int) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()[:, None]) @ vectors.mT
 
 
+def _tested(curve: ErrorCurve) -> int:
+    """Channels to remove so that the error is near a twentieth: small enough to compare, large enough to be seen."""
+    return 1 + int(np.abs(curve.errors[1:] - _VISIBLE).argmin())
+
+
+_VISIBLE = 0.05
 _REMOVED = (0.02, 0.06, 0.12, 0.2, 0.35, 0.55, 0.8)
 """Parts of a group's channels at which errors are measured on held-back rows."""
 

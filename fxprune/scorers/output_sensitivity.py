@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,8 @@ from torch.overrides import TorchFunctionMode
 from fxprune.errors import check_option
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import output_tensors
+from fxprune.scorers.divergence import DIVERGENCES, Divergence, of_classes
 from fxprune.scorers.losses import differentiable, logits_of, value_of
-
-Divergence = Literal["auto", "kl", "squared"]
-"""What tells two outputs apart: "kl", between the classes' probabilities; "squared", the squared error as a part of the
-outputs' variance; "auto": "kl" for one output of shape (inputs, classes) with two classes or more, else "squared"."""
 
 _LINEAR = (F.linear,)
 _CONVOLUTIONS = (
@@ -54,7 +51,7 @@ def output_sensitivity(
     Raises:
         InputError: unusable data, or outputs that the divergence is not for.
     """
-    check_option("divergence", divergence, ("auto", "kl", "squared"))
+    check_option("divergence", divergence, DIVERGENCES)
     wanted, sums = set(weights), dict[str, Tensor]()
     generator = torch.Generator().manual_seed(seed)
 
@@ -73,12 +70,6 @@ def output_sensitivity(
             torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
             samples += batch.size
     return {name: total / (2 * samples) for name, total in sums.items()}
-
-
-def of_classes(outputs: Any, divergence: Divergence) -> bool:
-    """Whether outputs count as scores of classes."""
-    classes = isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1
-    return divergence == "kl" or (divergence == "auto" and classes)
 
 
 def _drawn(outputs: Any, divergence: Divergence, generator: torch.Generator) -> Tensor:

@@ -203,3 +203,43 @@ def test_errors_are_measured_on_rows_that_no_fit_has_seen() -> None:
     assert own.at(kept=20) < 1e-5 < 0.02 < held.at(kept=20)
     assert (np.diff(held.errors) >= 0).all()
     assert held.errors[0] == 0
+
+
+def test_measured_errors_are_how_far_outputs_move_when_a_group_alone_is_cut() -> None:
+    torch.manual_seed(0)
+    layers = nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)
+    net = nn.Sequential(*layers).double()
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    data = [torch.randn(40, 6, dtype=torch.float64) for _ in range(6)]
+    groups = fxprune.find_groups(fxprune.trace(net, data[0]))
+    curve = JointElimination(None, errors="measured").curves(net, groups, data)["0"]
+    relative = JointElimination(None).curves(net, groups, data)["0"]
+    assert curve.order.tolist() == relative.order.tolist()
+    gone = 1 + int(np.abs(relative.errors[1:] - 0.05).argmin())
+    kept = np.sort(curve.order[gone:])
+    with torch.no_grad():
+        x, y = (f(torch.cat(data[::2])).numpy() for f in (net[:2], net[:3]))
+        x, y, w = x[:, kept], y - y.mean(0), net[2].weight.numpy()[:, kept]
+        centred = x - x.mean(0)
+        rho = 0.1 * (centred**2).sum(0).mean()
+        stacked = np.vstack([centred, rho**0.5 * np.eye(len(kept))]), np.vstack([y, rho**0.5 * w.T])
+        fit = np.linalg.lstsq(*stacked, rcond=None)[0]
+        bias = net[:3](torch.cat(data[::2])).numpy().mean(0) - x.mean(0) @ fit
+        unseen = torch.cat(data[1::2])
+        hidden = torch.from_numpy(net[:2](unseen).numpy()[:, kept] @ fit + bias)
+        logs = net(unseen).log_softmax(1), net[3:](hidden).log_softmax(1)
+        expected = float((logs[0].exp() * (logs[0] - logs[1])).sum(1).mean())
+    np.testing.assert_allclose(curve.errors[gone], expected, rtol=1e-6)
+    np.testing.assert_allclose(curve.errors * relative.errors[gone], relative.errors * expected, rtol=1e-6)
+    assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+
+
+def test_errors_that_cannot_be_measured_stay_relative() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 6)))
+    for data in (None, [torch.randn(40, 6)]):
+        one, other = (JointElimination(errors=e).curves(net, groups, data)["0"] for e in ("measured", "relative"))
+        np.testing.assert_array_equal(one.errors, other.errors)
+    with pytest.raises(fxprune.InputError, match="read only once"):
+        JointElimination(errors="measured").curves(net, groups, iter([torch.randn(40, 6)] * 2))
