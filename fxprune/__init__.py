@@ -30,6 +30,7 @@ from fxprune.rewriting.channel_sampler import add_samplers
 from fxprune.rewriting.pruned_file import load
 from fxprune.rewriting.rewrite import cut_state, rewrite
 from fxprune.tracing.trace import Graph, trace
+from fxprune.training.gradual import Gradual
 from fxprune.verification.blame import find_faulty_groups
 from fxprune.verification.verify import mask, verify
 
@@ -38,6 +39,7 @@ __all__ = [
     "Cost",
     "FixedDim",
     "FxpruneError",
+    "Gradual",
     "Graph",
     "Group",
     "Groups",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Generator, nn
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 from search_toys import SEARCHES, Judged, given_to, jitter, perceptron  # noqa: E402  # after the path is set
 from zoo_toys import Tiny, bright_or_dark, weights  # noqa: E402
 
+import fxprune  # noqa: E402
 from fxprune.errors import FxpruneError  # noqa: E402
 from fxprune.search import run_distributed  # noqa: E402
 from zoo.adaptation.adapt import adapt  # noqa: E402
@@ -159,6 +161,37 @@ def searches(folder: Path) -> dict[str, Any]:
     return told
 
 
+def gradual(_: Path) -> dict[str, Any]:
+    """A model that shrinks between its epochs, wrapped again; each process has data and weights of its own at first."""
+    rank = present().rank
+    torch.manual_seed(rank)
+    model, x = plain(), torch.rand(64, 4, 4)
+    if rank:
+        nn.init.zeros_(model[1].weight)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    pruner = fxprune.Gradual(model, x[:1], epochs=[0, 2], optimizer=optimizer, parameters=0.5, data=[x])
+    wrapped, cuts = model, []
+    for epoch in range(3):
+        cuts.append(pruner.step(epoch))
+        if cuts[-1] and dist.is_initialized():
+            wrapped = nn.parallel.DistributedDataParallel(model)
+        optimizer.zero_grad()
+        wrapped(x).square().mean().backward()
+        optimizer.step()
+    failure = ""
+    try:
+        fxprune.Gradual(model, x[:1], epochs=[0], parameters=0.5, scorer=_no_scores).step(0)
+    except (RuntimeError, FxpruneError) as error:
+        failure = f"{type(error).__name__}: {error}"
+    momenta = [optimizer.state[p]["momentum_buffer"].sum().item() for p in model.parameters()]
+    plan = pruner.result.plan.to_json()
+    return {"cuts": cuts, "plan": plan, "model": digest(model), "momenta": momenta, "failure": failure}
+
+
+def _no_scores(*_: Any) -> Any:
+    raise RuntimeError("no scores today")
+
+
 def digits(folder: Path) -> dict[str, Any]:
     """Trained weights, pruned and fine-tuned on real images."""
     tuned, found = search(
@@ -182,7 +215,7 @@ def slow_toy(folder: Path) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path], Any]] = {
-    f.__name__: f for f in (gradients, resumed, adversarial, errors, searches, digits, slow_toy)
+    f.__name__: f for f in (gradients, resumed, adversarial, errors, searches, digits, gradual, slow_toy)
 }
 
 

@@ -41,7 +41,7 @@ def told(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "digits")
+    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "digits", "gradual")
     (tmp_path / "alone").mkdir()
     alone = {name: launched.PARTS[name](tmp_path / "alone") for name in ("gradients", "searches", "digits")}
     assert process.wait(300) == 0, (tmp_path / "log").read_text()
@@ -52,6 +52,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     _known_to_all(first["errors"], second["errors"])
     _one_search(first["searches"], second["searches"], alone["searches"], tmp_path)
     _same_plan_and_accuracy(first["digits"], second["digits"], alone["digits"], tmp_path)
+    _shrunk_together(first["gradual"], second["gradual"])
 
 
 def _same_gradients(first: Any, second: Any, alone: Any) -> None:
@@ -68,6 +69,15 @@ def _picked_up(first: Any, second: Any, folder: Path) -> None:
     assert first["epochs"] == 3
     assert (folder / "0.state").exists()
     assert not (folder / "1.state").exists()
+
+
+def _shrunk_together(first: Any, second: Any) -> None:
+    """The main process decides; its error is its own, and the others are told."""
+    failures = first.pop("failure"), second.pop("failure")
+    assert first == second
+    assert first["cuts"] == [True, False, True]
+    assert failures[0] == "RuntimeError: no scores today"
+    assert failures[1] == "FxpruneError: the cut failed in the main process; seen: no scores today"
 
 
 def _known_to_all(first: list[str], second: list[str]) -> None:

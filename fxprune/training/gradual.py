@@ -1,0 +1,273 @@
+"""Gradual: a model that shrinks in place while it trains, with the optimizers and averages that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxprune.analysis.groups import Groups, find_groups
+from fxprune.costs.macs import Cost, cost
+from fxprune.errors import InputError, check_kind
+from fxprune.module.isolation import tensors_of
+from fxprune.module.names import names_of
+from fxprune.module.wrappers import check_unwrapped
+from fxprune.pipeline import prune
+from fxprune.plan.plan import Plan
+from fxprune.planners.goals import GOAL_NAMES, Goals, Measures
+from fxprune.reconstruction import repair
+from fxprune.result import Report, Result
+from fxprune.rewriting.feature_info import mend_feature_info
+from fxprune.rewriting.rewrite import rewrite
+from fxprune.tracing.trace import trace
+from fxprune.training.optimizers import follow
+from fxprune.training.ranks import decided, spread
+
+M = TypeVar("M", bound=nn.Module)
+_OPTIONS = ("ignored", "only", "heads", "data", "unpack", "repair", "scorer", "verify")
+
+
+class Gradual(Generic[M]):
+    """Prunes a model in place while it trains.
+
+    Before each of the given epochs the same part of what is left goes, as with `steps=` of `fxprune.prune`, so that the
+    goal is met at the last of them. Parameters that are cut become new ones; the optimizer gets them, with its state
+    cut along, and averages of the weights are cut (and repaired) as the model is. Nothing else may hold parameters:
+
+    - `DistributedDataParallel`: give the model in it, in every process, and wrap the model again where `step` returned
+      True. Rank 0 decides; all get its plan and weights.
+    - `torch.compile`: give the model in it; the compiled one compiles again by itself.
+
+    Args:
+        model: changed in place.
+        example_inputs: as for `fxprune.trace`.
+        epochs: before which a part goes, such as `range(4)` or `[0, 5, 10]`.
+        optimizer: one or several optimizers of the model's parameters; None for none.
+        ema: one or several averages of the model's weights: copies of the model, or wrappers that hold one as
+            `.module`, as `torch.optim.swa_utils.AveragedModel` does.
+        goals: the goal (`macs`, `parameters`, `latency`, `pruning_ratio`, `round_to`), and the options `ignored`,
+            `only`, `heads`, `data`, `unpack`, `repair`, `scorer` and `verify`, as for `fxprune.prune`. `data` are read
+            at each cut.
+
+    Attributes:
+        optimizers: what follows the model; the list may be set anew between two steps.
+        plan: what was cut of the original so far; None before the first cut.
+
+    Raises:
+        InputError: no goal, unknown options, no epochs, a wrapped model, or an optimizer of other parameters.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+    >>> optimizer = torch.optim.Adam(net.parameters())
+    >>> x = torch.rand(16, 8)
+    >>> pruner = fxprune.Gradual(net, x, epochs=[0, 2], optimizer=optimizer, macs=0.25)
+    >>> for epoch in range(4):
+    ...     cut = pruner.step(epoch)
+    ...     net(x).square().sum().backward()
+    ...     optimizer.step()
+    ...     print(epoch, cut, net[0].out_features)
+    0 True 32
+    1 False 32
+    2 True 16
+    3 False 16
+    """
+
+    def __init__(
+        self,
+        model: M,
+        example_inputs: Any,
+        epochs: Iterable[int],
+        *,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        ema: nn.Module | Iterable[nn.Module] | None = None,
+        **goals: Any,
+    ) -> None:
+        check_kind("the model", model, nn.Module, "give a torch.nn.Module")
+        check_unwrapped(model)
+        self.model, self._inputs, self.epochs = model, example_inputs, _epochs(epochs)
+        self._goals, self._options = _parted(goals)
+        self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
+        averages = _several(ema, nn.Module)
+        self._averages = [a.module if isinstance(getattr(a, "module", None), nn.Module) else a for a in averages]
+        for one in self.optimizers:
+            _check_optimizer(one, model)
+        self.plan: Plan | None = None
+        self._done = 0
+        self._groups: Groups | None = None  # of the original
+        self._before: Cost | None = None
+        self._whole: dict[str, float] = {}
+        self._report: Report | None = None
+
+    def step(self, epoch: int) -> bool:
+        """Make the cuts that are due before an epoch; epochs that were left out are caught up on.
+
+        Call it between two optimizer steps: gradients of what is cut are dropped.
+
+        Args:
+            epoch: the number of the epoch that begins.
+
+        Returns:
+            Whether the model was cut.
+
+        Raises:
+            InputError, ProofError, TraceError: as `fxprune.prune`; nothing was changed by this cut.
+        """
+        due = sum(e <= epoch for e in self.epochs)
+        cut = due > self._done
+        while self._done < due:
+            self._cut(self._done + 1)
+            self._done += 1
+        return cut
+
+    @property
+    def result(self) -> Result[M]:
+        """The model as it is now, the plan that makes it of the original, and the report; `result.save(path)` keeps it.
+
+        Raises:
+            InputError: nothing was cut yet.
+        """
+        if self.plan is None or self._report is None:
+            raise InputError(
+                "nothing was cut yet", remedy=f"call step(epoch) with an epoch of at least {self.epochs[0]}"
+            )
+        return Result(self.model, self.plan, self._report)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model and the optimizer: the plan, and how far the steps are."""
+        plan = "" if self.plan is None else self.plan.to_json()
+        return {"plan": plan, "done": self._done, "whole": dict(self._whole)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut the full-size model, its optimizers and averages as a checkpoint says; then load their own states.
+
+        Args:
+            state: from `state_dict`.
+
+        Raises:
+            InputError: the model was cut already.
+            PlanError: the plan is damaged, or for another model.
+        """
+        if self._done:
+            raise InputError("the model was cut already", remedy="load the state before the first step")
+        if state["plan"]:
+            plan = Plan.from_json(state["plan"], "the state of fxprune.Gradual")
+            self._groups = self._found()
+            self._before = cost(self._groups)
+            self._apply(plan, None)
+            self._tell(plan, replace(_plain_report(self._groups, self._before), after=cost(self._groups, plan)))
+        self._done, self._whole = int(state["done"]), dict(state["whole"])
+
+    def _cut(self, number: int) -> None:
+        made, text = decided(partial(self._pruned, number), _plan_as_text)
+        plan = Plan.from_json(text)
+        result = self._as_told(plan) if made is None else made
+        if self._groups is None:
+            self._groups, self._before = result.report.groups, result.report.before
+        self._apply(plan, result.model)
+        mend_feature_info(result.report.groups.graph, self.model)
+        self._tell(plan if self.plan is None else self.plan.then(plan), result.report)
+
+    def _as_told(self, plan: Plan) -> Result[M]:
+        """What rank 0 has decided; its values come later."""
+        groups = self._found()
+        report = replace(_plain_report(groups, cost(groups)), after=cost(groups, plan))
+        return Result(rewrite(self.model, plan), plan, report)
+
+    def _pruned(self, number: int) -> Result[M]:
+        """A smaller copy."""
+        return prune(self.model, self._inputs, planner=partial(self._planned, number), **self._options)
+
+    def _planned(self, number: int, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        measures = Measures(groups)
+        if not self._whole:
+            self._whole = {name: measures.whole(name) for name in self._goals.budgets()}
+        goals = self._goals.step(number, len(self.epochs), self._whole)
+        return goals.planner(measures, self._whole)(groups, scores)
+
+    def _apply(self, plan: Plan, small: M | None) -> None:
+        """Cut all that holds the weights; what can fail comes first."""
+        averages = [(average, self._average(average, plan)) for average in self._averages]
+        old = tensors_of(self.model)
+        rewrite(self.model, plan, inplace=True)
+        new = tensors_of(self.model)
+        renewed = {old[name]: (name, new[name]) for name in old if new[name] is not old[name]}
+        for optimizer in self.optimizers:
+            follow(optimizer, renewed, plan)
+        if small is not None:
+            _take(self.model, small)
+        spread(new.values())
+        for average, cut in averages:
+            rewrite(average, plan, inplace=True)
+            _take(average, cut)
+            spread(tensors_of(average).values())
+
+    def _average(self, average: nn.Module, plan: Plan) -> nn.Module:
+        small, data = rewrite(average, plan), self._options.get("data")
+        return repair(average, small, plan, data) if data is not None and self._options.get("repair", True) else small
+
+    def _tell(self, plan: Plan, report: Report) -> None:
+        assert self._groups is not None
+        assert self._before is not None
+        self.plan = plan
+        self._report = replace(report, before=self._before, groups=self._groups, kept=plan.kept_counts())
+
+    def _found(self) -> Groups:
+        graph = trace(self.model, self._inputs)
+        ignored = names_of(self.model, self._options.get("ignored", ()))
+        return find_groups(graph, ignored, heads=self._options.get("heads", ""))
+
+
+def _plan_as_text(made: Result[Any]) -> str:
+    return made.plan.to_json()
+
+
+def _take(model: nn.Module, small: nn.Module) -> None:
+    """Copy the values of a model of the same shapes."""
+    values = tensors_of(small)
+    with torch.no_grad():
+        for name, tensor in tensors_of(model).items():
+            tensor.copy_(values[name])
+
+
+def _plain_report(groups: Groups, before: Cost) -> Report:
+    return Report(before, before, groups, {g.name: g.size for g in groups}, None)
+
+
+def _epochs(given: Iterable[int]) -> tuple[int, ...]:
+    found = tuple(sorted(given)) if isinstance(given, Iterable) else ()
+    if not found or not all(isinstance(e, int) and e >= 0 for e in found):
+        remedy = "give the epochs before which a part goes: range(4), or [0, 5, 10]"
+        raise InputError("epochs are none", seen=repr(given)[:60], remedy=remedy)
+    return found
+
+
+def _parted(given: Mapping[str, Any]) -> tuple[Goals, dict[str, Any]]:
+    """Goals, and options of `prune`."""
+    unknown = [name for name in given if name not in (*GOAL_NAMES, *_OPTIONS)]
+    if unknown:
+        known = ", ".join((*GOAL_NAMES, *_OPTIONS))
+        raise InputError("unknown option", seen=unknown[0], remedy=f"one of {known}")
+    goals = Goals(**{name: value for name, value in given.items() if name in GOAL_NAMES})
+    if not goals.given():
+        raise InputError("no goal is given", remedy="give macs=0.5 (what stays) or pruning_ratio=0.5 (what goes)")
+    return goals, {name: value for name, value in given.items() if name in _OPTIONS}
+
+
+def _several(given: Any, kind: type) -> list[Any]:
+    found = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    for one in found:
+        if not isinstance(one, kind):
+            raise InputError(f"this is no {kind.__name__}", seen=type(one).__name__, remedy="give one, or a list")
+    return found
+
+
+def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        remedy = "make the optimizer of model.parameters()"
+        raise InputError("the optimizer holds no parameter of the model", seen=type(optimizer).__name__, remedy=remedy)

@@ -1,0 +1,52 @@
+"""Optimizers: after a cut they hold the new parameters, and what they remember of the old ones is cut along."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fxprune.plan.plan import Plan
+from fxprune.rewriting.rewrite import cut
+
+
+def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> None:
+    """Put the new parameters in the place of the old ones, in all parameter groups, with what is left of their state.
+
+    State that lies like the parameter (momentum, squared gradients) is cut along; numbers (steps) stay. A parameter
+    whose state lies otherwise (factored moments) begins anew, with a warning. The plan's scales are not applied: state
+    is about gradients, which change the other way round, and is forgotten within some steps.
+
+    Args:
+        optimizer: changed in place.
+        renewed: {old parameter: (its name, new parameter)}.
+        plan: what was cut.
+    """
+    for group in optimizer.param_groups:
+        group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
+    cuts, anew = plan.cuts(), []
+    for old, (name, new) in renewed.items():
+        state = optimizer.state.pop(old, None)
+        if state is None:
+            continue
+        if all(_lies_like(value, old) or _is_number(value) for value in state.values()):
+            optimizer.state[new] = {
+                key: cut(value, cuts.get(name, {})) if _lies_like(value, old) else value for key, value in state.items()
+            }
+        else:
+            anew.append(name)
+    if anew:
+        kind = type(optimizer).__name__
+        what = f"{kind} begins anew for {len(anew)} parameters, such as {anew[0]}: its state cannot be cut"
+        warnings.warn(what, stacklevel=2)
+
+
+def _lies_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameter.shape
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)

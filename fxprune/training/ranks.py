@@ -1,0 +1,50 @@
+"""Ranks: where several processes train one model, the main one decides, and all get its plan and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+from fxprune.errors import FxpruneError
+
+T = TypeVar("T")
+
+
+def together() -> bool:
+    """Whether there are other processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def decided(decide: Callable[[], T], told: Callable[[Any], str]) -> tuple[T | None, str]:
+    """What rank 0 decides, and in all processes what it tells of that.
+
+    Raises:
+        FxpruneError: in the other processes, where deciding failed in rank 0, which raises its own error.
+    """
+    if not together():
+        own = decide()
+        return own, told(own)
+    if dist.get_rank():
+        box: list[Any] = [None]
+        dist.broadcast_object_list(box, 0)
+        text, failure = box[0]
+        if failure:
+            raise FxpruneError("the cut failed in the main process", seen=failure)
+        return None, text
+    try:
+        own = decide()
+    except BaseException as error:
+        dist.broadcast_object_list([("", str(error) or repr(error))], 0)
+        raise
+    dist.broadcast_object_list([(told(own), "")], 0)
+    return own, told(own)
+
+
+def spread(tensors: Iterable[Tensor]) -> None:
+    """Give the values of rank 0 to all processes, in place."""
+    if together():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)

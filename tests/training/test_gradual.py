@@ -1,0 +1,247 @@
+"""A model that shrinks while it trains: when, to what, and what follows it."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import fxprune
+from fxprune.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:the allowed widths leave")  # the nets are small
+X = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
+    "Adam": lambda p: torch.optim.AdamW(p, 0.01),
+    "amsgrad": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
+}
+
+
+def net() -> nn.Sequential:
+    """Without a norm: removed channels that are zero take no part in training."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 4)),
+    )
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 2) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(X).square().mean().backward()
+        optimizer.step()
+
+
+# When, and to what
+
+
+def test_parts_go_before_the_epochs_given() -> None:
+    model = net()
+    pruner = fxprune.Gradual(model, X, epochs=[1, 3], macs=0.25)
+    full = fxprune.cost(fxprune.find_groups(fxprune.trace(model, X))).macs
+    seen = [(pruner.step(epoch), model[0].out_channels) for epoch in range(5)]
+    assert [cut for cut, _ in seen] == [False, True, False, True, False]
+    assert seen[0][1] == 12 > seen[1][1] == seen[2][1] > seen[3][1] == seen[4][1]
+    macs = fxprune.cost(fxprune.find_groups(fxprune.trace(model, X))).macs
+    assert 0.2 * full < macs <= 0.25 * full
+    report = pruner.result.report
+    assert (report.before.macs, report.after.macs) == (full, macs)
+
+
+def test_epochs_that_were_left_out_are_caught_up_on() -> None:
+    by_steps, at_once = net(), net()
+    at_once.load_state_dict(by_steps.state_dict())
+    first, second = (fxprune.Gradual(m, X, epochs=[0, 1], pruning_ratio=0.75) for m in (by_steps, at_once))
+    assert [first.step(0), first.step(1)] == [True, True]
+    assert second.step(7)
+    assert second.plan == first.plan
+    assert by_steps[0].out_channels == 3
+
+
+def test_the_plan_is_one_for_the_original() -> None:
+    model = net()
+    original = copy.deepcopy(model)
+    pruner = fxprune.Gradual(model, X, epochs=range(3), macs=0.3)
+    pruner.step(2)
+    assert pruner.plan is not None
+    again = fxprune.rewrite(original, pruner.plan)
+    assert torch.equal(again(X), model(X))
+
+
+def test_data_repair_at_each_cut() -> None:
+    model = net()
+    expected = fxprune.prune(model, X, pruning_ratio=0.5, data=[X])
+    pruner = fxprune.Gradual(model, X, epochs=[0], pruning_ratio=0.5, data=[X])
+    pruner.step(0)
+    assert torch.equal(model(X), expected.model(X))
+    assert "layers repaired" in str(pruner.result.report)
+
+
+# What follows
+
+
+def kept_of(plan: fxprune.Plan, tensor: str) -> dict[int, Any]:
+    """Which indices of each dim stay, of a net whose slots are whole dims but for the flattened one."""
+    kept: dict[int, Any] = {}
+    for group in plan.groups.values():
+        for slot in group.slots:
+            if slot.tensor == tensor:
+                gone = slot.positions[~np.isin(slot.channels, group.kept)]
+                kept[slot.dim] = np.setdiff1d(np.arange(slot.length), gone)
+    return kept
+
+
+def at(tensor: torch.Tensor, kept: dict[int, Any]) -> torch.Tensor:
+    return tensor[np.ix_(*[kept.get(d, np.arange(n)) for d, n in enumerate(tensor.shape)])]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_training_goes_on_as_in_the_masked_model(kind: str) -> None:
+    """The full model, whose removed channels are zero in weights and state, makes the same steps."""
+    model = net()
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    train(model, optimizer, 3)
+    full = copy.deepcopy(model)
+    masked = OPTIMIZERS[kind](full.parameters())
+    masked.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, pruning_ratio=0.5)
+    pruner.step(0)
+    assert pruner.plan is not None
+    kept = {name: kept_of(pruner.plan, name) for name, _ in full.named_parameters()}
+    for name, parameter in full.named_parameters():
+        for tensor in [parameter.data, *(t for t in masked.state[parameter].values() if t.shape == parameter.shape)]:
+            stays = torch.zeros_like(tensor, dtype=torch.bool)
+            stays[np.ix_(*[kept[name].get(d, np.arange(n)) for d, n in enumerate(tensor.shape)])] = True
+            tensor[~stays] = 0
+    train(model, optimizer, 3)
+    train(full, masked, 3)
+    for (name, cut), whole in zip(model.named_parameters(), full.parameters(), strict=True):
+        torch.testing.assert_close(cut, at(whole, kept[name]), msg=name)
+    assert all(p is q for p, q in zip(optimizer.param_groups[0]["params"], model.parameters(), strict=True))
+    assert len(optimizer.state) == len(list(model.parameters()))
+
+
+def test_parameter_groups_keep_their_settings() -> None:
+    model = net()
+    rates = [{"params": [p], "lr": 0.1 * i} for i, p in enumerate(model.parameters())]
+    optimizer = torch.optim.SGD(rates)
+    fxprune.Gradual(model, X, epochs=[0], optimizer=[optimizer], macs=0.5).step(0)
+    found = [(group["params"], group["lr"]) for group in optimizer.param_groups]
+    for i, (parameter, (params, rate)) in enumerate(zip(model.parameters(), found, strict=True)):
+        assert params[0] is parameter
+        assert rate == 0.1 * i
+
+
+def test_state_that_lies_otherwise_begins_anew() -> None:
+    model = net()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    train(model, optimizer)
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, macs=0.5)
+    with pytest.warns(UserWarning, match="Adafactor begins anew for 3 parameters, such as 0.weight"):
+        pruner.step(0)
+    train(model, optimizer)
+    assert optimizer.state[model[0].weight]["step"] == 2
+
+
+def test_averages_follow() -> None:
+    model = net()
+    average = AveragedModel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    train(model, optimizer)
+    average.update_parameters(model)
+    expected = copy.deepcopy(average.module)
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, ema=average, macs=0.5)
+    pruner.step(0)
+    assert pruner.plan is not None
+    assert torch.equal(average(X), fxprune.rewrite(expected, pruner.plan)(X))
+    train(model, optimizer)
+    average.update_parameters(model)
+
+
+def test_an_average_is_repaired_as_the_model_is() -> None:
+    model = net()
+    average = copy.deepcopy(model)
+    pruner = fxprune.Gradual(model, X, epochs=[0], ema=average, macs=0.5, data=[X])
+    pruner.step(0)
+    torch.testing.assert_close(average(X), model(X))
+
+
+def test_a_run_that_was_left_goes_on_as_if_it_was_not() -> None:
+    def run(model: nn.Module, epochs: range, left: Any = None) -> tuple[nn.Module, Any]:
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        pruner = fxprune.Gradual(model, X, epochs=[0, 2], optimizer=optimizer, macs=0.4)
+        if left:
+            pruner.load_state_dict(left[0])
+            model.load_state_dict(left[1])
+            optimizer.load_state_dict(left[2])
+        for epoch in epochs:
+            pruner.step(epoch)
+            train(model, optimizer)
+        return model, copy.deepcopy((pruner.state_dict(), model.state_dict(), optimizer.state_dict()))
+
+    start = net()
+    whole, _ = run(copy.deepcopy(start), range(4))
+    _, left = run(copy.deepcopy(start), range(2))
+    again, _ = run(copy.deepcopy(start), range(2, 4), left)
+    assert torch.equal(again(X), whole(X))
+
+
+def test_widths_that_a_backbone_states_follow() -> None:
+    model = net()
+    model.feature_info = [{"module": "2", "num_chs": 16}]  # type: ignore[assignment]
+    fxprune.Gradual(model, X, epochs=[0], pruning_ratio=0.5).step(0)
+    assert model.feature_info == [{"module": "2", "num_chs": 8}]
+
+
+# What is refused
+
+
+def test_nothing_changes_if_a_cut_fails() -> None:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+
+    def scorer(*_: Any) -> Any:
+        raise RuntimeError("none today")
+
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, macs=0.5, scorer=scorer)
+    with pytest.raises(RuntimeError, match="none today"):
+        pruner.step(0)
+    torch.testing.assert_close((model.state_dict(), optimizer.state_dict()), before)
+    assert pruner.plan is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"epochs": []}, "epochs are none; seen: []; remedy: give the epochs"),
+        ({"epochs": 3}, "epochs are none; seen: 3"),
+        ({"macs": None}, "no goal is given"),
+        ({"step": 2}, "unknown option; seen: step; remedy: one of macs, parameters"),
+        ({"macs": 0}, "macs out of range"),
+        ({"optimizer": 1}, "this is no Optimizer; seen: int"),
+        ({"optimizer": torch.optim.SGD(net().parameters())}, "the optimizer holds no parameter of the model"),
+        ({"model": torch.compile(net())}, "the model is compiled"),
+        ({"model": 3}, "the model is no Module"),
+    ],
+)
+def test_errors(arguments: dict[str, Any], text: str) -> None:
+    given = {"model": net(), "example_inputs": X, "epochs": [0], "macs": 0.5} | arguments
+    with pytest.raises(InputError) as error:
+        fxprune.Gradual(**given)
+    assert text in str(error.value)
+
+
+def test_results_and_states_come_in_their_turn() -> None:
+    pruner = fxprune.Gradual(net(), X, epochs=[1], macs=0.5)
+    with pytest.raises(InputError, match="nothing was cut yet"):
+        _ = pruner.result
+    pruner.step(1)
+    with pytest.raises(InputError, match="the model was cut already"):
+        pruner.load_state_dict(pruner.state_dict())
