@@ -8,7 +8,7 @@ just behind them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -81,6 +81,11 @@ class Surfaces:
     origins: npt.NDArray[np.int64]
     strides: npt.NDArray[np.int64]
     times: Floats
+
+    def scaled(self, factors: Floats) -> Surfaces:
+        """The times of each call multiplied by a factor, of shape (calls,)."""
+        sizes = np.diff([*self.origins, len(self.times)])
+        return replace(self, times=self.times * np.repeat(factors, sizes))
 
     def __call__(self, counts: Floats) -> Floats:
         """Seconds of each call, of shape (calls,), or (calls, n) for counts of shape (groups, n)."""

@@ -1,4 +1,4 @@
-"""Latency of a model as a function of its widths, from a table of measured ops."""
+"""Measuring what a model's latency is made of: its ops from a table, and the model as a whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,93 +23,29 @@ from torch.utils._pytree import tree_leaves
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency.calls import TimedCall, calls_of
-from fxprune.costs.latency.grid import Floats, Surfaces, grid, points, rising, surfaces
+from fxprune.costs.latency.engines import Engine
+from fxprune.costs.latency.grid import Floats, grid, points, rising, surfaces
+from fxprune.costs.latency.prediction import Latency
+from fxprune.costs.latency.served import in_engine
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
 from fxprune.errors import InputError
 from fxprune.module.isolation import as_call, call, cloned, isolated, random_states, set_training
 from fxprune.module.written_tensors import unwatched
 from fxprune.optional import progress_bar
-from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Latency:
-    """Predicted seconds of one forward of a model, for any plan: arithmetic on kept counts.
-
-        seconds = overhead + scale · Σ_calls seconds of the call at its widths
-
-    Called with {group: kept channels} it is a measure of cost for planners. It may fall where a device is quicker with
-    more channels (a whole number of blocks). Planners that spend a budget can handle that, and meet the measured budget
-    more closely than with `rising`, which never falls when a count rises.
-
-    Attributes:
-        groups: names of the groups.
-        sizes: their channels, of shape (groups,).
-        ops: name of each call's op, in execution order.
-        scale: what the ops take in the model, as a part of what they take alone.
-        overhead: seconds that no op takes: the model's own code.
-        unmeasured: ops that could not be run by themselves, counted; the scale makes up for them on average.
-    """
-
-    groups: tuple[str, ...]
-    sizes: Floats
-    ops: tuple[str, ...]
-    scale: float
-    overhead: float
-    unmeasured: Counter[str]
-    _best: Surfaces
-    _rising: Surfaces
-
-    def __repr__(self) -> str:
-        return f"Latency({len(self.groups)} groups, {len(self.ops)} ops: {1e3 * self.of():.3f} ms)"
-
-    def __call__(self, counts: Mapping[str, int]) -> float:
-        """Seconds when `counts` channels of the groups stay; groups that are not named are whole."""
-        return float(self._seconds(self._best, self._vector(counts)))
-
-    def rising(self, counts: Mapping[str, int]) -> float:
-        """Seconds that never fall when a count rises.
-
-        Each op counts halfway between the most at smaller widths and the least at larger ones, and the whole model as
-        much as in `of`.
-        """
-        return float(self._seconds(self._rising, self._vector(counts)))
-
-    def of(self, plan: Plan | None = None) -> float:
-        """Seconds after `plan`, or of the model as it is."""
-        return self(plan.kept_counts() if plan else {})
-
-    def by_op(self, plan: Plan | None = None) -> dict[str, float]:
-        """Seconds of each kind of op, and of the model's own code under the name ""; the largest first."""
-        each = self.scale * self._best(self._vector(plan.kept_counts() if plan else {}))
-        total = Counter({"": self.overhead})
-        for op, seconds in zip(self.ops, each.tolist(), strict=True):
-            total[op] += seconds
-        return dict(total.most_common())
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.groups)}
-
-    def _seconds(self, table: Surfaces, counts: Floats) -> Any:
-        return self.overhead + self.scale * table(counts).sum(0)
-
-    def _vector(self, counts: Mapping[str, int]) -> Floats:
-        vector, index = self.sizes.copy(), self._index
-        for name, count in counts.items():
-            if name not in index:
-                raise InputError("no such group", seen=name, remedy="measure the latency of this model's groups")
-            vector[index[name]] = count
-        return vector
-
-
 def measure(
-    groups: Groups, path: str | os.PathLike[str] | None = None, *, rounds: int = 3, progress: bool = True
+    groups: Groups,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    rounds: int = 3,
+    progress: bool = True,
+    engine: Engine | None = None,
 ) -> Latency:
     """Measure what a model's latency is made of, and predict it for any widths.
 
@@ -121,8 +57,9 @@ def measure(
 
     With one thread on a CPU the time is CPU time: what a machine without other programs would take.
 
-    What is predicted is a forward in evaluation mode, without gradients, as PyTorch executes it op by op: not compiled,
-    not exported. A model that fuses attention is predicted from attention's parts.
+    What is predicted is a forward in evaluation mode, without gradients, as PyTorch executes it op by op. A model that
+    fuses attention is predicted from attention's parts. With `engine`, it is a forward where the model is served: the
+    model and thirteen smaller ones run there as well, and what kinds of ops cost is fitted to them.
 
     Args:
         groups: of the model, whose example inputs set batch and image size. The model stays as it is.
@@ -130,9 +67,11 @@ def measure(
             file (`.json`). Default: `fxprune/latency` in the user's cache directory.
         rounds: how often each is measured, at different times; the median counts.
         progress: show a progress bar.
+        engine: `fxprune.latency.onnx_runtime`, `fxprune.latency.compiled`, or a function `(model, (args, kwargs))` that
+            makes a model ready and gives a function that runs one forward. None for PyTorch, op by op.
 
     Raises:
-        InputError: a model on meta tensors, or a damaged file.
+        InputError: a model on meta tensors, a damaged file, or an engine that refuses the model.
 
     >>> import tempfile, torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
@@ -149,11 +88,11 @@ def measure(
     with random_states(), progress_bar(progress) as bar:
         try:
             _fill(table, calls, device, rounds, bar)
-            whole = _whole_runs(table, groups, calls, rounds, bar)
+            latency = _latency(groups.analysis, calls, table, _whole_runs(table, groups, calls, rounds, bar))
+            return latency if engine is None else in_engine(latency, groups, calls, engine, table, bar)
         finally:
             if table.changed:
                 table.save()
-    return _latency(groups.analysis, calls, table, whole)
 
 
 def _where(groups: Groups) -> tuple[torch.device, torch.dtype]:

@@ -128,6 +128,15 @@ def clock(task: Callable[[], object], device: torch.device) -> float:
     return seconds
 
 
+def median_by_turns(tasks: Sequence[Callable[[], object]], device: torch.device, runs: int) -> list[float]:
+    """The median seconds of each task, one after another, so that a disturbance meets all alike.
+
+    Two runs of each are made before any is timed.
+    """
+    seconds = [[clock(task, device) for task in tasks] for _ in range(runs + 2)][2:]
+    return [statistics.median(own) for own in zip(*seconds, strict=True)]
+
+
 def _is_operand(value: Any) -> bool:
     return type(value) is tuple and len(value) == 2 and isinstance(value[0], Operand)
 

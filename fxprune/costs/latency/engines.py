@@ -1,0 +1,66 @@
+"""Engines: what runs a model where it is served. An engine makes a model ready, and gives what runs one forward."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fxprune.errors import InputError
+from fxprune.module.isolation import Inputs, call
+from fxprune.optional import require
+
+Engine = Callable[[nn.Module, Inputs], Callable[[], object]]
+
+
+def onnx_runtime(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
+    """ONNX Runtime on the CPU, with as many threads as PyTorch has (`torch.get_num_threads()`).
+
+    Args:
+        model: in evaluation mode.
+        inputs: positional and keyword arguments.
+
+    Raises:
+        InputError: `onnxscript` or `onnxruntime` is missing, or the model cannot be exported.
+    """
+    require("onnxscript", extra="onnx")
+    runtime = require("onnxruntime", extra="onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    file = _onnx(model, inputs)
+    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    given = [t.detach().cpu().numpy() for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    return partial(session.run, None, {i.name: a for i, a in zip(session.get_inputs(), given, strict=True)})
+
+
+def _onnx(model: nn.Module, inputs: Inputs) -> bytes:
+    args, kwargs = inputs
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
+        assert program is not None
+        return program.model_proto.SerializeToString()
+    except Exception as error:
+        seen = " ".join(str(error).split())[:200]
+        remedy = "measure(groups) without engine=, or an engine that takes the model"
+        raise InputError("torch.onnx refuses the model", seen=seen, remedy=remedy) from error
+
+
+def compiled(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
+    """`torch.compile`, with its default backend; the first forward compiles.
+
+    Args:
+        model: in evaluation mode.
+        inputs: positional and keyword arguments.
+    """
+    torch._dynamo.reset()  # else a second width compiles for any width, which is slower
+    run: Any = torch.compile(model)
+    return torch.no_grad()(partial(call, run, inputs))

@@ -1,0 +1,73 @@
+"""Multiples: which widths pay on a device, in the engine that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from fxprune.costs.latency.engines import Engine
+from fxprune.costs.latency.timer import median_by_turns
+from fxprune.module.isolation import Inputs, as_call, call
+
+MULTIPLES = (4, 8, 16, 32)
+
+
+def rounding_costs(
+    engine: Engine | None = None,
+    *,
+    kernel: int = 3,
+    size: int = 28,
+    widths: Sequence[int] = range(33, 65),
+    runs: int = 15,
+) -> dict[int, float]:
+    """What it costs to round widths up to a multiple: the latency of two convolutions, as a part of what it was.
+
+        cost(m) = mean over widths w of seconds(w rounded up to a multiple of m) / seconds(w)
+
+    At most 1: the additional channels are free, or make the layers quicker. A smooth device gives about 1 + (m − 1) / w
+    or more.
+
+    Args:
+        engine: as of `fxprune.latency.measure`; None for PyTorch, op by op.
+        kernel: height and width of the convolutions.
+        size: height and width of the image.
+        widths: channels of both convolutions; the largest is a multiple of all.
+        runs: timed forwards of each width; the median counts.
+
+    Returns:
+        {multiple: cost} for 4, 8, 16 and 32.
+
+    >>> import fxprune
+    >>> costs = fxprune.latency.rounding_costs(size=4, widths=range(25, 33), runs=1)
+    >>> list(costs)
+    [4, 8, 16, 32]
+    """
+    inputs = {w: as_call(torch.ones(1, w, size, size)) for w in widths}
+    models = {w: nn.Sequential(*_layer(w, kernel), *_layer(w, kernel)).eval() for w in widths}
+    with torch.no_grad():
+        runs_of = [(engine or _eager)(models[w], inputs[w]) for w in widths]
+        seconds = dict(zip(widths, median_by_turns(runs_of, torch.device("cpu"), runs), strict=True))
+    return {m: sum(seconds[-(-w // m) * m] / seconds[w] for w in widths) / len(widths) for m in MULTIPLES}
+
+
+def best_multiple(engine: Engine | None = None, *, kernel: int = 3, size: int = 28) -> int:
+    """The largest multiple to which widths can be rounded up for nothing; 1 if there is none: for `round_to=`.
+
+    Args:
+        engine: as of `fxprune.latency.measure`; None for PyTorch, op by op.
+        kernel: as of `rounding_costs`.
+        size: as of `rounding_costs`.
+    """
+    costs = rounding_costs(engine, kernel=kernel, size=size)
+    return max([1, *(m for m, cost in costs.items() if cost <= 1)])
+
+
+def _layer(width: int, kernel: int) -> list[nn.Module]:
+    return [nn.Conv2d(width, width, kernel, padding=kernel // 2), nn.ReLU()]
+
+
+def _eager(model: nn.Module, inputs: Inputs) -> partial[object]:
+    return partial(call, model, inputs)

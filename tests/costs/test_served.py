@@ -1,0 +1,152 @@
+"""Latency in engines: what is fitted, what is kept, and that the engines run the model."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.costs.latency import model as rooms
+from fxprune.costs.latency import multiples, served
+from fxprune.costs.latency.calls import calls_of
+from fxprune.planners import Budget
+
+FACTORS = {"convolution": 0.4, "addmm": 3.0, "mean": 1.0}  # what is not named is fused away
+OVERHEAD = 2.0
+
+
+class Shapes:
+    """In place of a timer: a time that follows from the shapes."""
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def __call__(self, op: Any, args: Any, kwargs: Any) -> float | None:
+        return float(
+            sum(torch.Size(shape[:2]).numel() * (shape[-1] if len(shape) > 2 else 1) for shape in shapes(args))
+        )
+
+
+def shapes(value: Any) -> list[tuple[int, ...]]:
+    if isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "is_weight"):
+        return [value[1]]
+    return [s for v in value for s in shapes(v)] if isinstance(value, (tuple, list)) else []
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 48, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)),
+    ).eval()
+
+
+def groups_of(model: nn.Module) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3, 8, 8)))
+
+
+def truth(model: nn.Module) -> float:
+    """What the engine takes for a model."""
+    timer, total = Shapes(torch.device("cpu")), OVERHEAD
+    for call in calls_of(groups_of(model).analysis):
+        args, kwargs = call.at([axis.full for axis in call.axes])
+        total += FACTORS.get(call.op._opname, 0.0) * (timer(call.op, args, kwargs) or 0.0)
+    return total
+
+
+made: Counter[str] = Counter()
+
+
+def engine(model: nn.Module, inputs: Any) -> Callable[[], float]:
+    made["models"] += 1
+    return partial(truth, model)
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed."""
+    made.clear()
+    monkeypatch.setattr(rooms, "Timer", Shapes)
+    monkeypatch.setattr(rooms, "by_turns", lambda models, *_: [[1.0], [1.0]])
+    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_: [run() for run in runs])
+
+
+def measured(model: nn.Module, path: Path) -> fxprune.latency.Latency:
+    return fxprune.latency.measure(groups_of(model), path, rounds=1, progress=False, engine=engine)
+
+
+def test_kinds_of_ops_are_fitted_to_whole_models(times: None, tmp_path: Path) -> None:
+    """At widths of the grid, where times in PyTorch are exact."""
+    model = net()
+    groups, latency = groups_of(model), measured(model, tmp_path)
+    for widths in ({}, {"0": 16}, {"3": 17}, {"0": 32, "3": 16}, {"0": 1, "3": 48}):
+        small = fxprune.rewrite(model, groups.plan({name: range(n) for name, n in widths.items()}))
+        assert latency(widths) == pytest.approx(truth(small), rel=0.03)
+
+
+def test_a_budget_in_an_engine(times: None, tmp_path: Path) -> None:
+    model = net()
+    groups, latency = groups_of(model), measured(model, tmp_path)
+    plan = Budget(0.5, measure=latency, tolerance=0.05)(groups, fxprune.scorers.L1Norm()(model, groups))
+    assert truth(fxprune.rewrite(model, plan)) / truth(model) == pytest.approx(0.5, abs=0.04)
+
+
+def test_models_run_once(times: None, tmp_path: Path) -> None:
+    first = measured(net(), tmp_path)
+    assert made["models"] == 14
+    second = measured(net(), tmp_path)
+    assert made["models"] == 14
+    assert first.of() == second.of()
+    assert fxprune.latency.measure(groups_of(net()), tmp_path, rounds=1, progress=False).of() == pytest.approx(1.0)
+
+
+# Engines
+
+
+def test_onnx_runtime_runs_the_model() -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    model, x = net(), torch.rand(2, 3, 8, 8)
+    run = fxprune.latency.onnx_runtime(model, ((x,), {}))
+    (found,) = run()  # type: ignore[misc, attr-defined]
+    torch.testing.assert_close(torch.from_numpy(found), model(x))
+
+
+def test_a_model_that_cannot_be_exported() -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(fxprune.InputError, match=r"torch.onnx refuses the model; seen: .*; remedy: measure\(groups\)"):
+        fxprune.latency.onnx_runtime(Branch(), ((torch.rand(3),), {}))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_compiled_runs_the_model() -> None:
+    model, x = net(), torch.rand(2, 3, 8, 8)
+    run = fxprune.latency.compiled(model, ((x,), {}))
+    torch.testing.assert_close(run(), model(x))
+
+
+# Multiples
+
+
+@pytest.mark.parametrize(("block", "best"), [(1, 1), (4, 4), (8, 8), (16, 16), (32, 32)])
+def test_widths_that_fill_blocks_are_free(block: int, best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that works on whole blocks."""
+
+    def turns(runs: Sequence[Any], *_: Any) -> list[float]:
+        return [float(-(-w // block)) ** 2 for w in range(33, 65)]
+
+    monkeypatch.setattr(multiples, "median_by_turns", turns)
+    costs = fxprune.latency.rounding_costs(lambda model, inputs: model.forward)
+    assert [m for m, cost in costs.items() if cost <= 1] == [m for m in (4, 8, 16, 32) if m <= block]
+    assert fxprune.latency.best_multiple(lambda model, inputs: model.forward) == best
