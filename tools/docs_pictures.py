@@ -34,6 +34,8 @@ def main() -> None:
     model, example = Residual().eval(), torch.rand(1, 3, 16, 16)
     groups = fxprune.find_groups(fxprune.trace(model, example))
     (ASSETS / "group.svg").write_text(fxprune.report.picture(groups, "A residual block"))
+    result = fxprune.prune(model, example, pruning_ratio={"inner": 0.5, "stem": 0.25})
+    (ASSETS / "plan.svg").write_text(fxprune.report.picture(result, "The same block, pruned"))
 
 
 if __name__ == "__main__":

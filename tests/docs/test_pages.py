@@ -20,6 +20,7 @@ def name(path: Path) -> str:
 SLOW = {  # pages that train, each with the libraries that its reader has
     "recipes/fine-tuning.md": [],
     "recipes/language-models.md": ["transformers"],
+    "recipes/latency.md": ["onnxruntime", "onnxscript"],
     "recipes/quantising.md": ["onnxruntime", "onnxscript"],
     "recipes/segmentation-models.md": ["segmentation_models_pytorch"],
     "recipes/timm.md": ["timm"],
@@ -56,6 +57,13 @@ def test_the_program_for_several_processes_runs_in_two(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=surroundings, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 processes, Result(Sequential; ")
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=name)
+def test_links_and_pictures_resolve(page: Path) -> None:
+    """To files of the docs; anchors are checked when the site is built."""
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.S))
+    assert [link for link in found if "://" not in link and not (page.parent / link).exists()] == []
 
 
 def test_there_are_pages() -> None:
