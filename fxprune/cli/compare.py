@@ -26,6 +26,7 @@ from fxprune.cli.prove import Original
 from fxprune.cli.quality import Evaluate, quality, valued
 
 _MIB = 2**20
+_OUTPUTS = ("relative difference", "value of")  # of which no part is left
 
 
 @command
@@ -47,13 +48,13 @@ def compare(
         "parameters": {name: c.parameters for name, c in costs.items()},
         "size of the weights, MiB": {name: _bytes(m) / _MIB for name, m in both.items()},
     }
+    failures: dict[str, str] = {}
     given = data.load(reading, pair.original)
     if given is not None:
-        rows |= quality(both, given)
+        rows |= _attempted(failures, "comparing outputs", lambda: quality(both, given))
     if evaluate is not None:
         rows[f"value of {evaluate}"] = valued(evaluate, both)
     rows["peak memory of a forward, MiB"] = {n: peak(m, inputs) / _MIB for n, m in both.items()}
-    failures: dict[str, str] = {}
     for engine in engines.split(","):
         rows |= _latencies(engine, both, inputs, rounds, failures)
     notes = _notes(failures, _shapes(inputs))
@@ -74,14 +75,25 @@ def _latencies(
     """Milliseconds of both models in one engine, measured by turns."""
     if engine not in _ENGINES:
         raise CommandError(f"no engine '{engine}'; give some of {', '.join(_ENGINES)}")
-    try:
+
+    def measured() -> dict[str, dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             made = {name: _ENGINES[engine](m, inputs, Path(folder) / f"{name}.onnx") for name, m in models.items()}
             times = by_turns(made, inputs, rounds)
+        return {f"{engine}, ms": {name: 1e3 * seconds for name, seconds in times.items()}}
+
+    return _attempted(failures, engine, measured)
+
+
+def _attempted(
+    failures: dict[str, str], what: str, rows: Callable[[], dict[str, dict[str, float]]]
+) -> dict[str, dict[str, float]]:
+    """Rows of the table; none, and a note, where they cannot be had."""
+    try:
+        return rows()
     except Exception as error:
-        failures[engine] = " ".join(str(error).split())[:300]
+        failures[what] = " ".join(str(error).split())[:300]
         return {}
-    return {f"{engine}, ms": {name: 1e3 * seconds for name, seconds in times.items()}}
 
 
 def _onnx(model: nn.Module, inputs: Any, path: Path) -> Engine:
@@ -166,11 +178,9 @@ def _table(rows: Mapping[str, Mapping[str, float]]) -> Table:
 def _cells(name: str, row: Mapping[str, float]) -> list[str]:
     if name.startswith(("accuracy", "same answer")):
         return [f"{row[n]:.2%}" if n in row else "" for n in ("original", "pruned")]
-    form = "{:,.0f}" if name in ("MACs", "parameters") else "{:,.2f}"
-    return [
-        *(form.format(row[n]) for n in ("original", "pruned")),
-        f"{row['pruned'] / max(row['original'], 1e-12):.1%}",
-    ]
+    form = "{:,.0f}" if name in ("MACs", "parameters") else "{:,.3g}" if name.startswith(_OUTPUTS) else "{:,.2f}"
+    cells = [form.format(row[n]) if n in row else "" for n in ("original", "pruned")]
+    return [*cells, *([] if name.startswith(_OUTPUTS) else [f"{row['pruned'] / max(row['original'], 1e-12):.1%}"])]
 
 
 def _notes(failures: Mapping[str, str], shape: str) -> list[str]:

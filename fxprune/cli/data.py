@@ -53,7 +53,18 @@ def _folder(folder: Path, options: DataOptions, loaded: Loaded) -> DataLoader[An
     images = Images(folder, loaded.transform or standard_transform(loaded.inputs, options))
     count = min(len(images), options.samples)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
-    return DataLoader(Subset(images, sorted(order.tolist())), batch_size=options.batch_size)
+    chosen = Subset(images, sorted(order.tolist()))
+    collate = _as_list if isinstance(loaded.inputs, list | tuple) and _first(loaded.inputs).dim() == 3 else None
+    return DataLoader(chosen, batch_size=options.batch_size, collate_fn=collate)
+
+
+def _as_list(samples: list[Any]) -> tuple[tuple[list[Tensor]]]:
+    """A batch of a detector: a list of images, its only argument. Numbers of classes are no targets of it."""
+    return (([s[0] if isinstance(s, tuple) else s for s in samples],),)
+
+
+def _first(inputs: Any) -> Tensor:
+    return next((t for t in tree_leaves(inputs) if isinstance(t, Tensor)), torch.empty(0))
 
 
 class Images(Dataset[Any]):
@@ -107,10 +118,10 @@ def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Ten
     Raises:
         CommandError: the model's input is not an image.
     """
-    first = next((t for t in tree_leaves(inputs) if isinstance(t, Tensor)), torch.empty(0))
-    if first.dim() != 4 or first.shape[1] not in (1, 3):
+    first = _first(inputs)
+    if first.dim() not in (3, 4) or first.shape[-3] not in (1, 3):
         raise CommandError(f"a folder of images needs a model of images; the input has the shape {tuple(first.shape)}")
-    channels, height, width = first.shape[1:]
+    channels, height, width = first.shape[-3:]
     mean, std = (_numbers(text, channels) for text in (options.mean, options.std))
 
     def transform(image: Any) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from fxprune.cli import libraries
 from fxprune.cli.answer import CommandError
@@ -163,10 +163,28 @@ def _value(text: str) -> Any:
 
 
 def example(shapes: Sequence[str], stated: Any) -> Any:
-    """Example inputs: of the given shapes, or as the model's library states them, or one image."""
-    if shapes:
-        return tuple(torch.rand(shape(text)) for text in shapes)
-    return torch.rand(_DEFAULT_SHAPE) if stated is None else stated
+    """Example inputs: of the given shapes, or as the model's library states them, or one image.
+
+    Shapes for as many tensors as the library states keep its form and types: token ids stay integers.
+    """
+    leaves, form = tree_flatten(stated)
+    tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    if not shapes:
+        return torch.rand(_DEFAULT_SHAPE) if stated is None else stated
+    if len(tensors) != len(shapes):
+        return tuple(_drawn(text, torch.float32) for text in shapes)
+    for i, text in zip(tensors, shapes, strict=True):
+        leaves[i] = _drawn(text, leaves[i].dtype)
+    return tree_unflatten(leaves, form)
+
+
+def _drawn(text: str, kind: torch.dtype) -> Tensor:
+    """A tensor of the shape `1,3,224,224`, or of integers: `1,12:int`."""
+    sizes, _, wanted = text.partition(":")
+    if wanted not in ("", "int", "float"):
+        raise CommandError(f"not a type of numbers: '{wanted}'; give int or float, for instance 1,12:int")
+    kind = {"int": torch.int64, "float": torch.float32}.get(wanted, kind)
+    return torch.rand(shape(sizes)).to(kind)  # integers are 0, which every table of embeddings has
 
 
 def shape(text: str) -> tuple[int, ...]:

@@ -27,7 +27,10 @@ class ModelOptions:
     ] = None
     input_shape: Annotated[
         list[str] | None,
-        typer.Option(help="Shape of an input, e.g. 1,3,224,224; repeat it for several inputs.", show_default=False),
+        typer.Option(
+            help="Shape of an input, e.g. 1,3,224,224, or 1,12:int for integers; repeat it for several inputs.",
+            show_default=False,
+        ),
     ] = None
     device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu"
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's own")] = None

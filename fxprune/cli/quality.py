@@ -41,7 +41,8 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any]) -> dict[str, 
     counts: dict[str, float] = dict.fromkeys(names, 0)
     for batch in batches(first, given):
         outputs = {name: _outputs(batch, m) for name, m in models.items()}
-        _count(counts, batch, outputs) if _is_scores(outputs) else _measure(counts, batch, *outputs.values())
+        scores = all(_is_scores(found, batch) for found in outputs.values())
+        _count(counts, batch, outputs) if scores else _measure(counts, batch, *outputs.values())
     if counts["size"]:
         distance = math.sqrt(counts["difference"] / counts["size"])
         return {f"relative difference of the outputs, of {counts['seen']}": {"pruned": distance}}
@@ -57,9 +58,9 @@ def _outputs(batch: Batch, model: nn.Module) -> list[Tensor]:
         return [t.detach() for t in output_tensors(batch.run(model))]
 
 
-def _is_scores(outputs: Mapping[str, list[Tensor]]) -> bool:
-    """Whether the first output is one score for each class, with several classes."""
-    return all(found and found[0].dim() == 2 and found[0].shape[1] > 1 for found in outputs.values())
+def _is_scores(outputs: list[Tensor], batch: Batch) -> bool:
+    """Whether the first output is one score for each sample and class, with several classes."""
+    return bool(outputs) and outputs[0].dim() == 2 and len(outputs[0]) == batch.size and outputs[0].shape[1] > 1
 
 
 def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Tensor]]) -> None:
@@ -93,7 +94,7 @@ def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
     right = []
     for batch in batches(model, given):
         outputs = _outputs(batch, model)
-        if not _is_scores({"": outputs}):
+        if not _is_scores(outputs, batch):
             shapes = [tuple(t.shape) for t in outputs[:3]]
             raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
         found = outputs[0].argmax(1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
-from fxprune.module.data import Batches, counted, samples_in
+from fxprune.module.data import Batches, counted, samples_in, samples_of
 from fxprune.module.isolation import Inputs, as_call, call
 
 
@@ -81,8 +81,8 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         place = f"batch {count} of the data"
         if not tensors:
             raise InputError("a batch without a tensor", where=place, seen=str(batch)[:80], remedy=_FORM)
-        size = len(tensors[0]) if tensors[0].dim() else 1
-        yield Batch(tree_map(move, inputs), tree_map(move, targets), size, place)
+        args, kwargs = inputs
+        yield Batch(tree_map(move, inputs), tree_map(move, targets), samples_of(args or kwargs), place)
     if not count:
         raise InputError("the data holds no batch", remedy="check the loader; iterators can be used up only once")
 

@@ -69,7 +69,7 @@ class Batches:
             if self.samples is not None and seen >= self.samples:
                 return
             yield batch
-            seen += _size(batch)
+            seen += samples_of(batch)
 
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
@@ -82,7 +82,7 @@ def counted(data: Iterable[Any], what: str, total: int | None) -> Iterator[Any]:
         task = bar.add_task(what, total=total)
         for batch in data:
             yield batch
-            bar.advance(task, _size(batch))
+            bar.advance(task, samples_of(batch))
 
 
 def samples_in(data: Any) -> int | None:
@@ -91,8 +91,10 @@ def samples_in(data: Any) -> int | None:
     return len(dataset) if isinstance(dataset, Sized) else None
 
 
-def _size(batch: Any) -> int:
-    """Samples in a batch: the length of its first tensor."""
+def samples_of(batch: Any) -> int:
+    """Samples in a batch: the length of its first tensor, or of the list of images that detectors take."""
+    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], list):
+        return len(batch[0])
     first = next((t for t in tree_leaves(_plain(batch)) if isinstance(t, Tensor) and t.dim()), None)
     return 1 if first is None else len(first)
 

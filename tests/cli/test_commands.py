@@ -15,11 +15,12 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import fxprune
-from fxprune.cli import data, engines
+from fxprune.cli import data, engines, models
 from fxprune.cli.answer import CommandError
 from fxprune.cli.app import app
 from fxprune.cli.compare import peak
 from fxprune.cli.quality import quality, valued
+from fxprune.module.batches import batches
 
 NETS = """
     import torch
@@ -189,6 +190,11 @@ def test_compare(here: Path) -> None:
     assert not told["failures"]
 
 
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
 def test_compare_measures_models_that_are_no_classifiers(here: Path) -> None:
     (here / "scores.py").write_text("def width(model): return model.out_channels\n")
     original, pruned = nn.Conv2d(3, 2, 1, bias=False), nn.Conv2d(3, 2, 1, bias=False)
@@ -196,6 +202,8 @@ def test_compare_measures_models_that_are_no_classifiers(here: Path) -> None:
     found = quality({"original": original, "pruned": pruned}, [torch.rand(2, 3, 4, 4)] * 3)
     assert found["relative difference of the outputs, of 6"]["pruned"] == pytest.approx(0.25)
     assert valued("scores.py:width", {"original": original, "pruned": pruned}) == {"original": 2, "pruned": 2}
+    boxes = [torch.rand(2, 3, 8, 8)]  # as many rows as samples make scores of classes
+    assert "same answer as the original, of 2" in quality(dict.fromkeys("ab", Mean()), boxes)
     with pytest.raises(CommandError, match=r"outputs of other shapes .* --evaluate"):
         quality({"original": original, "pruned": nn.Conv2d(3, 1, 1)}, [torch.rand(2, 3, 4, 4)])
 
@@ -220,6 +228,26 @@ def test_peak_memory_counts_what_is_alive() -> None:
 
 def options(text: str, **kwargs: Any) -> data.DataOptions:
     return data.DataOptions(text, **kwargs)
+
+
+def test_shapes_keep_the_form_and_the_types_that_a_library_states() -> None:
+    ids = models.example(["2,7"], {"input_ids": torch.ones(1, 4, dtype=torch.long)})["input_ids"]
+    assert (ids.shape, ids.dtype) == ((2, 7), torch.long)
+    (image,) = models.example(["3,8,9"], [torch.rand(3, 4, 4)])
+    assert (image.shape, image.dtype) == ((3, 8, 9), torch.float32)
+    assert models.example(["2,3:int"], None)[0].dtype == torch.long
+    with pytest.raises(CommandError, match="not a type of numbers: 'long'; give int or float"):
+        models.example(["2,3:long"], None)
+
+
+def test_a_folder_of_images_for_a_detector(here: Path) -> None:
+    loaded = data.Loaded(nn.Identity(), [torch.zeros(3, 9, 12)])
+    given = data.load(options("classes", batch_size=4), loaded)
+    found = list(batches(nn.Identity(), given))
+    assert [(b.size, len(b.inputs[0][0]), b.inputs[0][0][0].shape, b.targets) for b in found] == [
+        (4, 4, (3, 9, 12), None),
+        (2, 2, (3, 9, 12), None),
+    ]
 
 
 def batches_of(text: str, shape: tuple[int, ...] = (1, 3, 12, 12), **kwargs: Any) -> list[Any]:
