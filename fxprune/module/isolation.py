@@ -69,8 +69,8 @@ def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
                 yield model
         else:
             parts = ClassState(structure.kinds).steps
-            own = {id(t) for *_, t in _places(model)}
-            with _watched_tensors([t for i, t in structure.shared.items() if keep_buffers or i not in own], parts):
+            others = [t for i, t in structure.shared.items() if keep_buffers or i not in structure.own]
+            with _watched_tensors(others, parts):
                 if keep_buffers:
                     _copy_buffers(work)
                 yield work
@@ -169,16 +169,17 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if module not in seen:
             seen.add(module)
             yield path, module
-            prefix = path and f"{path}."
-            children = reversed(module._modules.items())
-            ahead += [(prefix + name, child) for name, child in children if child is not None]
+            if module._modules:
+                prefix = path and f"{path}."
+                children = reversed(module._modules.items())
+                ahead += [(prefix + name, child) for name, child in children if child is not None]
 
 
 def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, Tensor]]:
     """Where parameters and buffers are kept: registry, key in it, qualified name, tensor."""
     for path, module in walk(model):
         prefix = path and f"{path}."
-        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        registries: list[dict[str, Any]] = [r for r in (module._parameters, module._buffers) if r]
         for registry in registries:
             for key, tensor in registry.items():
                 if tensor is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import sys
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -37,11 +38,13 @@ class StructuralCopy:
 
     Attributes:
         shared: tensors that model and copy have in common, parameters and buffers included, by `id`.
+        own: the `id`s of the model's parameters and buffers.
         kinds: classes of the modules and objects that were copied.
     """
 
     def __init__(self) -> None:
         self.shared: dict[int, Tensor] = {}
+        self.own: frozenset[int] = frozenset()
         self.kinds: dict[type, list[Any]] = {}  # with their slots
         self._copies: dict[int, Any] = {}
         self._originals: list[Any] = []  # kept alive, so that no `id` is used twice
@@ -53,10 +56,15 @@ class StructuralCopy:
         Raises:
             CopyRefusedError: it holds a scripted module.
         """
-        for module in model.modules():
-            self._copy(module)
-            for registry in (module._parameters, module._buffers):
-                self._registry(registry)
+        ahead: list[nn.Module | None] = [model]
+        while ahead:
+            module = ahead.pop()
+            if module is not None and id(module) not in self._copies:
+                self._copy(module)
+                self._registry(module._parameters)
+                self._registry(module._buffers)
+                ahead += module._modules.values()
+        self.own = frozenset(self.shared)
         while self._unfilled:  # one after another: modules nest deeper than Python's calls may
             self._fill(*self._unfilled.popleft())
         made: M = self._copy(model)
@@ -102,7 +110,7 @@ class StructuralCopy:
 
     def _registry(self, registry: Mapping[str, Tensor | None]) -> None:
         """The copy's registry of its own holds the same parameters or buffers."""
-        if id(registry) not in self._copies:
+        if registry and id(registry) not in self._copies:
             for tensor in registry.values():
                 if tensor is not None:
                     self._shared_tensor(tensor)
@@ -126,8 +134,6 @@ class StructuralCopy:
 
     def _container(self, value: Any) -> Any:
         """A dict, list, set or deque, of their subclasses too; one that a class does not let be made is shared."""
-        if not value and type(value) in _PLAIN_CONTAINERS:  # a module has a dozen empty dicts of hooks
-            return self._know(value, type(value)())
         clear, put = next(how for base, how in _CONTENTS if isinstance(value, base))
         try:
             made = type(value)() if type(value) in _PLAIN_CONTAINERS else copy.copy(value)
@@ -180,7 +186,13 @@ class StructuralCopy:
         if attributes:
             new = made.__dict__
             for key, held in list(attributes.items()):
-                new[key] = self._copy(held)
+                kind = type(held)
+                if kind in PLAIN:
+                    new[key] = held
+                elif kind in _PLAIN_CONTAINERS and not held and sys.getrefcount(held) == _UNSHARED:
+                    new[key] = kind()  # a module has a dozen empty dicts of hooks, which nobody else holds
+                else:
+                    new[key] = self._copy(held)
         return made
 
     def _weak_reference(self, value: weakref.ref[Any]) -> Any:
@@ -266,6 +278,17 @@ def _is_callable_of_a_model(value: Any) -> bool:
 
 
 _PLAIN_CONTAINERS = (dict, OrderedDict, list, set)
+
+
+def _references_of_unshared() -> int:
+    """How many references Python counts, in a loop over attributes, to what one attribute alone holds."""
+    attributes: dict[str, list[Any]] = {"hooks": []}
+    for _, held in list(attributes.items()):
+        count = sys.getrefcount(held)
+    return count
+
+
+_UNSHARED = _references_of_unshared()
 Make = Callable[[StructuralCopy, Any], Any]
 _EXACT: dict[type, Make] = {
     **dict.fromkeys((*_PLAIN_CONTAINERS, deque), StructuralCopy._container),

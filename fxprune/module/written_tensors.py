@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from fxprune.module.dispatch import DispatchMode
 
 unwatched = _disable_current_modes  # a block whose calls are timed; what was written to before is put back all the same
 
 
-class Writes(TorchDispatchMode):
+class Writes(DispatchMode):
     """While it is on, keeps the memory of each watched tensor just before an op first writes to it.
 
     A model may write to its weights, to tensors in attributes, or to views of either; few do, and no copy is made for

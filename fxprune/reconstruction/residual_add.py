@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.analysis.ops.table import spec_of
+from fxprune.module.dispatch import DispatchMode
 from fxprune.statistics.observe import Contraction
 
 CallKey: TypeAlias = tuple[str, int]
@@ -72,7 +72,7 @@ class Elsewhere:
     name: str
 
 
-class ResidualAdds(TorchDispatchMode):
+class ResidualAdds(DispatchMode):
     """Follows outputs through a batch norm and views to an addition, while a model runs in evaluation mode.
 
     Args:

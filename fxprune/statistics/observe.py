@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.analysis.ops.contraction import CONVOLUTION
 from fxprune.analysis.ops.layout import turns
@@ -20,6 +19,7 @@ from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.analysis.ops.table import spec_of
 from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.composite_calls import is_composite
+from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import isolated, plain_attention, set_training, tensor_names
 from fxprune.tracing.trace import Graph
 
@@ -80,7 +80,7 @@ class Contraction:
         return result
 
 
-class _Observer(TorchDispatchMode):
+class _Observer(DispatchMode):
     def __init__(self, names: dict[int, str], wanted: set[str], add: Callable[[Contraction], None]) -> None:
         super().__init__()
         self._names, self._wanted, self._add = names, wanted, add

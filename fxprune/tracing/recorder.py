@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
+from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs, walk
 from fxprune.tracing import chunked_convolution, meta_kernels
 from fxprune.tracing.provenance import TAGGED, Reference, Run, Site, SizedCall, caller, source_of
@@ -155,7 +155,7 @@ def _unseen(forward: Callable[..., Any], recorder: Recorder) -> Callable[..., An
     return run
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Appends a node to an `fx.Graph` for each ATen call."""
 
     def __init__(

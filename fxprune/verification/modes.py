@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+
+from fxprune.module.dispatch import DispatchMode
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def _finite(value: Any, *, in_place: bool) -> Any:
     return value.nan_to_num_(0, 0, 0) if in_place else value.nan_to_num(0, 0, 0)
 
 
-class ExpectedCalls(TorchDispatchMode):
+class ExpectedCalls(DispatchMode):
     """Inside it, random calls give one number everywhere: noise in the shape of a cut activation is another noise.
 
     Bernoulli draws give their probability, so that dropout changes nothing; others give a half.

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from fxprune.module.attributes import int_of
+from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import call, cloned, isolated, set_training, swap_tensors, walk
 from fxprune.module.saved_state import is_of_library
 from fxprune.plan.plan import Plan
@@ -99,7 +99,7 @@ def _read(graph: Graph, wanted: Set[tuple[str, str]]) -> set[tuple[str, str]]:
     return read
 
 
-class _FastShapes(TorchDispatchMode):
+class _FastShapes(DispatchMode):
     """Calls on meta tensors are answered as in a trace; PyTorch's own answers take ten times as long."""
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

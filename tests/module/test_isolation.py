@@ -3,6 +3,8 @@
 import functools
 import random
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fxprune
+from fxprune.module.isolation import isolated
 from fxprune.module.saved_state import Saved
 from fxprune.module.written_tensors import Writes
 
@@ -926,3 +929,34 @@ def test_a_table_that_makes_its_values(held: bool) -> None:
     groups = fxprune.find_groups(fxprune.trace(Looking(held), torch.rand(1, 4)))
     assert [g.size for g in groups] == [6]
     assert list(TABLE) == ["relu", "scale"]
+
+
+def test_the_compiler_is_not_imported() -> None:
+    """It takes more than a second, and PyTorch imports it at the first call that a dispatch mode sees."""
+    code = """
+import sys, warnings, torch, fxprune
+warnings.simplefilter("ignore")
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
+fxprune.prune(net, torch.rand(1, 3, 8, 8), pruning_ratio=0.5)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_empty_container_that_two_modules_share_is_shared_by_their_copies() -> None:
+    class Notes(nn.Module):
+        def __init__(self, notes: list[int]) -> None:
+            super().__init__()
+            self.notes = notes
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.notes.append(1)
+            return x * len(self.notes)
+
+    shared: list[int] = []
+    net = nn.Sequential(Notes(shared), nn.Linear(4, 8), Notes(shared), nn.Linear(8, 2))
+    with isolated(net) as work:
+        assert work[0].notes is work[2].notes is not shared  # type: ignore[union-attr]
+        work(torch.ones(1, 4))
+        assert len(work[0].notes) == 2  # type: ignore[arg-type]
+    assert shared == []

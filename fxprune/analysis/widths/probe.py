@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis.labels.labels import Axes
@@ -24,6 +23,7 @@ from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.words import shown
 from fxprune.module.attributes import mend
 from fxprune.module.composite_calls import is_composite
+from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import call, isolated, set_training, swap_tensors, watch_forwards
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.recorder import all_on_meta, meta_like
@@ -144,7 +144,7 @@ class _Script:
         return self.nodes[self.at].target if self.at < len(self.nodes) else None
 
 
-class _Prober(TorchDispatchMode):
+class _Prober(DispatchMode):
     """Compares each call of the running model with the recorded one, cut as predicted."""
 
     def __init__(self, prediction: Prediction, factors: Mapping[str, float]) -> None:
