@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxprune import planners, scorers
 from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
-from fxprune.costs.macs import cost
+from fxprune.costs.macs import Cost
 from fxprune.errors import InputError, check_kind
 from fxprune.module.data import Batches
 from fxprune.module.names import names_of
@@ -33,7 +33,6 @@ from fxprune.search.bisection import Bisection
 from fxprune.search.trial import Evaluate, Task, Tune
 from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
-from fxprune.verification.stale_widths import stale_widths
 
 M = TypeVar("M", bound=nn.Module)
 _SAMPLES = 1024  # that are read where the caller's data hold more
@@ -164,9 +163,9 @@ class _Job:
     def in_steps(self, model: M, goals: Goals, planner: Planner | None, steps: int) -> Result[M]:
         """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
         groups = self.groups(model)
-        measures = Measures(groups)
+        now, measures = groups, Measures(groups)
         whole = {name: measures.whole(name) for name in goals.budgets()}
-        before = cost(groups)
+        before = measures.cost()
         made: _Cut[M] | None = None
         plan: Plan | None = None
         for step in range(1, steps + 1):
@@ -179,8 +178,8 @@ class _Job:
                 self.tune(made.model)
         assert made is not None
         assert plan is not None
-        report = self.report(groups if steps > 1 else made.groups, plan, made.proof)
-        report = replace(report, before=before, after=cost(made.groups, made.plan))
+        costs = before, measures.cost(made.plan)
+        report = self.report(groups if steps > 1 else made.groups, plan, made.proof, costs)
         return _warned(Result(made.model, plan, report))
 
     def smallest(
@@ -253,11 +252,10 @@ class _Job:
         held = list(self.data.described("reading the data"))
         return repair_model(model, small, plan, held, batches=len(held))
 
-    def report(self, groups: Groups, plan: Plan, proof: Proof | None) -> Report:
-        before, after, kept = cost(groups), cost(groups, plan), plan.kept_counts()
+    def report(self, groups: Groups, plan: Plan, proof: Proof | None, costs: tuple[Cost, Cost]) -> Report:
+        """Costs: before and after."""
         repaired = None if self.data is None else self.repair
-        stale = stale_widths(groups.graph, plan)
-        return Report(before, after, groups, kept, proof, unreached(groups.graph), repaired, stale=stale)
+        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired)
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(), scorers.L2Norm())

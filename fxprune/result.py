@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +22,7 @@ from fxprune.rewriting.config_file import save_pretrained
 from fxprune.storage.files import write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
-from fxprune.verification.stale_widths import StaleWidth
+from fxprune.verification.stale_widths import StaleWidth, stale_widths
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,23 +35,34 @@ class Report:
         before: cost of the original.
         after: cost of the pruned model.
         groups: the groups, with the reason for every dim that is fixed.
-        kept: channels kept of each group.
+        plan: what was kept.
         proof: the comparison of pruned and masked; None if it was not made.
         unreached: modules with parameters that the example inputs did not reach; they stay as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         history: what a search for the smallest model tried; empty without one.
-        stale: int attributes that equal a width which has shrunk, and that the forward does not read; they stay.
     """
 
     before: Cost
     after: Cost
     groups: Groups
-    kept: Mapping[str, int]
+    plan: Plan
     proof: Proof | None
     unreached: tuple[str, ...] = ()
     repaired: bool | None = None
     history: tuple[Any, ...] = ()
-    stale: tuple[StaleWidth, ...] = ()
+
+    @cached_property
+    def kept(self) -> Mapping[str, int]:
+        """Channels kept of each group."""
+        return self.plan.kept_counts()
+
+    @cached_property
+    def stale(self) -> tuple[StaleWidth, ...]:
+        """Int attributes that equal a width which has shrunk, and that the forward does not read; they stay.
+
+        The full-size model's forward is run once on meta tensors, when this is first asked for.
+        """
+        return stale_widths(self.groups.graph, self.plan)
 
     @property
     def deviation(self) -> float | None:

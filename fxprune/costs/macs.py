@@ -87,18 +87,34 @@ class _Terms:
     """Products of affine lengths, evaluated together."""
 
     def __init__(self, analysis: Analysis, terms: Sequence[Sequence[Length]]) -> None:
-        lengths = [analysis.length(dim, size) for term in terms for size, dim in term]
         import scipy.sparse as sp  # here, because it takes a while to import
 
+        known: dict[tuple[int, int], tuple[int, dict[int, int]]] = {}  # equated dims have the very same label array
+
+        def length(size: int, dim: Dim) -> tuple[int, dict[int, int]]:
+            if not isinstance(dim, np.ndarray):
+                return size, {}
+            if (id(dim), size) not in known:
+                known[id(dim), size] = analysis.length(dim, size)
+            return known[id(dim), size]
+
+        lengths = [length(size, dim) for term in terms for size, dim in term]
         self._base = np.array([c for c, _ in lengths], dtype=np.float64)
-        cells = [(row, g, n) for row, (_, per_group) in enumerate(lengths) for g, n in per_group.items()]
-        rows, columns, values = (list(v) for v in zip(*cells, strict=True)) if cells else ([], [], [])
+        columns = np.array([g for _, per_group in lengths for g in per_group], dtype=np.int32)
+        values = np.array([n for _, per_group in lengths for n in per_group.values()], dtype=np.float64)
+        ends = np.cumsum([0, *(len(per_group) for _, per_group in lengths)], dtype=np.int32)
         shape = (len(lengths), len(analysis.groups))
-        self._weights = sp.csr_array((values, (rows, columns)), shape=shape, dtype=np.float64)
+        self._weights = sp.csr_array((values, columns, ends), shape=shape)
         self._starts = np.cumsum([0, *map(len, terms)])[:-1]
-        owner = np.repeat(np.arange(len(terms)), [len(t) for t in terms])
-        touched = sp.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(terms), len(lengths)))
-        self.touched = ((touched @ self._weights) > 0).T.astype(np.float64)
+
+    @property
+    def touched(self) -> Any:
+        """Which groups take part in which terms: 0 or 1, of shape (groups, terms)."""
+        cells = self._weights.tocoo()
+        rows = np.searchsorted(self._starts, cells.coords[0], side="right") - 1
+        touched = np.zeros((self._weights.shape[1], len(self._starts)))
+        touched[cells.coords[1], rows] = 1
+        return touched
 
     def __call__(self, counts: Floats) -> Floats:
         """The terms, of shape (terms,), or (terms, n) for counts of shape (groups, n)."""

@@ -10,6 +10,7 @@ attributes       what modules know of their widths, beside their tensors
 literals         the widths that stand as numbers in a module's `forward`
 batches          what data loaders give, and how a model takes it
 data             batches with a limit, a progress bar and a function that unpacks
+dispatch         modes that see ATen calls, without PyTorch's compiler
 wrappers         modules around a model, which are refused
 names            what a caller points at: names, patterns, modules, parameters
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency import Latency, measure
-from fxprune.costs.macs import CostModel
+from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
@@ -153,6 +153,10 @@ class Measures:
         self._groups, self._progress = groups, progress
         self._latency: Latency | None = None
         self._model = CostModel(groups.analysis)
+
+    def cost(self, plan: Plan | None = None) -> Cost:
+        """MACs and parameters of the model after `plan`, or as it is."""
+        return self._model(self._model.counts(plan))
 
     def of(self, name: str) -> Any:
         """A measure as `Budget` takes it."""

@@ -214,7 +214,7 @@ class Gradual(Generic[M]):
         assert self._groups is not None
         assert self._before is not None
         self.plan = plan
-        self._report = replace(report, before=self._before, groups=self._groups, kept=plan.kept_counts())
+        self._report = replace(report, before=self._before, groups=self._groups, plan=plan)
 
     def _found(self) -> Groups:
         graph = trace(self.model, self._inputs)
@@ -235,7 +235,7 @@ def _take(model: nn.Module, small: nn.Module) -> None:
 
 
 def _plain_report(groups: Groups, before: Cost) -> Report:
-    return Report(before, before, groups, {g.name: g.size for g in groups}, None)
+    return Report(before, before, groups, groups.plan({}), None)
 
 
 def _epochs(given: Iterable[int]) -> tuple[int, ...]:
