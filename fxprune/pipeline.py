@@ -169,10 +169,11 @@ class _Job:
         made: _Cut[M] | None = None
         plan: Plan | None = None
         for step in range(1, steps + 1):
-            now = groups if made is None else self.groups(made.model)
+            if made is not None:
+                now = self.groups(made.model)
+                measures = Measures(now)
             part = goals.step(step, steps, whole)
-            choose = planner or self.planner(part, measures if made is None else Measures(now), whole)
-            made = self.cut(now, choose)
+            made = self.cut(now, planner or self.planner(part, measures, whole))
             plan = made.plan if plan is None else plan.then(made.plan)
             if self.tune is not None:
                 self.tune(made.model)
@@ -197,7 +198,8 @@ class _Job:
         proof = proven(groups, lambda _: found.plan, self.inputs)[2] if self.verify else None
         if found.model is not model:
             mend_feature_info(groups.graph, found.model)
-        report = replace(self.report(groups, found.plan, proof), history=found.history)
+        costs = cost(groups), cost(groups, found.plan)
+        report = replace(self.report(groups, found.plan, proof, costs), history=found.history)
         return _warned(Result(found.model, found.plan, report))
 
     def groups(self, model: nn.Module) -> Groups:
