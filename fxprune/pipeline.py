@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fxprune import planners, scorers
 from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
-from fxprune.costs.macs import Cost
+from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
 from fxprune.module.data import Batches
 from fxprune.module.names import names_of

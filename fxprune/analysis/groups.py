@@ -64,6 +64,7 @@ class Groups(Sequence[Group]):
         self.graph: Graph = analysis.labelling.graph
         self.fixed: tuple[FixedDim, ...] = (*analysis.fixed, *fixed)
         self.unknown_ops: Counter[str] = analysis.labelling.labeller.unknown
+        self._aliases = aliases_of(self.graph.model)
         self._members = tuple(members)
         self._by_name = {g.name: g for g in members}
 
@@ -263,10 +264,6 @@ wrapper that drops it frees them
             remedy = f"groups: {', '.join(list(self._by_name)[:8])} ...; groups.why(name) tells what holds the others"
             raise UnknownGroupError("no such prunable group", seen=name, remedy=remedy)
         return makers[0]
-
-    @cached_property
-    def _aliases(self) -> dict[str, str]:
-        return aliases_of(self.graph.model)
 
     @cached_property
     def feeds(self) -> nx.DiGraph:

@@ -220,6 +220,10 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 def aliases_of(model: nn.Module) -> dict[str, str]:
     """Further names of shared parameters and buffers, as in a `state_dict`: {name: first name}."""
+    children = [c for _, m in walk(model) for c in m._modules.values() if c is not None]
+    places = [id(t) for *_, t in _places(model)]
+    if len(set(places)) == len(places) and len({*children, model}) == len(children) + 1:
+        return {}  # quickly, for most models share nothing
     first = tensor_names(model)
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     return {name: first[id(tensor)] for name, tensor in named if first[id(tensor)] != name}
