@@ -33,6 +33,14 @@ def test_a_repaired_network_agrees_more_than_a_bare_one() -> None:
     assert repaired.kl < bare.kl
 
 
+def test_contenders_reach_the_same_part_of_the_macs() -> None:
+    case = subject("digits-resnet20", 100, 0)
+    names = ("prune(data=)", "Torch-Pruning, local, re-calibrated")
+    found = [measure(case, replace(POINT, contender=name, keep=0.5, images=96)) for name in names]
+    assert [f.macs for f in found] == pytest.approx([0.5] * 2, abs=0.03)
+    assert found[0].kl < found[1].kl
+
+
 def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Point] = []
 
@@ -54,7 +62,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pyt
             torch.get_num_threads(),
             tmp_path / "points.jsonl",
         )
-    assert len(asked) == len(set(asked)) == 1 + 3 * 2 * 2
+    assert len(asked) == len(set(asked)) == 1 + 4 * 2 * 2
     assert len(Journal(tmp_path / "points.jsonl", Point, Outcome).rows) == len(asked)
 
 

@@ -116,7 +116,7 @@ def _peer(everywhere: bool) -> Contender:
         found: list[tuple[float, int, nn.Module]] = []
         for _ in range(HALVINGS):
             ratio = (low + high) / 2
-            small = _peer_pruned(lab.model, lab.example, ratio, everywhere)
+            small = peer_pruned(lab.model, lab.example, ratio, everywhere)
             macs = lab.left(small)[0]
             found.append((abs(macs - part), len(found), small))
             low, high = (low, ratio) if macs < part else (ratio, high)
@@ -125,7 +125,7 @@ def _peer(everywhere: bool) -> Contender:
     return Contender(make)
 
 
-def _peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> nn.Module:
+def peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> nn.Module:
     """As its README does; the dicts are fresh, since its mutable defaults keep earlier models."""
     small: Any = copy.deepcopy(model).eval()
     classifier = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]

@@ -81,19 +81,52 @@ class Outcome:
     code: str
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A way to prune.
+Contender = Callable[[Subject, float, int, Batches], nn.Module]
+"""A way to prune: (case, part of the MACs that stays, seed, calibration batches) to the pruned model."""
+Planning = Callable[[fxprune.Groups, Mapping[str, Tensor]], fxprune.Plan]
+Treatment = Callable[[nn.Module, nn.Module, fxprune.Plan, Batches], nn.Module]
 
-    Attributes:
-        scorer: of the channels.
-        planner: from the part of the MACs that stays to a planner.
-        treat: what is done to the pruned model: (original, pruned, plan, batches) to a model.
-    """
 
-    scorer: Callable[[int], fxprune.scorers.Scorer]
-    planner: Callable[[float], Callable[[fxprune.Groups, Mapping[str, Tensor]], fxprune.Plan]]
-    treat: Callable[[nn.Module, nn.Module, fxprune.Plan, Batches], nn.Module]
+def by_parts(
+    scorer: Callable[[int], fxprune.scorers.Scorer], planner: Callable[[float], Planning], treat: Treatment
+) -> Contender:
+    """A scorer by seed, a planner by the part of the MACs that stays, and what is done to the pruned model."""
+
+    def make(case: Subject, keep: float, seed: int, data: Batches) -> nn.Module:
+        plan = planner(keep)(case.groups, scorer(seed)(case.model, case.groups, data))
+        return treat(case.model, fxprune.rewrite(case.model, plan), plan, data)
+
+    return make
+
+
+def in_one_call(case: Subject, keep: float, _seed: int, data: Batches) -> nn.Module:
+    return fxprune.prune(case.model, data[0][:1], macs=keep, data=data).model
+
+
+def peer(everywhere: bool, recalibrate: bool) -> Contender:
+    """Torch-Pruning with its group magnitudes; its ratio is bisected to the MACs that come nearest to the budget."""
+
+    def make(case: Subject, keep: float, _seed: int, data: Batches) -> nn.Module:
+        from benchmarks.planner_contenders import peer_pruned
+
+        low, high, found = 0.0, 1.0, list[tuple[float, float, nn.Module]]()
+        for _ in range(12):
+            ratio = (low + high) / 2
+            small = peer_pruned(case.model, data[0][:1], ratio, everywhere)
+            macs = part_of_macs(case, small)
+            found.append((abs(macs - keep), ratio, small))
+            low, high = (low, ratio) if macs < keep else (ratio, high)
+        nearest = min(found, key=lambda f: f[:2])[2]
+        if recalibrate:
+            fxprune.recalibrate_batchnorm(nearest, data)
+        return nearest
+
+    return make
+
+
+def part_of_macs(case: Subject, small: nn.Module) -> float:
+    pruned = fxprune.find_groups(fxprune.trace(small, case.test[:1]))
+    return fxprune.cost(pruned).macs / fxprune.cost(case.groups).macs
 
 
 def uniform(keep: float) -> Any:
@@ -119,14 +152,22 @@ def repaired(model: nn.Module, small: nn.Module, plan: fxprune.Plan, data: Batch
     return fxprune.repair(model, small, plan, data, progress=False)
 
 
-CONTENDERS = {
-    "L2, one ratio, bare": Contender(lambda _seed: L2Norm(), uniform, bare),
-    "L2, one ratio, re-calibrated": Contender(lambda _seed: L2Norm(), uniform, recalibrated),
-    "LASSO, one ratio, refitted": Contender(lambda seed: Lasso(seed=seed), uniform, refitted),
-    "LASSO, one ratio, repaired": Contender(lambda seed: Lasso(seed=seed), uniform, repaired),
-    "joint, one ratio, repaired": Contender(lambda seed: JointElimination(seed=seed), uniform, repaired),
-    "joint, error curves, repaired": Contender(lambda seed: JointElimination(seed=seed), ErrorCurves, repaired),
-    "joint, output errors, repaired": Contender(
+CONTENDERS: dict[str, Contender] = {
+    "prune(data=)": in_one_call,
+    "Torch-Pruning, local, bare": peer(everywhere=False, recalibrate=False),
+    "Torch-Pruning, local, re-calibrated": peer(everywhere=False, recalibrate=True),
+    "Torch-Pruning, global, bare": peer(everywhere=True, recalibrate=False),
+    "Torch-Pruning, global, re-calibrated": peer(everywhere=True, recalibrate=True),
+    "L2, one ratio, bare": by_parts(lambda _seed: L2Norm(), uniform, bare),
+    "L2, one ratio, re-calibrated": by_parts(lambda _seed: L2Norm(), uniform, recalibrated),
+    "LASSO, one ratio, refitted": by_parts(lambda seed: Lasso(seed=seed), uniform, refitted),
+    "LASSO, one ratio, repaired": by_parts(lambda seed: Lasso(seed=seed), uniform, repaired),
+    "joint, one ratio, repaired": by_parts(lambda seed: JointElimination(seed=seed), uniform, repaired),
+    "joint, error curves, repaired": by_parts(lambda seed: JointElimination(seed=seed), ErrorCurves, repaired),
+    "joint, measured errors, repaired": by_parts(
+        lambda seed: JointElimination(seed=seed, errors="measured"), ErrorCurves, repaired
+    ),
+    "joint, output gradients, repaired": by_parts(
         lambda seed: JointElimination(seed=seed, errors="auto"), ErrorCurves, repaired
     ),
 }
@@ -151,13 +192,11 @@ def measure(case: Subject, point: Point) -> Outcome:
     """Prune, treat and judge."""
     if not point.contender:
         return judged(case, case.model, 1.0, 0.0)
-    contender, data = CONTENDERS[point.contender], case.calibration(point.images, point.seed)
+    data = case.calibration(point.images, point.seed)
     start = time.process_time()
-    plan = contender.planner(point.keep)(case.groups, contender.scorer(point.seed)(case.model, case.groups, data))
-    small = contender.treat(case.model, fxprune.rewrite(case.model, plan), plan, data)
+    small = CONTENDERS[point.contender](case, point.keep, point.seed, data)
     seconds = time.process_time() - start
-    macs = fxprune.cost(case.groups, plan).macs / fxprune.cost(case.groups).macs
-    return judged(case, small.eval(), macs, seconds)
+    return judged(case, small.eval(), part_of_macs(case, small), seconds)
 
 
 def table(journal: Journal[Point, Outcome]) -> Table:
