@@ -91,7 +91,8 @@ def prune(
             searched for, in MACs, by bisection; each candidate is repaired and tuned.
         folder: a directory that remembers each candidate of `max_drop`: the same call goes on from there after Ctrl-C
             or a crash, if it is given the same data.
-        scorer: which channels matter; default `scorers.JointElimination()` with data, `scorers.L2Norm()` without.
+        scorer: which channels matter; default `scorers.JointElimination(errors="measured")` with data, and
+            `scorers.L2Norm()` without.
         planner: how many channels stay, in place of the goals. With data and neither scorer nor planner, budgets are
             reached by widths from error curves or by one ratio for all groups, whichever leaves the repaired model
             nearer to the original on every other batch, which its repair has then not seen (`planners.NearestOutput`).
@@ -260,7 +261,7 @@ class _Job:
         return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired)
 
 
-_JOINT = scorers.Fallback(scorers.JointElimination(), scorers.L2Norm())
+_JOINT = scorers.Fallback(scorers.JointElimination(errors="measured"), scorers.L2Norm())
 
 
 def _bare(_model: nn.Module, small: nn.Module, _plan: Plan, _data: Any) -> nn.Module:

@@ -19,6 +19,7 @@ from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.error_curves import ErrorCurves, Limit
 from fxprune.planners.uniform import PerGroup, Uniform
+from fxprune.scorers.joint_elimination import ErrorCurve
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
 
@@ -115,7 +116,9 @@ parameters=, latency=), or pruning_ratio=
     def candidates(self, measures: Measures, original: Mapping[str, float]) -> tuple[Planner, ...]:
         """Where scores are errors: planners that reach the goals and of whose plans the best can be taken.
 
-        These are one ratio for all groups, and widths from error curves; only `planner`'s where that leaves no choice.
+        These are one ratio for all groups, and widths from error curves: as they are, as parts of each curve's largest
+            error, and half-way between; only `planner`'s where the goals leave no choice. What a group's errors are
+            worth to the outputs is measured for each group alone, and means less where many groups are cut deep.
 
         Args:
             measures: as for `planner`.
@@ -125,8 +128,8 @@ parameters=, latency=), or pruning_ratio=
         if not tight:
             return (self.planner(measures, original),)
         limits = tuple(Limit(limit, measure=measures.of(name)) for name, limit in tight.items())
-        curves = ErrorCurves(limits, constraints=self.constraints())
-        return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), curves
+        curves = [ErrorCurves(limits, curve=_Tempered(power), constraints=self.constraints()) for power in _POWERS]
+        return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), *curves
 
     def _tight(self, measures: Measures, original: Mapping[str, float]) -> dict[str, float]:
         """The parts of the model's own costs that may stay, of the budgets that it does not meet already."""
@@ -139,6 +142,19 @@ parameters=, latency=), or pruning_ratio=
             ((name, limit),) = tight.items()
             return limit, measures.of(name)
         return 1 / max(1 / limit for limit in tight.values()), measures.tightest(tight)
+
+
+_POWERS = (0.0, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class _Tempered:
+    """From scores that are errors to a tempered curve."""
+
+    power: float
+
+    def __call__(self, scores: Tensor) -> ErrorCurve:
+        return ErrorCurve.of_errors(scores).tempered(self.power)
 
 
 class Measures:

@@ -82,13 +82,17 @@ def nearest_output(
     return plans[far.index(min(far))]
 
 
+_INPUTS = 512
+"""That repair and judge plans which are compared."""
+
+
 @dataclass(frozen=True, eq=False)
 class NearestOutput:
     """Of several planners' plans the one that `nearest_output` chooses.
 
     Attributes:
         planners: what makes the plans; of equals, the first one's counts.
-        data: batches of inputs, or (inputs, targets), that can be read again and again; the first that hold 1,024
+        data: batches of inputs, or (inputs, targets), that can be read again and again; the first that hold 512
             inputs are. One batch of a single tensor is judged by halves; where there is one batch of another form,
             nothing can be held back, and the first planner's plan is taken.
         treat: as in `nearest_output`.
@@ -123,7 +127,7 @@ class NearestOutput:
             plan = planner(groups, scores)
             plans += [plan] * (plan not in plans)
         model = groups.graph.model
-        held = held_batches(model, self.data) if len(plans) > 1 else []
+        held = held_batches(model, self.data, inputs=_INPUTS) if len(plans) > 1 else []
         if len(held) < 2:
             return plans[0]
         return nearest_output(model, plans, held, treat=self.treat, limit=len(held), progress=self.progress)

@@ -75,9 +75,9 @@ def repair(
     return repaired
 
 
-def held_batches(model: nn.Module, data: Iterable[Any], count: int | None = None) -> list[Any]:
-    """The first batches, read once: so many, or as many as hold 1,024 inputs; one of a single tensor in two halves."""
-    return _in_halves(list(_first(model, data, count)))
+def held_batches(model: nn.Module, data: Iterable[Any], count: int | None = None, inputs: int = IMAGES) -> list[Any]:
+    """The first batches, read once: `count`, or as many as hold so many inputs; one of a single tensor in halves."""
+    return _in_halves(list(_first(model, data, count, inputs)))
 
 
 def _in_halves(held: list[Any]) -> list[Any]:
@@ -91,11 +91,11 @@ def _in_halves(held: list[Any]) -> list[Any]:
     return [((half,),) if alone is not given else (half,) for half in alone.chunk(2)]
 
 
-def _first(model: nn.Module, data: Iterable[Any], count: int | None) -> Iterator[Any]:
+def _first(model: nn.Module, data: Iterable[Any], count: int | None, most: int) -> Iterator[Any]:
     """The first batches, up to a number of batches, or of inputs."""
     inputs = 0
     for number, batch in enumerate(batches_of(model, data), 1):
         yield (batch.inputs[0] or batch.inputs[1],)
         inputs += batch.size
-        if number == count or (count is None and inputs >= IMAGES):
+        if number == count or (count is None and inputs >= most):
             return

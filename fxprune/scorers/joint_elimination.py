@@ -69,6 +69,16 @@ class ErrorCurve:
         order = np.argsort(values, kind="stable")
         return cls(order, np.append(0.0, values[order]))
 
+    def tempered(self, power: float) -> ErrorCurve:
+        """The curve between its own unit (power 1) and parts of the largest error (power 0).
+
+        >>> import torch
+        >>> ErrorCurve.of_errors(torch.tensor([1.0, 4.0])).tempered(0.5).errors.tolist()
+        [0.0, 0.5, 2.0]
+        """
+        largest = float(self.errors[-1])
+        return ErrorCurve(self.order, self.errors * largest ** (power - 1)) if largest > 0 else self
+
     def at(self, kept: int) -> float:
         """The error when `kept` channels stay."""
         return float(self.errors[len(self.order) - kept])
