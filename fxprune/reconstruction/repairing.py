@@ -75,9 +75,11 @@ def repair(
     return repaired
 
 
-def held_batches(model: nn.Module, data: Iterable[Any], count: int | None = None, inputs: int = IMAGES) -> list[Any]:
-    """The first batches, read once: `count`, or as many as hold so many inputs; one of a single tensor in halves."""
-    return _in_halves(list(_first(model, data, count, inputs)))
+def held_batches(
+    model: nn.Module, data: Iterable[Any], count: int | None = None, inputs: int | None = None
+) -> list[Any]:
+    """The first batches, read once: `count`, or as many as hold `inputs`; one batch of a single tensor in halves."""
+    return _in_halves(list(_first(model, data, count, inputs or IMAGES)))
 
 
 def _in_halves(held: list[Any]) -> list[Any]:
