@@ -13,6 +13,7 @@ from torch import nn
 from fxprune.errors import InputError
 from fxprune.module.isolation import walk
 from fxprune.module.saved_state import Saved
+from fxprune.rewriting.closures import bind_to_copies
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,12 +30,12 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     memo = _empty_registries(model) | (memo or {})
     try:
         try:
-            return copy.deepcopy(model, dict(memo))
+            return _deepcopy(model, dict(memo))
         except RuntimeError:
             computed = _computed(model)
             if not computed:
                 raise
-        return copy.deepcopy(model, {**computed, **memo})
+        return _deepcopy(model, {**computed, **memo})
     except TypeError as error:
         raise InputError(
             "a module holds what cannot be copied",
@@ -48,6 +49,13 @@ def _empty_registries(model: nn.Module) -> dict[int, Any]:
     """Copies of the dozen empty dicts of hooks that a module has, by the originals' `id`; `deepcopy` is slow there."""
     held = (value for _, module in walk(model) for value in vars(module).values())
     return {id(v): OrderedDict() for v in held if type(v) is OrderedDict and not v}
+
+
+def _deepcopy(model: M, memo: dict[int, Any]) -> M:
+    made = copy.deepcopy(model, memo)
+    memo.pop(id(memo), None)  # where `deepcopy` keeps the originals alive
+    bind_to_copies(memo)
+    return made
 
 
 def _computed(model: nn.Module) -> dict[int, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Pruned equals masked, costs, training and round trips, on every toy network and several ratios."""
 
 import copy
+import functools
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -450,3 +451,42 @@ def test_a_model_that_has_run_with_gradients(prepare: Callable[[Any], None]) -> 
     assert all(p.grad is not None for p in named.values())
     samplers = fxprune.add_samplers(model, ["b"])
     assert torch.equal(samplers(x), model(x))
+
+
+def scaled_by_a_hook(model: Any) -> None:
+    model.a.register_forward_hook(lambda module, args, output: output * model.scale)
+
+
+def scaled_by_a_default(model: Any) -> None:
+    model.a.register_forward_hook(lambda module, args, output, owner=model: output * owner.scale)
+
+
+def forward_put_on(model: Any) -> None:
+    """A wrapper around the bound forward, as patches of libraries are."""
+    inner = model.a.forward
+    model.a.forward = lambda x: inner(x) * model.scale
+
+
+def scaled_by_a_partial(model: Any) -> None:
+    def scale(owners: list[Any], module: Any, args: Any, output: Tensor) -> Tensor:
+        return output * owners[0].scale
+
+    model.a.register_forward_hook(functools.partial(scale, [model]))
+
+
+@pytest.mark.parametrize("patch", [scaled_by_a_hook, scaled_by_a_default, forward_put_on, scaled_by_a_partial])
+def test_functions_hold_the_smaller_model(patch: Callable[[Any], None]) -> None:
+    """`copy.deepcopy` leaves functions as they are, and with them the full-size model in their closures."""
+    model = Net(lambda m, x: m.b(m.a(x).relu()), {"a": nn.Linear(3, 8), "b": nn.Linear(8, 4)})
+    model.scale = nn.Parameter(torch.rand(8) + 0.5)
+    patch(model)
+    x = torch.rand(2, 3)
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"a": [0, 3, 6]})
+    small, full = fxprune.rewrite(model, plan), model(x)
+    kept = torch.tensor([0, 3, 6])
+    hidden = ((x @ model.a.weight.T + model.a.bias) * model.scale).relu()[:, kept]
+    torch.testing.assert_close(small(x), hidden @ model.b.weight[:, kept].T + model.b.bias)
+    small(x).sum().backward()
+    assert small.scale.grad is not None
+    assert model.scale.grad is None
+    assert torch.equal(model(x), full)

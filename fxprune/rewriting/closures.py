@@ -1,0 +1,110 @@
+"""Closures of a copied model: `copy.deepcopy` shares functions, and with them the original's modules that they hold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+
+def bind_to_copies(copies: dict[int, Any]) -> None:
+    """Let functions in a copy (hooks, a `forward` put on a module) hold the copies of what they hold of the original.
+
+    Functions that lead to nothing of the original stay shared.
+
+    Args:
+        copies: all that was copied, by the originals' `id`: the memo of `copy.deepcopy`.
+    """
+    binding = _Binding(copies)
+    for made in list(copies.values()):
+        for holder in (made, getattr(made, "__dict__", None)):
+            if isinstance(holder, dict):
+                binding.put(holder, dict.items(holder), dict.__setitem__)
+            elif isinstance(holder, list):
+                binding.put(holder, enumerate(holder), list.__setitem__)
+
+
+class _Binding:
+    def __init__(self, copies: dict[int, Any]) -> None:
+        self._copies = copies
+
+    def put(self, holder: Any, items: Iterable[tuple[Any, Any]], put: Callable[[Any, Any, Any], None]) -> None:
+        """Put functions that hold the copies in the place of those that a container of the copy has."""
+        functions = [(key, v) for key, v in items if isinstance(v, FunctionType | functools.partial)]
+        for key, function in functions:
+            put(holder, key, self._of(function))
+
+    def _of(self, value: Any) -> Any:
+        known = self._copies.get(id(value))
+        if known is not None:
+            return known
+        if not self._leads_to_the_model(value, set()):
+            return value
+        return next(make for kind, make in _MAKE.items() if isinstance(value, kind))(self, value)
+
+    def _leads_to_the_model(self, value: Any, seen: set[int]) -> bool:
+        if id(value) in self._copies or id(value) in seen:
+            return id(value) in self._copies
+        seen.add(id(value))
+        return any(self._leads_to_the_model(v, seen) for v in _held(value))
+
+    def _function(self, value: FunctionType) -> Any:
+        cells = tuple(CellType() for _ in value.__closure__ or ())
+        made = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
+        self._copies[id(value)] = made  # a function may hold itself
+        functools.update_wrapper(made, value)
+        made.__defaults__ = value.__defaults__ and tuple(self._of(v) for v in value.__defaults__)
+        made.__kwdefaults__ = value.__kwdefaults__ and self._of(value.__kwdefaults__)
+        vars(made).pop("__wrapped__", None)
+        vars(made).update({name: self._of(v) for name, v in vars(value).items()})
+        for cell, old in zip(cells, value.__closure__ or (), strict=True):
+            for held in _content(old):
+                cell.cell_contents = self._of(held)
+        return made
+
+    def _method(self, value: MethodType) -> Any:
+        return MethodType(self._of(value.__func__), self._of(value.__self__))
+
+    def _partial(self, value: functools.partial[Any]) -> Any:
+        keywords = {name: self._of(v) for name, v in value.keywords.items()}
+        return functools.partial(self._of(value.func), *map(self._of, value.args), **keywords)
+
+    def _dict(self, value: dict[Any, Any]) -> Any:
+        return {key: self._of(v) for key, v in value.items()}
+
+    def _sequence(self, value: Any) -> Any:
+        return type(value)(self._of(v) for v in value)
+
+
+_MAKE: Mapping[type, Any] = {
+    FunctionType: _Binding._function,
+    MethodType: _Binding._method,
+    functools.partial: _Binding._partial,
+    dict: _Binding._dict,
+    list: _Binding._sequence,
+    tuple: _Binding._sequence,
+}
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """What a function, or a plain container, holds."""
+    if isinstance(value, FunctionType):
+        yield from (held for cell in value.__closure__ or () for held in _content(cell))
+        yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
+    elif isinstance(value, MethodType):
+        yield from (value.__func__, value.__self__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif type(value) is dict:
+        yield from value.values()
+    elif type(value) in (list, tuple):
+        yield from value
+
+
+def _content(cell: CellType) -> Iterator[Any]:
+    """What a cell holds; nothing, if its variable has no value yet."""
+    try:
+        yield cell.cell_contents
+    except ValueError:
+        return
