@@ -34,12 +34,17 @@ def convolution(
     """w is (out, in/groups, *kernel), transposed (in, out/groups, *kernel).
 
     Spatial dims are fixed, but where the kernel is 1, the stride 1 and nothing padded: indices there stay apart, and
-    the dim may be anything (a layer over tokens has channels there).
+    the dim may be anything (a layer over tokens has channels there). A single filter that keeps the length of what it
+    sweeps may run along channels too (channel attention): each sees its neighbours, whichever they are.
     """
     lab, channel = call.lab, len(x) - len(w) + 1
     apart = [*_apart(w.shape[2:], stride, padding, output_padding)]
+    single = not transposed and tuple(w.shape[:2]) == (1, 1) and _keeps_length(w.shape[2:], stride, padding, dilation)
     for i in (i for i in range(channel + 1, len(x)) if not apart[i - channel - 1]):
-        lab.fix(x[i], "spatial dim of a convolution")
+        if single:
+            lab.mix(x[i])
+        else:
+            lab.fix(x[i], "spatial dim of a convolution")
     for i in range(2, len(w)):
         lab.fix_axes(Axes(lab, w.shape[i : i + 1], [w.known(i)]), _KERNEL.reason)
         w.adopt(i, None if w.shape[i] == 1 else _KERNEL)
@@ -48,7 +53,8 @@ def convolution(
         out = lab.unite(Axes(lab, (call.shape[channel],), [out]), 0, bias, 0)
     swept = [None if n == 1 else _SPATIAL for n in call.shape[channel + 1 :]]
     kept = x.dims()[channel + 1 :]
-    return [*x.dims()[:channel], out, *(k if alone else s for k, s, alone in zip(kept, swept, apart, strict=True))]
+    passed = [k if alone or single else s for k, s, alone in zip(kept, swept, apart, strict=True)]
+    return [*x.dims()[:channel], out, *passed]
 
 
 def _apart(kernel: Sequence[int], *settings: Sequence[int]) -> Iterator[bool]:
@@ -56,6 +62,15 @@ def _apart(kernel: Sequence[int], *settings: Sequence[int]) -> Iterator[bool]:
     for i, n in enumerate(kernel):
         stride, padding, more = (s[i if len(s) > 1 else 0] for s in settings)
         yield (n, stride, padding, more) == (1, 1, 0, 0)
+
+
+def _keeps_length(kernel: Sequence[int], *settings: Sequence[int]) -> bool:
+    """Whether the result is as long as the input, of whatever length."""
+    for i, n in enumerate(kernel):
+        stride, padding, dilation = (s[i if len(s) > 1 else 0] for s in settings)
+        if stride != 1 or 2 * padding != dilation * (n - 1):
+            return False
+    return True
 
 
 def _plain(call: Call, x: Axes, w: Axes, channel: int, transposed: bool) -> Dim:

@@ -238,3 +238,34 @@ def test_marks_of_a_profiler_are_no_ops() -> None:
                 return super().forward(x)  # type: ignore[no-any-return]
 
     examine(Marked(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(2, 3), {"0": 8})
+
+
+class NeighbouringChannels(nn.Module):
+    """Channel attention by a filter along the pooled channels."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.filter = nn.Conv1d(1, 1, 3, bias=False, **settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        gate = self.filter(y.mean((2, 3)).unsqueeze(1)).transpose(1, 2).unsqueeze(-1)
+        return self.b(y * gate.sigmoid() if gate.shape[1] == y.shape[1] else y)
+
+
+def test_a_filter_along_channels_mixes_them() -> None:
+    """It runs at any width; each channel then sees other neighbours, so that pruned and masked differ."""
+    model, x = NeighbouringChannels(padding=1), torch.rand(2, 3, 6, 6)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size, "convolution" in g.mixed_by) for g in groups] == [("a", 8, True)]
+    small = fxprune.rewrite(model, groups.plan({"a": [1, 4, 5]}))
+    assert small(x).shape == model(x).shape
+    gate = F.conv1d(model.a(x).mean((2, 3))[:, None, [1, 4, 5]], model.filter.weight, padding=1).sigmoid()
+    expected = model.a(x)[:, [1, 4, 5]] * gate[:, 0, :, None, None]
+    torch.testing.assert_close(small(x), F.conv2d(expected, model.b.weight[:, [1, 4, 5]], model.b.bias))
+
+
+def test_a_filter_that_shortens_fixes_what_it_sweeps() -> None:
+    groups = fxprune.find_groups(fxprune.trace(NeighbouringChannels(), torch.rand(2, 3, 6, 6)))
+    assert "a" not in groups
