@@ -4,6 +4,7 @@ trace                the model is run once, and every ATen call becomes a node o
 recorder             appends the nodes
 provenance           ints that remember which sizes and attributes they were computed from
 tagging              hands such ints to the model's code
+plain_layers         hides the functions of the plainest layers, which a run need not look at
 meta_kernels         answers the commonest calls on meta tensors at once
 chunked_convolution  runs on real tensors, where they must be, with little memory
 """

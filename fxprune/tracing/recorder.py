@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
-from fxprune.module.isolation import Inputs, named_outputs, walk
+from fxprune.module.isolation import Inputs, named_outputs
 from fxprune.tracing import chunked_convolution, meta_kernels
 from fxprune.tracing.provenance import TAGGED, Reference, Run, Site, SizedCall, caller, source_of
 
@@ -48,6 +49,8 @@ class Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         recorder, run, name = self._recorder, self._run, func.__name__
         recorder.function = name
+        if name in RECURRENT:
+            args = recorder.on_one_device(args)
         if run is None:
             return func(*args, **(kwargs or {}))
         noted = name in _SIZED or _is_tagged(args, kwargs)
@@ -113,6 +116,8 @@ _SIZED = frozenset(
         *("multi_head_attention_forward", "empty_strided"),
     )
 )
+# They refuse a state that the code has made on another device before any ATen call is made.
+RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 _READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])
 
 
@@ -125,34 +130,6 @@ def _is_tagged(args: Any, kwargs: Any) -> bool:
         if kind is slice and (type(a.start) in TAGGED or type(a.stop) in TAGGED):
             return True
     return False
-
-
-# PyTorch's own layers whose functions take no size from anyone's code.
-_PLAIN = frozenset(
-    (
-        *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6),
-        *(nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh),
-    )
-)
-
-
-def spare_plain_layers(model: nn.Module, recorder: Recorder) -> None:
-    """Hide the functions that the plainest layers call from `Functions`, which makes each take twice its time.
-
-    Call it inside `isolated`, for a run on meta tensors only: tensors of other kinds may rely on seeing them.
-    """
-    for _, module in walk(model):
-        if type(module) in _PLAIN and "forward" not in module.__dict__:
-            module.__dict__["forward"] = _unseen(module.forward, recorder)
-
-
-def _unseen(forward: Callable[..., Any], recorder: Recorder) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        recorder.function = ""
-        with torch._C.DisableTorchFunction():
-            return forward(*args, **kwargs)
-
-    return run
 
 
 class Recorder(DispatchMode):
@@ -238,20 +215,28 @@ class Recorder(DispatchMode):
             self._record(op, args, kwargs, result)
         return result
 
+    def on_one_device(self, args: Any) -> Any:
+        """Arguments of a recurrent layer; its state, but not the lengths of sequences, on meta where the input is."""
+
+        def move(t: Any) -> Any:
+            return self._on_meta(t) if isinstance(t, Tensor) and t.is_floating_point() else t
+
+        with _disable_current_modes():  # what is made for it is no call of the model's
+            return tree_map(move, args) if args[0].is_meta else args
+
     def _move_to_meta(self, args: Any, kwargs: Any) -> Any:
         """Constants made by the model's code are real tensors; calls that mix them with meta tensors need meta."""
         if not any(isinstance(t, Tensor) and t.is_meta for t in tree_leaves((args, kwargs))):
             return args, kwargs
+        return tree_map(self._on_meta, args), tree_map(self._on_meta, kwargs)
 
-        def move(t: Any) -> Any:
-            if not isinstance(t, Tensor) or t.is_meta:
-                return t
-            moved = meta_like("", t)
-            self._know(moved, self._node(t))
-            self._pinned.append(moved)
-            return moved
-
-        return tree_map(move, args), tree_map(move, kwargs)
+    def _on_meta(self, t: Any) -> Any:
+        if not isinstance(t, Tensor) or t.is_meta:
+            return t
+        moved = meta_like("", t)
+        self._know(moved, self._node(t))
+        self._pinned.append(moved)
+        return moved
 
     def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
         references = tuple([self._refer(a) for a in args])  # first: they may add nodes of their own

@@ -34,8 +34,9 @@ from fxprune.module.isolation import (
     watch_forwards,
 )
 from fxprune.module.wrappers import check_unwrapped
+from fxprune.tracing.plain_layers import spare_plain_layers
 from fxprune.tracing.provenance import Run
-from fxprune.tracing.recorder import Functions, Recorder, meta_like, spare_plain_layers
+from fxprune.tracing.recorder import Functions, Recorder, meta_like
 from fxprune.tracing.tagging import followed_roots, tagged_attributes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
@@ -64,8 +66,12 @@ def random_plan(model: nn.Module, groups: fxprune.Groups, ratio: float, seed: in
 
 
 def without_mixed(groups: fxprune.Groups, plan: fxprune.Plan) -> fxprune.Plan:
-    """The plan without the groups where pruned and masked may differ: those that a norm, mean or softmax runs over."""
-    return groups.plan({g.name: plan.groups[g.name].kept for g in groups if not g.mixed_by})
+    """The plan without the groups where pruned and masked may differ: those that a norm, mean or softmax runs over, and
+    those tied to them.
+    """
+    mixed = {g.name for g in groups if g.mixed_by}
+    mixed |= {name for tie in groups.ties if tie & mixed for name in tie}
+    return groups.plan({g.name: plan.groups[g.name].kept for g in groups if g.name not in mixed})
 
 
 def check(
@@ -145,3 +151,21 @@ def _gradients(model: nn.Module, x: tuple[Any, ...]) -> tuple[list[str], list[to
     sum(t.square().mean() for t in output).backward()  # type: ignore[union-attr]
     model.eval()
     return [n for n, p in model.named_parameters() if p.grad is not None], [t.shape for t in output]
+
+
+@torch.no_grad()
+def deviation(model: nn.Module, plan: fxprune.Plan, x: tuple[Any, ...] | dict[str, Any]) -> float:
+    """How far the pruned model is from the full-size one whose pruned slices are zero, in float64, relative to it.
+
+    The zeros are set here, by the slots of the groups, not by `fxprune.mask`.
+    """
+    full = copy.deepcopy(model).double()
+    given = tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, x)
+    small = fxprune.rewrite(full, plan)
+    named = {**dict(full.named_parameters()), **dict(full.named_buffers())}
+    for group in plan.groups.values():
+        for slot in group.slots:
+            gone = slot.positions[~np.isin(slot.channels, group.kept)]
+            named[slot.tensor].index_fill_(slot.dim, torch.from_numpy(gone), 0)
+    outputs = [tensors(m(**given) if isinstance(given, dict) else m(*given)) for m in (full, small)]
+    return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in zip(*outputs, strict=True))

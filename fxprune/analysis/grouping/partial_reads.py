@@ -18,14 +18,11 @@ from fxprune.analysis.labels.labels import Labelling
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 
-# Moves that keep the dims apart; all other ops read all that they get.
-_MOVES = frozenset(Move) - {Move.RESHAPE}
-
 
 def never_read(labelling: Labelling) -> Iterator[Fix]:
     """For each parameter or buffer that is read in part, the labels of the rest."""
     for node in labelling.graph.fx.nodes:
-        if node.op == "get_attr" and any(_move(user) in _MOVES for user in node.users):
+        if node.op == "get_attr" and any(len(user.all_input_nodes) == 1 for user in node.users):
             left, read = _followed(node, labelling.axes)
             rest = np.setdiff1d(np.concatenate(left), np.concatenate(read)) if left and read else ()
             if len(rest):
@@ -33,20 +30,29 @@ def never_read(labelling: Labelling) -> Iterator[Fix]:
 
 
 def _followed(source: fx.Node, axes: Mapping[fx.Node, Any]) -> tuple[list[Labels], list[Labels]]:
-    """The labels of which parts are taken on the way from a parameter, and those that are read in the end."""
+    """The labels of which parts are taken on the way from a parameter, and those that are read in the end.
+
+    The way goes through calls on that tensor alone, as far as their results carry its labels: moves, a cosine.
+    """
     left: list[Labels] = []
     read: list[Labels] = []
     ahead = [source]
     while ahead:
         node = ahead.pop()
+        here = _labels(axes[node])
         for user in node.users:
-            if user.target is operator.getitem or _move(user) in _MOVES:
-                ahead.append(user)
+            alone = user.op == "call_function" and len(user.all_input_nodes) == 1
+            passed = np.concatenate([*_labels(axes[user]), _NOTHING]) if alone else _NOTHING
             if _move(user) is Move.PART:
-                left += _labels(axes[node])
-            elif user.target is not operator.getitem and _move(user) not in _MOVES:
-                read += _labels(axes[node])
+                left += here
+            elif user.target is not operator.getitem:
+                read += [d for d in here if not np.isin(d, passed).all()]
+            if len(passed):
+                ahead.append(user)
     return left, read
+
+
+_NOTHING = np.empty(0, dtype=np.int64)
 
 
 def _move(node: fx.Node) -> Move | None:
@@ -55,5 +61,6 @@ def _move(node: fx.Node) -> Move | None:
 
 
 def _labels(tensor: Any) -> list[Labels]:
-    dims = (tensor.known(i) for i in range(len(tensor)))
+    several = tensor if isinstance(tensor, tuple) else (tensor,)
+    dims = (t.known(i) for t in several for i in range(len(t)))
     return [d for d in dims if isinstance(d, np.ndarray)]

@@ -47,7 +47,7 @@ class Facts:
 
 def gather(forms: Forms, run: Run) -> Facts:
     """What a run says about the numbers of the model's own code."""
-    guards = [g for g in run.guards if not is_torchs(g.site.code)]
+    guards = [g for g in run.guards if not is_torchs(g.site.code) or _is_demanded(g)]
     escapes = [e for e in run.escapes if not is_torchs(e[1].code)]
     sighted = any(_has_groups(forms, tensor) for tensor, code in run.reads if not is_torchs(code))
     facts = Facts(guards=guards, escapes=escapes, sighted=sighted)
@@ -57,6 +57,12 @@ def gather(forms: Forms, run: Run) -> Facts:
             facts.scaled.append(call)
         _Reader(forms, call, nodes, facts).read()
     return facts
+
+
+def _is_demanded(g: Guard) -> bool:
+    """Whether a module demands that a size is what an attribute says, as `nn.Transformer` does of `d_model`."""
+    equal = (g.operation, g.outcome) in (("eq", True), ("ne", False))
+    return equal and {type(g.left), type(g.right)} == {Dim, Attribute}
 
 
 def recorded_calls(graph: fx.Graph) -> list[fx.Node]:

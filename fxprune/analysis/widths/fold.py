@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxprune.analysis.ops.spec import Move, NormArguments
 from fxprune.analysis.ops.table import spec_of_node
+from fxprune.analysis.widths.degrees import parameters_of_degree_one
 from fxprune.plan.plan import Ints
 
 Numbers = Any  # a tensor of row numbers, or the tuple of tensors that a split makes
@@ -45,6 +46,10 @@ def absorbing_rows(call: fx.Node) -> tuple[Rows, frozenset[str]]:
     if any(not _same_run(user, call) for n in used for user in n.users):
         like = [n for n in call.graph.nodes if _alike(n, call) and _equal(_producing_rows(n.args[0]), rows)]
         rows = rows if like else []
+    if not rows:
+        like = [n for n in call.graph.nodes if _alike(n, call)]
+        found = parameters_of_degree_one(call, like)
+        rows = [(str(p.target), np.arange(p.meta["shape"][0])) for p in found]
     return rows, frozenset(n.name for n in (call, *like))
 
 
@@ -230,8 +235,11 @@ def _norm(node: Any) -> NormArguments | None:
 
 
 def _is_vector(node: Any) -> bool:
-    """Whether it is a parameter with one number a channel."""
-    return isinstance(node, fx.Node) and node.op == "get_attr" and len(node.meta["shape"]) == 1
+    """Whether it is a parameter with one number a channel, or a part of one."""
+    vector = isinstance(node, fx.Node) and len(node.meta.get("shape", ())) == 1
+    while vector and _is_move(node):
+        node = node.args[0]
+    return vector and node.op == "get_attr"
 
 
 def _along(way: list[fx.Node], numbers: Numbers) -> Tensor:

@@ -109,7 +109,8 @@ class _Inference:
         """
         if refusal.diverged:
             unseen = self._unseen(prediction, refusal)
-            reason = ("whether the model's code holds this width could not be seen", refusal.what)
+            why = f"whether the model's code holds this width could not be seen, as it goes by data: {refusal.what}"
+            reason = (why, refusal.where)
             return held.fix(names_of(self._analysis, unseen), reason)
         reason = (f"the model's code refuses other widths: {refusal.what}", refusal.where)
         ahead = (n for n in refusal.unseen if n.meta["module"] == refusal.module)

@@ -13,20 +13,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.prediction import Prediction
-from fxprune.analysis.widths.words import shown
+from fxprune.analysis.widths.script import Diverged, Script, asks_for_data
+from fxprune.analysis.widths.words import as_text, brief, shown
 from fxprune.module.attributes import mend
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
-from fxprune.module.isolation import call, isolated, set_training, swap_tensors, watch_forwards
+from fxprune.module.isolation import call, cloned, isolated, set_training, swap_tensors, watch_forwards
 from fxprune.tracing import meta_kernels
-from fxprune.tracing.recorder import all_on_meta, meta_like
+from fxprune.tracing.recorder import RECURRENT, all_on_meta, meta_like
 
 aten = torch.ops.aten
 
@@ -58,7 +60,7 @@ class Refusal:
         where: the line of the model's code, and the module.
         after: the last call before it.
         unseen: the recorded calls behind it.
-        diverged: the model follows its data, and has taken another way on meta tensors.
+        diverged: the model follows its data, and has taken another way on meta tensors, or asked them for data.
     """
 
     module: str
@@ -87,12 +89,14 @@ def probe(
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         shape = prediction.shape(parameters[name]) if name in parameters else tensor.shape
+        if not graph.on_meta and shape == tensor.shape and not isinstance(tensor, nn.Parameter):
+            return tensor  # the code may go by what it says
         return meta_like(name, tensor, None if shape == tensor.shape else shape)
 
-    with isolated(graph.model) as model:
+    with isolated(graph.model, keep_buffers=not graph.on_meta) as model:
         swap_tensors(model, cut)
         model = mend(model, attributes)
-        inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, graph.inputs)
+        inputs = tree_map(_on_meta, graph.inputs) if graph.on_meta else cloned(graph.inputs)
         prober = _Prober(prediction, factors)
         watch_forwards(model, prober.stack)
         with prober, _Reshapes(prober):
@@ -101,47 +105,6 @@ def probe(
                 if not prober.run(training, lambda: call(model, inputs)):
                     break
     return prober.differences, prober.refusal
-
-
-class Diverged(Exception):
-    """The model's code called another op than in the recorded run."""
-
-
-_COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default, aten.clone.default])
-_RESHAPES = frozenset([aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default])
-# Calls that stand for one another: a slice of all that there is is an alias.
-_ALIKE = (_RESHAPES, frozenset([aten.slice.Tensor, aten.alias.default]))
-
-
-@dataclass
-class _Script:
-    """The recorded calls, one after another."""
-
-    nodes: list[fx.Node]
-    at: int = 0
-
-    def next(self, op: Any) -> fx.Node | None:
-        """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not."""
-        while self._present() is not op and self._present() in _COPIES:
-            self.at += 1
-        if self._present() is op or any(op in s and self._present() in s for s in _ALIKE):
-            self.at += 1
-            return self.nodes[self.at - 1]
-        if op in _COPIES:
-            return None
-        raise Diverged(f"{op} is called where {self._present()} was")
-
-    def skip_to_reshape(self) -> fx.Node:
-        """The next recorded reshape; a copy may come before it."""
-        while self._present() in _COPIES:
-            self.at += 1
-        if self._present() not in _RESHAPES:
-            raise Diverged(f"a reshape is called where {self._present()} was")
-        self.at += 1
-        return self.nodes[self.at - 1]
-
-    def _present(self) -> Any:
-        return self.nodes[self.at].target if self.at < len(self.nodes) else None
 
 
 class _Prober(DispatchMode):
@@ -157,7 +120,7 @@ class _Prober(DispatchMode):
         self._axes = prediction.analysis.labelling.axes
         self._graph = prediction.analysis.labelling.graph
         calls = [n for n in self._graph.fx.nodes if n.op == "call_function" and n.target is not operator.getitem]
-        self._scripts = {extra: _Script([n for n in calls if n.meta["extra"] is extra]) for extra in (False, True)}
+        self._scripts = {extra: Script([n for n in calls if n.meta["extra"] is extra]) for extra in (False, True)}
         self.script = self._scripts[False]
         self.paused = False
 
@@ -170,9 +133,9 @@ class _Prober(DispatchMode):
         except Exception as error:
             done, nodes = self.script.at, self.script.nodes
             last = nodes[done - 1] if done else None
-            diverged = isinstance(error, Diverged) and not self._graph.on_meta
+            diverged = not self._graph.on_meta and (isinstance(error, Diverged) or asks_for_data(error))
             module = self.stack[-1] if self.stack else ""
-            self.refusal = Refusal(module, _brief(error), _raised_at(error, module), last, nodes[done:], diverged)
+            self.refusal = Refusal(module, brief(error), _raised_at(error, module), last, nodes[done:], diverged)
             return False
         return True
 
@@ -187,16 +150,17 @@ class _Prober(DispatchMode):
         self._check_constant(node, args)
         if op not in meta_kernels.MIXED and not all_on_meta((*args, *kwargs.values())):
             args, kwargs = _moved((args, kwargs))
-        if node is None:
-            return meta_kernels.answer(op, args, kwargs)
+        if node is None:  # from meta there is no copy to a device
+            elsewhere = {"device": args[0].device} if args[0].is_meta and "device" in kwargs else {}
+            return meta_kernels.answer(op, args, {**kwargs, **elsewhere})
         predicted = self._prediction.shapes(self._axes[node])
         try:
             result = meta_kernels.answer(op, args, kwargs)
         except Exception as error:
-            return self.differ(node, predicted, _brief(error), args)
+            return self.differ(node, predicted, brief(error), args)
         seen = _shapes(result)
         if seen != predicted:
-            return self.differ(node, predicted, f"{_text(seen)} instead of {_text(predicted)}", args)
+            return self.differ(node, predicted, f"{as_text(seen)} instead of {as_text(predicted)}", args)
         self._check_offset(node, args)
         self._check_scalars(node, args, kwargs)
         return result
@@ -279,19 +243,26 @@ def _raised_at(error: BaseException, module: str) -> str:
 
 
 class _Reshapes(TorchFunctionMode):
-    """`reshape` refuses sizes that do not fit before any ATen call is made; here such a call counts as a view."""
+    """What refuses its arguments before any ATen call is made.
+
+    `reshape` refuses sizes that do not fit: such a call counts as a view. Recurrent layers refuse a state on another
+    device: it is moved.
+    """
 
     def __init__(self, prober: _Prober) -> None:
         super().__init__()
         self._prober = prober
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in RECURRENT:
+            with _disable_current_modes():
+                args = tree_map(lambda t: _on_meta(t) if isinstance(t, Tensor) and t.is_floating_point() else t, args)
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError as error:
             if func not in (Tensor.reshape, torch.reshape, Tensor.unflatten) or kwargs:
                 raise
-            return self._prober.reshape(_brief(error), args)
+            return self._prober.reshape(brief(error), args)
 
 
 def _made(node: fx.Node, predicted: Any, args: Any) -> Any:
@@ -338,11 +309,3 @@ def differ(a: float, b: float) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _text(shape: Any) -> str:
-    return "×".join(map(str, shape)) if not shape or isinstance(shape[0], int) else ", ".join(map(_text, shape))
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"

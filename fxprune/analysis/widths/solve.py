@@ -78,6 +78,8 @@ class _Solver:
         """What must hold once all ties are known."""
         for g in facts.guards:
             self._guard(g)
+        for scalar in facts.scalars:
+            self.forms.groups(scalar.source)  # notes what must be whole
         for form, source in self.forms.whole:
             self._whole(form, source)
         for source, site in facts.escapes:

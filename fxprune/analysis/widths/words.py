@@ -43,3 +43,13 @@ def line_of(site: Site) -> int:
 def shown(file: str, number: int, module: str) -> str:
     source = linecache.getline(file, number).strip()
     return f"{Path(file).name}:{number} `{source[:80]}`" + (f" in {module}" if module else "")
+
+
+def as_text(shape: Any) -> str:
+    """A shape, or several."""
+    return "×".join(map(str, shape)) if not shape or isinstance(shape[0], int) else ", ".join(map(as_text, shape))
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"

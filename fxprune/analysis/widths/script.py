@@ -1,0 +1,57 @@
+"""Script: the recorded calls, in the order in which another run of the model must make them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+
+def asks_for_data(error: Exception) -> bool:
+    """Whether PyTorch refused to tell what stands in a meta tensor."""
+    return any(words in str(error) for words in ("meta tensor", "unallocated storage"))
+
+
+class Diverged(Exception):
+    """The model's code called another op than in the recorded run."""
+
+
+_COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default, aten.clone.default])
+_RESHAPES = frozenset([aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default])
+# Calls that stand for one another: a slice of all that there is is an alias.
+_ALIKE = (_RESHAPES, frozenset([aten.slice.Tensor, aten.alias.default]))
+
+
+@dataclass
+class Script:
+    """The recorded calls, one after another."""
+
+    nodes: list[fx.Node]
+    at: int = 0
+
+    def next(self, op: Any) -> fx.Node | None:
+        """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not."""
+        while self._present() is not op and self._present() in _COPIES:
+            self.at += 1
+        if self._present() is op or any(op in s and self._present() in s for s in _ALIKE):
+            self.at += 1
+            return self.nodes[self.at - 1]
+        if op in _COPIES:
+            return None
+        raise Diverged(f"{op} is called where {self._present()} was")
+
+    def skip_to_reshape(self) -> fx.Node:
+        """The next recorded reshape; a copy may come before it."""
+        while self._present() in _COPIES:
+            self.at += 1
+        if self._present() not in _RESHAPES:
+            raise Diverged(f"a reshape is called where {self._present()} was")
+        self.at += 1
+        return self.nodes[self.at - 1]
+
+    def _present(self) -> Any:
+        return self.nodes[self.at].target if self.at < len(self.nodes) else None

@@ -1,0 +1,193 @@
+"""Constructs that models of other people are made of: none is fixed needlessly, and pruned equals masked."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import ROUNDING, check, deviation, random_plan, without_mixed
+from torch import Tensor, nn
+
+import fxprune
+
+WIDTH, HEADS = 32, 4
+
+
+class Tokens(nn.Module):
+    """A block on a stream of tokens."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.inp, self.block = nn.Linear(12, WIDTH), block
+        self.ff, self.out = nn.Linear(WIDTH, 48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.gelu(self.ff(self.block(self.inp(x)))))  # type: ignore[no-any-return]
+
+
+class Separate(nn.Module):
+    """Queries, keys and values from layers of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = HEADS, WIDTH // HEADS
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        b, n, _ = x.shape
+        return [layer(x).view(b, n, self.heads, self.width) for layer in (self.q, self.k, self.v)]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Of tensors of shape (batch, tokens, heads, width)."""
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        y = ((q @ k.mT) * self.width**-0.5).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).reshape(len(y), -1, self.heads * self.width))  # type: ignore[no-any-return]
+
+
+class Rotary(Separate):
+    """Queries are read twice before they are scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", 1 / 100 ** (torch.arange(0, self.width, 2) / self.width))
+
+    def rotate(self, x: Tensor) -> Tensor:
+        angles = torch.einsum("i,j->ij", torch.arange(x.shape[1], device=x.device).type_as(x), self.frequencies)
+        both = torch.cat((angles, angles), -1)[:, None]
+        half = x.shape[-1] // 2
+        return x * both.cos() + torch.cat((-x[..., half:], x[..., :half]), -1) * both.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return self.attend(self.rotate(q), self.rotate(k), v)
+
+
+class ComplexRotary(Separate):
+    """A table of complex numbers, of which the example reads the first rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.outer(torch.arange(64.0), 1 / 100 ** (torch.arange(0, self.width, 2) / self.width))
+        self.register_buffer("table", torch.stack([angles.cos(), angles.sin()], -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        turn = torch.view_as_complex(self.table)[: x.shape[1]].view(1, x.shape[1], 1, -1)
+        pairs = (torch.view_as_complex(t.reshape(*t.shape[:-1], -1, 2)) for t in (q, k))
+        q, k = (torch.view_as_real(t * turn).flatten(3) for t in pairs)
+        return self.attend(q, k, v)
+
+
+class EncoderDecoder(nn.Module):
+    """PyTorch's own; the queries of its cross-attention are a part of a fused weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Transformer(WIDTH, HEADS, 1, 1, 64, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.both(x, x.flip(1), tgt_mask=mask)  # type: ignore[no-any-return]
+
+
+class RootScaled(Separate):
+    """The scale is computed from the stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.transpose(1, 2) for t in self.split(x))
+        y = ((q @ k.mT) / math.sqrt(x.shape[-1] // self.heads)).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+BLOCKS = [Rotary, ComplexRotary, EncoderDecoder]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)
+def test_attention(block: Callable[[], nn.Module]) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return Tokens(block()).eval()
+
+    def inputs(batch: int) -> tuple[Tensor]:
+        return (torch.randn(batch, 9, 12, generator=torch.Generator().manual_seed(batch)),)
+
+    plan, model = check(build, inputs, 0.5), build()
+    small = fxprune.rewrite(model, plan)
+    assert sum(p.numel() for p in small.parameters()) < 0.31 * sum(p.numel() for p in model.parameters())
+    exact = without_mixed(fxprune.find_groups(fxprune.trace(model, inputs(1))), plan)
+    assert deviation(model, exact, inputs(3)) <= ROUNDING
+    longer = torch.randn(2, 14, 12)
+    assert deviation(model, exact, (longer,)) <= ROUNDING
+
+
+def test_a_scale_that_is_rounded_fixes_the_stream_alone() -> None:
+    groups = fxprune.find_groups(fxprune.trace(Tokens(RootScaled()).eval(), torch.randn(1, 9, 12)))
+    assert {g.name for g in groups} == {"block.q", "block.v", "block.o", "ff"}
+    assert "= a whole number" in next(f.reason for f in groups.fixed if (f.tensor, f.dim) == ("inp.weight", 0))
+
+
+class FirstState(nn.Module):
+    """Makes the first state of a recurrent layer from a size alone, without a device."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.hidden, self.layers = 24, 2
+        self.rnn = kind(8, 24, 2, batch_first=True)
+        self.out = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(self.layers, x.size(0), self.hidden)
+        state = (h, torch.zeros_like(h)) if isinstance(self.rnn, nn.LSTM) else h
+        return self.out(self.rnn(x, state)[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_first_state_without_a_device(kind: type[nn.RNNBase]) -> None:
+    model, x = FirstState(kind).eval(), torch.randn(2, 6, 8)
+    graph = fxprune.trace(model, x)
+    assert graph.on_meta
+    groups = fxprune.find_groups(graph)
+    assert [g.size for g in groups] == [24]
+    plan = random_plan(model, groups, 0.5)
+    small = fxprune.rewrite(model, plan)
+    assert small.hidden == small.rnn.hidden_size == 12
+    assert small(torch.randn(3, 4, 8)).shape == (3, 5)
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+
+
+class ReadsLengths(nn.Module):
+    """Its way goes by values of an input and of a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 4, 3)
+        self.register_buffer("scales", torch.tensor([1.0, 1.0, 2.0, 2.0]))
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x = F.interpolate(self.b(self.a(x).relu()), scale_factor=self.scales.tolist()[2:])
+        last = int(lengths.cpu().max()) + sum(lengths.tolist()) * 0
+        return self.c(x.view(x.shape[0], -1, *x.shape[2:])[:, :, :last])  # type: ignore[no-any-return]
+
+
+def test_values_of_inputs_and_buffers_are_read_while_widths_are_checked() -> None:
+    model, x = ReadsLengths().eval(), (torch.rand(2, 3, 10, 10), torch.tensor([7, 9]))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("a", 16), ("b", 16)]
+    assert deviation(model, random_plan(model, groups, 0.5), x) <= ROUNDING
+
+
+class ReadsActivations(ReadsLengths):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        y = self.b(self.a(x).relu())
+        if sum(y.flatten().tolist()) > 1e9:
+            y = y * 2
+        return self.c(y.view(len(y), 16, -1, y.shape[-1]))  # type: ignore[no-any-return]
+
+
+def test_activations_are_read_while_widths_are_checked() -> None:
+    """The check sees no values of them: what it did not reach must be known from the recorded run."""
+    model, x = ReadsActivations().eval(), (torch.rand(2, 3, 10, 10), torch.tensor([7, 9]))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("a", 16), ("b", 16)]
+    assert deviation(model, random_plan(model, groups, 0.5), x) <= ROUNDING
