@@ -27,11 +27,13 @@ from fxprune.module.isolation import (
 )
 from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
+from fxprune.verification.convolution import conv2d
 from fxprune.verification.inputs import tensors_in
 from fxprune.verification.numbers import Numbers, lifted
 from fxprune.verification.randomise import is_leaf, outlives_the_call
 
 _NAMES = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
+_FASTER: dict[Any, Any] = {torch.conv2d: conv2d}
 _FACTS = frozenset(
     [
         *(getattr(Tensor, name).__get__ for name in _NAMES.split()),
@@ -134,7 +136,7 @@ class Reading(TorchFunctionMode):
         """The result of the call on numbers; what it writes to them is read by later calls."""
         numbers = [self.number(a) for a in args]
         before = [n._version if n is not a and isinstance(n, Tensor) else 0 for n, a in zip(numbers, args, strict=True)]
-        result = func(*numbers, **{k: self.number(v) for k, v in kwargs.items()})
+        result = _FASTER.get(func, func)(*numbers, **{k: self.number(v) for k, v in kwargs.items()})
         for number, argument, version in zip(numbers, args, before, strict=True):
             if number is not argument and isinstance(number, Tensor) and number._version > version:
                 self._written[self.names[id(argument)]] = number
@@ -196,7 +198,7 @@ class MaskedReading(Reading):
         name, groups = self.names.get(id(weight)), options.get("groups", args[3] if len(args) > 3 else 1)
         channel = 1 - weight.dim()
         if name is None or groups > 1 or func not in _PLAIN:
-            out = func(x, self.number(weight), None, *args, **options)
+            out = _FASTER.get(func, func)(x, self.number(weight), None, *args, **options)
             return self._biased(out, bias, channel)
         x = _selected(x, self.numbers.kept(name, 1), channel)
         return self._with_bias(func(x, self.numbers.block(name), None, *args, **options), name, bias, channel)

@@ -1,0 +1,44 @@
+"""Grouped convolutions in float64: the same as PyTorch's, all groups at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxprune.verification.convolution import conv2d
+
+
+def a_case(groups: int, side: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    x, weight = torch.rand(2, 12, side, side + 1, dtype=dtype), torch.rand(24, 12 // groups, 3, 1, dtype=dtype)
+    return x, weight, torch.rand(24, dtype=dtype)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 12])
+@pytest.mark.parametrize("options", [(1, 0, 1), ((2, 1), (1, 2), (1, 2)), ((2,), (0,), (1,)), (1, "same", 1)])
+def test_it_is_what_pytorch_computes(groups: int, options: tuple[int, int, int]) -> None:
+    x, weight, bias = a_case(groups, 6)
+    for b in (None, bias):
+        wanted = torch.conv2d(x, weight, b, *options, groups)
+        torch.testing.assert_close(conv2d(x, weight, b, *options, groups), wanted, rtol=1e-12, atol=1e-12)
+
+
+OFTEN = [(12, 6, torch.float64, True), (1, 6, torch.float64, False), (12, 6, torch.float32, False)]
+
+
+@pytest.mark.parametrize(("groups", "side", "dtype", "all_at_once"), [*OFTEN, (12, 90, torch.float64, False)])
+def test_groups_are_taken_at_once_on_small_maps_of_float64(
+    groups: int, side: int, dtype: torch.dtype, all_at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    monkeypatch.setattr(F, "unfold", lambda *args, unfold=F.unfold: used.append(args) or unfold(*args))
+    x, weight, bias = a_case(groups, side, dtype)
+    torch.testing.assert_close(conv2d(x, weight, bias, groups=groups), torch.conv2d(x, weight, bias, groups=groups))
+    assert bool(used) is all_at_once
+
+
+@pytest.mark.parametrize("channels", [11, 24])
+def test_what_does_not_fit_is_refused_as_by_pytorch(channels: int) -> None:
+    _, weight, bias = a_case(3, 6)
+    with pytest.raises(RuntimeError, match="to have 12 channels"):
+        conv2d(torch.rand(2, channels, 6, 6, dtype=torch.float64), weight, bias, groups=3)
