@@ -1,6 +1,7 @@
 """Search: candidates are cut, tuned and evaluated, one after another or in parallel; the rooms of all searches.
 
     bisection    the smallest model that loses at most so much accuracy
+    monotone     the same from a monotone fit to all tunings
     bee_colony   artificial bee colony over the widths of all groups
     driver       what all searches do alike, from the arguments to the result
     trial        one candidate: cut, tune, evaluate, under its own seed
@@ -27,6 +28,7 @@ from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.distributed import run_distributed
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
+from fxprune.search.monotone import MonotoneFit
 from fxprune.search.progressive.layer_by_layer import LayerByLayer
 from fxprune.search.progressive.search import Progressive, Step
 from fxprune.search.result import Search, Trial
@@ -44,6 +46,7 @@ __all__ = [
     "Driver",
     "Evaluator",
     "LayerByLayer",
+    "MonotoneFit",
     "Probe",
     "Progressed",
     "Progressive",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class Acceptance:
         z: standard errors from the tolerance within which it is repeated.
         margin: standard errors that an accepted loss must stay below the tolerance.
         verify: fresh seeds on which the winner must be good enough once more; else the next larger model is verified.
+        baselines: tunings of the original, whose mean is what models are compared with, so that what the tuning itself
+            gives or takes does not count; 0: the original as it is.
 
     >>> import fxprune
     >>> search = fxprune.search.Bisection(acceptance=fxprune.search.Acceptance(repeats=3))  # or PLAIN, ROBUST
@@ -44,9 +46,10 @@ class Acceptance:
     z: float = 1.64
     margin: float = 0.0
     verify: int = 0
+    baselines: int = 0
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or self.verify < 0 or not (self.z >= 0 and self.margin >= 0):
+        if self.repeats < 1 or min(self.verify, self.baselines) < 0 or not (self.z >= 0 and self.margin >= 0):
             raise InputError("an acceptance needs repeats of at least 1 and nothing negative", seen=str(self))
 
 
@@ -73,6 +76,18 @@ class Decision:
     candidates: tuple[Candidate, ...]
 
 
+def reference(evaluator: Evaluator[Any], tunings: int) -> Outcome:
+    """What models are compared with: the original as it is, or the mean of so many tunings of it."""
+    baseline = evaluator.baseline()
+    if not tunings or evaluator.deterministic:
+        return baseline
+    outcomes = evaluator.run([Candidate(evaluator.original.plan, repeat) for repeat in range(tunings)])
+    samples = [o.samples for o in outcomes if o.samples is not None]
+    mean = None if len(samples) < tunings else np.mean(samples, axis=0, dtype=np.float32)
+    fitness = math.fsum(o.fitness for o in outcomes) / tunings
+    return replace(baseline, fitness=fitness, samples=mean)
+
+
 def decide(evaluator: Evaluator[Any], plan: Plan, tolerance: float, acceptance: Acceptance) -> Decision:
     """Decide whether a plan is good enough; repeats near the tolerance."""
     candidates = [Candidate(plan)]
@@ -95,7 +110,7 @@ def _decision(
     evaluator: Evaluator[Any], candidates: Sequence[Candidate], tolerance: float, acceptance: Acceptance
 ) -> tuple[Decision, bool]:
     """The decision, and whether the loss is near the tolerance."""
-    baseline, outcomes = evaluator.baseline(), evaluator.run(candidates)
+    baseline, outcomes = reference(evaluator, acceptance.baselines), evaluator.run(candidates)
     score = math.fsum(o.fitness for o in outcomes) / len(outcomes)
     error = standard_error(baseline, outcomes)
     spare = score + tolerance - baseline.fitness

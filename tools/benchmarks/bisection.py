@@ -1,11 +1,11 @@
-"""Simulate searches near the tolerance: how often plain and robust bisection accept a model that loses too much.
+"""Simulate searches near the tolerance: how often they end at a model that loses too much.
 
     PYTHONPATH=.:tools python -m benchmarks.bisection  # a minute on one core
     PYTHONPATH=.:tools python -m benchmarks.bisection --runs 1000 --spread 0.005 --samples 500
 
 A model at rate r truly loses 0.2·exp(-6·r) of an accuracy of 95 %, so that 1 % is lost at r = 0.5. Each tuning's true
-accuracy varies (`--spread`), 2 % of the samples flip both ways, and a search sees `--samples` of them. The bisections
-are fxprune's own, with its decisions; only models, tunings and evaluations are drawn instead of made.
+accuracy varies (`--spread`), 2 % of the samples flip both ways, and a search sees `--samples` of them. The searches are
+fxprune's own, with their decisions; only models, tunings and evaluations are drawn instead of made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import typer
@@ -24,11 +24,18 @@ from rich.progress import track
 from rich.table import Table
 
 import fxprune
-from fxprune.search import PLAIN, ROBUST, Acceptance, Bisection
+from fxprune.search import PLAIN, ROBUST, Bisection, MonotoneFit
 from fxprune.search.trial import Outcome
 
 TOLERANCE = 0.01
-JUDGES = {"plain": PLAIN, "robust, no margin": replace(ROBUST, margin=0.0), "robust": ROBUST}
+SEARCHES: dict[str, Bisection | MonotoneFit] = {
+    "plain": Bisection(TOLERANCE, acceptance=PLAIN),
+    "robust, no margin": Bisection(TOLERANCE, acceptance=replace(ROBUST, margin=0.0)),
+    "robust": Bisection(TOLERANCE, acceptance=ROBUST),
+    "monotone fit, 16 tunings": MonotoneFit(TOLERANCE),
+    "monotone fit, 16 tunings, 0.95": MonotoneFit(TOLERANCE, confidence=0.95),
+    "monotone fit, 10 tunings": MonotoneFit(TOLERANCE, tunings=10),
+}
 
 
 def true_loss(rate: float) -> float:
@@ -40,6 +47,7 @@ class Rate:
     """A plan of which only the rate is known."""
 
     rate: float
+    groups: ClassVar[dict[str, Any]] = {}
 
     def kept_counts(self) -> dict[str, int]:
         return {"rate": round(1e9 * self.rate)}
@@ -108,36 +116,36 @@ class Row:
     tunings: float
 
 
-def simulate(judge: Acceptance, runs: int = 250, spread: float = 0.003, samples: int = 1000) -> Row:
+def simulate(search: Bisection | MonotoneFit, runs: int = 250, spread: float = 0.003, samples: int = 1000) -> Row:
     """Search `runs` times, under seeds 0, 1, ..."""
     rates, tunings = list[float](), list[int]()
     for seed in range(runs):
         bench = Simulated(seed, spread, samples)
-        for _ in Bisection(TOLERANCE, acceptance=judge, progress=False).probes(bench, Rate):  # type: ignore[arg-type]
+        for _ in replace(search, seed=seed, progress=False).probes(bench, Rate):  # type: ignore[arg-type]
             pass
-        rates.append(bench.best.plan.rate)
+        rates.append(bench.best.plan.rate if bench.best else 1.0)
         tunings.append(bench.tunings)
     return Row(fmean(true_loss(r) > TOLERANCE for r in rates), fmean(rates), fmean(tunings))
 
 
 def show(rows: dict[str, Row], runs: int) -> Table:
     table = Table(title=f"{runs} searches each", header_style="bold")
-    for column in ("judge", "too lossy", "mean rate (0.50 is right)", "tunings a search"):
-        table.add_column(column, justify="left" if column == "judge" else "right")
+    for column in ("search", "too lossy", "mean rate (0.50 is right)", "tunings a search"):
+        table.add_column(column, justify="left" if column == "search" else "right")
     for name, row in rows.items():
         table.add_row(name, f"{row.wrong:.1%}", f"{row.rate:.3f}", f"{row.tunings:.1f}")
     return table
 
 
 def main(
-    runs: Annotated[int, typer.Option(min=1, help="Searches of each judge.")] = 250,
+    runs: Annotated[int, typer.Option(min=1, help="Searches of each kind.")] = 250,
     spread: Annotated[float, typer.Option(min=0, help="Standard deviation of a tuning's true accuracy.")] = 0.003,
     samples: Annotated[int, typer.Option(min=2, help="Samples that a search sees.")] = 1000,
 ) -> None:
-    """Simulate searches near the tolerance: how often plain and robust bisection accept a model that loses too much."""
-    names: Sequence[str] = list(JUDGES)
+    """Simulate searches near the tolerance: how often they end at a model that loses too much."""
+    names: Sequence[str] = list(SEARCHES)
     bar = track(names, "searches", console=Console(stderr=True))
-    Console().print(show({name: simulate(JUDGES[name], runs, spread, samples) for name in bar}, runs))
+    Console().print(show({name: simulate(SEARCHES[name], runs, spread, samples) for name in bar}, runs))
 
 
 if __name__ == "__main__":
