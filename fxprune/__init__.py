@@ -12,7 +12,7 @@ The stages, each a pure function of the one before, and usable alone:
 `fxprune.prune(model, example_inputs, macs=0.5)` does it all.
 """
 
-from fxprune import planners, report, scorers, search, testing
+from fxprune import planners, report, scorers, search, sparsity, testing
 from fxprune.analysis import ops
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
@@ -71,6 +71,7 @@ __all__ = [
     "rewrite",
     "scorers",
     "search",
+    "sparsity",
     "testing",
     "trace",
     "untie_attention",

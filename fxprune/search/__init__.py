@@ -22,7 +22,7 @@ fitness of those that were evaluated before.
 
 from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance
 from fxprune.search.accuracy import Accuracy
-from fxprune.search.bee_colony import BeeColony
+from fxprune.search.bee_colony import BeeColony, CurveFitness
 from fxprune.search.bisection import Bisection, Probe, fastest
 from fxprune.search.checkpoint import plan_of, restore
 from fxprune.search.distributed import run_distributed
@@ -43,6 +43,7 @@ __all__ = [
     "BeeColony",
     "Bisection",
     "Candidate",
+    "CurveFitness",
     "Driver",
     "Evaluator",
     "LayerByLayer",

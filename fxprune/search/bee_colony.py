@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
@@ -18,30 +18,73 @@ from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure
 from fxprune.planners.budget import AtBudget, check_budget
+from fxprune.reconstruction import reconstruct
+from fxprune.scorers.joint_elimination import ErrorCurve
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
 from fxprune.search.result import Trial
-from fxprune.search.trial import Candidate
+from fxprune.search.trial import Candidate, Tune
 
 Code = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class CurveFitness:
+    """What a plan is worth by error curves: -Σ_g a_g·e_g(kept channels of g). It costs no forward.
+
+    Attributes:
+        curves: e_g by group, from `scorers.JointElimination().curves(...)`.
+        weights: a_g by group; 1 where none is given. See `scorers.output_sensitivity`.
+
+    >>> import torch, fxprune
+    >>> curve = fxprune.scorers.ErrorCurve.of_scores(torch.tensor([3.0, 1.0, 4.0]))
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 2)))
+    >>> fxprune.search.CurveFitness({"0": curve})(groups.plan({"0": [0, 2]}))
+    -0.125
+    """
+
+    curves: Mapping[str, ErrorCurve]
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __call__(self, plan: Plan) -> float:
+        counts = plan.kept_counts()
+        return -math.fsum(self.weights.get(n, 1.0) * curve.at(counts[n]) for n, curve in self.curves.items())
+
+
+@dataclass(frozen=True)
+class _Repaired:
+    """Refit a model that a plan has cut, all layers at once, and tune it, in place."""
+
+    original: nn.Module
+    plan: Plan
+    data: Iterable[Any]
+    tune: Tune | None
+
+    def __call__(self, model: nn.Module) -> None:
+        if self.plan.cuts():
+            reconstruct(self.original, model, self.plan, self.data, order="at_once")
+        if self.tune is not None:
+            self.tune(model)
 
 
 @dataclass(frozen=True)
 class BeeColony(Driver[Trial]):
     """Artificial bee colony over a code h of one number for each group: it keeps ⌊h/levels · channels⌋ channels.
 
-    Food sources are codes, drawn at random. In each cycle every source is moved (employed bees), then sources drawn by
-    their fitness are moved (onlookers), and the source that failed most often, if at least `limit` times, is drawn anew
-    (scout). A move takes a partner x_k and changes some coordinates: x_i + r·(x_i - x_k), r ~ U(-1, 1). Better codes
-    replace their source.
+    Food sources are codes, drawn at random; the first one is uniform, with `max_keep` of every group. In each cycle
+    every source is moved (employed bees), then sources drawn by their fitness are moved (onlookers), and the source
+    that failed most often, if at least `limit` times, is drawn anew (scout). A move takes a partner x_k and changes
+    some coordinates: x_i + r·(x_i - x_k), r ~ U(-1, 1). Better codes replace their source.
     Source: ABCPruner (Lin et al., IJCAI 2020). Other than its released code: all channels can be chosen and all groups
     moved; best code and best weights belong together; a code is evaluated once; the best source is never drawn anew.
-    Choices of fxprune: the bees of a phase fly at the same time, so that they can be evaluated in parallel; onlookers
-    go by 0.1 + 0.9·(fit - worst)/(best - worst), which is the same in any unit; a move that rounds to nothing steps one
-    coordinate by one.
+    Choices of fxprune: the uniform source; the bees of a phase fly at the same time, so that they can be evaluated in
+    parallel; onlookers go by 0.1 + 0.9·(fit - worst)/(best - worst), which is the same in any unit; a move that rounds
+    to nothing steps one coordinate by one.
 
-    Fitness needs no training: with `tune=lambda m: fxprune.recalibrate_batchnorm(m, batches)` a candidate costs a few
-    forwards.
+    A fitness must rank: codes whose models are near chance before their tuning cannot be told apart. Published is a
+    short training of each (`tune`); without any, `repair` fits what is left by least squares, and `fitness` judges a
+    code by its plan alone, for instance by `CurveFitness`.
 
     Attributes:
         sources: number of food sources.
@@ -55,6 +98,8 @@ class BeeColony(Driver[Trial]):
             searches over ways to spend it, and `max_keep` has no effect.
         measure: what the budget counts, as in `Budget`.
         constraints: which widths are allowed.
+        repair: refit each candidate on `data` before `tune`, all layers at once (`fxprune.reconstruct`).
+        fitness: what a plan is worth, in place of `evaluate`, which then sees the original alone.
         progress: show a progress bar.
         seed: of everything random.
 
@@ -80,6 +125,8 @@ class BeeColony(Driver[Trial]):
     keep: float | None = None
     measure: Measure = "macs"
     constraints: Constraints = UNCONSTRAINED
+    repair: bool = False
+    fitness: Callable[[Plan], float] | None = None
     progress: bool = True
     seed: int = 0
 
@@ -97,6 +144,9 @@ class BeeColony(Driver[Trial]):
 
     def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Trial]]:
         task = evaluator.task
+        if self.repair and task.data is None:
+            remedy = "search(..., data=batches), or BeeColony(repair=False)"
+            raise InputError("a bee colony has no data for its repairs", remedy=remedy)
         scores = task.scores() if self.channels == "scored" or self.keep is not None else {}
         colony = _Colony(self, evaluator, lambda code: self._plan(code, task.groups, scores))
         most = 1 + 3 * self.cycles
@@ -158,7 +208,8 @@ class _Colony:
         if not self.length:
             return
         self.evaluator.baseline()
-        self.codes = [self.drawn() for _ in range(self.settings.sources)]
+        uniform = np.full(self.length, self.top, dtype=np.int64)
+        self.codes = [uniform, *(self.drawn() for _ in range(self.settings.sources - 1))]
         self.fitness = self.fitness_of(self.codes)
         yield self.new()
         for _ in range(self.settings.cycles):
@@ -173,17 +224,35 @@ class _Colony:
         """What was tried since this was last called."""
         fresh = list(self.tried.values())[self.reported :]
         self.reported = len(self.tried)
-        return [self.evaluator.trial(c) for c in fresh]
+        return [self._trial(c) for c in fresh]
+
+    def _trial(self, candidate: Candidate) -> Trial:
+        plan, fitness = candidate.plan, self.settings.fitness
+        if fitness is None:
+            return self.evaluator.trial(candidate)
+        return Trial(plan.kept_counts(), self.evaluator.cost(plan), fitness(plan), self.settings.seed, 0.0)
+
+    def _values(self, candidates: Sequence[Candidate]) -> list[float]:
+        if self.settings.fitness is not None:
+            return [self.settings.fitness(c.plan) for c in candidates]
+        return [o.fitness for o in self.evaluator.run(candidates)]
+
+    def _candidate(self, code: Code) -> Candidate:
+        plan, task = self.plan(code), self.evaluator.task
+        if not self.settings.repair:
+            return Candidate(plan)
+        assert task.data is not None, "checked before"
+        return Candidate(plan, change=_Repaired(task.model, plan, task.data, task.tune))
 
     def drawn(self) -> Code:
         return self.random.integers(1, self.top + 1, self.length)
 
     def fitness_of(self, codes: Sequence[Code]) -> npt.NDArray[np.float64]:
         """The fitness of codes; NaN counts as the worst. The best of all codes is remembered."""
-        candidates = [Candidate(self.plan(code)) for code in codes]
-        outcomes = self.evaluator.run(candidates)
+        candidates = [self._candidate(code) for code in codes]
+        values = self._values(candidates)
         self.tried |= {c.key: c for c in candidates}
-        fitness = np.array([-math.inf if math.isnan(o.fitness) else o.fitness for o in outcomes])
+        fitness = np.array([-math.inf if math.isnan(v) else v for v in values])
         first = int(np.argmax(fitness))
         if fitness[first] > self.best_fitness:
             self.best, self.best_fitness = candidates[first], float(fitness[first])
@@ -208,7 +277,8 @@ class _Colony:
         code[where] = self.inside(np.rint(code[where] + step))
         if np.array_equal(code, self.codes[i]):
             at = where[0]
-            code[at] = self.inside(code[at] + self.random.choice([-1, 1]))
+            ways = [way for way in (-1, 1) if 1 <= code[at] + way <= self.top]
+            code[at] += self.random.choice(ways) if ways else 0
         return code
 
     def inside(self, values: Any) -> Any:

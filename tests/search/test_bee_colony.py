@@ -13,7 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.planners import Constraints
-from fxprune.search import BeeColony
+from fxprune.search import BeeColony, CurveFitness
 
 
 def hunt(evaluate: Any, *widths: int, tune: Any = None, **settings: Any) -> Any:
@@ -194,3 +194,58 @@ def test_nothing_to_prune() -> None:
 def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:
     with pytest.raises(fxprune.InputError, match=text):
         BeeColony(**values)
+
+
+# The uniform source, repair, and a fitness of the plan alone
+
+
+def test_the_first_code_is_uniform() -> None:
+    found, *_ = hunt(lambda m: 0.0, 20, 40, cycles=0, sources=3)
+    assert found.history[0].counts == {"0": 14, "1": 28}
+    shares, _, groups, _ = hunt(lambda m: 0.0, 60, 60, cycles=0, sources=3, keep=0.4)
+    counts = shares.history[0].counts
+    assert abs(counts["0"] - counts["1"]) <= 4  # what uniform widths leave of the budget is spent on one of them
+    assert 0.39 < shares.history[0].cost.macs / fxprune.cost(groups).macs <= 0.4
+
+
+def test_repair_fits_what_is_left() -> None:
+    """A linear net of rank 4 loses nothing if its readers are refitted, whatever goes; without, it does."""
+    model, groups, scores = perceptron(30, 30)
+    data = [torch.randn(80, 4, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+
+    def closeness(m: nn.Module) -> float:
+        with torch.no_grad():
+            return -float(sum((m(x) - model(x)).square().mean() for x in data))
+
+    def best(repair: bool) -> float:
+        search = BeeColony(sources=3, cycles=1, repair=repair, progress=False)
+        found = search(model, groups, closeness, scorer=Given(scores), data=data)
+        assert closeness(found.model) == max(t.fitness for t in found.history)
+        return closeness(found.model)
+
+    assert best(repair=True) > -1e-3 > 10 * best(repair=False)
+
+
+def test_a_fitness_of_the_plan_alone_runs_no_model() -> None:
+    """The sum of two error curves has its smallest value where brute force over all codes finds it."""
+    model, groups, scores = perceptron(20, 20)
+    curves = {n: fxprune.scorers.ErrorCurve.of_scores(s**k) for k, (n, s) in enumerate(scores.items(), 1)}
+    judged: list[list[int]] = []
+    fitness = CurveFitness(curves, {"0": 2.0})
+    search = BeeColony(sources=6, cycles=12, fitness=fitness, keep=0.5, progress=False)
+    found = search(model, groups, lambda m: (judged.append(widths_of(m)), 0.0)[1], scorer=Given(scores))
+    assert judged == [[20, 20], widths_of(found.model)]  # the original, and the result
+    top = max(t.fitness for t in found.history)
+    assert top == -(2 * curves["0"].at(found.model[0].out_features) + curves["1"].at(found.model[1].out_features))
+    full = fxprune.cost(groups).macs
+    possible = [
+        -(2 * curves["0"].at(a) + curves["1"].at(b))
+        for a, b in product(range(1, 21), repeat=2)
+        if 4 * a + a * b + 2 * b <= 0.5 * full
+    ]
+    assert top > np.quantile(possible, 0.97)
+
+
+def test_a_repair_without_data() -> None:
+    with pytest.raises(fxprune.InputError, match="a bee colony has no data for its repairs"):
+        hunt(lambda m: 0.0, 10, 10, repair=True)

@@ -1,0 +1,78 @@
+"""Soft pruning: channels are set to zero and trained on, so that what was wrongly chosen can come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError
+from fxprune.module.isolation import tensors_of
+from fxprune.plan.plan import Plan
+from fxprune.planners.budget import Planner
+from fxprune.scorers.base import Scorer
+from fxprune.scorers.norms import L2Norm
+
+
+@dataclass(eq=False)
+class SoftPruning:
+    """After each epoch, set the channels to zero that a planner would remove; they go on training.
+
+    What makes the channels (weights and biases, and the scales and shifts behind them) becomes zero, so that, where
+    activations keep zero, the network computes what the pruned one will; what reads them stays. A channel whose weights
+    grow back may be kept by the next call. Prune by `plan` after the last one: then nothing changes but the size.
+    Source: He et al., Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks, IJCAI 2018; there a
+    filter alone becomes zero, here all that makes a channel, also where several layers share it.
+
+    Attributes:
+        groups: of the model.
+        planner: how many channels stay, such as `planners.Uniform(0.5)` or `planners.Budget(0.5)`.
+        scorer: which; the paper's is the L2 norm.
+        plan: what stays after the last call; None before it.
+
+    Raises:
+        InputError: no group.
+
+    >>> import torch, fxprune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
+    >>> soft = fxprune.sparsity.SoftPruning(groups, fxprune.planners.Uniform(0.5))
+    >>> plan = soft(net)  # at the end of each epoch
+    >>> int((net[0].weight.detach().abs().sum(1) == 0).sum())
+    4
+    """
+
+    groups: Groups
+    planner: Planner
+    scorer: Scorer = field(default_factory=L2Norm)
+    plan: Plan | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not len(self.groups):
+            raise InputError("no group to prune softly", remedy="give groups that can be pruned")
+
+    def __call__(self, model: nn.Module, data: Iterable[Any] | None = None) -> Plan:
+        """Choose, and set the others to zero, in place.
+
+        Args:
+            model: the model that the groups are of, in training.
+            data: batches for the scorer, if it needs them.
+
+        Returns:
+            What stays.
+        """
+        self.plan = self.planner(self.groups, self.scorer(model, self.groups, data))
+        own = tensors_of(model)
+        with torch.no_grad():
+            for g in self.groups:
+                gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
+                for s in g.slots:
+                    if s.role != "consumer" and isinstance(own.get(s.tensor), nn.Parameter):
+                        rows = torch.from_numpy(s.positions[np.isin(s.channels, gone)])
+                        own[s.tensor].index_fill_(s.dim, rows.to(own[s.tensor].device), 0)
+        return self.plan

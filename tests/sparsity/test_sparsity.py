@@ -1,0 +1,148 @@
+"""Soft and sparse training: the terms against loops over channels, what they do in a training, what is zeroed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.planners import Uniform
+from fxprune.scorers import L2Norm
+from fxprune.sparsity import BatchNormL1, GroupLasso, GrowingDecay, SoftPruning
+
+
+class Residual(nn.Module):
+    """A stream of 6 channels that two layers make and two read, and a branch of 4 with a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.norm = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.b, self.head = nn.Conv2d(4, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head((x + self.b(self.norm(self.a(x)).relu())).mean((2, 3)))
+
+
+def made(seed: int = 0) -> tuple[Any, fxprune.Groups, Tensor]:
+    torch.manual_seed(seed)
+    model, x = Residual(), torch.randn(8, 2, 5, 5)
+    return model, fxprune.find_groups(fxprune.trace(model, x[:1])), x
+
+
+def channels(m: Any) -> dict[str, list[list[Tensor]]]:
+    """All weights that belong to each channel, written out by hand."""
+    stream = [
+        [m.stem.weight[c], m.stem.bias[c], m.b.weight[c], m.b.bias[c], m.a.weight[:, c], m.head.weight[:, c]]
+        for c in range(6)
+    ]
+    branch = [[m.a.weight[c], m.norm.weight[c], m.norm.bias[c], m.b.weight[:, c]] for c in range(4)]
+    return {"stem": stream, "a": branch}
+
+
+def test_group_lasso_is_the_sum_over_channels_written_out() -> None:
+    model, groups, _ = made()
+    expected = torch.zeros(())
+    for several in channels(model).values():
+        for weights in several:
+            flat = torch.cat([w.flatten() for w in weights])
+            expected = expected + len(flat) ** 0.5 * flat.norm()
+    found = GroupLasso(groups, 0.3)(model)
+    torch.testing.assert_close(found, 0.3 * expected)
+    own = [p for p in model.parameters() if p is not model.head.bias]
+    by_ours, by_hand = torch.autograd.grad(found, own), torch.autograd.grad(0.3 * expected, own)
+    for a, b in zip(by_ours, by_hand, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_weights_that_are_zero_have_finite_gradients() -> None:
+    model, groups, _ = made()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    GroupLasso(groups)(model).backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p is not model.head.bias)
+
+
+def test_batchnorm_scales() -> None:
+    model, groups, _ = made()
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0]))
+    assert float(BatchNormL1(groups, 2.0)(model).detach()) == 7.0
+    plain = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+    without = fxprune.find_groups(fxprune.trace(plain, torch.zeros(1, 2)))
+    with pytest.raises(fxprune.InputError, match="no batch norm scales a prunable channel"):
+        BatchNormL1(without)
+
+
+def test_growing_decay_grows_on_what_goes_alone_and_stops_at_its_limit() -> None:
+    model, groups, _ = made()
+    plan = groups.plan({"a": [0, 3]})
+    decay = GrowingDecay(groups, plan, strength=0.1, limit=0.25)
+    gone = sum(float(w.detach().square().sum()) for c in (1, 2) for w in channels(model)["a"][c])
+    values = [float(decay(model).detach()) for _ in range(4)]
+    np.testing.assert_allclose(values, [0.05 * gone, 0.1 * gone, 0.125 * gone, 0.125 * gone], rtol=1e-5)
+    resumed = GrowingDecay(groups, plan, strength=0.1, limit=0.25, calls=1)
+    assert float(resumed(model).detach()) == pytest.approx(0.1 * gone)
+    decay(model).backward()
+    assert model.stem.weight.grad is None or not model.stem.weight.grad.any()
+    assert not model.a.weight.grad[[0, 3]].any()
+    assert model.a.weight.grad[[1, 2]].all()
+    with pytest.raises(fxprune.InputError, match="the plan removes nothing"):
+        GrowingDecay(groups, groups.plan({}))
+
+
+def test_soft_pruning_computes_what_the_pruned_network_computes() -> None:
+    model, groups, x = made()
+    model.eval()
+    soft = SoftPruning(groups, Uniform(0.5))
+    plan = soft(model)
+    assert plan is soft.plan
+    assert plan.kept_counts() == {"stem": 3, "a": 2}
+    torch.testing.assert_close(fxprune.rewrite(model, plan)(x), model(x))
+    kept = plan.groups["a"].kept
+    gone = np.setdiff1d(np.arange(4), kept)
+    assert not model.a.weight[gone].any()
+    assert model.a.weight[kept].any()
+    assert model.b.weight[plan.groups["stem"].kept][:, gone].any()  # what reads them stays
+
+
+def test_what_was_zeroed_may_come_back() -> None:
+    model, groups, _ = made()
+    soft = SoftPruning(groups, Uniform(0.5))
+    first = soft(model).groups["a"].kept
+    with torch.no_grad():
+        model.a.weight[np.setdiff1d(np.arange(4), first)] = 9.0
+    assert set(soft(model).groups["a"].kept) == set(np.setdiff1d(np.arange(4), first))
+
+
+def test_group_lasso_makes_channels_small_together() -> None:
+    """A teacher of two features: with the term, more of the eight hidden channels end near zero than without."""
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.stack([x[:, 0].relu(), x[:, 1].relu()], 1)
+
+    def small(strength: float) -> int:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        groups = fxprune.find_groups(fxprune.trace(model, x[:1]))
+        penalty, optimizer = GroupLasso(groups, strength), torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(300):
+            optimizer.zero_grad()
+            ((model(x) - y).square().mean() + penalty(model)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        assert float((model(x) - y).detach().square().mean()) < 0.05
+        scores = L2Norm()(model, groups)["0"]
+        return int((scores < 0.05 * scores.max()).sum())
+
+    assert small(3e-3) >= 4 > small(0.0)
+
+
+@pytest.mark.parametrize("kind", [GroupLasso, BatchNormL1])
+def test_bad_settings(kind: Any) -> None:
+    _, groups, _ = made()
+    with pytest.raises(fxprune.InputError, match="strength out of range; seen: -1"):
+        kind(groups, -1)
+    with pytest.raises(fxprune.InputError, match="no group to make sparse"):
+        kind(groups.subset([]))
