@@ -83,7 +83,7 @@ def reference(evaluator: Evaluator[Any], tunings: int) -> Outcome:
         return baseline
     outcomes = evaluator.run([Candidate(evaluator.original.plan, repeat) for repeat in range(tunings)])
     samples = [o.samples for o in outcomes if o.samples is not None]
-    mean = None if len(samples) < tunings else np.mean(samples, axis=0, dtype=np.float32)
+    mean = None if len(samples) < tunings else np.asarray(np.mean(samples, axis=0), dtype=np.float32)
     fitness = math.fsum(o.fitness for o in outcomes) / tunings
     return replace(baseline, fitness=fitness, samples=mean)
 
