@@ -14,6 +14,7 @@ from zoo.sources.folders import imagenet, office31
 from zoo.sources.idx import fashion_mnist
 from zoo.sources.places import Request
 from zoo.sources.raw import Raw, Sources
+from zoo.sources.shifts import SHIFTS, shifted
 from zoo.splits import Split, Splits, divide, require_classes
 
 __all__ = ["FOLDERS", "SOURCES", "Split", "Splits", "load"]
@@ -26,6 +27,8 @@ SOURCES: Sources = {
     "cifar-10": cifar10,
     "cifar-100": cifar100,
     "stl-10": stl10,
+    **{f"digits-{name}": shifted(digits, change) for name, change in SHIFTS.items()},
+    **{f"fashion-mnist-{name}": shifted(fashion_mnist, change) for name, change in SHIFTS.items()},
 }
 """Data sets that are held in memory."""
 

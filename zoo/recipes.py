@@ -11,7 +11,16 @@ _SMALL = Change(shift=1)
 _FASHION = Change(shift=2, flip=True)
 _CIFAR = Change(shift=4, flip=True)
 _IMAGES = Change(crop=224, flip=True)
-_DATA = {"digits": "digits", "fashion": "fashion-mnist", "cifar10": "cifar-10", "imagenet": "imagenet"}
+_DATA = {
+    "digits": "digits",
+    "fashion": "fashion-mnist",
+    "cifar10": "cifar-10",
+    "cifar100": "cifar-100",
+    "stl10": "stl-10",
+    "imagenet": "imagenet",
+}
+_LONG = Settings(200, 0.05, schedule="step", warmup=0.02)
+_LARGE = Change(shift=12, flip=True)
 
 
 def _row(title: str, network: str, settings: Settings, change: Change, **arguments: Any) -> Recipe:
@@ -68,6 +77,15 @@ _TABLE = (
         **_resnet(56, 3, "A"),
     ),
     _row("cifar10-vgg16", "vgg16", Settings(160, 0.05, schedule="step", warmup=0.02), _CIFAR, channels=3),
+    # The rows of Huang (master's thesis, USTB 2023) on CIFAR-10, CIFAR-100 and STL-10; none has been run.
+    _row("cifar10-alexnet", "alexnet", _LONG, _CIFAR, channels=3),
+    _row("cifar10-densenet121", "densenet121", _LONG, _CIFAR, channels=3),
+    _row("cifar10-resnet34", "torchvision", _LONG, _CIFAR, name="resnet34"),
+    _row("cifar10-resnet50", "torchvision", _LONG, _CIFAR, name="resnet50"),
+    _row("cifar100-resnet56", "resnet", _LONG, _CIFAR, **_resnet(56, 3, "A") | {"classes": 100}),
+    _row("cifar100-vgg16", "vgg16", _LONG, _CIFAR, channels=3, classes=100),
+    _row("stl10-resnet56", "resnet", _LONG, _LARGE, **_resnet(56, 3, "A")),
+    _row("stl10-vgg16", "vgg16", _LONG, _LARGE, channels=3),
     # ImageNet
     _row(
         "imagenet-resnet50",
@@ -90,6 +108,20 @@ _ADAPTATIONS = (
         settings=Settings(8, 0.1, 64, weight_decay=1e-3, schedule="annealed", warmup=0),
         adversary=Adversary(hidden=256, strength=0.3),
         images=12_000,
+    ),
+    # To shifts that a network of this size can follow: a minute on one core.
+    *(
+        Adaptation(
+            name=f"digits-to-{shift}",
+            network="resnet",
+            arguments={"classes": 10, **_resnet(20, 1, "B")},
+            source="digits",
+            target=f"digits-{shift}",
+            settings=Settings(40, 0.05, 64, weight_decay=1e-3, schedule="annealed", warmup=0),
+            adversary=Adversary(hidden=256, strength=0.3),
+            change=_SMALL,
+        )
+        for shift in ("inverted", "blurred", "rotated", "noisy")
     ),
     # Office-31; needs the images, pretrained weights and a GPU.
     Adaptation(

@@ -9,7 +9,7 @@ drawing/     the same as SVG and as a web page
 from fxprune.report.data import as_dict, fixed_rows, group_rows
 from fxprune.report.drawing.page import page
 from fxprune.report.drawing.picture import picture
-from fxprune.report.plots import plot_curves, plot_history, plot_scores, plot_tradeoff
+from fxprune.report.plots import plot_curves, plot_history, plot_scores, plot_tradeoff, plot_widths
 from fxprune.report.table import fixed_table, group_table, members_table
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "plot_history",
     "plot_scores",
     "plot_tradeoff",
+    "plot_widths",
 ]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
+from fxprune.planners.contribution import CumulativeContribution
 
 _COLUMNS = 4
 _MOST = 24  # panels of a figure
+_RATES = (0.2, 0.4, 0.6, 0.8, 0.9)
 
 
 def plot_scores(scores: Mapping[str, Tensor]) -> Any:
@@ -44,6 +47,33 @@ def plot_curves(curves: Mapping[str, Any]) -> Any:
         InputError: matplotlib is missing, or there are no curves.
     """
     return _panels({name: np.asarray(c.errors) for name, c in curves.items()}, "channels removed", "error")
+
+
+def plot_widths(
+    groups: Groups, scores: Mapping[str, Tensor], family: Callable[[float], Any] = CumulativeContribution
+) -> Any:
+    """The part of each group that stays, for each number of a family of planners; one picture, a line a number.
+
+    Args:
+        groups: the groups of a model.
+        scores: what a scorer returns for them.
+        family: a number in (0, 1) to a planner; default one contribution rate for all groups.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        InputError: matplotlib is missing, or there is no group.
+    """
+    figure, (axes,) = _figure(1, 1, bool(len(groups)))
+    names = [g.name for g in groups]
+    for rate in _RATES:
+        counts = family(rate)(groups, scores).kept_counts()
+        axes.plot(names, [counts[g.name] / g.size for g in groups], "o-", label=f"{rate:g}")
+    axes.tick_params(axis="x", rotation=90, labelsize=6)
+    axes.set(xlabel="group", ylabel="part that stays", ylim=(0, 1.05))
+    axes.legend()
+    return figure
 
 
 def plot_history(history: Sequence[Any], cost: str = "macs") -> Any:

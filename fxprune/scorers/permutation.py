@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -25,6 +25,7 @@ from fxprune.statistics.observe import Contraction, observe
 
 Change = Literal["permute", "reinit", "zero", "absorb"]
 Distance = Literal["squared", "relative"]
+Inputs = Literal["data", "noise"]
 Kernels: TypeAlias = dict[WeightDim, tuple[Tensor, Tensor]]  # what is known of weights that were seen before
 
 
@@ -51,6 +52,9 @@ class WeightPermutation:
             the change after the norm, which no longer depends on the scale of the weights before it.
         distance: "squared", D itself; "relative", D/Σ(y - b)², the part of the response's energy that changes; the bias
             b, which no order of the weights touches, is left out (a choice of fxprune; published is D/Σy²).
+        inputs: "data", what each layer reads when the model runs on the data; "noise", standard normal numbers of the
+            same shape fed to each layer itself, as the thesis does for comparison: the score then tells the weights'
+            variance, Σ (w - w̄)², but for the noise.
 
     Raises:
         InputError: an unknown option, no batch in `data`, or a group that no convolution or linear layer makes.
@@ -67,18 +71,23 @@ class WeightPermutation:
     seed: int = 0
     scale: Rescaling = None
     distance: Distance = "squared"
+    inputs: Inputs = "data"
 
     def __post_init__(self) -> None:
         check_option("change of a kernel", self.change, get_args(Change))
         check_option("scale", self.scale, ("bn", None))
         check_option("distance", self.distance, get_args(Distance))
+        check_option("inputs of layers", self.inputs, get_args(Inputs))
         check_scale(self.scale, self.distance)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         require_producers(groups)
         sums, known = Sums(), Kernels()
+        drawn = torch.Generator().manual_seed(self.seed)
 
         def add(seen: Contraction) -> None:
+            if self.inputs == "noise":
+                seen = _fed_with_noise(seen, drawn)
             sums.add(seen, _CHANGES[self.change](seen, known))
             if self.distance == "relative":
                 sums.add(seen, {"energy": residual_squares(seen)})
@@ -95,6 +104,13 @@ class WeightPermutation:
         if self.distance == "relative":
             return torch.where(found["energy"] > 0, change / found["energy"], torch.zeros_like(change))
         return change / samples
+
+
+def _fed_with_noise(seen: Contraction, generator: torch.Generator) -> Contraction:
+    """The call as it would be on standard normal inputs; without the bias, which no change of a kernel touches."""
+    x = torch.randn(seen.x.shape, generator=generator).to(seen.x)
+    fed = replace(seen, x=x, bias=None)
+    return replace(fed, output=fed.respond(seen.kernels()))
 
 
 def _permute(seen: Contraction, known: Kernels) -> dict[str, Tensor]:

@@ -357,3 +357,17 @@ def test_memory_formats_are_alike() -> None:
     )
     for g in groups:
         torch.testing.assert_close(last[g.name], plain[g.name], rtol=1e-5, atol=0)
+
+
+def test_noise_fed_to_each_layer_tells_the_weights_variance() -> None:
+    """Of independent inputs G = N·I, so that D is N·Σ (w - w̄)² and as much again: shares are those of the variances."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 2, 1))
+    data = [torch.full((400, 3, 8, 8), 7.0)]  # which says nothing
+    groups = fxprune.find_groups(fxprune.trace(net, data[0][:1]))
+    found = WeightPermutation(inputs="noise")(net, groups, data)
+    for name, layer in (("0", net[0]), ("2", net[2])):
+        variance = layer.weight.detach().flatten(1).double().var(1)
+        torch.testing.assert_close(found[name], variance / variance.sum(), atol=0.01, rtol=0.05)
+    again = WeightPermutation(inputs="noise", seed=1)(net, groups, data)
+    assert not torch.equal(found["0"], again["0"])

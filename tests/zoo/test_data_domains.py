@@ -9,6 +9,7 @@ from zoo.adaptation.domains import load_pair, renumber
 from zoo.data import load
 from zoo.errors import ZooError
 from zoo.sources.blend import blend
+from zoo.sources.shifts import SHIFTS
 from zoo.splits import Split, Splits, require_classes
 
 
@@ -78,3 +79,33 @@ def test_a_class_that_only_the_target_has_is_named() -> None:
 def test_a_split_of_one_class_is_refused() -> None:
     with pytest.raises(ZooError, match=r"the training split has images of one class only \(all 3 labels are 7\)"):
         require_classes(Split(torch.zeros(3, 1, 2, 2), torch.full((3,), 7)), "training")
+
+
+def test_shifts_by_hand() -> None:
+    """A pixel, its mean with its neighbours, a quarter turn, and noise of the right size."""
+    dot = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
+    dot[0, 0, 2, 2] = 180
+    assert torch.equal(SHIFTS["inverted"](dot, 0).int(), 255 - dot.int())
+    blurry = SHIFTS["blurred"](dot, 0)
+    assert blurry[0, 0, 1:4, 1:4].eq(20).all()
+    assert int(blurry.sum()) == 180
+    assert torch.equal(SHIFTS["blurred"](dot * 0 + 77, 0), dot * 0 + 77)
+    images = torch.full((500, 1, 8, 8), 128, dtype=torch.uint8)
+    noise = SHIFTS["noisy"](images, 3).float() - 128
+    assert abs(float(noise.std()) - 48) < 1.5
+    assert torch.equal(SHIFTS["noisy"](images, 3), SHIFTS["noisy"](images, 3))
+    line = torch.zeros(64, 1, 21, 21, dtype=torch.uint8)
+    line[:, :, 10] = 255
+    turned = SHIFTS["rotated"](line, 0).float()
+    assert turned[:, 0, 10, 10].gt(150).all()  # the centre stays
+    rows = torch.arange(21.0)
+    heights = [(t[0, :, x] * rows).sum() / t[0, :, x].sum() - 10 for t in turned for x in (14,)]
+    assert max(heights) < 4 * 0.58 + 0.5  # tan 30° = 0.577, four pixels from the centre
+    assert min(heights) < -1.5
+    assert max(heights) > 1.5
+
+
+def test_a_shifted_data_set_has_the_same_labels() -> None:
+    plain, other = load("digits", seed=4), load("digits-inverted", seed=4)
+    assert torch.equal(plain.train.labels, other.train.labels)
+    torch.testing.assert_close(plain.train.images, -other.train.images, atol=1e-4, rtol=1e-4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch_pruning as tp
@@ -14,9 +16,20 @@ import fxprune
 from benchmarks.lab import Lab
 from fxprune import scorers
 from fxprune.planners import AtBudget, Budget, CumulativeContribution, Uniform
-from fxprune.search import BeeColony, Bisection, Progressive
+from fxprune.search import (
+    Accuracy,
+    BeeColony,
+    Bisection,
+    CurveFitness,
+    LayerByLayer,
+    MonotoneFit,
+    Progressive,
+    restore,
+)
 
 HALVINGS = 12
+_NEAR = 0.005
+"""Part of the budget that may stay unused."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +70,21 @@ def scored(lab: Lab, scorer: scorers.Scorer) -> Mapping[str, Tensor]:
 
 
 def one_shot(family: Family, scorer: Callable[[int], scorers.Scorer], refit: bool = False) -> Contender:
-    """A family of planners brought to the budget, with least squares afterwards if asked for."""
+    """A family of planners brought to the budget, with a repair afterwards if asked for."""
 
     def make(lab: Lab, part: float) -> Found:
-        plan = AtBudget(family, part)(lab.groups, scored(lab, scorer(lab.seed)))
-        small = fxprune.rewrite(lab.model, plan)
-        if refit:
-            fxprune.reconstruct(lab.model, small, plan, lab.batches(lab.protocol.scored), seed=lab.seed)
-        return Found(small, refitted=refit)
+        plan = AtBudget(family, part, tolerance=_NEAR)(lab.groups, scored(lab, scorer(lab.seed)))
+        return _made(lab, plan, refit)
 
     return Contender(make)
+
+
+def _made(lab: Lab, plan: fxprune.Plan, refit: bool) -> Found:
+    small = fxprune.rewrite(lab.model, plan)
+    if refit:
+        data = lab.batches(lab.protocol.scored)
+        small = fxprune.repair(lab.model, small, plan, data, progress=False, seed=lab.seed)
+    return Found(small, refitted=refit)
 
 
 def _budget(lab: Lab, part: float) -> Found:
@@ -90,22 +108,70 @@ def _bisection(lab: Lab, _part: float) -> Found:
     return Found(fxprune.rewrite(lab.model, found.plan), found.model)
 
 
-def _progressive(lab: Lab, part: float) -> Found:
-    search = Progressive(part, step=0.2, top=0.5, progress=False, seed=lab.seed)
-    data, evaluate = lab.batches(lab.protocol.scored), lab.evaluate(lab.protocol.judged // 2)
-    found = search(lab.model, lab.groups, evaluate, scorer=scorers.Lasso(seed=lab.seed), data=data)
-    return Found(found.model, refitted=True)
+def _progressive(method: LayerByLayer | None, sampled: Sequence[str] = ()) -> Contender:
+    def make(lab: Lab, part: float) -> Found:
+        model = fxprune.add_samplers(lab.model, sampled) if sampled else lab.model
+        return Found(_searched(lab, model, part, method, None).model, refitted=True)
+
+    return Contender(make)
 
 
-def _bees(lab: Lab, part: float) -> Found:
-    search = BeeColony(sources=5, cycles=3, keep=part, progress=False, seed=lab.seed)
+def _searched(lab: Lab, model: nn.Module, part: float, method: LayerByLayer | None, folder: Path | None) -> Any:
+    search = Progressive(part, step=0.1, top=0.25, method=method, progress=False, seed=lab.seed)
+    groups = fxprune.find_groups(fxprune.trace(model, lab.example))
+    judged = lab.val[: lab.protocol.judged // 2]
+    quality = Accuracy(list(zip(judged.images.split(500), judged.labels.split(500), strict=True)))
     data = lab.batches(lab.protocol.scored)
+    return search(model, groups, quality, scorer=scorers.Lasso(seed=lab.seed), data=data, folder=folder)
 
-    def tune(model: nn.Module) -> None:
-        fxprune.recalibrate_batchnorm(model, data)
 
-    evaluate = lab.evaluate(lab.protocol.judged)
-    return Found(search(lab.model, lab.groups, evaluate, scorer=scorers.L1Norm(), tune=tune).model)
+def _of_one_search(lab: Lab, part: float) -> Found:
+    """A checkpoint of the search down to a fifth."""
+    with TemporaryDirectory() as folder:
+        found = _searched(lab, lab.model, min(part, 0.2), LayerByLayer(seed=lab.seed), Path(folder))
+        full = fxprune.cost(lab.groups).macs
+        key = next(s.key for s in found.history if s.cost.macs <= part * full * (1 + 1e-12))
+        return Found(restore(lab.model, Path(folder) / "checkpoints" / f"{key}.safetensors"), refitted=True)
+
+
+def _bees(repair: bool) -> Contender:
+    def make(lab: Lab, part: float) -> Found:
+        search = BeeColony(sources=5, cycles=3, keep=part, repair=repair, progress=False, seed=lab.seed)
+        data = lab.batches(lab.protocol.scored)
+        settle = fxprune.absorb_batchnorm if repair else fxprune.recalibrate_batchnorm
+        evaluate = lab.evaluate(lab.protocol.judged)
+        options: dict[str, Any] = {"data": data, "tune": lambda model: settle(model, data)}
+        found = search(lab.model, lab.groups, evaluate, scorer=scorers.L1Norm(), **options)
+        return _made(lab, found.plan, refit=True) if repair else Found(found.model)
+
+    return Contender(make)
+
+
+def _bees_on_curves(lab: Lab, part: float) -> Found:
+    data, scorer = lab.batches(lab.protocol.scored), scorers.JointElimination(seed=lab.seed)
+    curves = scorer.curves(lab.model, lab.groups, data)
+    search = BeeColony(
+        sources=20, cycles=20, levels=20, keep=part, fitness=CurveFitness(curves), progress=False, seed=lab.seed
+    )
+    held = {name: curve.scores() for name, curve in curves.items()}
+    found = search(lab.model, lab.groups, lambda _: 0.0, scorer=lambda *_: held, data=data)
+    return _made(lab, found.plan, refit=True)
+
+
+def _monotone(lab: Lab, _part: float) -> Found:
+    """The smallest member of the contribution rate's family that loses at most a point against the original tuned."""
+    search = MonotoneFit(0.01, tunings=10, baselines=1, progress=False, seed=lab.seed)
+    found = search(
+        lab.model,
+        lab.groups,
+        lab.evaluate(lab.protocol.judged),
+        scorer=scorers.WeightPermutation(),
+        data=lab.batches(lab.protocol.scored),
+        tune=lambda model: (lab.calibrate(model), lab.tune(model)),
+    )
+    if found.model is lab.model:
+        return Found(copy.deepcopy(lab.model), found.model, whole=True)
+    return Found(fxprune.rewrite(lab.model, found.plan), found.model)
 
 
 def _peer(everywhere: bool) -> Contender:
@@ -144,17 +210,31 @@ def peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: boo
     return pruned
 
 
+_PERMUTED = scorers.WeightPermutation
 CONTENDERS: dict[str, Contender] = {
     "unpruned": Contender(lambda lab, _: Found(copy.deepcopy(lab.model), whole=True), own=True),
     "uniform L1": one_shot(Uniform, lambda _: scorers.L1Norm()),
-    "uniform permutation": one_shot(Uniform, lambda _: scorers.WeightPermutation()),
-    "contribution rate": one_shot(CumulativeContribution, lambda _: scorers.WeightPermutation()),
+    "uniform permutation": one_shot(Uniform, lambda _: _PERMUTED()),
+    "contribution rate": one_shot(CumulativeContribution, lambda _: _PERMUTED()),
+    "uniform zeroing": one_shot(Uniform, lambda _: _PERMUTED("zero")),
+    "uniform re-initialising": one_shot(Uniform, lambda _: _PERMUTED("reinit")),
+    "uniform permutation, noise": one_shot(Uniform, lambda seed: _PERMUTED(inputs="noise", seed=seed)),
     "budget": Contender(_budget),
+    "uniform L1, refitted": one_shot(Uniform, lambda _: scorers.L1Norm(), refit=True),
+    "uniform permutation, refitted": one_shot(Uniform, lambda _: _PERMUTED(), refit=True),
+    "contribution rate, refitted": one_shot(CumulativeContribution, lambda _: _PERMUTED(), refit=True),
     "one-shot LASSO": one_shot(Uniform, lambda seed: scorers.Lasso(seed=seed), refit=True),
-    "PCP": Contender(_progressive),
-    "bee colony": Contender(_bees),
+    "uniform elimination": one_shot(Uniform, lambda seed: scorers.JointElimination(seed=seed), refit=True),
+    "PCP": _progressive(None),
+    "PCP, published": _progressive(LayerByLayer()),
+    "PCP, samplers": _progressive(LayerByLayer(), ("*.conv1",)),
+    "PCP, of one search": Contender(_of_one_search),
+    "bee colony": _bees(repair=False),
+    "bee colony, refitted": _bees(repair=True),
+    "bee colony, curves": Contender(_bees_on_curves),
     "TP local": _peer(everywhere=False),
     "TP global": _peer(everywhere=True),
     "bisection": Contender(_bisection, own=True),
+    "monotone fit": Contender(_monotone, own=True),
 }
 """By name; those of Torch-Pruning begin with "TP"."""

@@ -23,10 +23,20 @@ HEADER = (
 )
 CLAIMS = (
     ("the contribution rate beats one global rate at equal MACs", "contribution rate", "uniform permutation"),
+    ("the same, both refitted", "contribution rate, refitted", "uniform permutation, refitted"),
     ("the contribution rate beats one global rate with L1 norms", "contribution rate", "uniform L1"),
+    ("zeroing does as well as re-ordering", "uniform zeroing", "uniform permutation"),
+    ("re-initialising does as well as re-ordering", "uniform re-initialising", "uniform permutation"),
+    ("real images beat random ones fed to each layer", "uniform permutation", "uniform permutation, noise"),
     ("PCP beats one-shot", "PCP", "one-shot LASSO"),
+    ("PCP as published beats one-shot", "PCP, published", "one-shot LASSO"),
+    ("PCP as published beats PCP with layers together", "PCP, published", "PCP"),
+    ("channel samplers help PCP", "PCP, samplers", "PCP, published"),
+    ("a checkpoint of one search is as good as a search of its own", "PCP, of one search", "PCP, published"),
     ("PCP beats one-shot without least squares", "PCP", "uniform L1"),
     ("the bee colony beats uniform", "bee colony", "uniform L1"),
+    ("the bee colony with repairs beats uniform, refitted", "bee colony, refitted", "uniform L1, refitted"),
+    ("the bee colony on error curves beats uniform", "bee colony, curves", "uniform elimination"),
 )
 """What was claimed, who is to win, and against whom; the two differ in the planner alone where that is possible."""
 

@@ -3,7 +3,7 @@
     PYTHONPATH=.:tools python -m benchmarks.planners  # three networks: an hour on one core
     PYTHONPATH=.:tools python -m benchmarks.planners digits-resnet20  # minutes
     PYTHONPATH=.:tools python -m benchmarks.planners --contender 'TP*' --left 0.5 --seeds 1
-    PYTHONPATH=.:tools python -m benchmarks.planners --report --journal zoo/results/compare-planners.jsonl
+    PYTHONPATH=.:tools python -m benchmarks.planners digits-resnet20 --left 0.08 --journal zoo/results/papers.jsonl
 
 Each contender prunes a trained network to a part of its MACs; BatchNorm's statistics are estimated anew, accuracy is
 measured on the test images ("before"), and once more after a fine-tuning that is the same for all ("after").
@@ -13,16 +13,26 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     uniform permutation   the same with weight permutation
     contribution rate     `CumulativeContribution`, weight permutation: one contribution rate for all groups
     budget                `Budget`, weight permutation
+    uniform zeroing, uniform re-initialising, uniform permutation, noise
+                          permutation's other kinds, and with random images fed to each layer
+    ..., refitted         the same, then `repair`
     one-shot LASSO        `Uniform`, LASSO, then least squares as PCP does
-    PCP                   `Progressive`: step 0.2, top 0.5, LASSO and least squares in each iteration
+    uniform elimination   `Uniform`, `JointElimination`, then `repair`
+    PCP                   `Progressive`: step 0.1, top 0.25, LASSO and least squares in each iteration
+    PCP, published        the same, layer by layer (`LayerByLayer`), ties by cross-entropy
+    PCP, samplers         the same on a network whose blocks read through channel samplers
+    PCP, of one search    the first checkpoint within the budget of a search of "PCP, published" down to a fifth
     bee colony            `BeeColony` within the budget: 5 sources, 3 cycles, re-calibrated BatchNorm, L1 norms
+    bee colony, refitted  the same with `repair` as fitness
+    bee colony, curves    20 sources, 20 cycles, judged by the error curves of `JointElimination`, then `repair`
     TP local, TP global   Torch-Pruning's `BasePruner` with `GroupMagnitudeImportance(p=2)`, the choice of its README,
                           each layer alone or all layers together; its ratio is bisected to the nearest MACs
     bisection             `Bisection` of the contribution rate as published: at most one point of validation
                           accuracy lost, 5 probes, each tuned; it lands at MACs of its own
+    monotone fit          `MonotoneFit` of the same with 10 tunings, against the original tuned alike
 
-One-shot planners and the bee colony come within 1 % of the budget from below, PCP's last iteration within its step; the
-table tells what is left, and the largest distance. Scores, refits and tunings see the same training images; searches
+All come within 0.5 % of the budget from below where widths allow it, "of one search" as its checkpoints do; the table
+tells what is left, and the largest distance. Scores, refits and tunings see the same training images; searches
 select by validation images; test images decide nothing. A seed decides the tuning, the search, and which of the
 training images make statistics. Search cost is counted on the network itself: images in forward passes and in training
 steps, as epochs of the tuning's images; one epoch of training is taken for three of forward passes. The tuning that all
@@ -66,7 +76,7 @@ def points(labs: Mapping[str, Lab], names: Sequence[str], left: Sequence[float],
         for seed in range(seeds):
             for name in names:
                 for part in (1.0,) if CONTENDERS[name].own else left:
-                    yield PlannerPoint(network, name, part, seed, p.epochs, p.images, p.tests, p.lr)
+                    yield PlannerPoint(network, name, part, seed, p.epochs, p.images, p.tests, p.lr, p.distil, p.scored)
 
 
 def measure(point: PlannerPoint, lab: Lab, made_by: str | None) -> Result:
@@ -128,6 +138,7 @@ def main(
     images: Annotated[int | None, typer.Option(min=2, help="Training images; default by data set.")] = None,
     tests: Annotated[int | None, typer.Option(min=1, help="Test images; default by data set.")] = None,
     lr: Annotated[float | None, typer.Option(min=1e-9, help="Highest rate of the tuning; default by data set.")] = None,
+    distil: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the teacher in the tuning.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/compare-planners.jsonl"),
     report_only: Annotated[
@@ -141,7 +152,7 @@ def main(
     console = Console()
     try:
         names = chosen(networks or NETWORKS, weights, "network with weights")
-        labs = {n: Lab(n).with_protocol(epochs=epochs, images=images, tests=tests, lr=lr) for n in names}
+        labs = {n: Lab(n).with_protocol(epochs=epochs, images=images, tests=tests, lr=lr, distil=distil) for n in names}
         work = list(points(labs, chosen(contender, CONTENDERS, "contender"), left or LEFT, seeds))
         book = Journal(journal, PlannerPoint, Result)
         if not report_only:

@@ -65,6 +65,8 @@ class PlannerPoint:
         images: training images, at most.
         tests: test images, at most.
         lr: highest learning rate of the tuning.
+        distil: share of its loss that asks for the original's outputs.
+        scored: training images for scores and refits.
     """
 
     network: str
@@ -75,6 +77,8 @@ class PlannerPoint:
     images: int
     tests: int
     lr: float = 0.03
+    distil: float = 0.0
+    scored: int = 256
 
 
 @dataclass(frozen=True)
