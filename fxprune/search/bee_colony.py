@@ -175,9 +175,7 @@ class BeeColony(Driver[Trial]):
             return self.constraints.fit(groups, scaled(1.0))
         # From nothing to everything, as the family's number goes from 0 to 1.
         family = _Scaled(lambda number: scaled(number * self.levels))
-        return AtBudget(family, self.keep, self.measure, self.constraints, tolerance=0.005)(
-            groups, scores
-        ).kept_counts()
+        return AtBudget(family, self.keep, self.measure, self.constraints)(groups, scores).kept_counts()
 
 
 @dataclass(frozen=True)
