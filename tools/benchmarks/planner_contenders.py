@@ -161,13 +161,18 @@ def _bees_on_curves(lab: Lab, part: float) -> Found:
 def _monotone(lab: Lab, _part: float) -> Found:
     """The smallest member of the contribution rate's family that loses at most a point against the original tuned."""
     search = MonotoneFit(0.01, tunings=10, baselines=1, progress=False, seed=lab.seed)
+
+    def tune(model: nn.Module) -> None:
+        lab.calibrate(model)
+        lab.tune(model)
+
     found = search(
         lab.model,
         lab.groups,
         lab.evaluate(lab.protocol.judged),
         scorer=scorers.WeightPermutation(),
         data=lab.batches(lab.protocol.scored),
-        tune=lambda model: (lab.calibrate(model), lab.tune(model)),
+        tune=tune,
     )
     if found.model is lab.model:
         return Found(copy.deepcopy(lab.model), found.model, whole=True)
