@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
@@ -63,7 +63,7 @@ class Way:
 
     term: Callable[[nn.Module], Tensor] | None = None
     epoch: Callable[[nn.Module], Any] | None = None
-    scorer: scorers.Scorer = scorers.L2Norm()
+    scorer: scorers.Scorer = field(default_factory=scorers.L2Norm)
 
 
 def ways(lab: Lab, left: float) -> dict[str, Way]:
