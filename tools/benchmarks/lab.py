@@ -61,7 +61,7 @@ class Protocol:
 # network ends no worse than it was.
 PROTOCOLS = {"digits": Protocol(epochs=20, images=1_077, tests=360, distil=0.0)}
 """By data set."""
-OTHERWISE = Protocol(epochs=1, images=60_000, tests=10_000, lr=0.003, batch_size=128, mixed_precision=True)
+OTHERWISE = Protocol(epochs=1, images=60_000, tests=10_000, batch_size=128, mixed_precision=True)
 
 
 def _path(name: str) -> Path:

@@ -110,8 +110,8 @@ def measure(point: Point, lab: Lab, made_by: str | None) -> Row:
     small = fxprune.rewrite(model, plan)
     lab.calibrate(small)
     seconds = time.process_time() - start
-    accuracies = (accuracy(m, lab.test) for m in (model, small, lab.tuned(small)))
-    return Row(*accuracies, lab.left(small)[0], seconds, made_by)
+    whole, before, after = (accuracy(m, lab.test) for m in (model, small, lab.tuned(small)))
+    return Row(whole, before, after, lab.left(small)[0], seconds, made_by)
 
 
 def table(rows: dict[Point, Row]) -> Table:
