@@ -88,6 +88,23 @@ def test_kinds_of_ops_are_fitted_to_whole_models(times: None, tmp_path: Path) ->
         assert latency(widths) == pytest.approx(truth(small), rel=0.03)
 
 
+def test_an_engine_that_works_on_blocks(times: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the ends of blocks, a part of a block takes as long as the whole."""
+    model = net()
+
+    def whole_blocks(model: nn.Module) -> float:
+        widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+        full = {"0": min(40, -(-widths[0] // 16) * 16), "3": min(48, -(-widths[1] // 16) * 16)}
+        small = fxprune.rewrite(net(), groups_of(net()).plan({name: range(n) for name, n in full.items()}))
+        return truth(small)
+
+    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_: [whole_blocks(run.args[0]) for run in runs])
+    groups, latency = groups_of(model), measured(model, tmp_path)
+    for widths in ({"0": 20}, {"0": 17, "3": 33}, {"3": 20}, {"0": 32, "3": 32}):
+        small = fxprune.rewrite(model, groups.plan({name: range(n) for name, n in widths.items()}))
+        assert latency(widths) == pytest.approx(whole_blocks(small), rel=0.05)
+
+
 def test_a_budget_in_an_engine(times: None, tmp_path: Path) -> None:
     model = net()
     groups, latency = groups_of(model), measured(model, tmp_path)

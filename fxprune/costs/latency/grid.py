@@ -87,6 +87,25 @@ class Surfaces:
         sizes = np.diff([*self.origins, len(self.times)])
         return replace(self, times=self.times * np.repeat(factors, sizes))
 
+    def blocked(self) -> Surfaces:
+        """The same calls where each width is rounded up to whole blocks, as far as it goes."""
+        index = np.arange(len(self.below))
+        for start, longest in zip(self.starts.ravel().tolist(), self.longest.ravel().tolist(), strict=True):
+            widths = np.arange(longest + 1)
+            index[start : start + longest + 1] = start + np.minimum(-(-widths // BLOCK) * BLOCK, longest)
+        return replace(self, below=self.below[index], part=self.part[index])
+
+    def joined(self, other: Surfaces) -> Surfaces:
+        """The calls of both."""
+        return Surfaces(
+            *(np.concatenate([getattr(self, n), getattr(other, n)], axis=1) for n in ("base", "weights")),
+            np.concatenate([self.starts, other.starts + len(self.below)], axis=1),
+            np.concatenate([self.longest, other.longest], axis=1),
+            *(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("below", "part")),
+            np.concatenate([self.origins, other.origins + len(self.times)]),
+            *(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("strides", "times")),
+        )
+
     def __call__(self, counts: Floats) -> Floats:
         """Seconds of each call, of shape (calls,), or (calls, n) for counts of shape (groups, n)."""
         one = counts.ndim == 1

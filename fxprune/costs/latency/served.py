@@ -3,9 +3,11 @@
 An engine fuses ops and lays tensors out in its own way, so that no sum of single ops is its time. But what kinds of ops
 cost there, in parts of what they take in PyTorch, can be fitted to a few whole models:
 
-    seconds = overhead + Σ_kinds factor(kind) · Σ_calls of this kind seconds in PyTorch at its widths
+    seconds = overhead + Σ_kinds (factor(kind) · Σ_calls of this kind seconds in PyTorch at the call's widths
+                                  + block factor(kind) · the same at widths rounded up to whole blocks)
 
-with factors of at least 0 (what an engine fuses away costs nothing).
+with factors of at least 0: what an engine fuses away costs nothing, and an engine that works on whole blocks of
+channels takes as long for a part of a block.
 """
 
 from __future__ import annotations
@@ -57,9 +59,10 @@ def in_engine(
     """
     widths = list(_widths(groups))
     seconds = _measured(groups, calls, widths, engine, table, bar)
-    overhead, factors = _fitted(latency, calls, widths, seconds)
-    best, upper = (surfaces.scaled(factors) for surfaces in (latency._best, latency._rising))
-    return replace(latency, scale=1.0, overhead=overhead, _best=best, _rising=upper)
+    best, upper = (surfaces.joined(surfaces.blocked()) for surfaces in (latency._best, latency._rising))
+    both = replace(latency, ops=latency.ops * 2, scale=1.0, _best=best, _rising=upper)
+    overhead, factors = _fitted(both, calls, widths, seconds)
+    return replace(both, overhead=overhead, _best=best.scaled(factors), _rising=upper.scaled(factors))
 
 
 def _widths(groups: Groups) -> list[dict[str, int]]:
@@ -118,15 +121,17 @@ def _fitted(
     """The overhead, and a factor for each call: least squares of relative errors, none below zero."""
     from scipy.optimize import nnls  # here, because it takes a while to import
 
-    each = latency._best(np.stack([latency._vector(w) for w in widths], axis=1))  # (calls, models)
-    kinds, kind_of = np.unique([_kind(c) for c in calls], return_inverse=True)
+    each = latency._best(np.stack([latency._vector(w) for w in widths], axis=1))  # (calls and calls in blocks, models)
+    names = [f"{place} {_kind(c)}" for place in ("at its widths", "in blocks") for c in calls]
+    kinds, kind_of = np.unique(names, return_inverse=True)
     sums = np.zeros((len(kinds), len(widths)))
     np.add.at(sums, kind_of, each)
-    ratio, share = seconds[0] / max(sums[:, 0].sum(), 1e-12), sums[:, 0] / max(sums[:, 0].sum(), 1e-12)
+    whole = max(sums[:, 0].sum() / 2, 1e-12)  # every call is there twice
+    ratio, share = seconds[0] / whole, sums[:, 0] / whole
     # Unknowns: overhead in units of the whole model's time, and factors in units of its ratio.
     rows = np.concatenate([np.full((1, len(widths)), seconds[0]), ratio * sums]) / seconds
     ridge = _RIDGE * np.diag(np.concatenate([[1.0], share]))
-    wanted = _RIDGE * np.concatenate([[0.0], share])
+    wanted = _RIDGE * np.concatenate([[0.0], share / 2])
     found, _ = nnls(np.concatenate([rows.T, ridge]), np.concatenate([np.ones(len(widths)), wanted]))
     return float(found[0] * seconds[0]), ratio * found[1:][kind_of]
 
