@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,14 +98,14 @@ class Surfaces:
 
     def joined(self, other: Surfaces) -> Surfaces:
         """The calls of both."""
-        return Surfaces(
-            *(np.concatenate([getattr(self, n), getattr(other, n)], axis=1) for n in ("base", "weights")),
-            np.concatenate([self.starts, other.starts + len(self.below)], axis=1),
-            np.concatenate([self.longest, other.longest], axis=1),
-            *(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("below", "part")),
-            np.concatenate([self.origins, other.origins + len(self.times)]),
-            *(np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("strides", "times")),
-        )
+
+        def both(name: str, axis: int = 0, shift: int = 0) -> Any:
+            return np.concatenate([getattr(self, name), getattr(other, name) + shift], axis=axis)
+
+        across = {name: both(name, 1) for name in ("base", "weights", "longest")}
+        along = {name: both(name) for name in ("below", "part", "strides", "times")}
+        starts, origins = both("starts", 1, len(self.below)), both("origins", 0, len(self.times))
+        return replace(self, **across, **along, starts=starts, origins=origins)
 
     def __call__(self, counts: Floats) -> Floats:
         """Seconds of each call, of shape (calls,), or (calls, n) for counts of shape (groups, n)."""
