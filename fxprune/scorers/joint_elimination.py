@@ -119,7 +119,7 @@ class JointElimination:
             1,024 weights of a kernel, at least one.
         seed: of the positions, of standard normal inputs where there is no data, and of drawn labels.
         errors: "relative": as parts of ‖Y - μ_Y‖², whatever follows the layer; "measured": these, times how far the
-            outputs move for such a part when the group alone is cut and its readers are fitted, on up to 128 inputs
+            outputs move for such a part when the group alone is cut and its readers are fitted, on up to 64 inputs
             that the fits have not seen, so that errors of different groups compare; a forward of these a group. With
             one batch nothing can be held back, and errors stay relative. "kl", "squared" or "auto": by the gradients
             of the outputs (`output_sensitivity`), at the cost of a backward a batch; that takes errors as independent

@@ -21,7 +21,7 @@ from fxprune.statistics.gram.sums import Gram
 
 Cut: TypeAlias = tuple[Sequence[tuple[GroupReader, Gram]], Tensor]
 """The layers that read a group, with the statistics of their inputs, and the channels to remove."""
-JUDGES = 128
+JUDGES = 64
 """Inputs on which outputs are compared."""
 RIDGE = 0.1
 """Of the fits: with few inputs a stronger one generalises; here it only has to suit all layers alike."""
@@ -35,7 +35,7 @@ def measured(
     Args:
         model: left as it is.
         groups: its groups.
-        data: batches; every other one, up to 128 inputs, judges.
+        data: batches; every other one, up to 64 inputs, judges.
         cuts: for each group its readers, with statistics of the batches between, and the channels to remove.
         divergence: what tells two outputs apart.
 

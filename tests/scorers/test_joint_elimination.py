@@ -210,7 +210,7 @@ def test_measured_errors_are_how_far_outputs_move_when_a_group_alone_is_cut() ->
     layers = nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)
     net = nn.Sequential(*layers).double()
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    data = [torch.randn(40, 6, dtype=torch.float64) for _ in range(6)]
+    data = [torch.randn(20, 6, dtype=torch.float64) for _ in range(6)]
     groups = fxprune.find_groups(fxprune.trace(net, data[0]))
     curve = JointElimination(None, errors="measured").curves(net, groups, data)["0"]
     relative = JointElimination(None).curves(net, groups, data)["0"]
