@@ -1,10 +1,12 @@
-"""Prune every torchvision model at one ratio and check what comes out.
+"""Prune every model of a suite at one ratio and check what comes out.
 
-python tools/coverage.py                         # all 121 models, table at the end
+python tools/coverage.py                         # all 121 models of torchvision, table at the end
 python tools/coverage.py 'resnet*' vit_b_16 --ratio 0.3 --json coverage.json
 python tools/coverage.py --export 120            # torch.export as well, up to 120 s a model
+python tools/coverage.py --suite timm --limit 300 --json coverage-timm.json
 
-With --json, models that the file has from the same code and options are not run again.
+With --json, models that the file has from the same code, package and options are not run again; with --keep neither are
+those that passed with other code.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -24,13 +27,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import torchvision_models as tv
 import typer
 from benchmarks.sources import fingerprint
 from coverage_checks import Options, Row, examine, failures, passed
 from coverage_table import show, summary
 from rich.console import Console
 from rich.progress import track
+from suites import Name, Suite, suite, version
 
 from fxprune.storage.files import write_whole
 
@@ -39,12 +42,15 @@ class _Job:
     """A model's row, made in a fresh process."""
 
     def __init__(self, name: str, options: Options, threads: int) -> None:
-        self.name, self._start = name, time.perf_counter()
+        self.name, self._start = name, time.monotonic()
         context: Any = get_context("fork")
         self.answer, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_work, args=(sender, name, options, threads))
         self._process.start()
         sender.close()  # the child's is the only one left: the pipe ends when the child does
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
 
     def row(self) -> Row:
         """What the process has sent, or how it ended."""
@@ -52,9 +58,10 @@ class _Job:
             return self.answer.recv()  # type: ignore[no-any-return]
         except EOFError:
             self._process.join()
-            seconds = time.perf_counter() - self._start
-            error = _ending(self._process.exitcode)
-            return {"model": self.name, "family": tv.family(self.name), "error": error, "seconds": seconds}
+            return self.failed(_ending(self._process.exitcode))
+
+    def failed(self, error: str) -> Row:
+        return {"model": self.name, "error": error, "seconds": self.seconds()}
 
     def end(self) -> None:
         self.answer.close()
@@ -74,22 +81,33 @@ def _ending(code: int) -> str:
     return f"the process {how} before it had an answer"
 
 
-def _rows(chosen: list[str], options: Options, jobs: int, threads: int) -> Iterator[Row]:
+def _rows(chosen: list[str], options: Options, jobs: _Jobs) -> Iterator[Row]:
     """A fresh process for each model, so that memory is its own and a crash costs one row."""
     left, running = deque(chosen), dict[Any, _Job]()
     try:
         while left or running:
-            while left and len(running) < jobs:
-                job = _Job(left.popleft(), options, threads)
+            while left and len(running) < jobs.number:
+                job = _Job(left.popleft(), options, jobs.threads)
                 running[job.answer] = job
-            for answer in wait(list(running)):
-                job = running[answer]
-                row = job.row()
-                running.pop(answer).end()
-                yield row
+            answered = wait(list(running), timeout=1)
+            for answer, job in list(running.items()):
+                late = job.seconds() > jobs.limit_s
+                if answer in answered or late:
+                    row = job.row() if answer in answered else job.failed(f"no answer within {jobs.limit_s} s")
+                    running.pop(answer).end()
+                    yield row
     finally:
         for job in running.values():
             job.end()
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """How many processes run at a time, each with so many threads and so many seconds."""
+
+    number: int
+    threads: int
+    limit_s: int
 
 
 def _known(out: Path | None) -> list[Row]:
@@ -104,36 +122,60 @@ def _known(out: Path | None) -> list[Row]:
 
 def main(
     patterns: Annotated[list[str] | None, typer.Argument(help="Model names or shell patterns; all if none.")] = None,
+    of: Annotated[Name, typer.Option("--suite", help="The package whose models are tried.")] = Name.torchvision,
     ratio: Annotated[float, typer.Option(help="Pruning ratio of every group.")] = 0.5,
     export: Annotated[int, typer.Option(min=0, help="Seconds that torch.export may take; 0: no export.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Seconds that one model may take.")] = 900,
     out: Annotated[Path | None, typer.Option("--json", help="Keep all rows in this file.")] = None,
+    keep: Annotated[bool, typer.Option(help="Keep rows that passed with other code of fxprune.")] = False,
 ) -> None:
-    """Prune every torchvision model and check what comes out.
+    """Prune every model of a suite and check what comes out.
 
     Forward, a batch of 3, another image size, training, shapes, the cost model, pruned against masked while normed
     streams stay, a state_dict loaded into a freshly rewritten model, copy.deepcopy, and torch.export.
     """
-    chosen = [n for n in tv.names() if not patterns or any(fnmatchcase(n, p) for p in patterns)]
+    found = suite(of.value)
+    chosen = [n for n in found.names() if not patterns or any(fnmatchcase(n, p) for p in patterns)]
     if not chosen:
-        raise typer.BadParameter(f"no torchvision model is called {patterns}")
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    run = {"ratio": ratio, "export": export, "fxprune": fingerprint()}
-    rows = [row for row in _known(out) if row["model"] in chosen and row.get("run") == run]
+        raise typer.BadParameter(f"no model of {of.value} is called {patterns}")
+    run = {"suite": of.value, "ratio": ratio, "export": export, "package": version(found), "fxprune": fingerprint()}
+    rows = [row for row in _known(out) if row["model"] in chosen and _still_holds(row, run, keep)]
     left = [name for name in chosen if name not in {row["model"] for row in rows}]
-    work = _rows(left, Options(ratio, export), jobs, threads)
+    work = _rows(left, Options(of.value, ratio, export), _Jobs(jobs, threads, limit))
     for row in track(work, total=len(left), description="coverage", console=Console(stderr=True)):
-        rows.append(row | {"run": run})
+        rows.append({"family": _family(found, row["model"]), **row, "run": run})
         if out:
-            write_whole(out, json.dumps(rows, indent=1).encode())
-    rows.sort(key=lambda r: (r["family"], r["model"]))
-    show(rows, console)
+            write_whole(out, json.dumps(sorted(rows, key=lambda r: r["model"]), indent=1).encode())
+    _print(rows, of.value)
+    raise typer.Exit(1 if any("skipped" not in r and not passed(r) for r in rows) else 0)
+
+
+def _still_holds(row: Row, run: dict[str, Any], keep: bool) -> bool:
+    """Whether a row of an earlier run is of the same code, package and options; with `keep`, of other code."""
+    earlier = row.get("run", {})
+    return earlier == run or (keep and passed(row) and earlier | {"fxprune": run["fxprune"]} == run)
+
+
+def _family(found: Suite, name: str) -> str:
+    """The kind of a model whose process has not said it."""
+    try:
+        return found.case(name).family
+    except Exception:
+        return ""
+
+
+def _print(rows: list[Row], name: str) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    rows = sorted(rows, key=lambda r: (r["family"], r["model"]))
+    show(rows, name, console)
     for r in rows:
-        if not passed(r):
+        if "skipped" in r:
+            console.print(f"[yellow]{r['model']}[/]: {r['skipped']}")
+        elif not passed(r):
             console.print(f"[red]{r['model']}[/]: {r.get('error', failures(r))}")
     console.print(summary(rows), markup=False, soft_wrap=True)
-    raise typer.Exit(0 if all(map(passed, rows)) else 1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One model of torchvision: pruned, and everything checked that must hold for what comes out."""
+"""One model of a suite: pruned, and everything checked that must hold for what comes out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision_models as tv
+from suites import Case, suite
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -24,8 +25,8 @@ import fxprune
 
 Row = dict[str, Any]
 # What must hold of every model, and what must hold where the original can do it as well.
-CHECKS = ("forward", "batch 3", "train", "shapes", "reload", "copy")
-WHERE_POSSIBLE = ("size", "export")
+CHECKS = ("forward", "shapes", "reload", "copy")
+WHERE_POSSIBLE = ("batch 3", "train", "size", "export")
 TOO_SLOW = "too slow"
 # The original can't, or nobody knows.
 UNKNOWN = (None, TOO_SLOW)
@@ -36,10 +37,12 @@ class Options:
     """What to do with each model.
 
     Attributes:
+        suite: which suite the models are of.
         ratio: part of every group's channels to remove.
         export_s: seconds that `torch.export` may take for one model; 0 leaves it out.
     """
 
+    suite: str = "torchvision"
     ratio: float = 0.5
     export_s: int = 0
 
@@ -48,33 +51,41 @@ DEVIATION = 1e-5  # of pruned from masked; models that insist on float32 come to
 
 
 def passed(row: Row) -> bool:
-    return "error" not in row and not failures(row)
+    return measured(row) and not failures(row)
+
+
+def measured(row: Row) -> bool:
+    """Whether the model was pruned at all: it was neither left out nor did it fail."""
+    return not {"error", "skipped"} & row.keys()
 
 
 def failures(row: Row) -> list[str]:
     """The checks that failed, each with what was said."""
     required = [c for c in CHECKS if row.get(c) is not True]
+    possible = [c for c in WHERE_POSSIBLE if row.get(c, "") not in (True, *UNKNOWN)]
     if row.get("verify") is not None and not row["verify"] <= DEVIATION:
         required.append(f"verify: {row['verify']:.0e}")
-    return required + [f"{c}: {row[c]}" for c in WHERE_POSSIBLE if row.get(c) not in (True, *UNKNOWN)]
+    return required + [f"{c}: {row.get(c, 'no answer')}" for c in possible]
 
 
 def examine(name: str, options: Options) -> Row:
     """One model's row; a failure is a row as well."""
-    row: Row = {"model": name, "family": tv.family(name)}
+    row: Row = {"model": name}
     start = time.perf_counter()
     try:
+        case = suite(options.suite).case(name)
+        row["family"] = case.family
         torch.manual_seed(0)
-        row |= _examine(name, tv.build(name), options)
+        row |= {"skipped": case.skipped} if case.skipped else _examine(case, case.build(), options)
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"
         row["traceback"] = traceback.format_exc()
     return row | {"seconds": time.perf_counter() - start}
 
 
-def _examine(name: str, model: nn.Module, options: Options) -> Row:
-    inputs = tv.example(name)
-    before = _Behaviour(name, model)  # also warms the allocator
+def _examine(case: Case, model: nn.Module, options: Options) -> Row:
+    inputs = case.example(1)
+    before = _Behaviour(case, model)  # also warms the allocator
     with _Peak() as peak:
         graph, trace_ms = _timed(lambda: fxprune.trace(model, inputs))
         groups, group_ms = _timed(lambda: fxprune.find_groups(graph))
@@ -94,7 +105,7 @@ def _examine(name: str, model: nn.Module, options: Options) -> Row:
     del groups
     small = fxprune.rewrite(model, plan, inplace=True).eval()
     assert cut.parameters == sum(p.numel() for p in small.parameters()), "cost model and model disagree"
-    return {**row, **before.compared_with(small), **_survives(name, small, plan, options)}
+    return {**row, **before.compared_with(small), **_survives(case, small, plan, options)}
 
 
 def _halved(model: nn.Module, groups: fxprune.Groups, ratio: float) -> fxprune.Plan:
@@ -120,65 +131,68 @@ def _verified(model: nn.Module, graph: fxprune.Graph, groups: fxprune.Groups, in
 
 
 class _Behaviour:
-    """The shapes that a model returns, for one, for three and for larger images."""
+    """The shapes that a model returns, for one sample, for three, and for a larger one."""
 
-    def __init__(self, name: str, model: nn.Module) -> None:
-        self._name = name
-        self._one, self._three = self._shapes(model), self._shapes(model, batch=3)
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        self._case = case
+        self._one = self._shapes(model, case.example(1))
+        self._other: dict[str, Any] = {"batch 3": lambda: case.example(3), "size": case.larger}
+        self._seen = {name: self._if_possible(model, inputs) for name, inputs in self._other.items()}
+
+    def _shapes(self, model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
+        return [tuple(t.shape[self._case.free_dims :]) for t in _outputs(model, inputs)]
+
+    def _if_possible(self, model: nn.Module, inputs: Callable[[], Any] | None) -> Any:
+        """None where the model refuses such inputs, or there are none."""
         try:
-            self._larger: Any = self._shapes(model, size=_larger(name))
-        except Exception:  # The model insists on its size.
-            self._larger = None
+            return self._shapes(model, inputs()) if inputs else None
+        except Exception:
+            return None
 
-    def _shapes(self, model: nn.Module, batch: int = 1, size: int | None = None) -> list[tuple[int, ...]]:
-        """Shapes of all outputs; without the first dim where the number of detections is free."""
-        skip = 1 if tv.family(self._name) == "detection" else 0
-        return [tuple(t.shape[skip:]) for t in _outputs(model, tv.example(self._name, batch, size))]
+    def _gives(self, small: nn.Module, inputs: Callable[[], Any], seen: Any) -> bool:
+        return self._shapes(small, inputs()) == seen
 
     def compared_with(self, small: nn.Module) -> Row:
-        shapes = self._shapes(small), self._shapes(small, batch=3)
-        size: Any = None
-        if self._larger is not None:
-            size = _said(lambda: self._shapes(small, size=_larger(self._name)) == self._larger)
-        return {"forward": True, "batch 3": True, "shapes": shapes == (self._one, self._three), "size": size}
+        row: Row = {"forward": True, "shapes": self._shapes(small, self._case.example(1)) == self._one}
+        for name, inputs in self._other.items():
+            seen = self._seen[name]
+            row[name] = None if seen is None else _said(partial(self._gives, small, inputs, seen))
+        return row
 
 
-def _larger(name: str) -> int:
-    return tv.image_size(name) + (64 if "raft" in name else 32)
-
-
-def _survives(name: str, small: nn.Module, plan: fxprune.Plan, options: Options) -> Row:
+def _survives(case: Case, small: nn.Module, plan: fxprune.Plan, options: Options) -> Row:
     """Files, copies, export and training, in this order: training changes the model."""
-    inputs = tv.example(name)
+    inputs = case.example(1)
     outputs = _outputs(small, inputs)
     row: Row = {"copy": _same(outputs, _outputs(copy.deepcopy(small), inputs))}
     file = io.BytesIO()
     torch.save(small.state_dict(), file)
     file.seek(0)
     torch.manual_seed(1)
-    again = fxprune.rewrite(tv.build(name), fxprune.Plan.from_json(plan.to_json()), inplace=True).eval()
+    again = fxprune.rewrite(case.build(), fxprune.Plan.from_json(plan.to_json()), inplace=True).eval()
     again.load_state_dict(torch.load(file, weights_only=True))
     row["reload"] = _same(outputs, _outputs(again, inputs))
     del again, file
-    row["export"] = _exports(name, small, inputs, options.export_s)
-    _train(name, small)
-    return {**row, "train": True}
+    if options.export_s:
+        row["export"] = _like_original(case, small, lambda model: _export(model, inputs, options.export_s))
+    else:
+        row["export"] = None
+    return {**row, "train": _like_original(case, small, lambda model: _trains(case, model))}
 
 
-def _exports(name: str, small: nn.Module, inputs: Any, limit_s: int) -> bool | str | None:
-    """Whether `torch.export` takes the pruned model; None where it does not take the original, or is left out."""
-    if not limit_s:
-        return None
-    result = _said(lambda: _export(small, inputs, limit_s))
+def _like_original(case: Case, small: nn.Module, check: Callable[[nn.Module], bool]) -> bool | str | None:
+    """What the check says of the pruned model; None where the original fails it as well."""
+    result = _said(lambda: check(small))
     if result in (True, TOO_SLOW):
         return result
-    return None if _said(lambda: _export(tv.build(name), inputs, limit_s)) is not True else result
+    return None if _said(lambda: check(case.build())) is not True else result
 
 
 def _export(model: nn.Module, inputs: Any, limit_s: int) -> bool:
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    keywords = inputs if isinstance(inputs, dict) else {}
+    arguments = () if keywords else inputs if isinstance(inputs, tuple) else (inputs,)
     with _limit(limit_s), _quiet():
-        exported = torch.export.export(model, arguments).module()
+        exported = torch.export.export(model, arguments, keywords).module()
     pairs = zip(_outputs(model, inputs), _outputs(exported, inputs), strict=True)
     return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
 
@@ -227,7 +241,17 @@ def _said(check: Callable[[], bool]) -> bool | str:
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     torch.manual_seed(0)
     with torch.no_grad():
-        out = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        return _tensors(_call(model, inputs))
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    """As `fxprune.trace` calls it."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def _tensors(out: Any) -> list[Tensor]:
     return [t for t in tree_leaves(out) if isinstance(t, Tensor)]
 
 
@@ -235,17 +259,13 @@ def _same(a: list[Tensor], b: list[Tensor]) -> bool:
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _train(name: str, model: nn.Module) -> None:
-    """One forward and backward in training mode; every parameter that is used must get a gradient."""
+def _trains(case: Case, model: nn.Module) -> bool:
+    """Whether one forward and backward in training mode give a gradient."""
     model.train()
-    inputs = tv.example(name, 3 if tv.image_size(name) < 224 else 2)
-    if isinstance(inputs, list):
-        out = model(inputs, tv.targets(name, inputs))
-    else:
-        out = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-    loss = sum(t.float().square().mean() for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad)
+    out = _tensors(_call(model, case.train_inputs()))
+    loss = sum(t.float().square().mean() for t in out if t.requires_grad)
     loss.backward()  # type: ignore[union-attr]
-    assert any(p.grad is not None for p in model.parameters()), "no gradient"
+    return any(p.grad is not None for p in model.parameters())
 
 
 def _why(groups: fxprune.Groups) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from coverage_checks import TOO_SLOW, UNKNOWN, WHERE_POSSIBLE, Row, failures, passed
+from coverage_checks import TOO_SLOW, UNKNOWN, WHERE_POSSIBLE, Row, failures, measured, passed
 from rich.console import Console
 from rich.table import Table
 
@@ -24,8 +24,8 @@ _COLUMNS = (
 )
 
 
-def show(rows: Iterable[Row], console: Console) -> None:
-    table = Table(title="fxprune on torchvision", header_style="bold")
+def show(rows: Iterable[Row], suite: str, console: Console) -> None:
+    table = Table(title=f"fxprune on {suite}", header_style="bold")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("model", "family", "checks") else "right")
     for r in rows:
@@ -34,8 +34,8 @@ def show(rows: Iterable[Row], console: Console) -> None:
 
 
 def _cells(r: Row) -> list[str]:
-    if "error" in r:
-        return [r["model"], r["family"], *[""] * 8, f"{r['seconds']:.0f}", r["error"][:60]]
+    if not measured(r):
+        return [r["model"], r["family"], *[""] * 8, f"{r['seconds']:.0f}", (r.get("error") or r["skipped"])[:60]]
     numbers = [f"{r['parameters']:.2f}", f"{r['macs']:.2f}", _power(r["verify"])]
     speed = [f"{r['trace_ms']:.0f}", f"{r['group_ms']:.0f}", f"{r['analysis_mb']:.0f}", f"{r['seconds']:.0f}"]
     return [r["model"], r["family"], str(r["groups"]), str(r["compared"]), *numbers, *speed, _checks(r)]
@@ -54,14 +54,14 @@ def summary(rows: list[Row]) -> str:
     ]
     for kind in sorted({r["family"] for r in rows}):
         lines.append(f"| {kind} | {' | '.join(_family([r for r in rows if r['family'] == kind]))} |")
-    total = sum(map(passed, rows))
-    return "\n".join([*lines, f"| **all** | **{total}/{len(rows)}** |{' |' * 7}"])
+    total, tried = sum(map(passed, rows)), sum("skipped" not in r for r in rows)
+    return "\n".join([*lines, f"| **all** | **{total}/{tried}** |{' |' * 7}"])
 
 
 def _family(mine: list[Row]) -> list[str]:
     """Models that passed all checks, medians, the worst deviation, and how many did what their originals do."""
-    ok = [r for r in mine if "error" not in r]
-    run = f"{sum(map(passed, mine))}/{len(mine)}"
+    ok = [r for r in mine if measured(r)]
+    run = f"{sum(map(passed, mine))}/{sum('skipped' not in r for r in mine)}"
     if not ok:
         return [run, *[""] * 7]
     return [

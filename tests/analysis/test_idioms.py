@@ -281,3 +281,62 @@ def test_an_extremum_whose_position_nobody_uses_is_a_reduction() -> None:
     groups = groups_of(model, x)
     assert [(g.name, bool(g.mixed_by)) for g in groups] == [("a", True)]
     assert fxprune.rewrite(model, halved(model, groups))(x).shape == (2, 2, 7, 7)
+
+
+# Gates that lie between what they gate, and functions of PyTorch that are given numbers only
+
+
+class Interleaved(nn.Module):
+    """Every second channel gates the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.down = nn.Linear(4, 24), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.wide(x)
+        return self.down(both[..., ::2] * both[..., 1::2].sigmoid())
+
+
+def test_pairs_of_a_slice_with_a_step_go_together() -> None:
+    model, x = Interleaved().double(), torch.randn(5, 4).double()
+    (group,) = groups = groups_of(model, x)
+    assert group.size == 12
+    kept = [0, 1, 4, 9, 11]
+    small = fxprune.rewrite(model, groups.plan({group.name: kept}))
+    rows = [r for k in kept for r in (2 * k, 2 * k + 1)]
+    assert torch.equal(small.wide.weight, model.wide.weight[rows])
+    assert torch.equal(small.down.weight, model.down.weight[:, kept])
+
+
+@pytest.mark.parametrize("part", [slice(None, None, 5), slice(2, None, 2), slice(0, 20, 2)])
+def test_other_slices_with_a_step_hold_what_they_read(part: slice) -> None:
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.down = nn.Linear(4, 24), nn.Linear(len(range(24)[part]), 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.wide(x)[..., part])
+
+    groups = groups_of(Stepped(), torch.randn(5, 4))
+    assert not len(groups)
+    assert any(f.reason == "sliced with a step" for f in groups.fixed)
+
+
+class Windows(nn.Module):
+    """The number of windows, computed by functions of PyTorch that get no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = int(torch.div(x.shape[1], 2, rounding_mode="trunc"))
+        x = self.a(x)
+        return self.b(x.reshape(x.shape[0], count, 2, x.shape[-1]).sum(2))
+
+
+def test_functions_that_get_numbers_only() -> None:
+    (group,) = groups_of(Windows(), torch.randn(2, 6, 4))
+    assert group.size == 8

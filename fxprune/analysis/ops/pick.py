@@ -19,14 +19,25 @@ def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None
     labels = dims[dim]
     if isinstance(labels, np.ndarray) and call.shape != x.shape:
         call.lab.suspect(*_bounds(labels, start, end))
-        if step != 1:
-            call.lab.fix_read(labels, "sliced with a step")
         if call.shape[dim] <= 1:
             call.lab.fix_read(labels, "one index is taken by the model's code")
-        dims[dim] = labels[start:end:step] if call.shape[dim] > 1 else None
+        dims[dim] = _stepped(call, labels, start, end, step) if call.shape[dim] > 1 else None
     elif call.shape[dim] == 1:
         dims[dim] = None
     return dims
+
+
+def _stepped(call: Call, labels: Any, start: Any, end: Any, step: int) -> Dim:
+    """One index of every `step`: a column of the grid (length / step, step), of which rows may go."""
+    rows, rest = divmod(len(labels), step)
+    if step == 1:
+        return labels[start:end]
+    if rest or len(range(*slice(start, end, step).indices(len(labels)))) < rows:
+        call.lab.fix_read(labels, "sliced with a step")
+        return labels[start:end:step]
+    kept = call.lab.fresh(rows)
+    call.lab.factor(labels, [(rows, kept), (step, Fixed("sliced with a step"))])
+    return kept
 
 
 def _bounds(labels: Any, start: Any, end: Any) -> list[Any]:

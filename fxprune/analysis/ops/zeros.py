@@ -58,8 +58,8 @@ def always(_: MaskedCall) -> bool:
 
 
 def first(call: MaskedCall) -> bool:
-    """f(0) = 0 in the first tensor."""
-    return call.zero[call.node.all_input_nodes[0]]
+    """f(0) = 0 in the first tensor; code may as well give a function of PyTorch numbers only."""
+    return any(call.zero[n] for n in call.node.all_input_nodes[:1])
 
 
 def any_input(call: MaskedCall) -> bool:
@@ -69,7 +69,7 @@ def any_input(call: MaskedCall) -> bool:
 
 def all_inputs(call: MaskedCall) -> bool:
     """All tensors must be zero: 0 + 0, max(0, 0)."""
-    return all(call.zero[n] for n in call.node.all_input_nodes)
+    return bool(call.node.all_input_nodes) and all(call.zero[n] for n in call.node.all_input_nodes)
 
 
 def added(call: MaskedCall) -> bool:
