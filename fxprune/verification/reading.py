@@ -237,13 +237,18 @@ class MaskedReading(Reading):
         spread, middle = torch.var_mean(x, dims, correction=0)
         power = spread + middle**2
         typical = power.sum() / (power > 0).sum().clamp_min(1)
-        floor = torch.where(power > 0, 1e-6 * power, typical.clamp_min(torch.finfo(x.dtype).tiny))
+        # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
+        varies = spread > max(torch.finfo(x.dtype).eps, _LEAST) * power
+        floor = torch.where(varies, 1e-6 * power, typical.clamp_min(torch.finfo(x.dtype).tiny))
         first, second = (
             torch.rand(len(middle), generator=self.numbers.generator(n), device="cpu").to(x) for n in (mean, variance)
         )
         spread = torch.maximum(spread, floor) * (second + 0.5)
         self.set(variance, spread)
         self.set(mean, middle + spread.sqrt() * (first - 0.5))
+
+
+_LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e5 times its rounding
 
 
 def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:

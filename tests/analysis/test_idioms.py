@@ -340,3 +340,25 @@ class Windows(nn.Module):
 def test_functions_that_get_numbers_only() -> None:
     (group,) = groups_of(Windows(), torch.randn(2, 6, 4))
     assert group.size == 8
+
+
+class Padded(nn.Module):
+    """Pads by numbers that buffers hold: positions in front, and where `wider`, channels behind."""
+
+    def __init__(self, wider: bool) -> None:
+        super().__init__()
+        self.register_buffer("before", torch.tensor(2))
+        self.register_buffer("behind", torch.tensor(4 if wider else 0))
+        self.a, self.b = nn.Conv1d(3, 8, 3), nn.Conv1d(12 if wider else 8, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.pad(self.a(x), (self.before, 0, 0, self.behind)))
+
+
+@pytest.mark.parametrize("wider", [False, True])
+def test_pads_by_numbers_of_tensors(wider: bool) -> None:
+    model, x = Padded(wider).double(), torch.randn(2, 3, 9).double()
+    groups = groups_of(model, x)
+    plan = halved(model, groups)
+    assert fxprune.verify(model, plan, x) <= EXACT
+    assert [g.name for g in groups] == ([] if wider else ["a"])  # the number does not follow a width

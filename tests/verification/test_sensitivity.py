@@ -234,3 +234,23 @@ def test_the_mutation_is_a_mutation() -> None:
     right, mutated = (fxprune.rewrite(model, p).a.weight for p in (plan, wrong))
     assert right.shape == mutated.shape
     assert torch.equal(right[[2, 1, 0]], mutated)
+
+
+class Product(nn.Module):
+    """A linear layer by ops that are computed with the masked channels: sums come in another order."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[..., None] * self.weight).sum(1)
+
+
+def test_rounding_is_not_magnified_where_the_example_hardly_varies() -> None:
+    """BatchNorm behind BatchNorm, on a single vector: there is no variance to divide by."""
+    layers = [m for _ in range(12) for m in (Product(100), nn.BatchNorm1d(100), nn.Hardswish())]
+    model, x = nn.Sequential(*layers, nn.Linear(100, 3)).eval(), torch.rand(1, 100)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plan = fxprune.planners.Uniform(0.37)(groups, fxprune.scorers.L2Norm()(model, groups))
+    assert fxprune.verify(model, plan, x) < 1e-10

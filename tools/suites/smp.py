@@ -28,7 +28,7 @@ def _fit(decoder: str, encoder: str) -> bool:
 
 def case(name: str) -> Case:
     decoder, encoder = name.split("-", 1)
-    size = 224 if decoder == "DPT" else 96
+    size = {"DPT": 224, "PAN": 128}.get(decoder, 96)
     return Case(
         family=decoder,
         build=partial(_build, decoder, encoder),

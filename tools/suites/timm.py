@@ -28,7 +28,7 @@ def names() -> list[str]:
 
 def case(name: str) -> Case:
     family, count = _smallest()[name]
-    config = timm.get_pretrained_cfg(name)
+    config: Any = timm.get_pretrained_cfg(name)
     channels, *size = config.input_size
     larger = [n + 32 for n in size]
     return Case(

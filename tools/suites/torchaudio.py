@@ -34,8 +34,8 @@ def case(name: str) -> Case:
     return Case(
         family=model.family,
         build=lambda: model.build().eval(),
-        example=partial(model.example, more=0),
-        larger=partial(model.example, 1, 640),
+        example=lambda batch: model.example(batch, 0),
+        larger=lambda: model.example(1, 640),
     )
 
 
@@ -104,7 +104,7 @@ _WAV2VEC2: dict[str, Any] = {
     "encoder_layer_drop": 0.0,
     "aux_num_out": 30,
 }
-_WAVLM = {k: v for k, v in _WAV2VEC2.items()} | {"encoder_num_buckets": 32, "encoder_max_distance": 64}
+_WAVLM = _WAV2VEC2 | {"encoder_num_buckets": 32, "encoder_max_distance": 64}
 
 
 def _wav2vec2(**changes: Any) -> nn.Module:
@@ -162,8 +162,8 @@ _MODELS = {
     "WavLM": _Model("speech transformer", lambda: models.wavlm_model(**_WAVLM), _wave),
     "HDemucs": _Model(
         "separation",
-        lambda: models.HDemucs(["drums", "vocals"], channels=16, nfft=512, depth=4),
-        partial(_channels, channels=2, frames=16000),
+        lambda: models.hdemucs_low(["drums", "vocals"]),
+        partial(_channels, channels=2, frames=16384),
     ),
     "ConvTasNet": _Model(
         "separation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,18 +12,22 @@ import transformers
 from torch import nn
 
 from suites import Case
-from suites.transformers_table import MODELS, TINY
+from suites import transformers_text as text
+from suites import transformers_vision as vision
 
 PACKAGE = "transformers"
 transformers.logging.set_verbosity_error()
 
 
+_STREAMS = ("hidden_state", "model_output", "attentions")
+
+
 def names() -> list[str]:
-    return list(MODELS)
+    return [*text.MODELS, *vision.MODELS]
 
 
 def case(name: str) -> Case:
-    family, inputs, changes = MODELS[name]
+    family, inputs, changes = (text.MODELS | vision.MODELS)[name]
     kind, *options = inputs if isinstance(inputs, tuple) else (inputs,)
     example = partial(_INPUTS[kind], *options)
     return Case(family, partial(_build, name, changes), lambda batch: example(batch=batch))
@@ -30,17 +35,32 @@ def case(name: str) -> Case:
 
 def _build(name: str, changes: dict[str, Any]) -> nn.Module:
     kind = getattr(transformers, name)
-    config = _config(kind.config_class, changes)
+    config = _config(kind.config_class, copy.deepcopy(changes))
     config.use_cache = False  # what a cache holds is an output, whose widths stay
-    return kind(config).eval()
+    return Answers(kind(config)).eval()
+
+
+class Answers(nn.Module):
+    """A model that returns what it is asked for (logits, boxes), and no stream beside it, whose width would stay."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Any) -> Any:
+        out = self.model(**inputs)
+        answers = {k: v for k, v in out.items() if not any(part in k for part in _STREAMS)}
+        return answers or {k: v for k, v in out.items() if "last_hidden_state" in k}
 
 
 def _config(kind: Any, changes: dict[str, Any]) -> Any:
     """A config of tiny widths, where the model's has them, and the changes; configs in it likewise."""
     other = kind.attribute_map
     known = [name for name in {*vars(kind()), *other} if not {name, other.get(name)} & changes.keys()]
-    parts = {n: _config(k, changes[n]) for n, k in kind.sub_configs.items() if n in changes and "Auto" not in k.__name__}
-    return kind(**{k: v for k, v in TINY.items() if k in known} | changes | parts)
+    parts = {
+        n: _config(k, changes[n]) for n, k in kind.sub_configs.items() if n in changes and "Auto" not in k.__name__
+    }
+    return kind(**{k: v for k, v in text.TINY.items() if k in known} | changes | parts)
 
 
 def _tokens(batch: int, length: int = 16) -> torch.Tensor:

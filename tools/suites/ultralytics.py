@@ -6,6 +6,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +54,13 @@ def case(name: str) -> Case:
 
 
 def _build(name: str) -> nn.Module:
-    from ultralytics import RTDETR, YOLO
+    import ultralytics
 
-    wrapper = RTDETR if name.startswith("rtdetr") else YOLO
-    return wrapper(f"{name}.yaml").model.eval()
+    kind: Any = getattr(ultralytics, "RTDETR" if "rtdetr" in name else "YOLO")
+    model = kind(f"{name}.yaml").model.eval()
+    if hasattr(model, "txt_feats"):  # the names of classes, drawn anew in every model
+        model.txt_feats = torch.linspace(-1, 1, model.txt_feats.numel()).reshape(model.txt_feats.shape)
+    return model
 
 
 def _images(size: int, batch: int) -> Tensor:

@@ -242,6 +242,8 @@ class _Reader:
             return
         for k, item in enumerate(items):
             i, n = len(result) - 1 - k // 2, _value(item[0])
+            if not isinstance(n, int):
+                continue  # a tensor's number, of which the check tells whether it must follow
             source = result if n >= 0 else axes
             dim = source.known(i)
             if isinstance(dim, np.ndarray) and n:
@@ -296,7 +298,10 @@ class _Reader:
         return dims if dtype in (torch.bool, torch.uint8) else 1
 
     def _bound(self, item: Item, dim: Any, size: int) -> None:
-        value = int(_value(item[0]))
+        value = _value(item[0])
+        if isinstance(value, Reference):
+            return  # a tensor's number, of which the check tells whether it must follow
+        value = int(value)
         if not isinstance(dim, np.ndarray) or (value == 0 and not isinstance(item[0], _SOURCES)):
             return
         if value >= size and not isinstance(item[0], _SOURCES):
