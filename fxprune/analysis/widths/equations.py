@@ -242,8 +242,6 @@ class _Reader:
             return
         for k, item in enumerate(items):
             i, n = len(result) - 1 - k // 2, _value(item[0])
-            if not isinstance(n, int):
-                continue  # a tensor's number, of which the check tells whether it must follow
             source = result if n >= 0 else axes
             dim = source.known(i)
             if isinstance(dim, np.ndarray) and n:
@@ -298,10 +296,7 @@ class _Reader:
         return dims if dtype in (torch.bool, torch.uint8) else 1
 
     def _bound(self, item: Item, dim: Any, size: int) -> None:
-        value = _value(item[0])
-        if isinstance(value, Reference):
-            return  # a tensor's number, of which the check tells whether it must follow
-        value = int(value)
+        value = int(_value(item[0]))
         if not isinstance(dim, np.ndarray) or (value == 0 and not isinstance(item[0], _SOURCES)):
             return
         if value >= size and not isinstance(item[0], _SOURCES):
@@ -313,7 +308,8 @@ class _Reader:
 
 
 def _value(source: Any) -> Any:
-    return source.value if isinstance(source, _SOURCES) else source
+    """The number; 0 stands for a tensor's, of which the check tells whether it must follow."""
+    return source.value if isinstance(source, _SOURCES) else 0 if isinstance(source, Reference) else source
 
 
 def _leaves(call: SizedCall) -> Iterator[Item]:
