@@ -95,7 +95,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         if not found.differs:
             if not whole:
                 _check_outputs(groups.graph, small)
-            return Proven(groups, plan, _proof(groups, plan, found, disproved), small)
+            return Proven(groups, plan, _proof(groups, plan, part, found, disproved), small)
         faulty = faulty_groups(question, groups, example_inputs)
         if not 0 < len(faulty) < len(groups):
             break
@@ -142,9 +142,9 @@ def _output_shapes(graph: Graph) -> str:
     return str([out.meta["shape"] for node in graph.fx.nodes if node.op == "output" for out in node.args[0]])
 
 
-def _proof(groups: Groups, plan: Plan, found: Measured, disproved: list[str]) -> Proof:
-    cut = {name for name, g in plan.groups.items() if len(g.kept) < g.size}
-    compared = {n for n, g in comparable(groups, plan).groups.items() if len(g.kept) < g.size}
+def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: list[str]) -> Proof:
+    """Part: what was compared."""
+    cut, compared = ({name for name, g in p.groups.items() if len(g.kept) < g.size} for p in (plan, part))
     ops = {g.name: g.mixed_by.partition(" in ")[0] for g in groups}
     mixed = {name: ops[name] or "what they are tied to" for name in plan.groups if name in cut - compared}
     return Proof(found.deviation if compared else None, len(cut), mixed, tuple(disproved))

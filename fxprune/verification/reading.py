@@ -62,8 +62,9 @@ class Twin:
         self._lazy = lazy
         if lazy and (which != "pruned" or numbers.small is not None):
             self.model = model if which != "pruned" or numbers.small is None else numbers.small
-            self._stand_ins = {id(t): self._stand_in(name, t) for name, t in tensors_of(self.model).items()}
-            own = {id(t): name for name, t in tensors_of(self.model).items()}
+            tensors = tensors_of(self.model)
+            self._stand_ins = {id(t): self._stand_in(name, t) for name, t in tensors.items()}
+            own = {id(t): name for name, t in tensors.items()}
         else:
             memo: dict[int, Any] = {id(t): self._stand_in(name, t) for name, t in numbers.tensors.items()}
             self._stand_ins, own = {}, {id(memo[id(t)]): name for name, t in numbers.tensors.items()}

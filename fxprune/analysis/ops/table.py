@@ -79,9 +79,11 @@ def unregister(name: str) -> None:
 
 def spec_of(op: Any) -> OpSpec | None:
     """What is known of an op, or None."""
-    if op not in _FOUND:
-        _FOUND[op] = _find(op)
-    return _FOUND[op]
+    try:
+        return _FOUND[op]  # an op is slow to hash
+    except KeyError:
+        found = _FOUND[op] = _find(op)
+        return found
 
 
 def spec_of_node(node: fx.Node) -> OpSpec | None:
