@@ -72,6 +72,13 @@ def test_plots() -> None:
     assert [len(a.lines[0].get_ydata()) for a in report.plot_scores(scores).axes] == [8, 6]
     curves = fxprune.scorers.JointElimination().curves(net, groups, data)
     assert [len(a.lines[0].get_ydata()) for a in report.plot_curves(curves).axes] == [9, 7]
+    widths = report.plot_widths(groups, scores).axes[0]
+    for rate, line in zip((0.2, 0.4, 0.6, 0.8, 0.9), widths.lines, strict=True):
+        expected = []
+        for values in scores.values():  # the fewest largest that make up the rate
+            falling = torch.cumsum(values.sort(descending=True).values, 0) / values.sum()
+            expected.append((int((falling < rate - 1e-9).sum()) + 1) / len(values))
+        assert list(line.get_ydata()) == expected
     assert len(report.plot_tradeoff({"a": [(1.0, 2.0), (0.5, 1.0)]}).axes[0].lines) == 1
     history = [fxprune.search.Probe(0.5, 0.9, taken, fxprune.Cost(macs, 1)) for taken, macs in ((True, 3), (False, 1))]
     assert len(report.plot_history(history).axes[1].lines) == 2

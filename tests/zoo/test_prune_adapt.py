@@ -16,6 +16,7 @@ from zoo_toys import weights
 
 import fxprune
 from fxprune.scorers import Informative
+from fxprune.search import LayerByLayer
 from zoo.__main__ import app
 from zoo.adaptation.domains import Domains
 from zoo.adaptation.execute import load_domains
@@ -137,10 +138,10 @@ def test_image_files_are_seen_as_they_are_measured(model: nn.Module, tmp_path: P
 
 def test_switches_reach_the_planner() -> None:
     search = Search()
-    planner = search.planner(4, seed=5, progress=False)
-    assert (planner.keep, planner.seed) == (0.25, 5)
-    assert search.where == Informative(10)  # of the scorer, too
-    assert planner.refit.keywords == {"positions": Informative(10), "seed": 5}  # type: ignore[union-attr]
+    planner = search.planner([2, 4], seed=5, progress=False)
+    assert (planner.keep, planner.on_the_way, planner.seed) == (0.25, (0.5,), 5)
+    assert search.where == Informative(10)
+    assert planner.method == LayerByLayer(Informative(10), seed=5)
     assert Search(informative=False).where == 10
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -111,13 +111,16 @@ def _bisection(lab: Lab, _part: float) -> Found:
 def _progressive(method: LayerByLayer | None, sampled: Sequence[str] = ()) -> Contender:
     def make(lab: Lab, part: float) -> Found:
         model = fxprune.add_samplers(lab.model, sampled) if sampled else lab.model
-        return Found(_searched(lab, model, part, method, None).model, refitted=True)
+        own = method and replace(method, seed=lab.seed)
+        return Found(_searched(lab, model, (part,), own, None).model, refitted=True)
 
     return Contender(make)
 
 
-def _searched(lab: Lab, model: nn.Module, part: float, method: LayerByLayer | None, folder: Path | None) -> Any:
-    search = Progressive(part, step=0.1, top=0.25, method=method, progress=False, seed=lab.seed)
+def _searched(
+    lab: Lab, model: nn.Module, parts: Sequence[float], method: LayerByLayer | None, folder: Path | None
+) -> Any:
+    search = Progressive(parts[0], tuple(parts[1:]), step=0.1, top=0.25, method=method, progress=False, seed=lab.seed)
     groups = fxprune.find_groups(fxprune.trace(model, lab.example))
     judged = lab.val[: lab.protocol.judged // 2]
     quality = Accuracy(list(zip(judged.images.split(500), judged.labels.split(500), strict=True)))
@@ -128,7 +131,7 @@ def _searched(lab: Lab, model: nn.Module, part: float, method: LayerByLayer | No
 def _of_one_search(lab: Lab, part: float) -> Found:
     """A checkpoint of the search down to a fifth."""
     with TemporaryDirectory() as folder:
-        found = _searched(lab, lab.model, min(part, 0.2), LayerByLayer(seed=lab.seed), Path(folder))
+        found = _searched(lab, lab.model, (min(part, 0.2), part), LayerByLayer(seed=lab.seed), Path(folder))
         full = fxprune.cost(lab.groups).macs
         key = next(s.key for s in found.history if s.cost.macs <= part * full * (1 + 1e-12))
         return Found(restore(lab.model, Path(folder) / "checkpoints" / f"{key}.safetensors"), refitted=True)

@@ -21,7 +21,7 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     PCP                   `Progressive`: step 0.1, top 0.25, LASSO and least squares in each iteration
     PCP, published        the same, layer by layer (`LayerByLayer`), ties by cross-entropy
     PCP, samplers         the same on a network whose blocks read through channel samplers
-    PCP, of one search    the first checkpoint within the budget of a search of "PCP, published" down to a fifth
+    PCP, of one search    the checkpoint at the budget of a search of "PCP, published" down to a fifth
     bee colony            `BeeColony` within the budget: 5 sources, 3 cycles, re-calibrated BatchNorm, L1 norms
     bee colony, refitted  the same with `repair` as fitness
     bee colony, curves    20 sources, 20 cycles, judged by the error curves of `JointElimination`, then `repair`
@@ -31,8 +31,8 @@ measured on the test images ("before"), and once more after a fine-tuning that i
                           accuracy lost, 5 probes, each tuned; it lands at MACs of its own
     monotone fit          `MonotoneFit` of the same with 10 tunings, against the original tuned alike
 
-All come within 0.5 % of the budget from below where widths allow it, "of one search" as its checkpoints do; the table
-tells what is left, and the largest distance. Scores, refits and tunings see the same training images; searches
+All come within 0.5 % of the budget from below where widths allow it; the table tells what is left, and the largest
+distance. Scores, refits and tunings see the same training images; searches
 select by validation images; test images decide nothing. A seed decides the tuning, the search, and which of the
 training images make statistics. Search cost is counted on the network itself: images in forward passes and in training
 steps, as epochs of the tuning's images; one epoch of training is taken for three of forward passes. The tuning that all

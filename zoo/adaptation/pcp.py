@@ -3,9 +3,9 @@
 Source: PCP for unsupervised domain adaptation, Guo, Zhang, Ouyang and Xu, Progressive Channel Pruning.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Generator, Tensor, nn
 
 import fxprune
 from fxprune.planners import AtBudget, Uniform
-from fxprune.scorers import Informative, L1Norm, Lasso
-from fxprune.search import Progressive, Step
+from fxprune.scorers import Informative, L1Norm
+from fxprune.search import LayerByLayer, Progressive, Step
 from zoo.adaptation.domains import Domains
 from zoo.errors import ZooError
 from zoo.footprints import isolated
@@ -46,7 +46,7 @@ class Search:
     pseudo_labels: bool = True
     informative: bool = True
     positions: int = 10
-    images: int = 256
+    images: int = 1024
     judged: int = 600
     step: float = 0.05
     top: float = 0.25
@@ -73,10 +73,17 @@ class Search:
         """The output positions that statistics are taken at."""
         return Informative(self.positions) if self.informative else self.positions
 
-    def planner(self, reduction: float, seed: int, progress: bool) -> Progressive:
-        """The search down to 1 / ``reduction`` of the MACs."""
-        refit = partial(fxprune.reconstruct, positions=self.where, seed=seed)
-        return Progressive(1 / reduction, step=self.step, top=self.top, refit=refit, progress=progress, seed=seed)
+    def planner(self, reductions: Sequence[float], seed: int, progress: bool) -> Progressive:
+        """The search down to 1 / the largest of ``reductions`` of the MACs, which meets the others on its way."""
+        method, parts = LayerByLayer(self.where, seed=seed), sorted(1 / r for r in reductions)
+        settings: dict[str, Any] = {
+            "step": self.step,
+            "top": self.top,
+            "method": method,
+            "progress": progress,
+            "seed": seed,
+        }
+        return Progressive(parts[0], tuple(parts[1:]), **settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,13 +153,13 @@ def progressively(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[float, Cut]:
-    """Search once, down to the largest of ``reductions``; smaller ones are met on the way.
+    """Search once, down to the largest of ``reductions``; smaller ones are met on the way, as exactly.
 
     Args:
         model: the full network, without a domain head; untouched.
         domains: what it was adapted to.
         search: what the search looks at.
-        reductions: of the MACs, each above 1: the first iteration that is at or below 1 / reduction of them counts.
+        reductions: of the MACs, each above 1.
         folder: remembers the search, which goes on from there if it was cut off.
         seed: which images and random positions.
         progress: show a progress bar.
@@ -164,8 +171,7 @@ def progressively(
     """
     data, judge = material(model, domains, search, seed)
     groups = fxprune.find_groups(fxprune.trace(model, data[0][:1]))
-    planner, scorer = search.planner(max(reductions), seed, progress), Lasso(search.where, seed)
-    found = planner(model, groups, judge, scorer=scorer, data=data, folder=folder)
+    found = search.planner(reductions, seed, progress)(model, groups, judge, data=data, folder=folder)
     full = fxprune.cost(groups).macs
     return {r: _checkpoint(model, folder, _first(found.history, full / r)) for r in reductions}
 
@@ -174,7 +180,9 @@ def uniformly(model: nn.Module, domains: Domains, reductions: Sequence[float]) -
     """Remove the same part of every group, the smallest in L1 norm, such that 1 / reduction of the MACs is left."""
     groups = fxprune.find_groups(fxprune.trace(model, domains.source.val[:1].images))
     scores = L1Norm()(model, groups)
-    plans = {r: AtBudget(Uniform, 1 / r)(groups, scores) for r in reductions}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where widths are too coarse for that, the rows tell the MACs
+        plans = {r: AtBudget(Uniform, 1 / r, tolerance=0.005)(groups, scores) for r in reductions}
     return {r: Cut(fxprune.rewrite(model, plan), plan) for r, plan in plans.items()}
 
 

@@ -54,8 +54,8 @@ class Progressive(Driver[Step]):
     In each iteration a part of every group is removed for trial, its readers are refitted, and the model is evaluated
     (attempt); the groups whose attempts leave the best models (select; of equals those that save most) lose their
     channels for good, and the result is saved (prune). The last iteration removes only what is needed, from the groups
-    of best rank. Every iteration is a usable model, so that one search yields a family; with `fxprune.add_samplers`
-    residual blocks can drop channels that they read.
+    of best rank. Every iteration is a usable model, so that one search yields a family (`on_the_way`); with
+    `fxprune.add_samplers` residual blocks can drop channels that they read.
 
     With `method=LayerByLayer()` the prune step is as published: for each selected group, shallow to deep, LASSO is
     solved anew on the model as it is by then and the group's readers are refitted, both towards the original's outputs;
@@ -67,6 +67,8 @@ class Progressive(Driver[Step]):
 
     Attributes:
         keep: part of the original's cost to come down to, in (0, 1].
+        on_the_way: further parts, each of which some iteration comes down to as exactly as to `keep`, so that the
+            checkpoints of one search meet several budgets.
         measure: what is counted, as in `Budget`.
         step: part of a group's original width that an attempt removes, at least one channel.
         top: part of the groups that an iteration prunes, at least one group.
@@ -91,6 +93,7 @@ class Progressive(Driver[Step]):
     """
 
     keep: float = 0.5
+    on_the_way: tuple[float, ...] = ()
     measure: Measure = "macs"
     step: float = 0.05
     top: float = 0.25
@@ -101,7 +104,8 @@ class Progressive(Driver[Step]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_budget(self.keep, 0.0)
+        for part in (self.keep, *self.on_the_way):
+            check_budget(part, 0.0)
         for name in ("step", "top"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} out of range", seen=str(getattr(self, name)), remedy="give a part in (0, 1]")
@@ -128,7 +132,8 @@ class _State:
         self.parts = np.array([u.parts for u in self.units], dtype=np.int64)
         self.price = Price(self.task.groups, self.units, settings.measure)
         self.full = float(self.price(self.parts))
-        self.limit = settings.keep * self.full * (1 + 1e-12)
+        targets = sorted({settings.keep, *settings.on_the_way}, reverse=True)
+        self.limits = [part * self.full * (1 + 1e-12) for part in targets if part >= settings.keep]
         whole = {g.name: np.arange(g.size) for g in self.task.groups}
         self.present = Present(self.task.model, self.task.groups, self.task.groups, whole, evaluator.original.key)
         self.layers: Layers | None = None
@@ -138,6 +143,12 @@ class _State:
     def left(self) -> float:
         """Part of the original's cost."""
         return float(self.price(self.parts)) / self.full
+
+    @property
+    def limit(self) -> float:
+        """The cost to come down to next."""
+        now = float(self.price(self.parts))
+        return next((limit for limit in self.limits if limit < now), self.limits[-1])
 
     def steps(self) -> Iterator[Step]:
         """Iterate until the target is met."""
@@ -185,15 +196,15 @@ class _State:
 
     def _cuts(self, ranked: Sequence[int]) -> dict[int, int]:
         """New widths, in parts, of the units of best rank; no more goes than the target asks for."""
-        widths = dict[int, int]()
+        widths, limit = dict[int, int](), self.limit
         for rank, i in enumerate(ranked[: math.ceil(self.settings.top * len(self.units))]):
             lowest = self._next_width(self.units[i], int(self.parts[i]))
-            if float(self.price(self._with({**widths, i: lowest}))) <= self.limit:
-                return widths | self._last_cut(widths, ranked[rank:])
+            if float(self.price(self._with({**widths, i: lowest}))) <= limit:
+                return widths | self._last_cut(widths, ranked[rank:], limit)
             widths[i] = lowest
         return widths
 
-    def _last_cut(self, widths: Mapping[int, int], ranked: Sequence[int]) -> dict[int, int]:
+    def _last_cut(self, widths: Mapping[int, int], ranked: Sequence[int], limit: float) -> dict[int, int]:
         """The cut that meets the target: of the first unit whose widths come near to it, else of the first one."""
         found = dict[int, int]()
         for i in ranked:
@@ -201,8 +212,8 @@ class _State:
             lowest = self._next_width(self.units[i], int(self.parts[i]))
             tried = allowed[(allowed >= lowest) & (allowed < self.parts[i])]
             prices = self.price(np.stack([self._with({**widths, i: int(w)}) for w in tried], axis=1))
-            within = np.flatnonzero(prices <= self.limit)
-            near = len(within) > 0 and prices[within[-1]] >= _NEAR * self.limit
+            within = np.flatnonzero(prices <= limit)
+            near = len(within) > 0 and prices[within[-1]] >= _NEAR * limit
             if near or not found:
                 found = {i: int(tried[within[-1]])}
             if near:
@@ -228,6 +239,6 @@ class _State:
 
     def _check_target(self) -> None:
         least = float(self.price(np.array([u.allowed[0] for u in self.units], dtype=np.int64))) / self.full
-        if least > self.limit / self.full:
+        if least > self.limits[-1] / self.full:
             seen = f"the smallest widths cost {least:.2%} of the original, the target is {self.settings.keep:.2%}"
             raise InputError("the target cannot be reached", seen=seen, remedy="a larger target or looser constraints")

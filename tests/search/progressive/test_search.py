@@ -53,6 +53,20 @@ def test_ends_just_below_the_target(target: float, of: Any) -> None:
     assert widths_of(found.model) == list(found.plan.kept_counts().values())
 
 
+def test_one_search_meets_several_budgets() -> None:
+    """Each budget is met as exactly as by a search of its own, and until it is met both do the same."""
+    found, _, groups = descend(lambda m: float(widths_of(m)[0]), 60, 50, keep=0.2, on_the_way=(0.5, 0.33), step=0.1)
+    full = fxprune.cost(groups).macs
+    for part in (0.5, 0.33, 0.2):
+        first = next(i for i, s in enumerate(found.history) if s.cost.macs <= part * full)
+        assert found.history[first].cost.macs > part * full - 63  # the price of a channel
+        if part == 0.5:
+            alone, *_ = descend(lambda m: float(widths_of(m)[0]), 60, 50, keep=0.5, step=0.1)
+            assert [s.counts for s in alone.history] == [s.counts for s in found.history[: first + 1]]
+    with pytest.raises(fxprune.InputError, match="a budget is a part of the original's cost"):
+        Progressive(0.2, on_the_way=(1.5,))
+
+
 def test_nothing_to_do() -> None:
     found, model, _ = descend(lambda m: 1.0, 10, 10, keep=1.0)
     assert found.model is model
