@@ -160,17 +160,18 @@ def _argument(call: ast.Call, function: Any, path: tuple[Any, ...]) -> ast.AST |
     first, *rest = path
     if isinstance(first, str):
         found: Any = next((k.value for k in call.keywords if k.arg == first), None)
-    else:
-        first -= _is_method(call.func, function)  # its object is argument 0
-        if any(isinstance(a, ast.Starred) for a in call.args) or not 0 <= first < len(call.args):
-            return None
-        found = call.args[first]
+    else:  # the object of a method is argument 0
+        found = _item(call.args, first - _is_method(call.func, function) if first >= 0 else first)
     for i in rest:
-        items = found.elts if isinstance(found, ast.Tuple | ast.List) else []
-        if any(isinstance(e, ast.Starred) for e in items) or i >= len(items):
-            return None
-        found = items[i]
+        found = _item(found.elts, i) if isinstance(found, ast.Tuple | ast.List) else None
     return found  # type: ignore[no-any-return]
+
+
+def _item(items: list[ast.expr], i: int) -> ast.AST | None:
+    """One of several items; None where it is not sure which, as others are unpacked between it and the end."""
+    counted = items[: i + 1] if i >= 0 else items[i:]
+    unsure = len(counted) < (i + 1 if i >= 0 else -i) or any(isinstance(e, ast.Starred) for e in counted)
+    return None if unsure else items[i]
 
 
 def _is_method(called: ast.AST, function: Any) -> bool:

@@ -191,3 +191,69 @@ def test_activations_are_read_while_widths_are_checked() -> None:
     groups = fxprune.find_groups(fxprune.trace(model, x))
     assert [(g.name, g.size) for g in groups] == [("a", 16), ("b", 16)]
     assert deviation(model, random_plan(model, groups, 0.5), x) <= ROUNDING
+
+
+class Packed(nn.Module):
+    """Sorted and packed by the lengths that it is given; read for real, as lengths are values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.rnn = nn.Linear(8, 16), nn.GRU(16, 20, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(40, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(self.inp(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        return self.out(y)  # type: ignore[no-any-return]
+
+
+def test_packed_by_lengths_of_the_input() -> None:
+    model, x = Packed().eval(), (torch.randn(2, 6, 8), torch.tensor([4, 6]))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert sorted(g.size for g in groups) == [16, 20]
+    plan = random_plan(model, groups, 0.5)
+    assert deviation(model, plan, x) <= ROUNDING
+    other = (torch.randn(3, 5, 8), torch.tensor([2, 5, 3]))
+    assert fxprune.rewrite(model, plan)(*other).shape == model(*other).shape
+
+
+class Unpacked(nn.Module):
+    """Numbers of the code behind unpacked sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(12, 64), nn.Linear(64, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = self.b(y.view(*y.shape[:-1], 64)).relu()
+        return self.c(y.reshape((*y.shape[:-1], 4, 8)).reshape([*x.shape[:2], 32]))  # type: ignore[no-any-return]
+
+
+def test_literals_behind_unpacked_sizes_are_mended() -> None:
+    model, x = Unpacked().eval(), torch.randn(2, 9, 12)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"a": 64, "b": 8}
+    plan = random_plan(model, groups, 0.5)
+    assert deviation(model, plan, (x,)) <= ROUNDING
+    assert fxprune.rewrite(model, plan)(torch.randn(3, 4, 12)).shape == (3, 4, 5)
+
+
+class ScaledEmbedding(nn.Module):
+    """Embeddings times the root of their width: the table takes it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.a, self.out = nn.Embedding(20, 16), nn.Linear(16, 24), nn.Linear(24, 3)
+
+    def forward(self, i: Tensor) -> Tensor:
+        return self.out(self.a(self.table(i) * math.sqrt(self.table.embedding_dim)).relu())  # type: ignore[no-any-return]
+
+
+def test_a_table_takes_up_the_scale_of_its_embeddings() -> None:
+    model, x = ScaledEmbedding().eval(), torch.randint(0, 20, (2, 7))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert sorted(g.size for g in groups) == [16, 24]
+    plan = random_plan(model, groups, 0.5)
+    assert [s.tensor for s in plan.scales] == ["table.weight"]
+    assert deviation(model, plan, (x,)) <= ROUNDING

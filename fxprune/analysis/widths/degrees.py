@@ -50,7 +50,7 @@ def _made_by(node: Any) -> list[fx.Node]:
         return [p for a in (node.args[1], *(node.args[2:3] if name == "convolution" else ())) if a for p in _made_by(a)]
     if name == "mul" and len(node.all_input_nodes) == 2:
         return _first_of(sorted(node.args, key=lambda a: not _is_parameter(a)))
-    if name == "bmm" or _is_linear(node):
+    if name in ("bmm", "embedding") or _is_linear(node):
         return _made_by(node.args[0])
     return _fail()
 
@@ -102,7 +102,7 @@ def _degree(node: fx.Node, inputs: dict[fx.Node, int]) -> int:
     elif name == "convolution":
         product = inputs[node.args[0]] + inputs[node.args[1]]  # type: ignore[index]
         found = {product, inputs[node.args[2]]} if isinstance(node.args[2], fx.Node) else {product}
-    elif _is_linear(node):
+    elif _is_linear(node) or name == "embedding":
         found = {inputs[node.args[0]]}  # type: ignore[index]
     if found is None or len(found) != 1 or (degree := found.pop()) > 1:
         raise NoDegreeError

@@ -90,6 +90,10 @@ class _Reader:
         self._calls = calls
         self._done: set[Path] = set()
 
+    def _from_front(self, path: Path) -> Path:
+        """The path of an argument as `_leaves` has it."""
+        return (path[0] % len(self._call.args), *path[1:]) if isinstance(path[0], int) else path
+
     def read(self) -> None:
         handler = _HANDLERS.get(self._call.name)
         if handler is not None:
@@ -104,7 +108,7 @@ class _Reader:
     def equal(self, item: Item, dim: Any, size: int) -> None:
         """The number of an item is the length of a dim."""
         source, path = item
-        self._done.add(path)
+        self._done.add(self._from_front(path))
         plain = type(source) is int
         if source is True or source is False or (plain and (self._torchs or not isinstance(dim, np.ndarray))):
             return
@@ -134,12 +138,12 @@ class _Reader:
         return self._call.kwargs.get(name), (name,)
 
     def items(self, start: int, *names: str) -> list[Item]:
-        """Sizes that are given as a sequence, or as arguments one after another."""
+        """Sizes, as a sequence or one after another; counted from the end, as some may be unpacked first (`*s, 64`)."""
         args = self._call.args
         if start < len(args) and type(args[start]) is not tuple:
-            return [(a, (i,)) for i, a in enumerate(args) if i >= start]
+            return [(a, (i - len(args),)) for i, a in enumerate(args) if i >= start]
         given = next((item for item in (self.argument(start, n) for n in names) if type(item[0]) is tuple), None)
-        return [] if given is None else [(v, (*given[1], i)) for i, v in enumerate(given[0])]
+        return [] if given is None else [(v, (*given[1], i - len(given[0]))) for i, v in enumerate(given[0])]
 
     # What each function's numbers are.
 
@@ -149,7 +153,7 @@ class _Reader:
             return
         for i, (value, path) in enumerate(items):
             if value == -1:
-                self._done.add(path)
+                self._done.add(self._from_front(path))
             else:
                 self.equal((value, path), axes.known(first + i), axes.shape[first + i])
 
@@ -172,7 +176,7 @@ class _Reader:
     def split(self) -> None:
         sizes, path = self.argument(1, "split_size_or_sections" if self._call.name == "split" else "split_sizes")
         dim, _ = self.argument(2, "dim")
-        items = [(s, (*path, i)) for i, s in enumerate(sizes)] if type(sizes) is tuple else [(sizes, path)]
+        items = [(s, (*path, i - len(sizes))) for i, s in enumerate(sizes)] if type(sizes) is tuple else [(sizes, path)]
         for i, item in enumerate(items):
             axes = self.result(i)
             if axes is not None and isinstance(dim, int | None):
@@ -200,7 +204,7 @@ class _Reader:
             elif isinstance(result.known(i), np.ndarray) and not isinstance(axes.known(j), np.ndarray):
                 times = Number(value, self._call.site, path) if type(value) is int else value
                 product = Computed("mul", times, axes.shape[j], self._call.site, result.shape[i])
-                self._done.add(path)
+                self._done.add(self._from_front(path))
                 right = Labelled(result.known(i), result.shape[i])
                 self._facts.equations.append(Equation(product, right, self._call.name, self._call.site))
 
@@ -209,17 +213,15 @@ class _Reader:
         self.sizes(items, axes, 0 if axes is None else len(axes) - len(items))
 
     def grouped(self) -> None:
-        self._counted(self.argument(1 if self._call.name == "group_norm" else 6, "groups"))
-
-    def _counted(self, item: Item) -> None:
         """A number of groups, which the rule for the op has named."""
+        item = self.argument(1 if self._call.name == "group_norm" else 6, "groups")
         node = self._call.results[0].node if self._call.results and self._call.results[0] else None
         known = self._forms.analysis.labelling.labeller.counted.get(node, []) if isinstance(node, fx.Node) else []
         if item[0] is not None:
             self.equal(item, known[0] if known else None, int(_value(item[0])))
 
-    def scaled(self) -> None:
-        self._done.add(("scale",))  # see `scales`
+    def scaled(self) -> None:  # see `scales`
+        self._done.add(("scale",))
 
     def attention(self) -> None:
         """The width of all heads, their number, and the width of each, which is computed from both."""
@@ -254,14 +256,14 @@ class _Reader:
         if n >= 0 or not isinstance(source, _SOURCES):
             self.equal(item, labels, n) if n >= 0 else self._negative(item, labels)
             return
-        self._done.add(path)
+        self._done.add(self._from_front(path))
         turned = Computed("mul", source, -1, self._call.site, -n)
         self._facts.equations.append(Equation(turned, Labelled(labels, -n), self._call.name, self._call.site))
 
     def _negative(self, item: Item, labels: Any) -> None:
         number = Number(item[0], self._call.site, item[1])
         turned = Computed("mul", number, -1, self._call.site, -item[0])
-        self._done.add(item[1])
+        self._done.add(self._from_front(item[1]))
         self._facts.equations.append(Equation(turned, Labelled(labels, -item[0]), self._call.name, self._call.site))
 
     def index(self) -> None:
@@ -300,7 +302,7 @@ class _Reader:
         if not isinstance(dim, np.ndarray) or (value == 0 and not isinstance(item[0], _SOURCES)):
             return
         if value >= size and not isinstance(item[0], _SOURCES):
-            self._done.add(item[1])  # all there is, of any width
+            self._done.add(self._from_front(item[1]))  # all there is, of any width
         elif value > size:
             return
         else:
@@ -324,7 +326,7 @@ def _leaves(call: SizedCall) -> Iterator[Item]:
         if isinstance(value, slice):
             ahead += [(value.start, (*path, "lower")), (value.stop, (*path, "upper")), (value.step, (*path, "step"))]
         elif type(value) is tuple:
-            ahead += [(v, (*path, i)) for i, v in enumerate(value)]
+            ahead += [(v, (*path, i - len(value))) for i, v in enumerate(value)]
         else:
             yield value, path
 

@@ -15,10 +15,14 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Loose
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.constraints import Held
+from fxprune.tracing.recorder import RECURRENT
 
 # Functions whose views take all their sizes from their arguments.
 _RELATIVE = frozenset(
-    ["flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"]
+    (
+        *("flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"),
+        *(*RECURRENT, "_pad_packed_sequence"),
+    )
 )
 _SCALARS = frozenset(["mul", "div", "mul_", "div_", "lift_fresh"])
 # Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
