@@ -79,6 +79,20 @@ class ComplexRotary(Separate):
         return self.attend(q, k, v)
 
 
+class PairedRotary(Separate):
+    """Neighbouring channels are turned by angles that go by their positions: only whole heads can go."""
+
+    def rotate(self, x: Tensor) -> Tensor:
+        rates = 1 / 100 ** (torch.arange(0, self.width, 2, dtype=x.dtype, device=x.device) / self.width)
+        angles = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[:, None] * rates.repeat_interleave(2)
+        turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+        return x * angles.cos()[:, None] + turned * angles.sin()[:, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        return self.attend(self.rotate(q), self.rotate(k), v)
+
+
 class EncoderDecoder(nn.Module):
     """PyTorch's own; the queries of its cross-attention are a part of a fused weight."""
 
@@ -100,7 +114,7 @@ class RootScaled(Separate):
         return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-BLOCKS = [Rotary, ComplexRotary, EncoderDecoder]
+BLOCKS = [Rotary, ComplexRotary, PairedRotary, EncoderDecoder]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)

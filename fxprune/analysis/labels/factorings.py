@@ -185,6 +185,7 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     able = _able(f, of, marks)
     if not able:
         return -1
+    able = [k for k in able if _can_part(of[f.factors[k]])] or able  # type: ignore[index]
     varying = [k for k in _varying(f, of) if k in able]
     if len(varying) == 1:
         return varying[0]
@@ -193,6 +194,11 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     if not agreed and heads and len(able) > 1:
         return able[-1] if heads == "head_dim" else able[-2]
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
+
+
+def _can_part(factor: Labels) -> bool:
+    """Whether some indices of a factor can go while others stay: they are not all tied into one."""
+    return len(factor) == 1 or bool((factor != factor[0]).any())
 
 
 def _chosen_for(f: Factoring, heads: Heads) -> str:
