@@ -4,8 +4,8 @@
     PYTHONPATH=.:tools python -m benchmarks.rankings fashion-vgg16 --plot runs/fashion-vgg16  # and the curves
 
 Each row is a way to score; its number is the Spearman rank correlation of its channels with those of the exact score on
-1,024 training images, the mean over groups and the smallest. Figures 3-6 and 3-7 of the thesis (importance curves of the
-layers) and 4-4 (widths against the contribution rate) are drawn with `--plot`. No label and no test image is read.
+1,024 training images, the mean over groups and the smallest. `--plot` draws importance in each layer (figures 3-6, 3-7
+of the thesis) and widths against the contribution rate (figure 4-4). No label and no test image is read.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.planners import Constraints
 from fxprune.search import LayerByLayer, Progressive
+from fxprune.testing import check_search
 
 torch.manual_seed(0)
 DATA = [torch.randn(60, 4), torch.randn(60, 4)]
@@ -178,3 +179,34 @@ def test_bad_settings_are_named() -> None:
     groups = fxprune.find_groups(fxprune.trace(model, DATA[0]))
     with pytest.raises(fxprune.InputError, match="no data for its refits"):
         search(model, groups, lambda m: 0.0)
+
+
+class Stream(nn.Module):
+    """A stream of 24 channels of rank 4, and a branch that reads it through a sampler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.head = nn.Linear(4, 24), nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.b(self.a(x)))
+
+
+def test_samplers_let_a_branch_drop_what_it_reads() -> None:
+    torch.manual_seed(0)
+    model = fxprune.add_samplers(Stream(), ["a"])
+
+    def closeness(m: nn.Module) -> float:
+        with torch.no_grad():
+            return -float((m(X) - model(X)).square().mean())
+
+    method = LayerByLayer(positions=None, ridge=1e-6)
+    found = searched(model, lambda m: 0.0, keep=0.6, step=0.1, top=1.0, method=method)
+    (sampled,) = (name for name in found.plan.kept_counts() if name.startswith("a.sampled"))
+    assert found.model.a.in_features == found.plan.kept_counts()[sampled] < 24
+    assert closeness(found.model) > -1e-4  # a linear net of rank 4 loses nothing
+
+
+def test_contract_of_interrupted_searches() -> None:
+    check_search(Progressive(0.6, step=0.2, method=LayerByLayer(), progress=False))
