@@ -237,10 +237,10 @@ class _Job:
         """What reaches the goals; where scores are errors on data, the better of two plans on inputs held back."""
         if self.data is None or self.scorer is not None:
             return goals.planner(measures, whole)
-        quickly = NearestOutput(
+        nearest = NearestOutput(
             goals.candidates(measures, whole), self.data.described("reading the data"), progress=True
         )
-        return quickly if self.repair else replace(quickly, treat=_bare)
+        return nearest if self.repair else replace(nearest, treat=_bare)
 
     def scorer_used(self) -> Scorer:
         """The scorer, or the default: on data if there are any."""

@@ -14,23 +14,16 @@ from fxprune.errors import InputError, check_option
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
-from fxprune.reconstruction import reconstruct, repair
+from fxprune.reconstruction import repair
 from fxprune.reconstruction.repairing import held_batches
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.divergence import DIVERGENCES, Divergence, divergence_of, outputs_of
-from fxprune.statistics.gram.collect import ENOUGH
 
 Treat = Callable[[nn.Module, nn.Module, Plan, Sequence[Any]], nn.Module]
 
 
 def _repaired(model: nn.Module, small: nn.Module, plan: Plan, data: Sequence[Any]) -> nn.Module:
     return repair(model, small, plan, data, progress=False)
-
-
-def _quickly(model: nn.Module, small: nn.Module, plan: Plan, data: Sequence[Any]) -> nn.Module:
-    """A repair in one pass: what it leaves tells plans apart, at a small part of the cost."""
-    reconstruct(model, small, plan, data, order="at_once", positions=ENOUGH, ridge=None)
-    return small
 
 
 def nearest_output(
@@ -102,8 +95,7 @@ class NearestOutput:
         data: batches of inputs, or (inputs, targets), that can be read again and again; the first that hold 512
             inputs are. One batch of a single tensor is judged by halves; where there is one batch of another form,
             nothing can be held back, and the first planner's plan is taken.
-        treat: as in `nearest_output`; by default all layers are fitted from one pass, which takes a small part of the
-            time of `fxprune.repair`.
+        treat: as in `nearest_output`.
         progress: show a progress bar, where the output is a terminal.
 
     Raises:
@@ -122,7 +114,7 @@ class NearestOutput:
 
     planners: tuple[Planner, ...]
     data: Iterable[Any]
-    treat: Treat = _quickly
+    treat: Treat = _repaired
     progress: bool = False
 
     def __post_init__(self) -> None:
