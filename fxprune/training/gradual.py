@@ -14,12 +14,14 @@ from torch.optim import Optimizer
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
+from fxprune.module.data import Batches
 from fxprune.module.isolation import tensors_of
 from fxprune.module.names import names_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan
 from fxprune.planners.goals import GOAL_NAMES, Goals, Measures
+from fxprune.planners.nearest import NearestOutput
 from fxprune.reconstruction import repair
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
@@ -29,6 +31,7 @@ from fxprune.training.optimizers import follow
 from fxprune.training.ranks import decided, spread
 
 M = TypeVar("M", bound=nn.Module)
+_SAMPLES = 1024
 _OPTIONS = ("ignored", "only", "heads", "data", "unpack", "repair", "scorer", "verify")
 
 
@@ -52,7 +55,7 @@ class Gradual(Generic[M]):
             `.module`, as `torch.optim.swa_utils.AveragedModel` does.
         goals: the goal (`macs`, `parameters`, `latency`, `pruning_ratio`, `round_to`), and the options `ignored`,
             `only`, `heads`, `data`, `unpack`, `repair`, `scorer` and `verify`, as for `fxprune.prune`. `data` are read
-            at each cut.
+            at each cut, the first 1,024 samples.
 
     Attributes:
         optimizers: what follows the model; the list may be set anew between two steps.
@@ -187,7 +190,10 @@ class Gradual(Generic[M]):
         if not self._whole:
             self._whole = {name: measures.whole(name) for name in self._goals.budgets()}
         goals = self._goals.step(number, len(self.epochs), self._whole)
-        return goals.planner(measures, self._whole)(groups, scores)
+        data, repaired = self._options.get("data"), self._options.get("repair", True)
+        if data is None or not repaired or self._options.get("scorer") is not None:
+            return goals.planner(measures, self._whole)(groups, scores)
+        return NearestOutput(goals.candidates(measures, self._whole), data)(groups, scores)
 
     def _apply(self, plan: Plan, small: M | None) -> None:
         """Cut all that holds the weights; what can fail comes first."""
@@ -255,7 +261,11 @@ def _parted(given: Mapping[str, Any]) -> tuple[Goals, dict[str, Any]]:
     goals = Goals(**{name: value for name, value in given.items() if name in GOAL_NAMES})
     if not goals.given():
         raise InputError("no goal is given", remedy="give macs=0.5 (what stays) or pruning_ratio=0.5 (what goes)")
-    return goals, {name: value for name, value in given.items() if name in _OPTIONS}
+    options = {name: value for name, value in given.items() if name in _OPTIONS}
+    data, unpack = options.get("data"), options.pop("unpack", None)
+    if data is not None and not isinstance(data, Batches):  # which can be read at every cut
+        options["data"] = Batches(data, unpack, samples=_SAMPLES, progress=True)
+    return goals, options
 
 
 def _several(given: Any, kind: type) -> list[Any]:

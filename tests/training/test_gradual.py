@@ -73,13 +73,23 @@ def test_the_plan_is_one_for_the_original() -> None:
     assert torch.equal(again(X), model(X))
 
 
-def test_data_repair_at_each_cut() -> None:
-    model = net()
-    expected = fxprune.prune(model, X, pruning_ratio=0.5, data=[X])
-    pruner = fxprune.Gradual(model, X, epochs=[0], pruning_ratio=0.5, data=[X])
+@pytest.mark.parametrize("goal", [{"pruning_ratio": 0.5}, {"macs": 0.4}])
+def test_one_cut_is_what_prune_does(goal: dict[str, float]) -> None:
+    model, data = net(), list(X.chunk(4))
+    expected = fxprune.prune(model, X, data=data, **goal)  # type: ignore[arg-type]
+    pruner = fxprune.Gradual(model, X, epochs=[0], data=data, **goal)
     pruner.step(0)
     assert torch.equal(model(X), expected.model(X))
     assert "layers repaired" in str(pruner.result.report)
+
+
+def test_data_that_can_be_read_once_serve_all_cuts() -> None:
+    model, average = net(), net()
+    batches = ({"image": part} for part in X.chunk(2))
+    options = {"data": batches, "unpack": lambda batch: batch["image"]}
+    pruner = fxprune.Gradual(model, X, epochs=[0, 1], ema=average, pruning_ratio=0.75, **options)
+    assert [pruner.step(0), pruner.step(1)] == [True, True]
+    assert average(X).shape == model(X).shape
 
 
 # What follows
