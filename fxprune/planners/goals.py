@@ -116,9 +116,9 @@ parameters=, latency=), or pruning_ratio=
     def candidates(self, measures: Measures, original: Mapping[str, float]) -> tuple[Planner, ...]:
         """Where scores are errors: planners that reach the goals and of whose plans the best can be taken.
 
-        These are one ratio for all groups, and widths from error curves: as they are, as parts of each curve's largest
-            error, and half-way between; only `planner`'s where the goals leave no choice. What a group's errors are
-            worth to the outputs is measured for each group alone, and means less where many groups are cut deep.
+        These are one ratio for all groups, and widths from error curves: as they are, as parts of what the readers of
+        each group give, and half-way between; only `planner`'s where the goals leave no choice. What errors are worth
+        to the outputs is measured for each group alone, and says less where many groups are cut deep.
 
         Args:
             measures: as for `planner`.
@@ -128,7 +128,7 @@ parameters=, latency=), or pruning_ratio=
         if not tight:
             return (self.planner(measures, original),)
         limits = tuple(Limit(limit, measure=measures.of(name)) for name, limit in tight.items())
-        curves = [ErrorCurves(limits, curve=_Tempered(power), constraints=self.constraints()) for power in _POWERS]
+        curves = [_Tempered(limits, power, self.constraints()) for power in _POWERS]
         return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), *curves
 
     def _tight(self, measures: Measures, original: Mapping[str, float]) -> dict[str, float]:
@@ -149,11 +149,17 @@ _POWERS = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class _Tempered:
-    """From scores that are errors to a tempered curve."""
+    """Error curves between their own unit (power 1) and parts of what each reader gives (power 0)."""
 
+    limits: tuple[Limit, ...]
     power: float
+    constraints: Constraints
 
-    def __call__(self, scores: Tensor) -> ErrorCurve:
+    def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        readers = {g.name: max(1, len(g.consumers)) ** (1 - self.power) for g in groups}
+        return ErrorCurves(self.limits, readers, self._curve, self.constraints)(groups, scores)
+
+    def _curve(self, scores: Tensor) -> ErrorCurve:
         return ErrorCurve.of_errors(scores).tempered(self.power)
 
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import NearestOutput, Uniform, nearest_output
+from fxprune.planners import AtBudget, ErrorCurves, NearestOutput, Uniform, nearest_output
+from fxprune.planners.goals import Goals, Measures
+from fxprune.scorers import JointElimination
 
 
 def net(outputs: int = 5) -> nn.Sequential:
@@ -106,3 +108,30 @@ def test_equal_plans_cost_no_repair() -> None:
     assert NearestOutput((plan, plan), inputs, fails)(groups, {}) == plan(groups, {})
     with pytest.raises(fxprune.InputError, match="no planner to choose from"):
         NearestOutput((), inputs)
+
+
+class TwoReaders(nn.Module):
+    """A group that two layers read, and one that one layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(6, 20), nn.Linear(20, 16), nn.Linear(20, 4), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).tanh()
+        return self.c(h) + 0.1 * self.d(self.b(h).tanh())
+
+
+def test_candidates_are_one_ratio_and_curves_from_relative_to_measured_errors() -> None:
+    torch.manual_seed(0)
+    model, inputs = TwoReaders().double(), data()
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    relative, measured = (JointElimination(errors=e)(model, groups, inputs) for e in ("relative", "measured"))
+    measures = Measures(groups)
+    uniform, first, _, last = Goals(macs=0.5).candidates(measures, {"macs": measures.whole("macs")})
+    assert uniform(groups, measured) == AtBudget(Uniform, 0.5)(groups, measured)
+    assert first(groups, measured) == ErrorCurves(0.5)(groups, relative)
+    assert last(groups, measured) == ErrorCurves(0.5)(groups, measured)
+    held = groups.holding({"b": "as an example"})  # planners are asked again where some groups must stay
+    assert set(first(held, {"a": measured["a"]}).kept_counts()) == {"a"}
+    assert len(Goals(pruning_ratio=0.5).candidates(measures, {})) == 1
