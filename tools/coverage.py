@@ -141,13 +141,16 @@ def main(
     if not chosen:
         raise typer.BadParameter(f"no model of {of.value} is called {patterns}")
     run = {"suite": of.value, "ratio": ratio, "export": export, "package": version(found), "fxprune": fingerprint()}
-    rows = [row for row in _known(out) if row["model"] in chosen and _still_holds(row, run, keep)]
+    known = _known(out)
+    others = [row for row in known if row["model"] not in chosen]
+    rows = [row for row in known if row["model"] in chosen and _still_holds(row, run, keep)]
     left = [name for name in chosen if name not in {row["model"] for row in rows}]
     work = _rows(left, Options(of.value, ratio, export), _Jobs(jobs, threads, limit))
     for row in track(work, total=len(left), description="coverage", console=Console(stderr=True)):
         rows.append({"family": _family(found, row["model"]), **row, "run": run})
         if out:
-            write_whole(out, json.dumps(sorted(rows, key=lambda r: r["model"]), indent=1).encode())
+            in_order = sorted([*others, *rows], key=lambda r: r["model"])
+            write_whole(out, json.dumps(in_order, indent=1).encode())
     _print(rows, of.value)
     raise typer.Exit(1 if any("skipped" not in r and not passed(r) for r in rows) else 0)
 

@@ -1,6 +1,6 @@
 """Models of other people's packages, a module for each package, for `coverage.py --suite NAME`.
 
-Each module has `PACKAGE`, the distribution that the models come from; `names()`, the models; and `case(name)`, one of
+Each module has `PACKAGE`, which the models come from; `names()`, the models; and `case(name)`, one of
 them with its inputs. Nothing is downloaded: weights are random.
 """
 
@@ -69,5 +69,5 @@ def suite(name: str) -> Suite:
 
 
 def version(found: Suite) -> str:
-    """The package and its version, as a row states them."""
-    return f"{found.PACKAGE} {metadata.version(found.PACKAGE)}"
+    """The package and its version, as a row states them; several distributions may bring a package."""
+    return f"{found.PACKAGE} {metadata.version(metadata.packages_distributions()[found.PACKAGE][0])}"
