@@ -310,8 +310,7 @@ class _Reader:
             self._signed(item, dim[:value] if value >= 0 else dim[max(0, size + value) :], value)
 
 
-def _value(source: Any) -> Any:
-    """The number; 0 stands for a tensor's, of which the check tells whether it must follow."""
+def _value(source: Any) -> Any:  # 0 stands for a tensor's number, of which the check tells whether it must follow
     return source.value if isinstance(source, _SOURCES) else 0 if isinstance(source, Reference) else source
 
 
