@@ -109,7 +109,7 @@ _ADAPTATIONS = (
         adversary=Adversary(hidden=256, strength=0.3),
         images=12_000,
     ),
-    # To shifts that a network of this size can follow: a minute on one core.
+    # To shifted digits: a minute on one core. What DANN reaches there is in `zoo/results/README.md`.
     *(
         Adaptation(
             name=f"digits-to-{shift}",
