@@ -1,10 +1,14 @@
 """Settings that all tests share: one thread, a deterministic hypothesis profile."""
 
+import signal
+
 import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a job that a shell has put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile(
     "fxprune", deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
 )

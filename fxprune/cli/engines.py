@@ -86,7 +86,21 @@ def write_onnx(model: nn.Module, inputs: Any, path: Path, dynamic: bool = False)
         with _quiet():
             torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False)
     except Exception as error:
-        raise CommandError(f"torch.onnx refuses the model: {told(error)}") from error
+        try:  # old releases of PyTorch cannot convert every program with a new onnxscript
+            _write_traced(model, inputs, path, dynamic)
+        except Exception:
+            raise CommandError(f"torch.onnx refuses the model: {told(error)}") from error
+
+
+def _write_traced(model: nn.Module, inputs: Any, path: Path, dynamic: bool) -> None:
+    """Write an ONNX file by PyTorch's older exporter, which records one run."""
+    args, kwargs = as_call(inputs)
+    names = [f"input_{i}" for i, t in enumerate(tree_leaves((args, kwargs))) if isinstance(t, Tensor)]
+    axes = {name: {0: "batch"} for name in names} if dynamic else None
+    with _quiet():
+        torch.onnx.export(
+            model, args, str(path), kwargs=kwargs, input_names=names, dynamic_axes=axes, dynamo=False, verbose=False
+        )
 
 
 @contextmanager

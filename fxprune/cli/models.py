@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +75,8 @@ def _exported(path: Path) -> Loaded:
         raise CommandError(f"no such file: {path}")
     program = attempt(lambda: torch.export.load(path), str(path))
     args, kwargs = program.example_inputs or ((), {})
-    return Loaded(program.module(check_guards=False), kwargs or args or None)
+    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    return Loaded(program.module(**unguarded), kwargs or args or None)
 
 
 def factory(name: str) -> Callable[..., Any]:

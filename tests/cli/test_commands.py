@@ -172,6 +172,25 @@ def test_export_checks_what_it_writes(here: Path, dynamic: list[str]) -> None:
     assert engines.deviation(expected, engines.eager(torch.export.load("small.pt2").module())(x)) < 1e-5
 
 
+@pytest.mark.parametrize("dynamic", [[], ["--dynamic-batch"]])
+def test_export_falls_back_on_the_older_exporter(
+    here: Path, monkeypatch: pytest.MonkeyPatch, dynamic: list[str]
+) -> None:
+    """As with old releases of PyTorch, whose new exporter fails on BatchNorm with a new onnxscript."""
+    saved(here)
+    export = torch.onnx.export
+
+    def failing(*args: Any, dynamo: bool, **kwargs: Any) -> Any:
+        if dynamo:
+            raise AttributeError("'tuple' object has no attribute 'dtype'")
+        return export(*args, dynamo=dynamo, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    told = answer("export", "small", "--onnx", "small.onnx", *dynamic)
+    assert told["passed"]
+    assert (here / "small.onnx").stat().st_size > 0
+
+
 def test_export_fails_where_the_file_deviates(here: Path) -> None:
     saved(here)
     found = run("export", "small", "--onnx", "small.onnx", "--tolerance", "-1")
