@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fxprune
 
@@ -193,29 +192,10 @@ class Blurred(Parts):
         return self.head(self.b(F.conv2d(self.a(x).relu(), filters, groups=self.channels)).relu())
 
 
-def slices_of_everything_are_calls() -> bool:
-    """Whether this PyTorch turns the colon of `x[:, :2]` into a call of its own, as older ones do."""
-    calls: list[str] = []
-
-    class Calls(TorchDispatchMode):
-        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            calls.append(op._opname)
-            return op(*args, **(kwargs or {}))
-
-    x = torch.zeros(2, 4)
-    with Calls():
-        x[:, :2]
-    return calls.count("slice") > 1
-
-
 @pytest.mark.parametrize("make", [ByNumber, ByAttribute, BySlices, Blurred])
 def test_numbers_and_attributes_follow_the_width(make: Any) -> None:
     model, x = make(None), torch.randn(2, 3, 9, 9)
     groups = groups_of(model, x)
-    if make is BySlices and slices_of_everything_are_calls():  # they may be left out for other widths: not followed yet
-        assert any("the model's code holds this width" in f.reason for f in groups.fixed)
-        assert fxprune.verify(model, halved(model, groups), x) < EXACT
-        return
     assert {"a", "b"} <= {g.name for g in groups}
     plan = halved(model, groups)
     assert fxprune.verify(model, plan, x) < EXACT
