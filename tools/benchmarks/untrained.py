@@ -249,7 +249,9 @@ def main(
         case, known = None, ""
         for point in missing:
             case, known = (
-                (case, known) if known == point.network else (subject(point.network, tests, size), point.network)
+                (case, known)
+                if known == point.network
+                else (subject(point.network, tests, size, objects), point.network)
             )
             progress.update(task, description=f"{point.network} {point.contender} {point.keep:.0%}")
             assert case is not None
