@@ -22,13 +22,15 @@ mnasnet0_5 shufflenet_v2_x0_5 efficientnet_b0 regnet_y_400mf googlenet convnext_
 _TIMM = """resnet10t.c3_in1k mobilenetv4_conv_small ghostnet_050 repvgg_a0 mobileone_s0 edgenext_xx_small
 efficientvit_b0 fastvit_t8 deit_tiny_patch16_224 convmixer_768_32""".split()
 
+_POOLED = ("alexnet", "vgg11")  # ONNX has no adaptive pooling but to a divisor of the size
+
 
 def names() -> list[str]:
     return [*_TORCHVISION, *(name.split(".")[0] for name in _TIMM)]
 
 
 def case(name: str) -> Case:
-    size = tv.image_size(name) if name in _TORCHVISION else 224
+    size = tv.image_size(name) if name in _TORCHVISION and name not in _POOLED else 224
     return Case(
         family="torchvision" if name in _TORCHVISION else "timm",
         build=partial(_round_trip, name, size),
