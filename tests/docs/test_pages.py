@@ -1,9 +1,6 @@
 """The code of the docs runs, block after block, as a reader would run it."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import mktestdocs
