@@ -95,10 +95,17 @@ class _Replaced(ast.NodeTransformer):
 def has_literal(module: nn.Module, name: str) -> bool:
     """Whether a module's code holds the literal of this name."""
     literal = Literal.named(name)
-    function = getattr(type(module), literal.method, None)
-    tree = _tree(function.__code__) if isinstance(function, FunctionType) else None
+    function = _function(type(module), literal.method)
+    tree = None if function is None else _tree(function.__code__)
     replaced = _Replaced(literal.method, {literal: literal.value})
     return tree is not None and bool(replaced.visit(copy.deepcopy(tree)) and replaced.found)
+
+
+def _function(kind: type, method: str) -> FunctionType | None:
+    """The function of a method, also of one that is static or of the class."""
+    held = inspect.getattr_static(kind, method, None)
+    function = held.__func__ if isinstance(held, staticmethod | classmethod) else held
+    return function if isinstance(function, FunctionType) else None
 
 
 def find_literal(module: nn.Module, code: CodeType, instruction: int, path: tuple[Any, ...], value: int) -> str:
@@ -117,8 +124,8 @@ def find_literal(module: nn.Module, code: CodeType, instruction: int, path: tupl
     """
     if isinstance(module, fx.GraphModule):
         raise NoLiteralError("the code of a GraphModule is left as it is")
-    function = getattr(type(module), code.co_name, None)
-    if getattr(function, "__code__", None) is not code or code.co_name in module.__dict__.get("forward", ()):
+    function = _function(type(module), code.co_name)
+    if function is None or function.__code__ is not code or code.co_name in module.__dict__.get("forward", ()):
         raise NoLiteralError("the number stands in no method of the module's class")
     tree = _tree(code)
     node = None if tree is None else _operand(tree, function, instruction, path)
@@ -268,6 +275,7 @@ def _source(base: type, bodies: list[str], methods: list[str]) -> str:
 _TEMPLATE = '''"""{path} of {module}, with other numbers in its methods."""
 
 import importlib
+import inspect
 import linecache
 from functools import reduce
 from types import CodeType, FunctionType
@@ -290,14 +298,15 @@ def inside(code):
 
 
 def rewritten(name):
-    old = getattr(base, name)
+    held = inspect.getattr_static(base, name)
+    old = getattr(held, "__func__", held)
     code = next(c for c in list(inside(compiled.__code__))[1:] if c.co_name == name)
     cells = dict(zip(old.__code__.co_freevars, old.__closure__ or ()))
     closure = tuple(cells[variable] for variable in code.co_freevars)
     new = FunctionType(code, old.__globals__, name, old.__defaults__, closure)
     new.__dict__.update(old.__dict__)
     new.__kwdefaults__, new.__annotations__, new.__doc__ = old.__kwdefaults__, old.__annotations__, old.__doc__
-    return new
+    return type(held)(new) if isinstance(held, (staticmethod, classmethod)) else new
 
 
 MAKE = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,38 @@ def test_a_model_and_its_parts_change_in_place() -> None:
         expected = fxprune.rewrite(model, plan)(x)
         assert fxprune.rewrite(model, plan, inplace=True) is model
         assert torch.equal(model(x), expected)
+
+
+class Decorated(nn.Module):
+    """Its literals stand in a static method, a method of the class and an inherited one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.l = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Linear(64, 5)
+
+    @staticmethod
+    def flat(t: Tensor) -> Tensor:
+        return t.reshape(-1, 64)
+
+    @classmethod
+    def image(cls, t: Tensor) -> Tensor:
+        return t.view(-1, 8, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l(self.flat(self.b(self.image(self.a(x).relu())).relu()))
+
+
+class DecoratedAbove(Decorated): ...
+
+
+@pytest.mark.parametrize("kind", [Decorated, DecoratedAbove])
+def test_static_and_class_methods_stay_what_they_are(kind: type[Decorated]) -> None:
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.rand(2, 3, 4, 4)
+    result = fxprune.prune(model, x, 0.5)
+    assert result.report.deviation is not None
+    assert result.report.deviation < 1e-9
+    assert result.model.b.weight.shape == (2, 4, 1, 1)
+    assert result.model(torch.rand(5, 3, 4, 4)).shape == (5, 5)
+    again = pickle.loads(pickle.dumps(result.model))
+    assert torch.equal(again(x), result.model(x))
