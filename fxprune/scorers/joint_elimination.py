@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.module.batches import noise
+from fxprune.optional import progress_bar
 from fxprune.scorers.base import Scores
 from fxprune.scorers.divergence import DIVERGENCES, Divergence
 from fxprune.scorers.output_errors import measured
@@ -108,8 +109,9 @@ class JointElimination:
     fxprune's own.
 
     An elimination of a layer with n weights a kernel takes about n³ + rows·n² operations and 40·n² bytes: at most one
-    second at n = 1,152 and nine at n = 4,608, on one core. With several batches there are three of them, and 42 fits of
-    at most n³/3 operations that judge the errors. The statistics of all layers, 16·n² bytes each, are held together.
+    second at n = 1,152 and nine at n = 4,608, on one core. With several batches there are three of them, and 18 fits of
+    at most n³/3 + 4·outputs·n² operations that judge the errors. The statistics of all layers, 16·n² bytes each, are
+    held together.
 
     Attributes:
         positions: output positions of each image that count, drawn anew for each image; `PerWeight(20)`: as many as
@@ -171,14 +173,15 @@ class JointElimination:
         found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
         sensitivity = self._sensitivity(model, groups, data)
         curves, usable = Curves(), dict[str, Readings]()
-        for g in groups:
-            usable[g.name], problems = self._problems(found[g.name], g.size, sensitivity)
-            if problems:
-                parts = [parts for _, parts in usable[g.name]]
-                order, errors = eliminate(problems, g.size, self.at_once)
-                apart = all(len(p) > 1 for p in parts)
-                judged = self._held_back(parts, problems, g.size) if apart else _rising(errors)
-                curves[g.name] = ErrorCurve(order.numpy(), judged)
+        with progress_bar() as bar:
+            for g in bar.track(list(groups), description="eliminating channels"):
+                usable[g.name], problems = self._problems(found[g.name], g.size, sensitivity)
+                if problems:
+                    parts = [parts for _, parts in usable[g.name]]
+                    order, errors = eliminate(problems, g.size, self.at_once)
+                    apart = all(len(p) > 1 for p in parts)
+                    judged = self._held_back(parts, problems, g.size) if apart else _rising(errors)
+                    curves[g.name] = ErrorCurve(order.numpy(), judged)
         require_readers(groups, usable)
         if self.errors == "measured" and data is not None:
             return _scaled(model, groups, data, usable, curves)

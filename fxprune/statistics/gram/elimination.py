@@ -21,7 +21,7 @@ from fxprune.statistics.gram.solve import joined, unseen_errors
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
-"""Of which the best one counts for errors on held-back rows."""
+"""Of which the one that is best at the middle width counts for errors on held-back rows."""
 BLOCK = 1024
 """Weights of a kernel for each channel that goes in one step; an update of the whole inverse serves all of them."""
 
@@ -92,16 +92,21 @@ def held_back(parts: Sequence[Gram], problem: Problem, orders: Sequence[Tensor],
     known = [p.towards(problem.kernels) for p in parts]
     rest = [joined([p for p in known if p is not held]) for held in known]
     total = sum(float(p.yy.sum()) for p in known) or 1.0
-    errors = []
-    for count in counts:
+
+    def errors(count: int, ridges: Sequence[float]) -> list[float]:
+        """For each ridge, over all parts."""
         each = []
         for seen, unseen, order in zip(rest, known, orders, strict=True):
             entries = problem.left(order[:count])
             groups = torch.arange(len(entries), device=entries.device)[:, None]
             start = problem.kernels.mT[groups, entries].mT
-            each.append(unseen_errors(seen.part(entries), unseen.part(entries), start, _RIDGES))
-        errors.append(problem.worth * min(sum(e) for e in zip(*each, strict=True)) / total)
-    return errors
+            each.append(unseen_errors(seen.part(entries), unseen.part(entries), start, ridges))
+        return [problem.worth * sum(e) / total for e in zip(*each, strict=True)]
+
+    middle = counts[len(counts) // 2 :][:1]
+    tried = [errors(count, _RIDGES) for count in middle]
+    best = [_RIDGES[e.index(min(e))] for e in tried]
+    return [min(*tried[0]) if [count] == list(middle) else errors(count, best)[0] for count in counts]
 
 
 @dataclass(eq=False)
