@@ -112,7 +112,15 @@ def test_the_meter_counts_images_of_forwards_and_of_training() -> None:
     assert (meter.seen, meter.trained) == (5, 7)
 
 
-@pytest.mark.parametrize("name", [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")])
+def is_search(name: str) -> bool:
+    """Whether a contender tries many candidates, which takes ten seconds and more."""
+    return CONTENDERS[name].own or name.startswith(("PCP", "bee colony"))
+
+
+ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * is_search(n)) for n in ALIKE])
 def test_contenders_come_near_the_budget_and_leave_the_network_alone(name: str) -> None:
     lab = Lab("digits-resnet20", TOY)
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}

@@ -33,6 +33,7 @@ def test_a_repaired_network_agrees_more_than_a_bare_one() -> None:
     assert repaired.kl < bare.kl
 
 
+@pytest.mark.slow
 def test_contenders_reach_the_same_part_of_the_macs() -> None:
     case = subject("digits-resnet20", 100, 0)
     names = ("prune(data=)", "Torch-Pruning, local, re-calibrated")
