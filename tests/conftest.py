@@ -1,8 +1,10 @@
 """Settings that all tests share: one thread, a deterministic hypothesis profile."""
 
 import signal
+from collections.abc import Iterator
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -23,3 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def _seeded() -> None:
     """No test depends on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _printed_as_before() -> Iterator[None]:
+    """Libraries that a test imports (ultralytics) change how arrays are printed, in doctests of the same process too."""
+    with np.printoptions():
+        yield
+    torch.set_printoptions(profile="default")
