@@ -29,7 +29,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _printed_as_before() -> Iterator[None]:
-    """Libraries that a test imports (ultralytics) change how arrays are printed, in doctests of the same process too."""
+    """Libraries that a test imports (ultralytics) change how arrays are printed, also in doctests of this process."""
     with np.printoptions():
         yield
     torch.set_printoptions(profile="default")
