@@ -253,12 +253,20 @@ _LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e
 
 
 def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
-    """What makes each channel's mean a multiple of its standard deviation; of the others', if it does not vary."""
+    """What makes each channel's mean a multiple of its standard deviation, or of what is typical, if it hardly varies.
+
+    To take the mean from what hardly varies would magnify rounding, and layer by layer: tokens that attend to each
+    other alike are nearly equal.
+    """
     dims = [d for d in range(out.dim()) if d != out.dim() + channel]
     variance, mean = torch.var_mean(out, dims, correction=0) if dims else (torch.zeros_like(out), out)
-    varies = variance > 1e-9 * (variance + mean**2).max()
-    typical = (variance * varies).sum() / varies.sum() if varies.any() else torch.ones_like(variance)
-    return torch.where(varies, variance, typical).sqrt() * factor - mean
+    power = variance + mean**2
+    typical = power.sum() / (power > 0).sum()
+    typical = torch.where(typical > 0, typical, 1)  # nothing but zeros
+    return torch.where(variance > _VARIES * typical, variance, typical).sqrt() * factor - mean
+
+
+_VARIES = 0.05  # a part of the mean square: rounding of what varies more is magnified by less than 5
 
 
 _POSITIONAL = 2  # a layer's input and weight; PyTorch's own modules give them so
