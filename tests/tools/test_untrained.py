@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks import untrained
+from benchmarks import untrained, untrained_plot
 from benchmarks.comparison import Journal
 from benchmarks.photographs import crops, with_objects
 from benchmarks.untrained import Outcome, Point, main, measure
@@ -18,6 +18,7 @@ POINT = Point("digits-resnet20", "", 1.0, 0, 0, 100)
 def test_the_network_as_it_is_agrees_with_itself() -> None:
     found = measure(subject("digits-resnet20", 100, 0), POINT)
     assert (found.agreement, found.kl, found.macs) == (1.0, pytest.approx(0, abs=1e-6), 1.0)
+    assert found.latency == pytest.approx(1, abs=0.25)
     assert found.accuracy is not None
     assert found.accuracy > 0.95
 
@@ -106,3 +107,17 @@ def test_efficientnet_lite0_is_judged_on_photographs_that_calibration_does_not_s
     assert not any(a is b for a in calibration for b in test)
     case = subject("efficientnet-lite0", 8, 64)
     assert measure(case, replace(POINT, network="efficientnet-lite0", tests=8, size=64)).agreement == 1.0
+
+
+def _row(contender: str, keep: float, latency: float | None) -> tuple[Point, Outcome]:
+    outcome = Outcome(keep, keep, 0.1, keep, 1.0, "code", latency)
+    return replace(POINT, contender=contender, keep=keep), outcome
+
+
+@pytest.mark.parametrize("latency", [None, 0.7])
+def test_the_plot_shows_latency_where_all_rows_have_it(tmp_path: Path, latency: float | None) -> None:
+    journal = Journal(tmp_path / "rows.jsonl", Point, Outcome)
+    for contender, keep in [("", 1.0), *((name, keep) for name in untrained_plot.SHOWN for keep in (0.5, 0.25))]:
+        journal.add(*_row(contender, keep, latency))
+    untrained_plot.main("digits-resnet20", out := tmp_path / "plot.svg", journal.path)
+    assert ("latency that stays" in out.read_text().replace("<!-- ", "")) is (latency is not None)

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
+from statistics import median
 from typing import Any, Generic, TypeVar
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
 
+import fxprune
 from fxprune.storage.json_lines import Lines
 
 P = TypeVar("P")
@@ -63,6 +66,15 @@ def chosen(patterns: Sequence[str] | None, names: Iterable[str], what: str) -> l
 def some(split: Any, count: int) -> Any:
     """At most `count` samples of a split, drawn once and for all."""
     return split.part(torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count])
+
+
+def part_of_latency(model: nn.Module, small: nn.Module, inputs: Tensor) -> float:
+    """The time of a pruned model's forward as a part of the original's: the median of forwards by turns."""
+    whole, pruned = fxprune.latency.by_turns([model, small], inputs, TURNS)
+    return median(p / w for p, w in zip(pruned, whole, strict=True))
+
+
+TURNS = 15
 
 
 def bar(console: Console) -> Progress:

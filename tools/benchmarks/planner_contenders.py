@@ -150,6 +150,20 @@ def _bees(repair: bool) -> Contender:
     return Contender(make)
 
 
+def _bees_up_to(most: float) -> Contender:
+    """As published: a code keeps at most this part of every group (its alpha), and no budget is given."""
+
+    def make(lab: Lab, _part: float) -> Found:
+        search = BeeColony(sources=5, cycles=3, max_keep=most, repair=True, progress=False, seed=lab.seed)
+        data = lab.batches(lab.protocol.scored)
+        evaluate = lab.evaluate(lab.protocol.judged)
+        options: dict[str, Any] = {"data": data, "tune": lambda model: fxprune.absorb_batchnorm(model, data)}
+        found = search(lab.model, lab.groups, evaluate, scorer=scorers.L1Norm(), **options)
+        return _made(lab, found.plan, refit=True)
+
+    return Contender(make, own=True)
+
+
 def _bees_on_curves(lab: Lab, part: float) -> Found:
     data, scorer = lab.batches(lab.protocol.scored), scorers.JointElimination(seed=lab.seed)
     curves = scorer.curves(lab.model, lab.groups, data)
@@ -227,6 +241,9 @@ CONTENDERS: dict[str, Contender] = {
     "uniform zeroing": one_shot(Uniform, lambda _: _PERMUTED("zero")),
     "uniform re-initialising": one_shot(Uniform, lambda _: _PERMUTED("reinit")),
     "uniform permutation, noise": one_shot(Uniform, lambda seed: _PERMUTED(inputs="noise", seed=seed)),
+    "uniform FPGM": one_shot(Uniform, lambda _: scorers.GeometricMedian()),
+    "uniform NISP": one_shot(Uniform, lambda _: scorers.NISP()),
+    "uniform HRank": one_shot(Uniform, lambda _: scorers.HRank()),
     "budget": Contender(_budget),
     "uniform L1, refitted": one_shot(Uniform, lambda _: scorers.L1Norm(), refit=True),
     "uniform permutation, refitted": one_shot(Uniform, lambda _: _PERMUTED(), refit=True),
@@ -240,6 +257,7 @@ CONTENDERS: dict[str, Contender] = {
     "bee colony": _bees(repair=False),
     "bee colony, refitted": _bees(repair=True),
     "bee colony, curves": Contender(_bees_on_curves),
+    **{f"bee colony, at most {100 * most:.0f} %": _bees_up_to(most) for most in (0.3, 0.5, 0.7, 0.9)},
     "TP local": _peer(everywhere=False),
     "TP global": _peer(everywhere=True),
     "bisection": Contender(_bisection, own=True),

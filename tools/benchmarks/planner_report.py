@@ -18,7 +18,7 @@ from benchmarks.points import PlannerPoint, Result
 Rows = Mapping[PlannerPoint, Result]
 
 HEADER = (
-    *("network", "to stay", "planner", "MACs left", "parameters left", "before", "after", "seeds"),
+    *("network", "to stay", "planner", "MACs left", "parameters left", "latency left", "before", "after", "seeds"),
     *("trained", "forward", "in all", "images forward", "CPU s"),
 )
 CLAIMS = (
@@ -63,6 +63,7 @@ def markdown(rows: Rows) -> str:
 
 
 LEGEND = (
+    "Latency left: measured by turns with the original, one thread, 32 images. "
     "Test accuracy in percent, mean ± standard deviation over seeds. Search cost, the tuning that all get left out: "
     "epochs trained, epochs of forward passes, both together (three forward are taken for one trained), images in "
     'forward passes, seconds of CPU. Differences: mean ± standard error by the spread over seeds; "holds" asks for a '
@@ -90,6 +91,7 @@ def lines(rows: Rows) -> Iterator[tuple[str, ...]]:
             contender,
             f"{100 * sum(r.macs for r in results) / n:.1f} %",
             f"{100 * sum(r.parameters for r in results) / n:.1f} %",
+            _latency(results),
             _accuracy([r.before for r in results]),
             _accuracy([r.after for r in results]),
             str(n),
@@ -103,6 +105,11 @@ def lines(rows: Rows) -> Iterator[tuple[str, ...]]:
 
 def _accuracy(values: Sequence[float]) -> str:
     return f"{100 * fmean(values):.2f}" + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _latency(results: Sequence[Result]) -> str:
+    known = [r.latency for r in results if r.latency is not None]
+    return f"{100 * fmean(known):.1f} %" if known else ""
 
 
 def spread(rows: Rows) -> Iterator[str]:
@@ -190,8 +197,16 @@ def _before(r: Result) -> float:
     return r.before
 
 
+def _macs(r: Result) -> float:
+    return r.macs
+
+
+def _latency_of(r: Result) -> float:
+    return r.latency or 0.0
+
+
 def plot(rows: Rows, path: Path) -> None:
-    """A column a network: accuracy over the MACs that are left, before and after tuning, and over the search's cost."""
+    """A column a network: accuracy over MACs before and after tuning, over the search's cost, and over latency."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -199,14 +214,17 @@ def plot(rows: Rows, path: Path) -> None:
 
     networks, names = (list(dict.fromkeys(getattr(p, f) for p in rows)) for f in ("network", "contender"))
     figure, axes = pyplot.subplots(
-        3, len(networks), figsize=(4.8 * len(networks), 11), squeeze=False, layout="constrained"
+        4, len(networks), figsize=(4.8 * len(networks), 14.5), squeeze=False, layout="constrained"
     )
     found = cells_of(rows)
     for network, column in zip(networks, axes.T, strict=True):
         for i, name in enumerate(names):
             here = [results for (n, _, c), results in found.items() if (n, c) == (network, name)]
-            for axis, of in zip(column, (_before, _after), strict=False):
-                _line(axis, here, of, label=name, linestyle="--" if name[:3] == "TP " else "-", **_style(i))
+            style = {"label": name, "linestyle": "--" if name[:3] == "TP " else "-", **_style(i)}
+            _line(column[0], here, _macs, _before, **style)
+            _line(column[1], here, _macs, _after, **style)
+            timed = [[r for r in results if r.latency is not None] for results in here]
+            _line(column[3], [results for results in timed if results], _latency_of, _after, **style)
             for results in here:
                 _dot(column[2], results, **_style(i))
         _label(column, network)
@@ -226,11 +244,17 @@ def _dot(axis: Any, results: Sequence[Result], **style: Any) -> None:
     axis.scatter([cost], [100 * accuracy], s=20 + 60 * macs, **style)
 
 
-def _line(axis: Any, cells: Sequence[Sequence[Result]], of: Callable[[Result], float], **style: Any) -> None:
-    macs = [100 * fmean(r.macs for r in results) for results in cells]
+def _line(
+    axis: Any,
+    cells: Sequence[Sequence[Result]],
+    over: Callable[[Result], float],
+    of: Callable[[Result], float],
+    **style: Any,
+) -> None:
+    left = [100 * fmean(map(over, results)) for results in cells]
     means = [100 * fmean(map(of, results)) for results in cells]
     errors = [100 * stdev(map(of, results)) if len(results) > 1 else 0.0 for results in cells]
-    axis.errorbar(macs, means, errors, markersize=4, linewidth=1, capsize=2, **style)
+    axis.errorbar(left, means, errors, markersize=4, linewidth=1, capsize=2, **style)
 
 
 def _label(column: Sequence[Any], network: str) -> None:
@@ -238,6 +262,7 @@ def _label(column: Sequence[Any], network: str) -> None:
         (f"{network}, before tuning", "MACs left, %"),
         (f"{network}, after tuning", "MACs left, %"),
         (f"{network}, after tuning (larger: more MACs)", "search cost, epochs of training"),
+        (f"{network}, after tuning", "measured latency left, %"),
     )
     for axis, (title, below) in zip(column, texts, strict=True):
         axis.set_title(title, fontsize=9)

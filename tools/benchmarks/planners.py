@@ -15,6 +15,8 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     budget                `Budget`, weight permutation
     uniform zeroing, uniform re-initialising, uniform permutation, noise
                           permutation's other kinds, and with random images fed to each layer
+    uniform FPGM, uniform NISP, uniform HRank
+                          `GeometricMedian`, `NISP` and `HRank` in place of L1 norms, which are PFEC's
     ..., refitted         the same, then `repair`
     one-shot LASSO        `Uniform`, LASSO, then least squares as PCP does
     uniform elimination   `Uniform`, `JointElimination`, then `repair`
@@ -25,6 +27,8 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     bee colony            `BeeColony` within the budget: 5 sources, 3 cycles, re-calibrated BatchNorm, L1 norms
     bee colony, refitted  the same with `repair` as fitness
     bee colony, curves    20 sources, 20 cycles, judged by the error curves of `JointElimination`, then `repair`
+    bee colony, at most 30 %, ...
+                          as published, without a budget: a code keeps at most this part of each group
     TP local, TP global   Torch-Pruning's `BasePruner` with `GroupMagnitudeImportance(p=2)`, the choice of its README,
                           each layer alone or all layers together; its ratio is bisected to the nearest MACs
     bisection             `Bisection` of the contribution rate as published: at most one point of validation
@@ -55,7 +59,7 @@ import typer
 from rich.console import Console
 
 import fxprune
-from benchmarks.comparison import Journal, bar, chosen
+from benchmarks.comparison import Journal, bar, chosen, part_of_latency
 from benchmarks.lab import Lab, Meter
 from benchmarks.planner_contenders import CONTENDERS
 from benchmarks.planner_report import markdown, plot, show
@@ -67,6 +71,7 @@ from zoo.train_recipe import WEIGHTS
 
 NETWORKS = ("digits-resnet20", "fashion-vgg16", "fashion-resnet20")
 LEFT = (0.5, 0.25)
+TIMED = 32  # images in a forward that is timed
 
 
 def points(labs: Mapping[str, Lab], names: Sequence[str], left: Sequence[float], seeds: int) -> Iterator[PlannerPoint]:
@@ -94,7 +99,9 @@ def measure(point: PlannerPoint, lab: Lab, made_by: str | None) -> Result:
     own = found.tuned is not None and not found.whole  # one of the search's tunings is the one that all get
     trained = meter.trained - own * lab.protocol.epochs * len(lab.train)
     after = accuracy(tuned, lab.test)
-    return Result(macs, parameters, before, after, meter.seen, trained, seconds, tuning, len(lab.train), made_by)
+    latency = part_of_latency(lab.model, found.model, lab.test[:TIMED].images)
+    cost = meter.seen, trained, seconds, tuning, len(lab.train)
+    return Result(macs, parameters, before, after, *cost, made_by, latency)
 
 
 def compare(

@@ -96,6 +96,7 @@ class Result:
         tuning: seconds of CPU for the tuning that all get.
         epoch: images of an epoch.
         commit: of the code.
+        latency: of a batch of images, as a part of the original's.
     """
 
     macs: float
@@ -108,6 +109,7 @@ class Result:
     tuning: float
     epoch: int
     commit: str | None = None
+    latency: float | None = None
 
     @property
     def epochs(self) -> float:

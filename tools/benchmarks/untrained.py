@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.comparison import Journal, bar, chosen
+from benchmarks.comparison import Journal, bar, chosen, part_of_latency
 from benchmarks.sources import fingerprint
 from benchmarks.untrained_subjects import Subject, subject
 from fxprune.planners import AtBudget, ErrorCurves, Uniform
@@ -32,6 +32,7 @@ from fxprune.scorers import JointElimination, L2Norm, Lasso
 
 NETWORKS = ("fashion-vgg16", "fashion-resnet20", "fashion-googlenet", "digits-resnet20", "efficientnet-lite0")
 KEPT = [0.5, 0.35, 0.25, 0.15, 0.1]
+TIMED = 32  # inputs in a forward that is timed
 Batches = list[Tensor]
 
 
@@ -71,6 +72,7 @@ class Outcome:
         macs: part that is left.
         seconds: of CPU, for scores, plan and repair.
         code: fingerprint of fxprune's sources.
+        latency: of a batch of test inputs, as a part of the original's.
     """
 
     accuracy: float | None
@@ -79,6 +81,7 @@ class Outcome:
     macs: float
     seconds: float
     code: str
+    latency: float | None = None
 
 
 Contender = Callable[[Subject, float, int, Batches], nn.Module]
@@ -185,7 +188,8 @@ def judged(case: Subject, model: nn.Module, macs: float, seconds: float) -> Outc
     kl = (logs[0].exp() * (logs[0] - logs[1])).sum(1).mean()
     agreement = (wanted.argmax(1) == found.argmax(1)).double().mean()
     right = None if case.labels is None else float((found.argmax(1) == case.labels).double().mean())
-    return Outcome(right, float(agreement), float(kl), macs, seconds, fingerprint())
+    latency = part_of_latency(case.model, model, case.test[:TIMED])
+    return Outcome(right, float(agreement), float(kl), macs, seconds, fingerprint(), latency)
 
 
 def measure(case: Subject, point: Point) -> Outcome:
@@ -204,13 +208,15 @@ def table(journal: Journal[Point, Outcome]) -> Table:
     found: dict[tuple[Any, ...], list[Outcome]] = {}
     for point, outcome in journal.rows.items():
         found.setdefault((point.network, point.images, point.contender, point.keep, point.objects), []).append(outcome)
-    made = Table("network", "inputs", "contender", "MACs", "seeds", "accuracy", "agreement", "KL", "CPU s")
+    made = Table("network", "inputs", "contender", "MACs", "seeds", "accuracy", "agreement", "KL", "CPU s", "latency")
     for (network, images, contender, keep, things), rows in sorted(found.items(), key=lambda item: item[0]):
         mean = [
             sum(getattr(r, name) or 0 for r in rows) / len(rows) for name in ("accuracy", "agreement", "kl", "seconds")
         ]
         shown = "" if rows[0].accuracy is None else f"{100 * mean[0]:.2f}"
-        numbers = (shown, f"{100 * mean[1]:.1f}", f"{mean[2]:.3f}", f"{mean[3]:.0f}")
+        timed = [r.latency for r in rows if r.latency is not None]
+        latency = f"{100 * sum(timed) / len(timed):.0f} %" if timed else ""
+        numbers = (shown, f"{100 * mean[1]:.1f}", f"{mean[2]:.3f}", f"{mean[3]:.0f}", latency)
         made.add_row(
             network,
             f"{images} with objects" if things else str(images),
@@ -237,7 +243,7 @@ def main(
 ) -> None:
     """Compare ways to prune without training."""
     torch.set_num_threads(threads)
-    console, book = Console(), Journal(journal, Point, Outcome)
+    console, book = Console(width=None if Console().is_terminal else 160), Journal(journal, Point, Outcome)
     wanted = (
         []
         if report
