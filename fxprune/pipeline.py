@@ -8,15 +8,17 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from fxprune import planners, scorers
 from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
+from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
+from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
 from fxprune.module.names import names_of
 from fxprune.plan.plan import Plan
@@ -46,7 +48,8 @@ def prune(
     macs: float | None = None,
     parameters: float | None = None,
     latency: float | None = None,
-    round_to: int = 1,
+    engine: Engine | None = None,
+    round_to: int | Literal["auto"] = 1,
     ignored: Any = (),
     only: Any = None,
     heads: str | Mapping[str, str] = "",
@@ -76,7 +79,10 @@ def prune(
         parameters: parameters that may stay, likewise.
         latency: time of a forward that may stay: at most 1 is a part of the original's, more is milliseconds. It is
             predicted from ops that are measured on the present device, minutes the first time.
-        round_to: kept channels of each group are multiples of this; 8 or 16 suit most hardware.
+        engine: where that time is measured: `fxprune.latency.onnx_runtime`, `fxprune.latency.compiled`, or a function
+            as `fxprune.latency.measure` takes; None for PyTorch, op by op.
+        round_to: kept channels of each group are multiples of this; 8 or 16 suit most hardware, and "auto" measures
+            which multiple costs nothing (`fxprune.latency.best_multiple`).
         ignored: what keeps all its channels: names or patterns of modules, parameters and groups, or these objects.
         only: likewise, the modules or groups whose own channels may go, and no others; None for all.
         heads: as for `fxprune.find_groups`.
@@ -118,12 +124,13 @@ def prune(
     _check_model(model, example_inputs)
     check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
-    goals = Goals(macs, parameters, latency, pruning_ratio, round_to)
+    goals = Goals(macs, parameters, latency, pruning_ratio, round_to, engine)
     _check_goals(goals, planner, evaluate, max_drop, folder)
     _check_steps(steps, tune, planner, max_drop)
     batches = None if data is None else _batches(data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
     job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify)
+    goals = goals.measured(device_of(model))
     if max_drop is not None and evaluate is not None:
         return job.smallest(model, goals, evaluate, max_drop, folder)
     return job.in_steps(model, goals, planner, steps)
@@ -164,7 +171,7 @@ class _Job:
     def in_steps(self, model: M, goals: Goals, planner: Planner | None, steps: int) -> Result[M]:
         """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
         groups = self.groups(model)
-        now, measures = groups, Measures(groups)
+        now, measures = groups, Measures(groups, goals.engine)
         whole = {name: measures.whole(name) for name in goals.budgets()}
         before = measures.cost()
         made: _Cut[M] | None = None
@@ -172,7 +179,7 @@ class _Job:
         for step in range(1, steps + 1):
             if made is not None:
                 now = self.groups(made.model)
-                measures = Measures(now)
+                measures = Measures(now, goals.engine)
             part = goals.step(step, steps, whole)
             made = self.cut(now, planner or self.planner(part, measures, whole))
             plan = made.plan if plan is None else plan.then(made.plan)

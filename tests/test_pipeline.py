@@ -68,9 +68,30 @@ def test_a_latency_is_a_goal(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     def milliseconds(counts: dict[str, int]) -> float:
         return 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())
 
-    monkeypatch.setattr("fxprune.planners.goals.measure", lambda groups, progress: milliseconds)
-    for goal in (0.5, 36):
-        assert sum(fxprune.prune(net, X, latency=goal).plan.kept_counts().values()) == 36
+    engines: list[Any] = []
+
+    def measure(groups: Any, progress: bool, engine: Any) -> Any:
+        engines.append(engine)
+        return milliseconds
+
+    monkeypatch.setattr("fxprune.planners.goals.measure", measure)
+    for goal, engine in ((0.5, None), (36, fxprune.latency.onnx_runtime)):
+        assert sum(fxprune.prune(net, X, latency=goal, engine=engine).plan.kept_counts().values()) == 36
+        assert engines.pop() is engine
+
+
+def test_a_multiple_that_is_measured(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the engine that is named, on the model's device."""
+
+    def best(engine: Any, device: torch.device) -> int:
+        assert device == torch.device("cpu")
+        return 8 if engine is fxprune.latency.compiled else 4
+
+    monkeypatch.setattr("fxprune.planners.goals.best_multiple", best)
+    found = fxprune.prune(net, X, 0.4, round_to="auto", engine=fxprune.latency.compiled)
+    assert found.plan.kept_counts() == fxprune.prune(net, X, 0.4, round_to=8).plan.kept_counts()
+    found = fxprune.prune(net, X, 0.6, round_to="auto", steps=2)
+    assert all(width % 4 == 0 for width in found.plan.kept_counts().values())
 
 
 def test_ratios(net: Net) -> None:
@@ -296,6 +317,10 @@ def test_a_folder_is_of_one_search(net: Net, tmp_path: Path) -> None:
         ),
         ({"macs": True}, "macs out of range; seen: True"),
         ({"macs": 0.5, "round_to": 0}, "round_to must be a positive integer"),
+        ({"macs": 0.5, "round_to": "8"}, "round_to must be a positive integer; seen: '8'; remedy: 8 or 16 are usual"),
+        ({"macs": 0.5, "engine": len}, "engine= has nothing to measure; seen: len; remedy: give it with latency= or"),
+        ({"latency": 0.5, "engine": "onnx"}, "the engine is no function; seen: 'onnx'; remedy: give fxprune.latency."),
+        ({"planner": fxprune.planners.Uniform(0.5), "round_to": "auto"}, "round_to= does not reach a planner of yours"),
         ({"macs": 0.5, "steps": 0}, "steps out of range; seen: 0"),
         ({"planner": fxprune.planners.Uniform(0.5), "steps": 2}, "steps= needs a goal that can be parted"),
         ({"planner": fxprune.planners.Uniform(0.5), "round_to": 8}, "round_to= does not reach a planner of yours"),

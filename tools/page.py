@@ -17,6 +17,7 @@ def main(page: str) -> None:
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # pages write files
+        os.environ["XDG_CACHE_HOME"] = folder
         mktestdocs.check_md_file(DOCS / page, memory=True)
     print(f"{time.process_time() - start:.0f} seconds of CPU time")
 

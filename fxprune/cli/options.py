@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fxprune import latency
+from fxprune.costs.latency.engines import Engine
+
+
+class EngineName(str, Enum):
+    """Where a model runs."""
+
+    eager = "eager"
+    compile = "compile"
+    onnx = "onnx"
+
+    @property
+    def engine(self) -> Engine | None:
+        """As `fxprune.latency.measure` takes it."""
+        return {"eager": None, "compile": latency.compiled, "onnx": latency.onnx_runtime}[self.value]
+
+
+EngineOption = Annotated[EngineName, typer.Option("--engine", help="Where latency is measured.")]
 
 _MODEL = """What to load: torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLDER, ultralytics:NAME,
 file.py:FACTORY, module:FACTORY, an exported program (.pt2), or what `fxprune prune --out` wrote."""

@@ -12,7 +12,7 @@ import fxprune
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, command
 from fxprune.cli.groups import heads
-from fxprune.cli.options import ModelOptions
+from fxprune.cli.options import EngineName, EngineOption, ModelOptions
 
 Original = Annotated[str | None, typer.Option(help="The original's name, if the pruned model's file does not say it.")]
 
@@ -36,6 +36,7 @@ def verify(
 def latency(
     model: ModelOptions,
     original: Original = None,
+    engine: EngineOption = EngineName.eager,
     table: Annotated[Path | None, typer.Option(help="File of measured times; made if it is not there.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each op is measured.")] = 3,
 ) -> Answer:
@@ -44,11 +45,11 @@ def latency(
     loaded = pair.original if pair else models.load(model)
     graph = fxprune.trace(loaded.model, loaded.inputs)
     groups = fxprune.find_groups(graph, heads=heads(pair.heads if pair else ()))
-    measured = fxprune.latency.measure(groups, table, rounds=rounds)
+    measured = fxprune.latency.measure(groups, table, rounds=rounds, engine=engine.engine)
     plans = {"original": None, **({"pruned": pair.plan} if pair else {})}
     seconds = {name: measured.of(plan) for name, plan in plans.items()}
     parts = {name: measured.by_op(plan) for name, plan in plans.items()}
-    shown = Table(title="predicted milliseconds a forward", title_justify="left", header_style="bold")
+    shown = Table(title=f"predicted milliseconds a forward, {engine.value}", title_justify="left", header_style="bold")
     shown.add_column("op", overflow="fold")
     for name in plans:
         shown.add_column(name, justify="right")

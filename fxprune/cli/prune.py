@@ -16,8 +16,9 @@ from fxprune.cli import data, models, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.groups import heads
 from fxprune.cli.libraries import check_known
-from fxprune.cli.options import DataOptions, GroupOptions, ModelOptions
+from fxprune.cli.options import DataOptions, EngineName, EngineOption, GroupOptions, ModelOptions
 from fxprune.cli.quality import Evaluate, accuracy
+from fxprune.planners.goals import AUTO
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class GoalOptions:
 
 
 Only = Annotated[list[str] | None, typer.Option(help="Only this module or group loses channels; repeatable.")]
-RoundTo = Annotated[int, typer.Option(min=1, help="Kept channels are multiples of this; 8 or 16 are usual.")]
+RoundTo = Annotated[
+    str, typer.Option(help="Kept channels are multiples of this; 8 or 16 are usual, and auto measures what is free.")
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder, or file that ends with .safetensors, for the pruned model.", show_default=False),
@@ -50,7 +53,8 @@ def prune(
     groups: GroupOptions,
     reading: DataOptions,
     only: Only = None,
-    round_to: RoundTo = 1,
+    engine: EngineOption = EngineName.eager,
+    round_to: RoundTo = "1",
     scorer: ScorerName = None,
     no_repair: Annotated[bool, typer.Option("--no-repair", help="Leave the weights that stay as they are.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave the plan unproven.")] = False,
@@ -65,7 +69,8 @@ def prune(
         macs=goals.macs,
         parameters=goals.parameters,
         latency=goals.latency,
-        round_to=round_to,
+        engine=engine.engine,
+        round_to=_multiple(round_to),
         ignored=groups.ignored or (),
         only=only or None,
         heads=heads(groups.heads or ()),
@@ -92,7 +97,8 @@ def search(
         typer.Option(help="Folder of all candidates, from which the same command goes on.", show_default=False),
     ] = None,
     only: Only = None,
-    round_to: RoundTo = 1,
+    engine: EngineOption = EngineName.eager,
+    round_to: RoundTo = "1",
     scorer: ScorerName = None,
     out: Out = None,
 ) -> Answer:
@@ -105,7 +111,8 @@ def search(
     result = fxprune.prune(
         loaded.model,
         loaded.inputs,
-        round_to=round_to,
+        engine=engine.engine,
+        round_to=_multiple(round_to),
         ignored=groups.ignored or (),
         only=only or None,
         heads=heads(groups.heads or ()),
@@ -144,6 +151,17 @@ def _ratio(given: Sequence[str]) -> float | dict[str, float] | None:
     if "" in ratios and len(pairs) > 1:
         raise CommandError("several pruning ratios need patterns; give --pruning-ratio 'layer1*=0.5'")
     return ratios.get("", ratios or None)
+
+
+def _multiple(text: str) -> Any:
+    """A number, or "auto".
+
+    Raises:
+        CommandError: it is neither.
+    """
+    if text != AUTO and not text.isdecimal():
+        raise CommandError(f"not a multiple: '{text}'; give a number, such as 8, or {AUTO}")
+    return text if text == AUTO else int(text)
 
 
 def _scorer(name: str | None) -> Any:

@@ -66,7 +66,7 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
     Raises:
         InputError: `data` is no iterable of batches, a batch holds no tensor, or there is none.
     """
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
 
     def move(t: Any) -> Any:
         return t.detach().to(device, copy=True) if isinstance(t, Tensor) else t
@@ -85,6 +85,11 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         yield Batch(tree_map(move, inputs), tree_map(move, targets), samples_of(args or kwargs), place)
     if not count:
         raise InputError("the data holds no batch", remedy="check the loader; iterators can be used up only once")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first tensor lies; the CPU if it has none."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def noise(inputs: Any, seed: int) -> list[Any]:

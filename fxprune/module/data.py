@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from torch import Tensor
@@ -52,24 +52,27 @@ class Batches:
         if samples is not None and (not isinstance(samples, int) or samples < 1):
             raise InputError("samples out of range", seen=repr(samples), remedy="give a positive number, or None")
         self._unpack, self.samples, self._progress, self._what = unpack, samples, progress, what
-        self._data = list(self._limited(data)) if iter(data) is data else data
+        self._data = data
+        if iter(data) is data:
+            self._data, self._unpack = list(self._read()), None
 
     def __iter__(self) -> Iterator[Any]:
-        given = self._limited(self._data)
-        for batch in counted(given, self._what, self._total()) if self._progress else given:
-            yield batch if self._unpack is None else self._unpack(batch)
+        given = self._read()
+        return counted(given, self._what, self._total()) if self._progress else given
 
     def described(self, what: str) -> Batches:
         """The same data, with other words on the progress bar."""
         return Batches(self._data, self._unpack, samples=self.samples, progress=self._progress, what=what)
 
-    def _limited(self, data: Iterable[Any]) -> Iterator[Any]:
+    def _read(self) -> Iterator[Any]:
+        """The batches up to the limit, unpacked."""
         seen = 0
-        for batch in data:
+        for batch in self._data:
             if self.samples is not None and seen >= self.samples:
                 return
-            yield batch
-            seen += samples_of(batch)
+            given = batch if self._unpack is None else self._unpack(batch)
+            yield given
+            seen += samples_of(given)
 
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
@@ -92,16 +95,29 @@ def samples_in(data: Any) -> int | None:
 
 
 def samples_of(batch: Any) -> int:
-    """Samples in a batch: the length of its first tensor, or of the list of images that detectors take."""
-    if isinstance(batch, list | tuple) and batch and isinstance(batch[0], list):
-        return len(batch[0])
-    first = next((t for t in tree_leaves(_plain(batch)) if isinstance(t, Tensor) and t.dim()), None)
-    return 1 if first is None else len(first)
+    """Samples in a batch, which is one value, or a mapping, list or tuple of values.
+
+    Its first tensor tells, by its length. As a value, a list of tensors of three dims is one of images, each of shape
+    (channels, height, width), as detectors take them.
+
+    >>> import torch
+    >>> maps = [torch.zeros(2, 16, 8, 8), torch.zeros(2, 32, 4, 4)]
+    >>> samples_of((maps, torch.zeros(2))), samples_of(([torch.zeros(3, 32, 48)] * 5, None))
+    (2, 5)
+    """
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else [batch]
+    return next((count for value in values for count in _counts(value)), 1)
 
 
-def _plain(batch: Any) -> Any:
-    """Mappings of other kinds than dict, which pytree does not look into, as lists."""
-    return list(batch.values()) if hasattr(batch, "values") and not isinstance(batch, Tensor) else batch
+def _counts(value: Any) -> Iterator[int]:
+    if isinstance(value, list) and value and all(isinstance(v, Tensor) and v.dim() == 3 for v in value):
+        yield len(value)
+    elif isinstance(value, Mapping):
+        yield from (count for part in value.values() for count in _counts(part))
+    elif isinstance(value, list | tuple):
+        yield from (count for part in value for count in _counts(part))
+    else:
+        yield from (len(t) for t in tree_leaves(value) if isinstance(t, Tensor) and t.dim())
 
 
 def check_batches(data: Any) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.costs.latency import Latency, measure
+from fxprune.costs.latency import Latency, best_multiple, measure
+from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
@@ -24,6 +26,7 @@ from fxprune.scorers.joint_elimination import ErrorCurve
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
 
 BUDGETS = ("macs", "parameters", "latency")
+AUTO = "auto"
 _MILLI = 1e-3
 
 
@@ -37,7 +40,9 @@ class Goals:
         latency: time of a forward that may stay: a part of the original's in (0, 1], or milliseconds above 1. It is
             predicted from measured ops (`fxprune.latency.measure`).
         pruning_ratio: part of every group's channels to remove, in [0, 1), or {name or pattern: part}.
-        round_to: kept channels of each group are multiples of this.
+        round_to: kept channels of each group are multiples of this; "auto" for what `fxprune.latency.best_multiple`
+            measures.
+        engine: where latency is measured (see `fxprune.latency.measure`); None for PyTorch, op by op.
 
     Raises:
         InputError: a value out of range, or goals that exclude each other.
@@ -52,7 +57,8 @@ parameters=, latency=), or pruning_ratio=
     parameters: float | None = None
     latency: float | None = None
     pruning_ratio: float | Mapping[str, float] | None = None
-    round_to: int = 1
+    round_to: int | str = 1
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.budgets().items():
@@ -63,7 +69,23 @@ parameters=, latency=), or pruning_ratio=
                 seen = f"{name}={value} and pruning_ratio={self.pruning_ratio}"
                 remedy = f"give budgets ({', '.join(f'{b}=' for b in BUDGETS)}), or pruning_ratio="
                 raise InputError("two kinds of goals", seen=seen, remedy=remedy)
-        Constraints(round_to=self.round_to)
+        if self.round_to != AUTO:
+            self.constraints()
+        _check_engine(self.engine)
+        if self.engine is not None and self.latency is None and self.round_to != AUTO:
+            remedy = 'give it with latency= or round_to="auto", or leave it out'
+            raise InputError("engine= has nothing to measure", seen=_shown(self.engine), remedy=remedy)
+
+    def measured(self, device: torch.device) -> Goals:
+        """The same goals, with a number in place of `round_to="auto"`.
+
+        Args:
+            device: of the model.
+        """
+        if self.round_to != AUTO:
+            return self
+        left = None if self.latency is None else self.engine
+        return replace(self, round_to=best_multiple(self.engine, device=device), engine=left)
 
     def budgets(self) -> dict[str, float]:
         """The budgets that are given."""
@@ -75,7 +97,7 @@ parameters=, latency=), or pruning_ratio=
 
     def constraints(self) -> Constraints:
         """Which widths are allowed."""
-        return replace(UNCONSTRAINED, round_to=self.round_to)
+        return replace(UNCONSTRAINED, round_to=self.round_to)  # type: ignore[arg-type]  # which checks it
 
     def step(self, number: int, steps: int, original: Mapping[str, float]) -> Goals:
         """The goals of one of several steps: in each, the same part of what is left goes.
@@ -168,11 +190,12 @@ class Measures:
 
     Args:
         groups: of the model.
+        engine: where latency is measured; None for PyTorch.
         progress: whether measuring latencies shows a progress bar.
     """
 
-    def __init__(self, groups: Groups, progress: bool = True) -> None:
-        self._groups, self._progress = groups, progress
+    def __init__(self, groups: Groups, engine: Engine | None = None, progress: bool = True) -> None:
+        self._groups, self._engine, self._progress = groups, engine, progress
         self._latency: Latency | None = None
         self._model = CostModel(groups.analysis)
 
@@ -212,7 +235,7 @@ class Measures:
 
     def _seconds(self) -> Latency:
         if self._latency is None:
-            self._latency = measure(self._groups, progress=self._progress)
+            self._latency = measure(self._groups, progress=self._progress, engine=self._engine)
         return self._latency
 
 
@@ -235,6 +258,16 @@ def _check_budget(name: str, value: Any) -> None:
         what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
         remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
         raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
+
+
+def _check_engine(engine: Any) -> None:
+    if engine is not None and not callable(engine):
+        remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"
+        raise InputError("the engine is no function", seen=_shown(engine), remedy=remedy)
+
+
+def _shown(value: Any) -> str:
+    return getattr(value, "__name__", None) or repr(value)[:60]
 
 
 def _check_ratio(ratio: Any) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
+from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
 from fxprune.module.isolation import tensors_of
 from fxprune.module.names import names_of
@@ -53,7 +54,7 @@ class Gradual(Generic[M]):
         optimizer: one or several optimizers of the model's parameters; None for none.
         ema: one or several averages of the model's weights: copies of the model, or wrappers that hold one as
             `.module`, as `torch.optim.swa_utils.AveragedModel` does.
-        goals: the goal (`macs`, `parameters`, `latency`, `pruning_ratio`, `round_to`), and the options `ignored`,
+        goals: the goal (`macs`, `parameters`, `latency`, `engine`, `pruning_ratio`, `round_to`), and `ignored`,
             `only`, `heads`, `data`, `unpack`, `repair`, `scorer` and `verify`, as for `fxprune.prune`. `data` are read
             at each cut, the first 1,024 samples.
 
@@ -93,7 +94,8 @@ class Gradual(Generic[M]):
         check_kind("the model", model, nn.Module, "give a torch.nn.Module")
         check_unwrapped(model)
         self.model, self._inputs, self.epochs = model, example_inputs, _epochs(epochs)
-        self._goals, self._options = _parted(goals)
+        given, self._options = _parted(goals)
+        self._goals = given.measured(device_of(model))
         self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
         averages = _several(ema, nn.Module)
         self._averages = [a.module if isinstance(getattr(a, "module", None), nn.Module) else a for a in averages]
@@ -186,7 +188,7 @@ class Gradual(Generic[M]):
         return prune(self.model, self._inputs, planner=partial(self._planned, number), **self._options)
 
     def _planned(self, number: int, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        measures = Measures(groups)
+        measures = Measures(groups, self._goals.engine)
         if not self._whole:
             self._whole = {name: measures.whole(name) for name in self._goals.budgets()}
         goals = self._goals.step(number, len(self.epochs), self._whole)
@@ -226,6 +228,27 @@ class Gradual(Generic[M]):
         graph = trace(self.model, self._inputs)
         ignored = names_of(self.model, self._options.get("ignored", ()))
         return find_groups(graph, ignored, heads=self._options.get("heads", ""))
+
+
+class Postponed:
+    """What callbacks of trainers share: the arguments of a `Gradual`, until there is a model.
+
+    Args:
+        example_inputs: as for `fxprune.trace`.
+        options: as for `Gradual`, but for the optimizer.
+
+    Attributes:
+        pruner: the `fxprune.Gradual` at work, once training has begun; `pruner.result.save(path)` keeps the model.
+    """
+
+    def __init__(self, example_inputs: Any, epochs: Iterable[int], **options: Any) -> None:
+        self._arguments, self._options = (example_inputs, tuple(epochs)), options
+        self.pruner: Gradual[nn.Module] | None = None
+
+    def begin(self, model: nn.Module) -> Gradual[nn.Module]:
+        """Make the pruner of a model."""
+        self.pruner = Gradual(model, *self._arguments, **self._options)
+        return self.pruner
 
 
 def _plan_as_text(made: Result[Any]) -> str:

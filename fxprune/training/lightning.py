@@ -15,7 +15,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.optional import require
-from fxprune.training.gradual import Gradual
+from fxprune.training.gradual import Postponed
 
 try:
     from lightning.pytorch import Callback
@@ -23,7 +23,7 @@ except ImportError:  # made without it, the callback says which extra is missing
     Callback = object  # type: ignore[assignment, misc]
 
 
-class PruningCallback(Callback):
+class PruningCallback(Postponed, Callback):
     """Prunes a LightningModule, or a model in it, at the start of given epochs; its optimizers follow.
 
     Under a DDP strategy, rank 0 decides, and the smaller model is wrapped again. A checkpoint holds the plan:
@@ -34,8 +34,7 @@ class PruningCallback(Callback):
         epochs: as for `fxprune.Gradual`.
         model: the name of the attribute of the LightningModule that is pruned, such as "backbone"; "" for the
             LightningModule itself.
-        ema: as for `fxprune.Gradual`.
-        goals: goals and options as for `fxprune.Gradual`.
+        options: `ema`, goals and options as for `fxprune.Gradual`.
 
     Attributes:
         pruner: the `fxprune.Gradual` at work, once training has begun; `pruner.result.save(path)` keeps the model.
@@ -44,25 +43,16 @@ class PruningCallback(Callback):
         InputError: Lightning is not installed.
     """
 
-    def __init__(
-        self,
-        example_inputs: Any,
-        epochs: Iterable[int],
-        *,
-        model: str = "",
-        ema: nn.Module | Iterable[nn.Module] | None = None,
-        **goals: Any,
-    ) -> None:
+    def __init__(self, example_inputs: Any, epochs: Iterable[int], *, model: str = "", **options: Any) -> None:
         require("lightning.pytorch", extra="lightning")
-        self._arguments = (example_inputs, tuple(epochs))
-        self._model, self._options = model, {"ema": ema, **goals}
-        self.pruner: Gradual[nn.Module] | None = None
+        super().__init__(example_inputs, epochs, **options)
+        self._model = model
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Lightning's hook. Before weights are read from a checkpoint, the module is cut as the plan in it says."""
         if stage != "fit":
             return
-        pruner = self.pruner = Gradual(self._part(pl_module), *self._arguments, **self._options)
+        pruner = self.begin(self._part(pl_module))
         own_hook = pl_module.on_load_checkpoint
 
         def cut_first(checkpoint: dict[str, Any]) -> None:

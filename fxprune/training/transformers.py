@@ -15,7 +15,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.optional import require
-from fxprune.training.gradual import Gradual
+from fxprune.training.gradual import Postponed
 from fxprune.training.ranks import together
 
 try:
@@ -24,7 +24,7 @@ except ImportError:  # made without it, the callback says which extra is missing
     TrainerCallback = object  # type: ignore[assignment, misc]
 
 
-class PruningCallback(TrainerCallback):
+class PruningCallback(Postponed, TrainerCallback):
     """Prunes the model of a Trainer at the start of given epochs; its optimizer follows.
 
     In one process: what a Trainer wraps for several, a callback cannot wrap again.
@@ -32,8 +32,7 @@ class PruningCallback(TrainerCallback):
     Args:
         example_inputs: as for `fxprune.trace`; a dict of the model's keyword arguments.
         epochs: as for `fxprune.Gradual`.
-        ema: as for `fxprune.Gradual`.
-        goals: goals and options as for `fxprune.Gradual`.
+        options: `ema`, goals and options as for `fxprune.Gradual`.
 
     Attributes:
         pruner: the `fxprune.Gradual` at work, once training has begun; `pruner.result.save(path)` keeps the model.
@@ -42,24 +41,16 @@ class PruningCallback(TrainerCallback):
         InputError: transformers is not installed.
     """
 
-    def __init__(
-        self,
-        example_inputs: Any,
-        epochs: Iterable[int],
-        *,
-        ema: nn.Module | Iterable[nn.Module] | None = None,
-        **goals: Any,
-    ) -> None:
+    def __init__(self, example_inputs: Any, epochs: Iterable[int], **options: Any) -> None:
         require("transformers", extra="transformers")
-        self._arguments, self._options = (example_inputs, tuple(epochs)), {"ema": ema, **goals}
-        self.pruner: Gradual[nn.Module] | None = None
+        super().__init__(example_inputs, epochs, **options)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **at: Any) -> None:
         """The Trainer's hook."""
         if together() or isinstance(at["model"], nn.DataParallel):
             remedy = "prune before training with fxprune.prune(steps=1), or train with a loop of your own"
             raise InputError("the Trainer runs the model on several devices", remedy=remedy)
-        self.pruner = Gradual(at["model"], *self._arguments, **self._options)
+        self.begin(at["model"])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **at: Any) -> None:
         """The Trainer's hook: the cuts that are due."""

@@ -161,6 +161,35 @@ def test_latency_predicts_original_and_pruned(here: Path) -> None:
     assert all(value > 0 for value in told["seconds"].values())
 
 
+def test_latency_where_models_are_served(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's name reaches what measures, in `latency` and in `prune`, and the multiple that it likes."""
+    asked: list[Any] = []
+    measure = fxprune.latency.measure
+
+    def measured(groups: Any, path: Any = None, *, engine: Any, **options: Any) -> Any:
+        asked.append(engine)
+        return measure(groups, here, rounds=1, progress=False)
+
+    def channels(groups: Any, *, engine: Any, progress: bool) -> Any:
+        asked.append(engine)
+        return lambda counts: 1e-3 * counts.get("a", 16)
+
+    def best(engine: Any, device: Any) -> int:
+        asked.append(("multiple", engine))
+        return 8
+
+    monkeypatch.setattr(fxprune.latency, "measure", measured)
+    monkeypatch.setattr("fxprune.planners.goals.measure", channels)
+    monkeypatch.setattr("fxprune.planners.goals.best_multiple", best)
+    model = ("cli_nets.py:Quiet", *SHAPE)
+    assert run("latency", *model, "--engine", "compile").exit_code == 0
+    assert run("latency", *model).exit_code == 0
+    told = answer("prune", *model, "--latency", "0.5", "--engine", "onnx", "--round-to", "auto")
+    assert told["groups"]["a"]["kept"] == 8
+    onnx = fxprune.latency.onnx_runtime
+    assert asked == [fxprune.latency.compiled, None, ("multiple", onnx), onnx]
+
+
 @pytest.mark.parametrize("dynamic", [[], ["--dynamic-batch"]])
 def test_export_checks_what_it_writes(here: Path, dynamic: list[str]) -> None:
     result = saved(here)
@@ -420,6 +449,9 @@ def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
         (["prune", "--macs", "0.5", "--pruning-ratio", "0.5"], "two kinds of goals"),
         (["prune", "--pruning-ratio", "half"], "not a pruning ratio"),
         (["prune", "--pruning-ratio", "0.5", "--pruning-ratio", "0.6"], "several pruning ratios need patterns"),
+        (["prune", "--macs", "0.5", "--round-to", "some"], "not a multiple: 'some'; give a number, such as 8, or auto"),
+        (["prune", "--macs", "0.5", "--round-to", "0"], "round_to must be a positive integer"),
+        (["prune", "--macs", "0.5", "--engine", "onnx"], "engine= has nothing to measure; seen: onnx_runtime"),
         (["prune", "--macs", "0.5", "--scorer", "L3Norm"], "no fxprune scorer is called 'L3Norm'; did you mean L"),
         (["search", "--max-drop", "0.1"], "a search needs --data with class folders or labels"),
         (["search", "--max-drop", "0.1", "--data", "flat"], "accuracy needs data with a class number"),

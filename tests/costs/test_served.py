@@ -121,6 +121,17 @@ def test_models_run_once(times: None, tmp_path: Path) -> None:
     assert fxprune.latency.measure(groups_of(net()), tmp_path, rounds=1, progress=False).of() == pytest.approx(1.0)
 
 
+def test_an_engine_without_a_name_of_its_own_is_not_taken_for_another(times: None, tmp_path: Path) -> None:
+    found = []
+    for factor in (1.0, 2.0):
+
+        def slower(model: nn.Module, inputs: Any, factor: float = factor) -> Callable[[], float]:
+            return lambda: factor * truth(model)
+
+        found.append(fxprune.latency.measure(groups_of(net()), tmp_path, rounds=1, progress=False, engine=slower).of())
+    assert found[1] == pytest.approx(2 * found[0], rel=1e-3)
+
+
 # Engines
 
 
@@ -167,3 +178,20 @@ def test_widths_that_fill_blocks_are_free(block: int, best: int, monkeypatch: py
     costs = fxprune.latency.rounding_costs(lambda model, inputs: model.forward)
     assert [m for m, cost in costs.items() if cost <= 1] == [m for m in (4, 8, 16, 32) if m <= block]
     assert fxprune.latency.best_multiple(lambda model, inputs: model.forward) == best
+
+
+def test_a_multiple_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each engine, and for each size; the caller's random numbers go on."""
+    made.clear()
+    monkeypatch.setattr(multiples, "median_by_turns", lambda runs, *_: [float(-(-w // 8)) for w in range(33, 65)])
+    torch.manual_seed(5)
+    for engine_, size, times in ((None, 4, 1), (None, 4, 1), (engine, 4, 2), (engine, 4, 2), (None, 8, 3)):
+        with monkeypatch.context() as counted:
+            counted.setattr(multiples, "rounding_costs", lambda *a, **k: made.update("m") or {4: 1.0, 8: 0.9, 16: 1.1})
+            counted.setattr(multiples, "MULTIPLES", (4, 8, 16))
+            assert fxprune.latency.best_multiple(engine_, size=size, path=tmp_path) == 8
+        assert made["m"] == times
+    fxprune.latency.rounding_costs(size=4, runs=1)
+    found = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(found, torch.rand(1))

@@ -35,6 +35,7 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     for library in SLOW.get(name(page), []):
         pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mktestdocs.check_md_file(page, memory=True)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.module.batches import batches
+from fxprune.module.data import samples_of
 from fxprune.optional import progress_bar
 
 X, Y, Z = torch.rand(4, 3), torch.rand(4, 2), torch.rand(4)
@@ -94,3 +95,33 @@ def test_data_that_a_scorer_reads_have_a_bar_on_a_terminal(
     with progress_bar(True):
         list(batches(One(), [X] * 3))
     assert "reading the data" not in capsys.readouterr().err
+
+
+IMAGES = [torch.zeros(3, 8, 9)] * 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "count"),
+    [
+        (X, len(X)),
+        ([IMAGES, [{"boxes": X}] * 5], 5),
+        ((IMAGES,), 5),
+        (((IMAGES,),), 5),
+        ({"images": IMAGES}, 5),
+        ([torch.zeros(4, 8, 8), torch.zeros(4, 8, 8)], 4),  # inputs and targets
+        (([torch.zeros(4, 2, 8, 8), torch.zeros(4, 2, 4, 4)], X), 4),  # feature maps
+        ({"scale": torch.tensor(1.0), "x": torch.zeros(6, 2)}, 6),
+        (UserDict(x=torch.zeros(6, 2)), 6),
+        ("text", 1),
+    ],
+)
+def test_samples_of_a_batch(batch: Any, count: int) -> None:
+    assert samples_of(batch) == count
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_samples_are_counted_as_they_are_unpacked(once: bool) -> None:
+    raw: Any = [{"id": torch.zeros(1), "images": IMAGES}] * 4
+    given = fxprune.Batches(iter(raw) if once else raw, lambda batch: (batch["images"],), samples=8)
+    for _ in range(2):
+        assert [len(images) for (images,) in given] == [5, 5]

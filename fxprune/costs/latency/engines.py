@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -18,6 +19,18 @@ from fxprune.module.isolation import Inputs, call
 from fxprune.optional import require
 
 Engine = Callable[[nn.Module, Inputs], Callable[[], object]]
+
+
+def engine_name(engine: Engine | None) -> str | None:
+    """The name under which an engine's times are kept; None where no name tells it from another.
+
+    >>> engine_name(compiled), engine_name(lambda model, inputs: model)
+    ('fxprune.costs.latency.engines.compiled', None)
+    """
+    if engine is None:
+        return ""
+    module, name = getattr(engine, "__module__", ""), getattr(engine, "__qualname__", "")
+    return f"{module}.{name}" if getattr(sys.modules.get(module), name, None) is engine else None
 
 
 def onnx_runtime(model: nn.Module, inputs: Inputs) -> Callable[[], object]:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency.calls import Operand, TimedCall
-from fxprune.costs.latency.engines import Engine
+from fxprune.costs.latency.engines import Engine, engine_name
 from fxprune.costs.latency.grid import Floats
 from fxprune.costs.latency.prediction import Latency
 from fxprune.costs.latency.table import LatencyTable, key_of
@@ -83,10 +83,9 @@ def _measured(
     bar: Progress,
 ) -> Floats:
     """Seconds of whole models in the engine; what the table knows is not measured again."""
-    words = "|".join(key_of(c, [a.full for a in c.axes]) for c in calls)
-    name = f"{getattr(engine, '__module__', '')}.{getattr(engine, '__qualname__', repr(engine))}"
+    words, name = "|".join(key_of(c, [a.full for a in c.axes]) for c in calls), engine_name(engine)
     keys = [f"served {name} {_digest(f'{words}|{sorted(w.items())}')}" for w in widths]
-    lacking = [i for i, key in enumerate(keys) if not table.rounds(key)]
+    lacking = [i for i, key in enumerate(keys) if name is None or not table.rounds(key)]
     task = bar.add_task("models in the engine", total=len(lacking))
     with ExitStack() as undo:
         runs = []
@@ -95,6 +94,8 @@ def _measured(
             bar.update(task, advance=1)
         with unwatched():
             found = median_by_turns(runs, _device(groups), _RUNS)
+        if name is None:
+            return np.array(found)
         for i, seconds in zip(lacking, found, strict=True):
             table.add(keys[i], seconds)
     return np.array([table.seconds(key) for key in keys])

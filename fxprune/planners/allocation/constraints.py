@@ -48,7 +48,9 @@ class Constraints:
 
     def __post_init__(self) -> None:
         if not isinstance(self.round_to, int) or self.round_to < 1:
-            raise InputError("round_to must be a positive integer", seen=str(self.round_to), remedy="8 or 16 are usual")
+            raise InputError(
+                "round_to must be a positive integer", seen=repr(self.round_to), remedy="8 or 16 are usual"
+            )
         for value in _values(self.minimum):
             if value < 1:
                 raise InputError("a minimum width must be a positive integer", seen=str(value), remedy="give 1 or more")
