@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from fxprune.analysis.grouping.balance import analyse
+from fxprune.analysis.alternatives import settled
 from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.grouping.steps import Balanced, Steps
 from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
-from fxprune.analysis.widths import Held, held_by_code, joined
+from fxprune.analysis.widths import Held, joined
 from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import aliases_of, walk
 from fxprune.module.names import matches, names_of
@@ -296,7 +296,8 @@ def find_groups(
         ignored: name, names or shell patterns of modules, parameters or groups that must keep all channels; or these
             objects themselves.
         heads: what shrinks where attention splits its width into heads: "head_dim" (the width of every head),
-            "num_heads" (whole heads), "" (whichever has more indices), or {module name pattern: one of these}.
+            "num_heads" (whole heads), "" (whichever has more indices, or the other one where the model's code holds
+            that), or {module name pattern: one of these}.
         rewrite_code: where a literal in a module's code is a width (`view(-1, 400)`): the plan gives the module a
             subclass of its class, with another literal. False: such widths are fixed.
 
@@ -317,8 +318,8 @@ def find_groups(
     """
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
     names = names_of(graph.model, ignored)
-    analysis = analyse(graph, _choice(graph, heads))
-    return Groups(analysis, held_by_code(analysis, _ignored(analysis, names), rewrite_code=rewrite_code))
+    choice = _choice(graph, heads)
+    return Groups(*settled(graph, choice, lambda analysis: _ignored(analysis, names), rewrite_code=rewrite_code))
 
 
 def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:

@@ -695,6 +695,7 @@ case(
     fixed={"index tensor": "attn.rel_pos_h:0 attn.rel_pos_w:0"},
     fixed_width={"scalar": "attn.qkv> >attn.proj attn.rel_pos_h:1 attn.rel_pos_w:1"},
     fixed_count={"another factor": "attn.rel_pos_h:1 attn.rel_pos_w:1"},
+    finer="num_heads",  # the code holds the width of a head
 )
 
 
@@ -723,6 +724,7 @@ case(
         MLP,
     ],
     fixed_width={"scalar": "attn.qk>"},
+    finer="num_heads",  # more of them can go
 )
 
 

@@ -59,7 +59,7 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             break
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
-        for factoring in first or splits or _obvious_first(pending, of):
+        for factoring in _apart(first or splits or _obvious_first(pending, of), of):
             asked = _chosen_for(factoring, heads) if splits and not first else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
@@ -137,6 +137,20 @@ def _marks(of: Labels, fixes: list[Fix], chosen: dict[Factoring, int]) -> npt.ND
 
 def _obvious_first(pending: list[Factoring], of: Labels) -> list[Factoring]:
     return sorted(pending, key=lambda f: _evident(f, of) is None)
+
+
+def _apart(pending: Iterable[Factoring], of: Labels) -> Iterator[Factoring]:
+    """Those that can be decided together: of grids of unlike sizes over the same channels, the first ones.
+
+    What one of them ties, the others must see.
+    """
+    grid = np.full(of.max(initial=-1) + 1, -1)
+    numbers: dict[tuple[int, ...], int] = {}
+    for f in pending:
+        mine, number = of[f.flat], numbers.setdefault(f.sizes, len(numbers))
+        if ((grid[mine] == -1) | (grid[mine] == number)).all():
+            grid[mine] = number
+            yield f
 
 
 def _evident(f: Factoring, of: Labels) -> int | None:

@@ -97,7 +97,7 @@ def test_parameters_that_evaluation_does_not_use_change_no_group(more: str) -> N
 def test_rows_that_training_uses_otherwise_take_up_nothing() -> None:
     torch.manual_seed(0)
     model, x = Trained("beside the scale").eval(), torch.rand(2, 5, 16)
-    groups = fxprune.find_groups(fxprune.trace(model, x))
+    groups = fxprune.find_groups(fxprune.trace(model, x), heads="head_dim")
     assert [g.name for g in groups] == ["b.qkv"]
     assert any(f.tensor == "a.qkv.weight" and "scalar" in f.reason for f in groups.fixed)
     assert fxprune.verify(model, halved(model, groups), x) <= ROUNDING

@@ -1,0 +1,65 @@
+"""Alternatives: where the model's code holds what was chosen to shrink, another choice that it does not hold.
+
+What the labels leave open is chosen before the widths in the code are known: which factor of a split shrinks, heads or
+their width, and whether equal parts keep the same indices or equally many. If the code then holds such a group, the
+other choice is tried as well, and the one that leaves more free is taken. What the caller has chosen stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from fxprune.analysis.grouping.balance import analyse
+from fxprune.analysis.grouping.components import Analysis, analysed
+from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.widths import Held, held_by_code
+from fxprune.tracing.trace import Graph
+
+Reasons = Mapping[str, tuple[str, str]]
+Known = tuple[Analysis, Held]
+
+
+def settled(graph: Graph, heads: Heads, ignored: Callable[[Analysis], Reasons], *, rewrite_code: bool) -> Known:
+    """The analysis of a graph and what the code holds, for the choice that leaves most free.
+
+    Args:
+        graph: the recorded forward.
+        heads: what the caller has chosen.
+        ignored: {group: reason} of what the caller wants kept, for an analysis.
+        rewrite_code: whether literals in the code of a module may be mended.
+    """
+
+    def known(analysis: Analysis) -> Known:
+        return analysis, held_by_code(analysis, dict(ignored(analysis)), rewrite_code=rewrite_code)
+
+    best = known(analyse(graph, heads))
+    refused = _refused(best, ignored(best[0]))
+    if any(b.names & refused for b in best[0].balances):
+        best = max(best, known(analysed(graph, heads)), key=_freed)
+        refused = _refused(best, ignored(best[0]))
+    turned = dict(_turned(best[0], refused)) if heads == "" else {}
+    return max(best, known(analyse(graph, tuple(turned.items()))), key=_freed) if turned else best
+
+
+def _refused(known: Known, ignored: Reasons) -> set[str]:
+    """The groups that the code holds."""
+    return known[1].fixed.keys() - ignored.keys()
+
+
+def _freed(known: Known) -> int:
+    """How many indices of parameters may go."""
+    analysis, held = known
+    return sum(len(s.positions) for g in analysis.groups if g.name not in held.fixed for s in g.slots)
+
+
+def _turned(analysis: Analysis, refused: set[str]) -> Iterator[tuple[str, str]]:
+    """For each module that splits a dim whose groups are held: the factor that was not chosen."""
+    of, members = analysis.components.of, {analysis.index[name] for name in refused}
+    for f, k in analysis.components.chosen.items():
+        other = len(f.sizes) - 2 if k == len(f.sizes) - 1 else len(f.sizes) - 1
+        if f.split and k >= 0 and f.sizes[other] > 1 and isinstance(f.factors[other], np.ndarray):
+            owners = np.unique(analysis.group_of[of[f.flat]]).tolist()
+            if members.intersection(owners):
+                yield f.node.meta["module"], "head_dim" if other == len(f.sizes) - 1 else "num_heads"
