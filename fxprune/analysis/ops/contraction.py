@@ -11,7 +11,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call
-from fxprune.analysis.ops import zeros
+from fxprune.analysis.ops import terms, zeros
 from fxprune.analysis.ops.spec import Length, OpSpec, Weight
 from fxprune.analysis.ops.zeros import MaskedCall
 
@@ -221,9 +221,9 @@ def _lengths(args: Any, shape: Any, result: Sequence[int]) -> Any:
 CONVOLUTION = torch.ops.aten.convolution.default
 
 OPS: dict[str, OpSpec] = {
-    "convolution": OpSpec(convolution, _zeros, _weights, _macs, lengths=_lengths),
+    "convolution": OpSpec(convolution, _zeros, _weights, _macs, lengths=_lengths, terms=terms.convolved),
     "torchvision::deform_conv2d": OpSpec(deformable, _deformable_zeros, lambda _: [Weight(1, 0, 1)], _deformable_macs),
     "_grouped_mm": OpSpec(grouped_mm, macs=_grouped_macs),
     "_trilinear": OpSpec(trilinear, zeros.any_input, lambda _: [Weight(1, 0, 1), Weight(1, 0, 2)], _trilinear_macs),
-    "embedding": OpSpec(embedding),
+    "embedding": OpSpec(embedding, terms=terms.looked_up),
 }

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from fxprune.analysis.labels.dims import Dim, Fixed
-from fxprune.analysis.labels.labels import Axes, Call
+from fxprune.analysis.labels.labels import Axes, Call, Rule
 from fxprune.analysis.ops.spec import NormArguments, OpSpec, Statistics
+from fxprune.analysis.ops.terms import normalised
 from fxprune.analysis.ops.zeros import first
 
 
@@ -83,8 +84,12 @@ def _group_count(args: Any, shape: Any, _: Sequence[int]) -> Any:
     return (*args[:4], channels, args[5], math.gcd(channels, args[6]), *args[7:])
 
 
+def _norm(labels: Rule, at: NormArguments, **more: Any) -> OpSpec:
+    return OpSpec(labels, first, norm=at, terms=normalised(at.scale, at.shift, at.channel), **more)
+
+
 def _batch_norm(epsilon: int) -> OpSpec:
-    return OpSpec(batch_norm, first, norm=NormArguments(1, 2, channel=1, statistics=Statistics(3, 4, epsilon)))
+    return _norm(batch_norm, NormArguments(1, 2, channel=1, statistics=Statistics(3, 4, epsilon)))
 
 
 OPS: dict[str, OpSpec] = {
@@ -95,9 +100,9 @@ OPS: dict[str, OpSpec] = {
     "_batch_norm_no_update": _batch_norm(6),
     "cudnn_batch_norm": _batch_norm(7),
     "miopen_batch_norm": _batch_norm(7),
-    "native_layer_norm": OpSpec(layer_norm, first, norm=NormArguments(2, 3, channel=-1), lengths=_normalised_shape),
-    "native_group_norm": OpSpec(group_norm, first, norm=NormArguments(1, 2, channel=1), lengths=_group_count),
-    "_fused_rms_norm": OpSpec(rms_norm, first, norm=NormArguments(2, None, channel=-1)),
+    "native_layer_norm": _norm(layer_norm, NormArguments(2, 3, channel=-1), lengths=_normalised_shape),
+    "native_group_norm": _norm(group_norm, NormArguments(1, 2, channel=1), lengths=_group_count),
+    "_fused_rms_norm": _norm(rms_norm, NormArguments(2, None, channel=-1)),
     "_weight_norm_interface": OpSpec(weight_norm, first),
     "rms_norm": OpSpec(rms_norm, first),
 }

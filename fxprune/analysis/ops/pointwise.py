@@ -11,6 +11,7 @@ from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import Axes, Call
 from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import Move, OpSpec
+from fxprune.analysis.ops.terms import added, divided, multiplied
 from fxprune.analysis.ops.zeros import MaskedCall, Zeros, between, nothing
 
 
@@ -78,13 +79,13 @@ def _argument(i: int, name: str, default: Any = 0) -> Callable[[MaskedCall], Any
     return lambda call: call.argument(i, name, default)
 
 
-def _elementwise(names: str, zero: Zeros = zeros.never) -> dict[str, OpSpec]:
-    return dict.fromkeys(names.split(), OpSpec(pointwise, zero, values=True))
+def _elementwise(names: str, zero: Zeros = zeros.never, **more: Any) -> dict[str, OpSpec]:
+    return dict.fromkeys(names.split(), OpSpec(pointwise, zero, values=True, **more))
 
 
 # f(0) = 0.
 _KEEPING_ZERO = """
-abs asin atan ceil celu elu erf expm1 floor gelu hardshrink hardswish leaky_relu log1p mish neg prelu _prelu_kernel
+abs asin atan ceil celu elu erf expm1 floor gelu hardshrink hardswish leaky_relu log1p mish prelu _prelu_kernel
 relu relu6 round rrelu_with_noise sgn sign silu sin sinh softshrink sqrt square tan tanh trunc
 """
 _OTHER = """
@@ -100,8 +101,9 @@ OPS: dict[str, OpSpec] = {
     **_elementwise(_KEEPING_ZERO, zeros.first),
     **_elementwise(_OTHER),
     **_elementwise("logical_and bitwise_and", zeros.any_input),
-    **_elementwise("sub rsub", zeros.added),
-    "add": OpSpec(pointwise, zeros.added, values=True, adds=True),
+    **_elementwise("neg", zeros.first, terms=multiplied),
+    **_elementwise("sub rsub", zeros.added, terms=added),
+    **_elementwise("add", zeros.added, terms=added, adds=True),
     **_elementwise("copy maximum minimum lerp", zeros.all_inputs),
     **_elementwise("masked_fill", zeros.filled),
     **_elementwise("fill", zeros.overwritten),
@@ -112,8 +114,8 @@ OPS: dict[str, OpSpec] = {
     **_elementwise("clamp_min", between(_argument(1, "min"), nothing)),
     **_elementwise("clamp_max", between(nothing, _argument(1, "max"))),
     "glu": OpSpec(glu, zeros.first),
-    "mul": OpSpec(scaled, zeros.any_input, values=True, scaling=1),
-    "div": OpSpec(scaled, zeros.first, values=True, scaling=-1),
+    "mul": OpSpec(scaled, zeros.any_input, values=True, scaling=1, terms=multiplied),
+    "div": OpSpec(scaled, zeros.first, values=True, scaling=-1, terms=divided),
     **dict.fromkeys(["clone", "contiguous", "alias", "detach"], OpSpec(first, zeros.first, move=Move.COPY)),
     "lift_fresh": OpSpec(lifted, zeros.first, move=Move.COPY, values=True),
     "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),

@@ -17,6 +17,7 @@ from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import Axes, Call, Env
 from fxprune.analysis.ops.pointwise import pointwise
 from fxprune.analysis.ops.spec import Length, LinearProduct, OpSpec, Weight
+from fxprune.analysis.ops.terms import Term, Terms
 from fxprune.analysis.ops.zeros import MaskedCall
 from fxprune.errors import InputError
 
@@ -122,6 +123,18 @@ class Product:
             k, i = where[0]
             yield factors[k].shape[i], factors[k][i]
 
+    def terms(self, node: fx.Node) -> Terms:
+        names = _named(self.result, rank := len(node.meta["shape"]))
+        factors = [
+            Term(t, _named(letters, len(t.meta["shape"])))  # type: ignore[union-attr, arg-type]
+            for t, letters in zip((node.args[i] for i in self.arguments()), self.factors, strict=True)
+        ]
+        bias = node.args[self.bias] if self.bias is not None and len(node.args) > self.bias else None
+        if bias is None:
+            return Terms(names, factors)
+        aligned = names[rank - len(bias.meta["shape"]) :]  # type: ignore[union-attr]
+        return Terms(names, factors, [Term(bias, aligned)])  # type: ignore[arg-type]
+
     def zeros(self, call: MaskedCall) -> bool:
         """Each dim of the result that carries labels is a dim of a factor that is zero there, or of the bias alone."""
         factors = [call.node.args[i] for i in self.arguments()]
@@ -175,7 +188,7 @@ def product(formula: str, *, first: int = 0, bias: int | None = None, counted: b
     """
     made = Product(formula, first, bias)
     macs = made.macs if counted else None
-    return OpSpec(made.labels, made.zeros, made.weights, macs, made.layers, values=bias is not None)
+    return OpSpec(made.labels, made.zeros, made.weights, macs, made.layers, terms=made.terms, values=bias is not None)
 
 
 OPS: dict[str, OpSpec] = {

@@ -9,6 +9,7 @@ from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import UNSET, Axes, Call, fixed_result
 from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import OpSpec
+from fxprune.analysis.ops.terms import mixed
 
 
 def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:
@@ -78,14 +79,17 @@ def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:
     return [x[i] for i in range(len(x)) if i != gone]
 
 
-_POSITIONAL = "argmax argmin argsort cumsum cumprod cummax cummin sort mode median".split()
+_POSITIONAL = "argmax argmin argsort cumprod cummax cummin sort mode median".split()
 
 OPS: dict[str, OpSpec] = {
-    **dict.fromkeys("amax amin all mean prod".split(), OpSpec(reduce, zeros.first)),
+    **dict.fromkeys("amax amin all prod".split(), OpSpec(reduce, zeros.first)),
+    "mean": OpSpec(reduce, zeros.first, terms=mixed),
     "logsumexp": OpSpec(reduce),
-    **dict.fromkeys("sum nansum any count_nonzero".split(), OpSpec(add_up, zeros.first)),
+    "sum": OpSpec(add_up, zeros.first, terms=mixed),
+    **dict.fromkeys("nansum any count_nonzero".split(), OpSpec(add_up, zeros.first)),
     **dict.fromkeys(["linalg_vector_norm", "norm"], OpSpec(vector_norm, zeros.first)),
     **dict.fromkeys(_POSITIONAL, OpSpec(positional)),
+    "cumsum": OpSpec(positional, terms=mixed),
     **dict.fromkeys(["max", "min"], OpSpec(extremum)),
     **dict.fromkeys(["var", "std", "var_mean", "std_mean"], OpSpec(variance)),
 }

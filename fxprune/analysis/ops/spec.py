@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import Env, Rule
+from fxprune.analysis.ops.terms import TermsRule
 from fxprune.analysis.ops.zeros import Zeros, never
 
 Length: TypeAlias = tuple[int, Dim]
@@ -81,7 +82,7 @@ class NormArguments(NamedTuple):
 
 
 class Move(Enum):
-    """How an op rearranges its first argument: every element of the result is an element of that argument."""
+    """How an op rearranges its arguments: every element of the result is an element of one of them."""
 
     COPY = "same shape, same order"
     CAST = "same shape, same order, another type of number"
@@ -90,6 +91,8 @@ class Move(Enum):
     PART = "slices along a dim"
     PICK = "one index of a dim"
     STRETCH = "dims of length 1 come, go or are repeated"
+    SHIFT = "same shape, the indices of a dim in another order"
+    JOIN = "several tensors, one behind another"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class OpSpec:
         macs: the dims whose lengths multiply to the multiply-accumulates of a call; None: the op is not counted.
         layers: for the arguments and the result of a call with real tensors, the call seen as the linear layer of each
             argument that is a weight, as the third argument tells; None: it cannot be seen so.
-        move: how the op rearranges its first argument; None: it computes.
+        move: how the op rearranges its first argument, or several; None: it computes.
+        terms: the result of a recorded call as a product plus addends; None: it is no such sum.
         sizes: for a recorded call and present arguments, the sizes of the result that the arguments ask for, None
             where they leave one open; several results follow one another. None: no argument is a size.
         values: whether the numbers among the arguments are values, rather than sizes, dims or indices.
@@ -122,6 +126,7 @@ class OpSpec:
     macs: Callable[[fx.Node, Env], Iterator[Length]] | None = None
     layers: Callable[[Sequence[Any], Tensor, Callable[[Tensor], bool]], Iterator[LinearProduct]] | None = None
     move: Move | None = None
+    terms: TermsRule = lambda _: None
     sizes: Callable[[fx.Node, Any], list[int | None]] | None = None
     values: bool = False
     adds: bool = False

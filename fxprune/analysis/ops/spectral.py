@@ -10,6 +10,7 @@ from fxprune.analysis.labels.labels import Axes, Call
 from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.pointwise import first, pointwise
 from fxprune.analysis.ops.spec import Move, OpSpec
+from fxprune.analysis.ops.terms import mixed
 
 
 def fft(call: Call, x: Axes, dims: Sequence[int], *_: Any, **__: Any) -> list[Dim]:
@@ -33,8 +34,8 @@ def joined(call: Call, x: Axes) -> list[Dim]:
 
 OPS: dict[str, OpSpec] = {
     **dict.fromkeys(["_fft_r2c", "_fft_c2c", "_fft_c2r"], OpSpec(fft, zeros.first)),
-    "view_as_real": OpSpec(parts, zeros.first),
-    "view_as_complex": OpSpec(joined, zeros.first),
+    "view_as_real": OpSpec(parts, zeros.first, terms=mixed),
+    "view_as_complex": OpSpec(joined, zeros.first, terms=mixed),
     "complex": OpSpec(pointwise, zeros.all_inputs),
     "polar": OpSpec(pointwise, zeros.first),
     "angle": OpSpec(first),

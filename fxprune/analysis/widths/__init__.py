@@ -20,8 +20,7 @@ The rooms:
     equations        what the labels predict for each number that was given to a call
     solve            which attributes, literals and ties make all equations hold
     scales           scalars that follow a width
-    fold             which weights can take up a scalar, row by row
-    degrees          which parameters can, where a tensor is read twice
+    fold             which weights can take up a scalar
     prediction       the shapes that the labels predict when every group keeps a count of its own
     script           the recorded calls, for a run that follows them
     probe            run the model on cut meta tensors and compare every call with the prediction

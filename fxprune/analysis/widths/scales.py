@@ -13,7 +13,7 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.constraints import Held, ScaleUse, names_of
 from fxprune.analysis.widths.equations import Facts, Scalar, recorded_calls
-from fxprune.analysis.widths.fold import absorbing_rows, is_scaling
+from fxprune.analysis.widths.fold import Folding, is_scaling
 from fxprune.analysis.widths.forms import Forms
 from fxprune.analysis.widths.polynomials import NoFormError, Power, as_power
 from fxprune.analysis.widths.words import at_line, in_words
@@ -30,6 +30,7 @@ class _Scales:
     def __init__(self, analysis: Analysis, held: Held, forms: Forms) -> None:
         self._analysis, self._held, self._forms = analysis, held, forms
         self._calls = recorded_calls(analysis.labelling.graph.fx)
+        self._folding = Folding(analysis.labelling.graph.fx)
 
     def scalars(self, facts: Facts) -> Held:
         for scalar in facts.scalars:
@@ -70,7 +71,7 @@ class _Scales:
         """Whether weights can take up what a call multiplies or divides by."""
         if node.name in self._held.folded:
             return True
-        rows, calls = absorbing_rows(node)
+        rows, calls = self._folding.absorbing_rows(node)
         if not rows:
             return False
         spec = spec_of_node(node)

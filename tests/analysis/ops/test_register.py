@@ -114,3 +114,25 @@ def test_what_is_no_entry_is_refused() -> None:
         ops.register("mylib::lin.default", ops.OPS["linear"])
     with pytest.raises(fxprune.InputError, match="no such entry"):
         ops.unregister("mylib::lin")
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.out = Lin(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        return self.out((q * q.shape[-1] ** -0.5 @ k.transpose(1, 2)).softmax(-1) @ x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_layer_takes_up_the_scale_of_an_attention() -> None:
+    torch.manual_seed(0)
+    model, x = Attention().eval(), torch.rand(2, 5, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("q", 8)]
+    plan = groups.plan({"q": [1, 2, 5]})
+    expected = dict.fromkeys(["q.weight", "q.bias"], (3 / 8) ** 0.5)
+    assert {s.tensor: s.factor for s in plan.scales} == pytest.approx(expected)
+    assert fxprune.verify(model, plan, x) <= ROUNDING
