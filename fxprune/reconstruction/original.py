@@ -75,7 +75,7 @@ class Original:
         with self._running() as run:
 
             def look(batch: Batch) -> dict[CallKey, Given]:
-                key = _prints(batch)
+                key = prints(batch)
                 calls = self._known.get(key)
                 if calls is None:
                     self._ahead &= fresh
@@ -134,7 +134,7 @@ def _bytes(several: Iterable[Given]) -> int:
     return sum(given.bytes() for given in several)
 
 
-def _prints(batch: Batch) -> Prints:
+def prints(batch: Batch) -> Prints:
     """Tells batches apart, by their place in the data, checksums of their tensors and the text of all else."""
     return (batch.place,), *(_print(leaf) for leaf in tree_leaves(batch.inputs))
 

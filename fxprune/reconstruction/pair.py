@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
-from fxprune.module.batches import batches
-from fxprune.reconstruction.original import Given, Original
+from fxprune.module.batches import Batch, batches
+from fxprune.reconstruction.original import Given, Original, prints
 from fxprune.reconstruction.readers import Reader
-from fxprune.reconstruction.record import Recorded, last_event, recording
+from fxprune.reconstruction.record import Recorded, Replay, last_event, recording
+from fxprune.reconstruction.replay import Tapes
 from fxprune.reconstruction.residual_add import ResidualAdd
 from fxprune.statistics.gram.collect import gram_of
 from fxprune.statistics.gram.patches import outputs_at
@@ -34,6 +35,7 @@ class Pair:
         readers: the layers that read removed channels.
         data: batches, that can be read again and again.
         repairs: whether a layer makes up for the error of another one that it is added to, by the names of both.
+        tapes: hold what the pruned model computes before the layers that are still to be fitted.
     """
 
     original: Original
@@ -41,19 +43,21 @@ class Pair:
     readers: Mapping[str, Reader]
     data: Iterable[Any]
     repairs: Callable[[str, str], bool]
+    tapes: Tapes | None = None
 
-    def current(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
+    def current(self, names: Set[str], parts: int = 1, pending: Set[str] = frozenset()) -> dict[str, list[Gram]]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
 
         Args:
             names: of weights.
             parts: batch i counts in part i modulo `parts`; where there are fewer batches, there are fewer parts.
+            pending: names of the tensors of the pruned model that may still change; none where all of them may.
         """
         sums: dict[str, list[Gram]] = {}
         stop = None
         with recording(self.small, set(self.readers), Recorded.of) as pruned, self.original.looking(names) as look:
             for i, batch in enumerate(batches(self.small, self.data)):
-                given, new = look(batch), pruned(batch, names, stop)
+                given, new = look(batch), pruned(batch, names, stop, self._replay(batch, pending))
                 stop = stop or last_event(new, names)
                 if given.keys() != new.calls.keys():
                     raise InputError(
@@ -67,6 +71,9 @@ class Pair:
                         gram = self._gram(given[call], recorded)
                         _sum(sums, recorded.seen.name, gram, i % parts)
         return sums
+
+    def _replay(self, batch: Batch, pending: Set[str]) -> Replay | None:
+        return Replay(self.tapes, prints(batch), pending) if self.tapes is not None and pending else None
 
     def _gram(self, given: Given, new: Recorded) -> Gram:
         name = new.seen.name

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
-from fxprune.module.isolation import cloned, tensor_names
+from fxprune.module.isolation import Inputs, cloned, tensor_names
+from fxprune.reconstruction.replay import Tapes
 from fxprune.reconstruction.residual_add import CallKey, Elsewhere, Normed, ResidualAdd, ResidualAdds
 from fxprune.statistics.observe import Contraction, observing
 
@@ -40,10 +42,10 @@ class Recorded:
 
     @classmethod
     def of(cls, seen: Contraction) -> Recorded:
-        return cls(replace(seen, x=seen.x.clone(), output=seen.output.clone()))
+        return cls(replaced(seen, x=seen.x.clone(), output=seen.output.clone()))
 
     def is_added(self, addition: ResidualAdd) -> None:
-        self.addition = replace(addition, other=addition.other.clone())
+        self.addition = replaced(addition, other=addition.other.clone())
 
 
 @dataclass
@@ -66,13 +68,31 @@ class RecordedRun(Generic[K]):
 class Record(Protocol[K]):
     """Runs a model on a batch."""
 
-    def __call__(self, batch: Batch, keep: Set[str], stop: int | None = None) -> RecordedRun[K]:
+    def __call__(
+        self, batch: Batch, keep: Set[str], stop: int | None = None, replay: Replay | None = None
+    ) -> RecordedRun[K]:
         """
         Args:
             batch: copied before.
             keep: the weights whose calls are kept.
             stop: events of the weights after which to stop; None: run to the end.
+            replay: what is known of earlier runs on the batch; None: nothing.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """Where results of a batch are held from run to run.
+
+    Attributes:
+        tapes: of all batches.
+        key: tells the batch apart from others.
+        pending: names of the tensors that may have other values in the next run.
+    """
+
+    tapes: Tapes
+    key: Any
+    pending: Set[str]
 
 
 @contextmanager
@@ -82,14 +102,19 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
     with observing(model, set(weights), recorder.saw) as run:
         recorder.names = tensor_names(run.model)
 
-        def record(batch: Batch, keep: Set[str], stop: int | None = None) -> RecordedRun[K]:
-            recorder.start(keep, stop)
-            try:
-                with recorder.additions:
-                    run(replace(batch, inputs=cloned(batch.inputs)))
-            except _Enough:
-                pass
-            return recorder.run
+        def record(
+            batch: Batch, keep: Set[str], stop: int | None = None, replay: Replay | None = None
+        ) -> RecordedRun[K]:
+            def forward(inputs: Inputs) -> RecordedRun[K]:
+                recorder.start(keep, stop)
+                with suppress(_Enough), recorder.additions:
+                    run(replaced(batch, inputs=inputs))
+                return recorder.run
+
+            if replay is None:
+                return forward(cloned(batch.inputs))
+            pending = {i for i, name in recorder.names.items() if name in replay.pending}
+            return replay.tapes.run(replay.key, forward, batch.inputs, recorder.names.keys(), pending)
 
         yield record
 
@@ -121,6 +146,10 @@ class _Recorder(Generic[K]):
         self._happened(seen.name)
 
     def note(self, event: ResidualAdd | Normed | Elsewhere) -> None:
+        with _disable_current_modes():  # what is kept is no call of the model's
+            self._note(event)
+
+    def _note(self, event: ResidualAdd | Normed | Elsewhere) -> None:
         name = event.way.call[0] if isinstance(event, ResidualAdd) else event.name
         if isinstance(event, ResidualAdd):
             if event.way.call in self.run.calls:

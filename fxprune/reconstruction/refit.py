@@ -17,9 +17,10 @@ from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_b
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.readers import readers_of, waves
+from fxprune.reconstruction.replay import Tapes
 from fxprune.rewriting.rewrite import check_fit
 from fxprune.statistics.gram.collect import Positions, Sampling
-from fxprune.statistics.gram.solve import RIDGES, fitted, held_back_errors, intercept, joined, squared_error, uncentred
+from fxprune.statistics.gram.solve import best_ridge, fitted, intercept, joined, squared_error, uncentred
 from fxprune.statistics.gram.sums import Gram
 from fxprune.tracing.trace import trace
 
@@ -110,8 +111,10 @@ def reconstruct(
             batch have the smallest error on the batches between; with a single batch 0.01.
         memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;
             layers that do not fit together take a pass each. As much again for what the original gives at the
-            positions; layers that do not fit take another pass. Beside both: the model's activations for one batch,
-            two more copies of the largest layer's statistics, and 32 MiB of patches.
+            positions; layers that do not fit take another pass. As much again for what the pruned model computes
+            before the layers that are still to be fitted; batches that do not fit are computed anew in each pass.
+            Beside these: the model's activations for one batch, two more copies of the largest layer's statistics, and
+            at most 128 MiB of patches.
         seed: of the positions.
         progress: show a progress bar, where the output is a terminal.
 
@@ -145,12 +148,15 @@ def reconstruct(
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
     original = Original(model, list(wave), sampling, memory)
-    pair = Pair(original, small, readers, data, lambda name, partner: wave.get(partner, -1) < wave[name])
+    pair = Pair(original, small, readers, data, lambda name, partner: wave.get(partner, -1) < wave[name], Tapes(memory))
     done: list[Refit] = []
     passes = list(_passes(ordered, layers, order, memory))
     with or_as_before(small, layers):
+        left = {name: layer.place for name, layer in layers.items()}
         for names in _shown(passes) if progress else passes:
-            grams = pair.current(names, parts) if order == "sequential" else pair.at_once(names, parts)
+            pending = {t for both in left.items() for t in both if t}
+            grams = pair.current(names, parts, pending) if order == "sequential" else pair.at_once(names, parts)
+            left = {name: place for name, place in left.items() if name not in names}
             done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
     return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
 
@@ -193,8 +199,7 @@ def _best_ridge(parts: Sequence[Gram], start: Tensor) -> float:
     """The ridge of smallest error on rows that a fit has not seen; that of `reconstruct` where there is one batch."""
     if len(parts) < 2:
         return 1e-2
-    errors = held_back_errors(parts, start)
-    return RIDGES[errors.index(min(errors))]
+    return best_ridge(parts, start)
 
 
 def _check_settings(order: Order, ridge: float | None, memory: int) -> None:

@@ -16,7 +16,7 @@ from fxprune.reconstruction.refit import check_repeatable
 from fxprune.rewriting.copying import copied
 from fxprune.scorers.divergence import Divergence, divergence_of, outputs_of
 from fxprune.statistics.gram.collect import GroupReader
-from fxprune.statistics.gram.solve import fitted, intercept, uncentred
+from fxprune.statistics.gram.solve import WIDE, fitted, intercept, uncentred
 from fxprune.statistics.gram.sums import Gram
 
 Cut: TypeAlias = tuple[Sequence[tuple[GroupReader, Gram]], Tensor]
@@ -81,6 +81,7 @@ def _without(layer: Layer, reader: GroupReader, gram: Gram, gone: Tensor) -> tup
     kernels, groups = layer.kernels(), torch.arange(len(stays), device=entries.device)[:, None]
     known = gram.towards(kernels).part(entries)
     known = known if layer.place else uncentred(known)
+    known = known.float() if kernels.shape[-1] >= WIDE else known
     weights = fitted(known, kernels.mT[groups, entries].mT, RIDGE)
     whole = torch.zeros_like(kernels).mT.index_put((groups, entries), weights.mT).mT
     return whole, layer.offset() + intercept(known, weights) if layer.place else layer.offset()

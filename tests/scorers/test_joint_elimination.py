@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.module.batches import batches
 from fxprune.scorers import ErrorCurve, JointElimination, PerWeight
+from fxprune.statistics.gram import elimination, solve
 from fxprune.statistics.gram.channels import owners
 from fxprune.statistics.gram.collect import Sampling
 from fxprune.statistics.gram.elimination import Problem, eliminate
@@ -203,6 +204,19 @@ def test_errors_are_measured_on_rows_that_no_fit_has_seen() -> None:
     assert own.at(kept=20) < 1e-5 < 0.02 < held.at(kept=20)
     assert (np.diff(held.errors) >= 0).all()
     assert held.errors[0] == 0
+
+
+def test_wide_kernels_lose_the_same_channels_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 64, 1), nn.ReLU(), nn.Conv2d(64, 3, (4, 4)))  # 1,024 weights a kernel
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 2, 6, 6)))
+    data = [torch.randn(60, 2, 6, 6) for _ in range(2)]
+    found = JointElimination().curves(model, groups, data)["0"]
+    for room in (elimination, solve):
+        monkeypatch.setattr(room, "WIDE", 10**6)
+    exact = JointElimination(at_once=1).curves(model, groups, data)["0"]
+    assert found.order.tolist() == exact.order.tolist()
+    np.testing.assert_allclose(found.errors[5:], exact.errors[5:], rtol=0.15)  # judged by one half, not both
 
 
 def test_measured_errors_are_how_far_outputs_move_when_a_group_alone_is_cut() -> None:

@@ -15,7 +15,7 @@ from fxprune.module.batches import batches
 from fxprune.statistics.gram import collect, patches
 from fxprune.statistics.gram.collect import Sampling, readings, responses
 from fxprune.statistics.gram.patches import draw, inputs_at, outputs_at
-from fxprune.statistics.gram.solve import held_back_errors, joined
+from fxprune.statistics.gram.solve import best_ridge, joined, unseen_error
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction, observing
 
@@ -91,6 +91,7 @@ def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch, piece: int) -> No
         where = draw(seen, 3, 4, torch.Generator().manual_seed(0))
         whole = torch.cat(list(inputs_at(seen, where)))
         monkeypatch.setattr(patches, "PIECE", piece)
+        monkeypatch.setattr(patches, "LARGEST", piece)
         parts = list(inputs_at(seen, where))
         assert torch.equal(torch.cat(parts), whole)
         assert all(p.numel() <= piece or len(p) == 1 for p in parts)
@@ -248,21 +249,44 @@ def rows_and_targets(rows: int, seed: int) -> tuple[Any, Any, Gram]:
     return x, y, Gram.of(torch.from_numpy(x)[:, None], torch.from_numpy(y)[:, None])
 
 
-def test_held_back_errors_are_those_of_fits_to_the_other_rows() -> None:
+def test_the_best_ridge_is_that_of_smallest_error_of_fits_to_the_other_rows() -> None:
     """Ridge regression towards given weights, by numpy's least squares with rows √ρ(W - W₀) added."""
     (xa, ya, a), (xb, yb, b) = rows_and_targets(12, 0), rows_and_targets(9, 1)
     start = np.random.default_rng(2).normal(size=(3, 5))
-    found = held_back_errors([a, b], torch.from_numpy(start)[None], (0.01, 1.0))
-    total = sum(((y - y.mean(0)) ** 2).sum() for y in (ya, yb))
-    for ridge, error in zip((0.01, 1.0), found, strict=True):
-        expected = 0.0
+    weights, errors = torch.from_numpy(start)[None], {}
+    for ridge in (0.01, 1.0, 100.0):
+        found, expected = unseen_error(a, b, weights, ridge) + unseen_error(b, a, weights, ridge), 0.0
         for (x, y), (xh, yh) in (((xa, ya), (xb, yb)), ((xb, yb), (xa, ya))):
             centred, target = x - x.mean(0), y - y.mean(0)
             rho = (ridge * np.mean((centred**2).sum(0))) ** 0.5
             stacked = np.vstack([centred, rho * np.eye(5)]), np.vstack([target, rho * start.T])
             w = np.linalg.lstsq(*stacked, rcond=None)[0]
             expected += ((yh - y.mean(0) - (xh - x.mean(0)) @ w) ** 2).sum()
-        assert error == pytest.approx(expected / total, rel=1e-8)
+        assert found == pytest.approx(expected, rel=1e-8)
+        errors[ridge] = expected
+    assert best_ridge([a, b], weights, tuple(errors)) == min(errors, key=lambda ridge: errors[ridge])
+
+
+def test_wide_kernels_are_judged_in_float32_by_one_part_with_the_same_ridge() -> None:
+    torch.manual_seed(0)
+    mix, w = torch.randn(1100, 1100) / 33, torch.randn(3, 1100, dtype=torch.float64)
+    parts = []
+    for _ in range(2):
+        x = torch.randn(1500, 1, 1100) @ mix
+        parts.append(Gram.of(x, x.double() @ w.T + 20 * torch.randn(1500, 1, 3)))
+    start, ridges = w[None] + 1, (1e-3, 1e-1, 10.0, 1e3)
+    errors = [unseen_error(*parts, start, ridge) for ridge in ridges]
+    assert best_ridge(parts, start, ridges) == ridges[errors.index(min(errors))]
+
+
+def test_float32_products_of_wide_patches_are_those_of_float64() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(700, 1, 600) + 3, torch.randn(700, 1, 4)
+    found, exact = Gram.of(x, y), Gram.of(x.double(), y.double())
+    for name in ("x_mean", "s", "r", "yy"):
+        wanted = getattr(exact, name)
+        assert (getattr(found, name) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert torch.equal(found.s, found.s.mT)
 
 
 def test_joined_parts_are_the_whole_and_stay_as_they_are() -> None:

@@ -12,16 +12,17 @@ left them (Optimal Brain Surgeon, Hassibi and Stork 1993, for blocks of weights)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import joined, unseen_errors
+from fxprune.statistics.gram.solve import WIDE, best_ridge, joined
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
-"""Of which the one that is best at the middle width counts for errors on held-back rows."""
+"""Of which the one that is best on held-back rows when the middle number of channels is gone counts at every width."""
 BLOCK = 1024
 """Weights of a kernel for each channel that goes in one step; an update of the whole inverse serves all of them."""
 
@@ -79,34 +80,21 @@ class Problem:
         """‖Y - μ‖², summed over rows and outputs."""
         return float(((self.kernels @ self.s) * self.kernels).sum())
 
+    def suited(self, parts: Sequence[Gram], gone: Tensor) -> Problem:
+        """The same, with the ridge whose fits without some channels do best on rows that they have not seen."""
+        entries = self.left(gone)
+        groups = torch.arange(len(entries), device=entries.device)[:, None]
+        known, start = [p.towards(self.kernels).part(entries) for p in parts], self.kernels.mT[groups, entries].mT
+        return replace(self, ridge=best_ridge(known, start, _RIDGES))
 
-def held_back(parts: Sequence[Gram], problem: Problem, orders: Sequence[Tensor], counts: Sequence[int]) -> list[float]:
-    """The error when so many channels are gone, on rows that neither the choice of channels nor the refits have seen.
-
-    Args:
-        parts: statistics of different inputs, at least two; each is judged by fits to the others.
-        problem: the layer.
-        orders: for each part, channels in the order in which they go, chosen by the others.
-        counts: of channels that go.
-    """
-    known = [p.towards(problem.kernels) for p in parts]
-    rest = [joined([p for p in known if p is not held]) for held in known]
-    total = sum(float(p.yy.sum()) for p in known) or 1.0
-
-    def errors(count: int, ridges: Sequence[float]) -> list[float]:
-        """For each ridge, over all parts."""
-        each = []
-        for seen, unseen, order in zip(rest, known, orders, strict=True):
-            entries = problem.left(order[:count])
-            groups = torch.arange(len(entries), device=entries.device)[:, None]
-            start = problem.kernels.mT[groups, entries].mT
-            each.append(unseen_errors(seen.part(entries), unseen.part(entries), start, ridges))
-        return [problem.worth * sum(e) / total for e in zip(*each, strict=True)]
-
-    middle = counts[len(counts) // 2 :][:1]
-    tried = [errors(count, _RIDGES) for count in middle]
-    best = [_RIDGES[e.index(min(e))] for e in tried]
-    return [min(*tried[0]) if [count] == list(middle) else errors(count, best)[0] for count in counts]
+    def inverse(self) -> Tensor:
+        """(S + ρI)⁻¹; in float32 for wide kernels, where ρ is far above the rounding."""
+        s = self.damped()
+        if s.shape[1] >= WIDE and s.shape[1] * 1e-6 <= self.ridge:
+            factor, failed = torch.linalg.cholesky_ex(s.float())
+            if not failed.any():
+                return torch.cholesky_inverse(factor)
+        return torch.cholesky_inverse(torch.linalg.cholesky(s))
 
 
 @dataclass(eq=False)
@@ -118,20 +106,25 @@ class _State:
         weights: of shape (groups, n, outputs), scaled so that their error counts as a part of ‖Y - μ‖².
         entries: of each channel, of shape (groups, channels, size).
         alive: the entries that are left, of shape (groups, n); the others hold no meaning.
+        places: where each entry lies in a patch, of shape (groups, n).
+        scale: of the weights.
     """
 
     inverse: Tensor
     weights: Tensor
     entries: Tensor
     alive: Tensor
+    places: Tensor
+    scale: float
 
     @classmethod
     def of(cls, problem: Problem) -> _State:
         energy = problem.energy()
         scale = (problem.worth / energy) ** 0.5 if energy > 0 else 0.0
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.damped()))
+        inverse = problem.inverse()
         alive = torch.ones(inverse.shape[:2], dtype=torch.bool, device=inverse.device)
-        return cls(inverse, problem.kernels.mT * scale, problem.entries, alive)
+        places = torch.arange(inverse.shape[1], device=inverse.device).expand(inverse.shape[:2])
+        return cls(inverse, (problem.kernels.mT * scale).to(inverse), problem.entries, alive, places, scale)
 
     def _index(self, channels: Tensor) -> tuple[Tensor, Tensor]:
         """Convolution groups, of shape (groups, 1), and the entries of channels, of shape (groups, entries)."""
@@ -153,7 +146,13 @@ class _State:
         inverse = self.inverse[groups[..., None], entries[:, :, None], entries[:, None]]
         numbers = torch.arange(entries.shape[1], device=entries.device).view(len(channels), -1)
         alive = torch.ones_like(entries, dtype=torch.bool)
-        return _State(inverse, self.weights[groups, entries], numbers.expand(len(entries), -1, -1), alive)
+        own = numbers.expand(len(entries), -1, -1)
+        return _State(inverse, self.weights[groups, entries], own, alive, self.places.gather(1, entries), self.scale)
+
+    def missing(self, whole: Tensor) -> Tensor:
+        """What the weights lack of those before all removals, of the same shape and scale: (groups, n, outputs)."""
+        left = torch.where(self.alive[..., None], self.weights, 0.0)
+        return whole.scatter_add(1, self.places[..., None].expand_as(left), -left)
 
     def remove(self, channels: Tensor) -> None:
         """Remove channels; the numbers of the later ones move up."""
@@ -175,7 +174,7 @@ class _State:
         left = self.alive.nonzero()[:, 1].view(len(self.alive), -1)
         groups = torch.arange(len(left), device=left.device)[:, None]
         self.inverse = self.inverse[groups[..., None], left[:, :, None], left[:, None]]
-        self.weights = self.weights[groups, left]
+        self.weights, self.places = self.weights[groups, left], self.places.gather(1, left)
         moved = (self.alive.cumsum(1) - 1)[groups[..., None], self.entries]
         self.entries, self.alive = moved, torch.ones_like(left, dtype=torch.bool)
 
@@ -196,9 +195,13 @@ def eliminate(problems: Sequence[Problem], channels: int, at_once: int | None = 
     Returns:
         The channels in the order in which they go, of shape (channels,), and the error after each, of the same shape.
     """
-    widest = max((p.s.shape[1] for p in problems), default=0)
-    order, added = _greedy([_State.of(p) for p in problems], channels, channels, at_once or max(1, widest // BLOCK))
+    order, added = _greedy([_State.of(p) for p in problems], channels, channels, _step(problems, at_once))
     return order, added.cumsum(0)
+
+
+def _step(problems: Sequence[Problem], at_once: int | None) -> int:
+    """Channels that go at once."""
+    return at_once or max(1, max((p.s.shape[1] for p in problems), default=0) // BLOCK)
 
 
 def _greedy(states: Sequence[_State], channels: int, count: int, step: int) -> tuple[Tensor, Tensor]:
@@ -224,3 +227,63 @@ def _next(states: Sequence[_State], count: int) -> tuple[Tensor, Tensor]:
     candidates = scores.argsort()[: 2 * count].sort().values
     chosen, added = _greedy([s.part(candidates) for s in states], len(candidates), count, 1)
     return candidates[chosen], added
+
+
+def held_back(
+    parts: Sequence[Sequence[Gram]],
+    problems: Sequence[Problem],
+    channels: int,
+    counts: Sequence[int],
+    at_once: int | None = None,
+) -> list[float]:
+    """The error when so many channels are gone, on rows that neither the choice of channels nor the refits have seen.
+
+    An elimination holds the fitted weights at each width, so that these errors take one product with the other rows' S
+    each and no fit.
+
+    Args:
+        parts: of each layer, statistics of different inputs, at least two; each is judged by what the others choose,
+            or the last one alone where a kernel has `WIDE` weights.
+        problems: the layers that read the channels.
+        channels: their number.
+        counts: of channels that go, ascending.
+        at_once: as for `eliminate`.
+    """
+    wide = max(p.s.shape[1] for p in problems) >= WIDE
+    folds = range(len(parts[0]))[-1:] if wide else range(len(parts[0]))
+    energies = [sum(replace(q, s=p[i].s).energy() for i in folds) or 1.0 for p, q in zip(parts, problems, strict=True)]
+    errors = torch.zeros(len(counts), dtype=torch.float64)
+    for held in folds:
+        rest = [joined([part for i, part in enumerate(p) if i != held]) for p in parts]
+        states = [_State.of(replace(q, s=seen.s)) for q, seen in zip(problems, rest, strict=True)]
+        judges = [
+            _Judge(p[held], seen, state.weights.clone(), q.worth / energy)
+            for p, seen, state, q, energy in zip(parts, rest, states, problems, energies, strict=True)
+        ]
+        for i, (before, count) in enumerate(pairwise([0, *counts])):
+            _greedy(states, channels - before, count - before, _step(problems, at_once))
+            errors[i] += sum(judge(state) for judge, state in zip(judges, states, strict=True))
+    return errors.tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """The error of a layer on rows that its fit has not seen.
+
+    Attributes:
+        unseen: statistics of these rows.
+        seen: of the rows of the fit, whose intercept counts.
+        whole: the weights before all removals, as a state has them.
+        worth: what a squared error of 1 counts.
+    """
+
+    unseen: Gram
+    seen: Gram
+    whole: Tensor
+    worth: float
+
+    def __call__(self, state: _State) -> float:
+        missing = state.missing(self.whole).double()
+        shift = (missing.mT @ (self.unseen.x_mean - self.seen.x_mean)[..., None]).square().sum()
+        error = ((self.unseen.s @ missing) * missing).sum() + self.unseen.rows * shift
+        return float(error / state.scale**2 * self.worth) if state.scale else 0.0

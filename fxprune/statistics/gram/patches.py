@@ -12,7 +12,9 @@ from torch import Tensor
 from fxprune.statistics.observe import Contraction
 
 PIECE = 2**22
-"""Numbers that one piece of the patches holds at most: 32 MiB in float64."""
+"""Numbers that one piece of the patches holds at most, or as many as a layer's S has: 32 MiB in float64."""
+LARGEST = 2**24
+"""Numbers that a piece of wide patches holds at most: 64 MiB in float32."""
 
 
 def draw(seen: Contraction, images: int, count: int | None, generator: torch.Generator) -> Tensor:
@@ -50,10 +52,11 @@ def inputs_at(seen: Contraction, where: Tensor) -> Iterator[Tensor]:
     x, kernel, stride, dilation, turned = _ordinary(seen, len(where))
     step, offsets = _indices(x.shape[2:], seen, where, kernel, stride, dilation, turned)
     flat, channels, k = x.flatten(2), x.shape[1], len(offsets)
-    for images, columns in _pieces(where.shape, channels * k):
+    n = channels // seen.groups * k
+    for images, columns in _pieces(where.shape, channels * k, min(LARGEST, max(PIECE, seen.groups * n * n))):
         index = (step[images, columns, None] + offsets).flatten(1)[:, None].expand(-1, channels, -1)
         found = flat[images].gather(2, index).unflatten(2, (-1, k))
-        yield found.transpose(1, 2).reshape(-1, seen.groups, channels // seen.groups * k)
+        yield found.transpose(1, 2).reshape(-1, seen.groups, n)
 
 
 def outputs_at(y: Tensor, where: Tensor) -> Tensor:
@@ -131,11 +134,11 @@ def _indices(
     return step.to(seen.x.device), (offsets.flip(0) if turned else offsets).to(seen.x.device)
 
 
-def _pieces(shape: torch.Size, entries: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks of an (images, positions) grid that hold at most `PIECE` numbers, a position having `entries`."""
+def _pieces(shape: torch.Size, entries: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of an (images, positions) grid that hold at most so many numbers, a position having `entries`."""
     images, positions = shape
-    columns = max(1, min(positions, PIECE // entries))
-    rows = max(1, PIECE // (entries * positions)) if columns == positions else 1
+    columns = max(1, min(positions, most // entries))
+    rows = max(1, most // (entries * positions)) if columns == positions else 1
     for i in range(0, images, rows):
         for j in range(0, positions, columns):
             yield slice(i, i + rows), slice(j, j + columns)

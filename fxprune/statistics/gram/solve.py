@@ -41,31 +41,41 @@ def fitted(gram: Gram, start: Tensor, ridge: float) -> Tensor:
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridges that are tried: from many rows for each weight to hardly any."""
+WIDE = 1024
+"""Weights of a kernel from which what only judges is computed once, in float32."""
 
 
-def held_back_errors(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = RIDGES) -> list[float]:
-    """For each ridge, the squared error of fits on rows that they have not seen, as a part of the targets' variance.
+def best_ridge(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = RIDGES) -> float:
+    """The ridge whose fits have the smallest squared error on rows that they have not seen.
 
     Each part is left out once and judged by the fit to the others. What helps on the rows of a fit alone, because there
-    are few of them or because they are alike, does not count.
+    are few of them or because they are alike, does not count. For kernels of `WIDE` weights the last part alone judges,
+    in float32, and larger ridges are tried as long as the error falls.
 
     Args:
         parts: statistics of different inputs, at least two.
         start: W₀, as in `fitted`.
-        ridges: as in `fitted`.
+        ridges: as in `fitted`, ascending.
     """
-    each = [unseen_errors(joined([p for p in parts if p is not held]), held, start, ridges) for held in parts]
-    total = sum(float(p.yy.sum()) for p in parts) or 1.0
-    return [sum(errors) / total for errors in zip(*each, strict=True)]
-
-
-def unseen_errors(seen: Gram, unseen: Gram, start: Tensor, ridges: Sequence[float]) -> list[float]:
-    """For each ridge, the squared error on some rows of the fit to others."""
-    errors = []
+    wide = start.shape[-1] >= WIDE
+    folds = []
+    for held in parts[-1:] if wide else parts:
+        seen = joined([p for p in parts if p is not held])
+        folds.append((seen.float(), held.float()) if wide else (seen, held))
+    start, best, least = start.to(folds[0][0].s), ridges[0], float("inf")
     for ridge in ridges:
-        weights = fitted(seen, start, ridge)
-        errors.append(squared_error(unseen, weights, intercept(seen, weights)))
-    return errors
+        error = sum(unseen_error(seen, held, start, ridge) for seen, held in folds)
+        if error < least:
+            best, least = ridge, error
+        elif wide:
+            break
+    return best
+
+
+def unseen_error(seen: Gram, unseen: Gram, start: Tensor, ridge: float) -> float:
+    """The squared error on some rows of the fit to others."""
+    weights = fitted(seen, start, ridge)
+    return squared_error(unseen, weights, intercept(seen, weights))
 
 
 def joined(parts: Sequence[Gram]) -> Gram:

@@ -1,0 +1,226 @@
+"""Replay: run a model again and again while its later layers change, and compute what comes before these only once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from fxprune.module.dispatch import DispatchMode
+from fxprune.module.isolation import Inputs, cloned
+
+R = TypeVar("R")
+
+SMALL = 4096
+"""Numbers of a tensor that is always held: shapes, indices and other things that code may look at."""
+WORTH = 2**17
+"""Numbers that the calls before a cut give on average from which holding them is faster than computing them anew."""
+_READS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage)
+"""Functions that read a tensor without an ATen call."""
+
+
+class ReplayRefusedError(Exception):
+    """The model's code does what cannot be answered from a tape."""
+
+
+@dataclass(eq=False)
+class _Call:
+    """One ATen call.
+
+    Attributes:
+        op: what was called.
+        constants: its arguments that are no tensors.
+        results: as it returned them; while a run has not come to its cut, tensors are `_Weak`.
+    """
+
+    op: Any
+    constants: list[Any]
+    results: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Weak:
+    """A tensor that stays as long as the model's code holds it."""
+
+    tensor: ref[Tensor]
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Tape(DispatchMode):
+    """The ATen calls of a forward on one batch, up to the cut: the first call that reads a tensor which may change.
+
+    The next run gets the results of these calls without computing them. Of the results only the tensors are held that
+    the model's code itself still holds at the cut; the others have the right shape, and no numbers. A run that calls
+    other ops than those on the tape, or computes with a tensor without numbers, is repeated without the tape. Models
+    that write to their inputs or buffers, or read tensors past PyTorch's dispatcher, are computed in full each time; so
+    are small models.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._suits = True
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._calls, self._versions, self._hollow = list[_Call](), list[tuple[Tensor, int]](), dict[int, Tensor]()
+
+    def bytes(self) -> int:
+        """Of the tensors that are held."""
+        return sum({s.data_ptr(): s.nbytes() for t, _ in self._versions for s in [t.untyped_storage()]}.values())
+
+    def run(self, forward: Callable[[Inputs], R], inputs: Inputs, tensors: Set[int], pending: Set[int]) -> R:
+        """What `forward` gives.
+
+        Args:
+            forward: runs the model; the same calls each time, up to the cut.
+            inputs: the same each time.
+            tensors: ids of the model's tensors.
+            pending: ids of those that may have other values in the next run.
+        """
+        if any(t._version != version for t, version in self._versions):
+            self.clear()
+        if self._calls:
+            try:
+                return self._run(forward, inputs, tensors, pending)
+            except Exception:  # computed in full, the same call shows whether the model or the tape is to blame
+                self.clear()
+        return self._run(forward, inputs, tensors, pending) if self._suits else forward(cloned(inputs))
+
+    def _run(self, forward: Callable[[Inputs], R], inputs: Inputs, tensors: Set[int], pending: Set[int]) -> R:
+        own = cloned(inputs)
+        self._known, self._pending = {id(t) for t in tree_leaves(own)} | tensors, pending
+        self._at, self._cut, self._ahead, self._refused = 0, len(self._calls), True, False
+        self._made, self._foreign = WeakIdKeyDictionary(), set[int]()
+        whole = False
+        try:
+            with _Reads(self._refuse), self:
+                result = forward(own)
+            whole = not self._ahead and not self._refused and self._suits
+            if self._refused and self._cut:
+                raise ReplayRefusedError
+            return result
+        finally:
+            if not whole:
+                self.clear()
+
+    def _refuse(self) -> None:
+        self._refused = True
+        self._suits &= bool(self._cut)
+        if self._cut:
+            raise ReplayRefusedError
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = tree_leaves((args, kwargs))
+        given = [t for t in leaves if isinstance(t, Tensor)]
+        constants = [c for c in leaves if not isinstance(c, Tensor)]
+        if self._at < self._cut:
+            return self._answer(op, constants)
+        if any(id(t) in self._hollow for t in given):
+            self._refuse()
+        if self._ahead and any(id(t) in self._pending for t in given):
+            self._hold()
+        if self._ahead and not self._may_be_answered(given, _written(op, args, kwargs)):
+            self._refuse()
+        results = op(*args, **(kwargs or {}))
+        if self._ahead:
+            self._calls.append(_Call(op, constants, tree_map(self._weak, results)))
+        return results
+
+    def _answer(self, op: Any, constants: list[Any]) -> Any:
+        call = self._calls[self._at]
+        self._at += 1
+        if call.op is not op or call.constants != constants:
+            self._refuse()
+        results = call.results
+        call.results = tree_map(self._weak, results)
+        return results
+
+    def _may_be_answered(self, given: list[Tensor], written: list[Tensor]) -> bool:
+        """Whether a call works on the model's tensors and earlier results alone, and writes to results alone."""
+        for t in given:
+            if t not in self._made:
+                self._foreign.add(t.untyped_storage().data_ptr())
+                if id(t) not in self._known and t.numel() > SMALL:
+                    return False
+        return not any(t.untyped_storage().data_ptr() in self._foreign for t in written)
+
+    def _weak(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        self._made[value] = True
+        return value if value.numel() <= SMALL else _Weak(ref(value), value.shape, value.dtype, value.device)
+
+    def _hold(self) -> None:
+        """The cut: hold what the model's code holds."""
+        self._ahead, before, self._hollow = False, self._hollow, {}
+        for call in self._calls:
+            call.results = tree_map(self._held, call.results)
+        for t in self._results():
+            if id(t) in before:
+                self._hollow[id(t)] = t
+        self._versions = [(t, t._version) for t in self._results() if id(t) not in self._hollow]
+        self._suits &= sum(t.numel() for t in self._results()) >= WORTH * len(self._calls)
+
+    def _results(self) -> Iterator[Tensor]:
+        return (t for call in self._calls for t in tree_leaves(call.results) if isinstance(t, Tensor))
+
+    def _held(self, value: Any) -> Any:
+        if not isinstance(value, _Weak):
+            return value
+        tensor = value.tensor()
+        if tensor is None:
+            tensor = torch.empty((), dtype=value.dtype, device=value.device).expand(value.shape)
+            self._hollow[id(tensor)] = tensor
+        return tensor
+
+
+class _Reads(TorchFunctionMode):
+    """Tells when code reads a tensor without an ATen call."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _READS:
+            self._note()
+        return func(*args, **(kwargs or {}))
+
+
+class Tapes:
+    """A tape for each batch, as far as there is memory.
+
+    Args:
+        memory: bytes that all tapes hold together; those of one more batch come on top.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self._memory, self._tapes = memory, dict[Any, Tape]()
+
+    def run(self, key: Any, forward: Callable[[Inputs], R], inputs: Inputs, tensors: Set[int], pending: Set[int]) -> R:
+        """As `Tape.run`, with the tape of the batch that a key tells apart from others."""
+        tape = self._tapes.setdefault(key, Tape())
+        result = tape.run(forward, inputs, tensors, pending)
+        if sum(t.bytes() for t in self._tapes.values()) > self._memory:
+            tape.clear()
+        return result
+
+
+def _written(op: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors that a call writes to."""
+    if not op._schema.is_mutable:
+        return []
+    arguments = op._schema.arguments
+    values = {a.name: v for a, v in zip(arguments, args, strict=False)} | (kwargs or {})
+    written = [values.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [t for t in tree_leaves(written) if isinstance(t, Tensor)]

@@ -1,0 +1,179 @@
+"""What a model computes before its changing layers is answered from a tape, and nothing comes out otherwise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxprune.module.dispatch import DispatchMode
+from fxprune.reconstruction import replay
+from fxprune.reconstruction.replay import Tape, Tapes
+
+
+class Counter(DispatchMode):
+    """Counts the convolutions that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.convolutions += "convolution" in str(op)
+        return op(*args, **(kwargs or {}))
+
+
+class Chain(nn.Module):
+    """Three convolutions, a shortcut around the second, and a step of its own before the third."""
+
+    def __init__(self, step: Callable[[Any, Tensor], Tensor] = lambda _, x: x) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.register_buffer("seen", torch.zeros(1))
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.layers[0](x).relu_()
+        x = self.layers[1](first)
+        x += first
+        return self.layers[2](self.step(self, x.relu_()))
+
+
+def shifted(net: Any, x: Tensor) -> Tensor:
+    net.seen += 1
+    return x * net.seen
+
+
+def by_numpy(_: Any, x: Tensor) -> Tensor:
+    return torch.from_numpy(np.flip(x.numpy(), 0).copy())
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "WORTH", 0)
+    monkeypatch.setattr(replay, "SMALL", 8)
+
+
+@torch.no_grad()
+def run(tape: Tape, net: Chain, x: Tensor, pending: int) -> tuple[Tensor, int]:
+    """The output with the tape, and the convolutions that were computed, where later layers are pending."""
+    names = {id(t) for t in (*net.parameters(), *net.buffers())}
+    later = {id(t) for layer in net.layers[pending:] for t in layer.parameters()}
+    with Counter() as counter:
+        found: Tensor = tape.run(lambda inputs: net(*inputs[0]), ((x,), {}), names, later)
+    return found, counter.convolutions
+
+
+@torch.no_grad()
+def expected(net: Chain, x: Tensor) -> Tensor:
+    result: Tensor = net(x.clone())
+    return result
+
+
+def test_what_comes_before_the_changing_layer_is_computed_once() -> None:
+    net, x, tape = Chain(), torch.randn(2, 4, 5, 5), Tape()
+    for pending, computed in ((0, 3), (1, 3), (1, 2), (2, 2), (2, 1), (2, 1)):
+        found, convolutions = run(tape, net, x, pending)
+        assert torch.equal(found, expected(net, x))
+        assert convolutions == computed
+        with torch.no_grad():
+            for layer in net.layers[pending:]:
+                layer.weight.mul_(1.5)
+
+
+def test_only_what_the_code_still_holds_takes_memory() -> None:
+    net, x, tape = Chain(), torch.randn(2, 4, 5, 5), Tape()
+    held = []
+    for pending in (1, 2):
+        run(tape, net, x, pending)
+        held.append(tape.bytes())
+    assert held == [x.nbytes, 2 * x.nbytes]  # the first layer's output; then that and the sum, not the second's
+    tape.clear()
+    assert tape.bytes() == 0
+
+
+@pytest.mark.parametrize("step", [shifted, by_numpy])
+def test_code_that_cannot_be_answered_is_computed_in_full(step: Callable[[Any, Tensor], Tensor]) -> None:
+    net, x, tape = Chain(step), torch.randn(2, 4, 5, 5), Tape()
+    for times in (1, 2, 3):
+        found, convolutions = run(tape, net, x, 2)
+        net.seen.fill_(times - 1)
+        assert torch.equal(found, expected(net, x))
+        assert convolutions == 3
+
+
+def test_a_model_that_writes_to_its_inputs() -> None:
+    class Writing(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(2)
+            return super().forward(x) + x.mean()
+
+    net, x, tape = Writing(), torch.randn(2, 4, 5, 5), Tape()
+    for _ in range(3):
+        assert torch.equal(run(tape, net, x, 2)[0], expected(net, x))
+
+
+def test_a_model_that_calls_other_ops_each_time_is_repeated_in_full() -> None:
+    calls = []
+
+    def step(_: Any, x: Tensor) -> Tensor:
+        calls.append(1)
+        return x.sigmoid() if len(calls) % 2 else x.tanh()
+
+    net, x, tape = Chain(step), torch.randn(2, 4, 5, 5), Tape()
+    run(tape, net, x, 2)
+    found, convolutions = run(tape, net, x, 2)  # tanh is refused, and the repetition calls sigmoid
+    calls.clear()
+    assert torch.equal(found, expected(net, x))
+    assert convolutions == 3
+
+
+def test_what_a_later_call_has_overwritten_is_computed_anew() -> None:
+    class Overwriting(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.layers[0](x)
+            y = self.layers[1](first)
+            first.zero_()
+            return self.layers[2](y) + first
+
+    net, x, tape = Overwriting(), torch.randn(2, 4, 5, 5), Tape()
+    for _ in range(3):
+        found, convolutions = run(tape, net, x, 1)
+        assert torch.equal(found, expected(net, x))
+        assert convolutions == 3
+
+
+def test_a_tensor_without_numbers_is_not_computed_with() -> None:
+    class Remembering(Chain):
+        """Holds its first output no longer than a call in the first run, and to the end in the others."""
+
+        runs = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs += 1
+            first = self.layers[0](x)
+            y = self.layers[1](first)
+            if self.runs == 1:
+                del first
+                return self.layers[2](y)
+            return self.layers[2](y) + 0 * first
+
+    net, x, tape = Remembering(), torch.randn(2, 4, 5, 5), Tape()
+    for _ in range(3):
+        found, _ = run(tape, net, x, 2)
+        assert torch.equal(found, expected(net, x))
+
+
+@torch.no_grad()
+def test_tapes_hold_no_more_than_they_may() -> None:
+    net, x = Chain(), torch.randn(2, 4, 5, 5)
+    names, later = {id(t) for t in net.parameters()}, {id(t) for t in net.layers[2].parameters()}
+    for memory, computed in ((0, 3), (10**6, 1)):
+        tapes = Tapes(memory)
+        for _ in range(2):
+            with Counter() as counter:
+                found = tapes.run("key", lambda inputs: net(*inputs[0]), ((x,), {}), names, later)
+            assert torch.equal(found, expected(net, x))
+        assert counter.convolutions == computed
