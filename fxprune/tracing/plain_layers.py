@@ -11,6 +11,8 @@ from torch import nn
 from fxprune.module.isolation import walk
 from fxprune.tracing.recorder import Recorder
 
+PLAIN = "a plain layer"  # stands for the function in which such a layer's calls are made
+
 # PyTorch's own layers whose functions take no size from anyone's code.
 _PLAIN = frozenset(
     (
@@ -32,8 +34,10 @@ def spare_plain_layers(model: nn.Module, recorder: Recorder) -> None:
 
 def _unseen(forward: Callable[..., Any], recorder: Recorder) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        recorder.function = ""
+        recorder.function = PLAIN
         with torch._C.DisableTorchFunction():
-            return forward(*args, **kwargs)
+            result = forward(*args, **kwargs)
+        recorder.function = ""
+        return result
 
     return run

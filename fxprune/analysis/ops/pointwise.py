@@ -43,20 +43,6 @@ def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     return x.dims()
 
 
-def scaled(call: Call, *args: Any, **kwargs: Any) -> list[Dim]:
-    """A number may follow a width, as the scale of an attention does."""
-    if any(isinstance(a, float) for a in args):
-        call.lab.suspect()
-    return pointwise(call, *args, **kwargs)
-
-
-def lifted(call: Call, x: Axes) -> Any:
-    """A constant of the model's code; where it is one number, that may follow a width."""
-    if not call.shape:
-        call.lab.suspect()
-    return x.dims()
-
-
 def glu(call: Call, x: Axes, dim: int = -1) -> list[Dim]:
     """a·σ(b) of the two halves (a, b) of a dim: the same indices of both live or die together."""
     dims = x.dims()
@@ -114,10 +100,10 @@ OPS: dict[str, OpSpec] = {
     **_elementwise("clamp_min", between(_argument(1, "min"), nothing)),
     **_elementwise("clamp_max", between(nothing, _argument(1, "max"))),
     "glu": OpSpec(glu, zeros.first),
-    "mul": OpSpec(scaled, zeros.any_input, values=True, scaling=1, terms=multiplied),
-    "div": OpSpec(scaled, zeros.first, values=True, scaling=-1, terms=divided),
+    "mul": OpSpec(pointwise, zeros.any_input, values=True, scaling=1, terms=multiplied),
+    "div": OpSpec(pointwise, zeros.first, values=True, scaling=-1, terms=divided),
     **dict.fromkeys(["clone", "contiguous", "alias", "detach"], OpSpec(first, zeros.first, move=Move.COPY)),
-    "lift_fresh": OpSpec(lifted, zeros.first, move=Move.COPY, values=True),
+    "lift_fresh": OpSpec(first, zeros.first, move=Move.COPY, values=True),
     "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),
     **dict.fromkeys(["dropout", "native_dropout"], OpSpec(first, zeros.first, values=True)),
     "zeros_like": OpSpec(first, zeros.always, values=True),

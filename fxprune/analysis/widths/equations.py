@@ -34,7 +34,18 @@ class Scalar(NamedTuple):
 
 @dataclass
 class Facts:
-    """All that the recorded run says about the numbers in the model's code."""
+    """All that the recorded run says about the numbers in the model's code.
+
+    Attributes:
+        equations: what must hold.
+        scalars: numbers that calls take as values.
+        guards: what the code compared.
+        scaled: attention that scales by a width.
+        escapes: numbers that left what can be followed.
+        explained: places of recorded calls whose sizes an equation speaks of.
+        layers: places of those whose sizes are attributes of PyTorch's own layers, which follow their tensors.
+        sighted: whether the code reads sizes of a tensor that holds groups.
+    """
 
     equations: list[Equation] = field(default_factory=list)
     scalars: list[Scalar] = field(default_factory=list)
@@ -42,6 +53,7 @@ class Facts:
     scaled: list[SizedCall] = field(default_factory=list)
     escapes: list[tuple[Any, Site]] = field(default_factory=list)
     explained: set[int] = field(default_factory=set)
+    layers: set[int] = field(default_factory=set)
     sighted: bool = False
 
 
@@ -55,6 +67,8 @@ def gather(forms: Forms, run: Run) -> Facts:
     for call in run.calls:
         if call.name in _SCALED:
             facts.scaled.append(call)
+        if call.name in _LAYERS and is_torchs(call.site.code):
+            facts.layers.update(call.nodes)
         _Reader(forms, call, nodes, facts).read()
     return facts
 
@@ -75,6 +89,8 @@ def _has_groups(forms: Forms, tensor: Reference) -> bool:
     return axes is not None and any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
 
 
+_CONVOLUTIONS = tuple(f"conv{way}{dims}d" for way in ("", "_transpose") for dims in (1, 2, 3))
+_LAYERS = frozenset([*_CONVOLUTIONS, "group_norm", "layer_norm", "rms_norm"])
 _SCALED = frozenset(["scaled_dot_product_attention", "multi_head_attention_forward"])
 _SOURCES = (Dim, Attribute, Computed)
 Path = tuple[Any, ...]
@@ -340,8 +356,7 @@ _HANDLERS: dict[str, Callable[[_Reader], None]] = {
     "narrow": _Reader.narrow,
     **dict.fromkeys(("repeat", "tile"), _Reader.repeat),
     **dict.fromkeys(("layer_norm", "rms_norm"), _Reader.normalized),
-    **dict.fromkeys(("group_norm", "conv1d", "conv2d", "conv3d"), _Reader.grouped),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _Reader.grouped),
+    **dict.fromkeys(("group_norm", *_CONVOLUTIONS), _Reader.grouped),
     "pad": _Reader.pad,
     "scaled_dot_product_attention": _Reader.scaled,
     "multi_head_attention_forward": _Reader.attention,

@@ -19,6 +19,8 @@ from fxprune.analysis.widths.polynomials import Parts
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.probe import Difference, Refusal, probe
 from fxprune.analysis.widths.solve import solve
+from fxprune.tracing.plain_layers import PLAIN
+from fxprune.tracing.recorder import RECURRENT
 
 
 def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: bool = True) -> Held:
@@ -41,6 +43,15 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: 
     return _Inference(analysis, facts, known, rewrite_code=rewrite_code).checked(held)
 
 
+# Functions whose views take all their sizes from their arguments.
+_RELATIVE = frozenset(
+    (
+        *(PLAIN, "flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"),
+        *(*RECURRENT, "_pad_packed_sequence"),
+    )
+)
+
+
 class _Inference:
     """Solves, checks, and fixes what the check finds unexplained."""
 
@@ -49,6 +60,8 @@ class _Inference:
         self._axes = analysis.labelling.axes
         calls = recorded_calls(analysis.labelling.graph.fx)
         self._explained = {calls[i] for i in facts.explained}
+        layers, suspects = {calls[i] for i in facts.layers}, analysis.labelling.labeller.suspects
+        self._doubtful = [n for n in suspects if n not in layers and n.meta["function"] not in _RELATIVE]
         self._by_module: dict[str, list[fx.Node]] = {}
         for node in self._axes:
             self._by_module.setdefault(node.meta.get("module", ""), []).append(node)
@@ -56,7 +69,7 @@ class _Inference:
     def checked(self, held: Held) -> Held:
         held = self._solved(held)
         prediction = Prediction(self._analysis, held)
-        while prediction.can_differ(self._facts.sighted):
+        while self._can_differ(prediction):
             found, refusal = self._probe(prediction, held)
             if found or refusal is not None:
                 held = self._solved(self._fixed(prediction, held, found, refusal))
@@ -66,6 +79,11 @@ class _Inference:
             else:
                 prediction = prediction.turned(held)
         return held
+
+    def _can_differ(self, prediction: Prediction) -> bool:
+        """Whether any size in the model's code may concern an active group; where it reads sizes, it may be any."""
+        sighted = self._facts.sighted and bool(prediction.active.any())
+        return sighted or any(len(prediction.touched(n)) for n in self._doubtful)
 
     def _solved(self, held: Held) -> Held:
         return solve(self._analysis, held, self._facts, self._known, rewrite_code=self._rewrite_code)
@@ -81,7 +99,8 @@ class _Inference:
 
     def _unseen(self, prediction: Prediction, refusal: Refusal) -> list[int]:
         """The groups that calls concern whose sizes neither an equation nor this run says anything of."""
-        return prediction.carried_by_doubtful(n for n in refusal.unseen if n not in self._explained)
+        unseen = set(refusal.unseen) - self._explained
+        return sorted({g for n in self._doubtful if n in unseen for g in prediction.touched(n).tolist()})
 
     def _fixed(self, prediction: Prediction, held: Held, found: Sequence[Difference], refusal: Refusal | None) -> Held:
         """What the check has found is explained by nothing: what it concerns stays as it is.

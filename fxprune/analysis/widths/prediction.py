@@ -4,54 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import fx, nn
+from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Loose
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.constraints import Held
-from fxprune.tracing.recorder import RECURRENT
-
-# Functions whose views take all their sizes from their arguments.
-_RELATIVE = frozenset(
-    (
-        *("flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"),
-        *(*RECURRENT, "_pad_packed_sequence"),
-    )
-)
-_SCALARS = frozenset(["mul", "div", "mul_", "div_", "lift_fresh"])
-# Calls whose sizes are attributes of these modules, which are set to fit the cut tensors.
-_MENDED: dict[str, tuple[type[nn.Module], str]] = {
-    "convolution": (nn.modules.conv._ConvNd, "groups"),
-    "native_group_norm": (nn.GroupNorm, "num_groups"),
-    "native_layer_norm": (nn.LayerNorm, "normalized_shape"),
-}
-
-
-def doubtful(analysis: Analysis) -> list[fx.Node]:
-    """Calls with sizes that may be the model's own: they neither follow from tensors nor from mended attributes."""
-    return [n for n in analysis.labelling.labeller.suspects if not _follows(analysis.labelling.graph.model, n)]
-
-
-def _follows(model: nn.Module, node: fx.Node) -> bool:
-    if node.meta["function"] in _RELATIVE:
-        return True
-    if (name := node.target._opname) not in _MENDED:  # type: ignore[union-attr]
-        return False
-    (kind, attribute), module = _MENDED[name], model.get_submodule(node.meta["module"])
-    own: Any = type(module)
-    return isinstance(module, kind) and _goes_by(own, attribute)
-
-
-@cache
-def _goes_by(kind: Any, attribute: str) -> bool:
-    """Whether the forward of one of PyTorch's layers, or of a subclass, goes by an attribute, or passes the call on."""
-    return bool({attribute, "_conv_forward", "super"} & set(kind.forward.__code__.co_names))
 
 
 class Prediction:
@@ -100,25 +62,11 @@ class Prediction:
         """The other choice."""
         return Prediction(self.analysis, held, other=not self.other)
 
-    def can_differ(self, sighted: bool) -> bool:
-        """Whether any size in the model's code may concern an active group; where it reads sizes, it may be any.
-
-        A scalar of code that reads none follows no width.
-        """
-        sized = (n for n in doubtful(self.analysis) if n.target._opname not in _SCALARS)  # type: ignore[union-attr]
-        return (sighted and bool(self.active.any())) or any(len(self.touched(n)) for n in sized)
-
     def touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
         """The active groups on a call's result and arguments."""
         axes = self.analysis.labelling.axes
         several = [axes[node], *(axes[n] for n in node.all_input_nodes)]
         return self.groups([a for s in several for a in ([s] if isinstance(s, Axes) else s)])
-
-    def carried_by_doubtful(self, nodes: Iterable[fx.Node]) -> list[int]:
-        """The active groups that calls with sizes of the model's own concern, among the given ones."""
-        wanted = set(nodes)
-        touched = [self.touched(n) for n in doubtful(self.analysis) if n in wanted]
-        return np.unique(np.concatenate(touched)).tolist() if touched else []
 
     def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
         """The active groups that the dims of one or several tensors carry, as indices."""

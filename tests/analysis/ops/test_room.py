@@ -14,7 +14,7 @@ KERNELS = {
     "verification/modes.py",  # random draws that both models share
 }
 # What equations for widths need to know of reshapes and scalars; these rooms are to ask the table as well.
-WIDTHS = {f"analysis/widths/{name}.py" for name in ("inference", "prediction", "probe", "scales", "script")}
+WIDTHS = {f"analysis/widths/{name}.py" for name in ("inference", "probe", "scales", "script")}
 
 
 def test_no_op_is_named_elsewhere() -> None:
