@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import fx
 
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.forms import Forms, Labelled, Number
+from fxprune.analysis.widths.script import recorded_calls
 from fxprune.tracing.provenance import Attribute, Computed, Dim, Guard, Reference, Run, Site, SizedCall, is_torchs
 
 
@@ -79,11 +79,6 @@ def _is_demanded(g: Guard) -> bool:
     return equal and {type(g.left), type(g.right)} == {Dim, Attribute}
 
 
-def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
-    """The calls of ops, as `SizedCall.nodes` counts them."""
-    return [n for n in graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
-
-
 def _has_groups(forms: Forms, tensor: Reference) -> bool:
     axes = forms.axes(tensor)
     return axes is not None and any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
@@ -121,16 +116,26 @@ class _Reader:
             if path not in self._done and isinstance(source, _SOURCES):
                 self._facts.scalars.append(Scalar(source, self._call))
 
-    def equal(self, item: Item, dim: Any, size: int) -> None:
-        """The number of an item is the length of a dim."""
+    def equal(self, item: Item, dim: Any, size: int, *, negative: bool = False) -> None:
+        """The number of an item, or what it is the negative of, is the length of a dim."""
+        plain = type(item[0]) is int
+        source = self._taken(item)
+        known = plain and (self._torchs or not isinstance(dim, np.ndarray))
+        if known or not isinstance(source, (Number, *_SOURCES)):
+            return
+        if negative:
+            source = Computed("mul", source, -1, self._call.site, size)
+        if negative or not self._same(source, dim):
+            self._note(source, Labelled(dim, size))
+
+    def _taken(self, item: Item) -> Any:
+        """The source of an item, which an equation speaks of."""
         source, path = item
         self._done.add(self._from_front(path))
-        plain = type(source) is int
-        if source is True or source is False or (plain and (self._torchs or not isinstance(dim, np.ndarray))):
-            return
-        left = Number(source, self._call.site, path) if plain else source
-        if isinstance(left, (Number, *_SOURCES)) and not self._same(left, dim):
-            self._facts.equations.append(Equation(left, Labelled(dim, size), self._call.name, self._call.site))
+        return Number(source, self._call.site, path) if type(source) is int else source
+
+    def _note(self, left: Any, right: Labelled) -> None:
+        self._facts.equations.append(Equation(left, right, self._call.name, self._call.site))
 
     def _same(self, source: Any, dim: Any) -> bool:
         """Whether a source is the length of a dim that carries the very same channels."""
@@ -164,14 +169,16 @@ class _Reader:
     # What each function's numbers are.
 
     def sizes(self, items: list[Item], axes: Axes | None, first: int = 0) -> None:
-        """Numbers that are the lengths of the result's dims, from `first` on."""
-        if axes is None or len(items) != len(axes) - first:
-            return
-        for i, (value, path) in enumerate(items):
-            if value == -1:
-                self._done.add(self._from_front(path))
+        """Numbers that are the lengths of the result's last dims, from `first` on."""
+        if axes is not None and len(items) == len(axes) - first:
+            self.lengths(items, axes, first)
+
+    def lengths(self, items: list[Item], axes: Axes, first: int) -> None:
+        for i, item in enumerate(items, start=first):
+            if item[0] == -1:
+                self._taken(item)
             else:
-                self.equal((value, path), axes.known(first + i), axes.shape[first + i])
+                self.equal(item, axes.known(i), axes.shape[i])
 
     def reshape(self) -> None:
         self.sizes(self.items(1, "shape", "size"), self.result())
@@ -183,11 +190,8 @@ class _Reader:
         axes, source = self.result(), self.axes(self._call.args[0])
         items = self.items(2, "sizes", "unflattened_size")
         dim = self.argument(1, "dim")[0]
-        if axes is None or source is None or not isinstance(dim, int):
-            return
-        for i, item in enumerate(items, start=dim % len(source)):
-            if item[0] != -1:
-                self.equal(item, axes.known(i), axes.shape[i])
+        if axes is not None and source is not None and isinstance(dim, int):
+            self.lengths(items, axes, dim % len(source))
 
     def split(self) -> None:
         sizes, path = self.argument(1, "split_size_or_sections" if self._call.name == "split" else "split_sizes")
@@ -218,11 +222,9 @@ class _Reader:
             if j < 0:
                 self.equal((value, path), result.known(i), result.shape[i])
             elif isinstance(result.known(i), np.ndarray) and not isinstance(axes.known(j), np.ndarray):
-                times = Number(value, self._call.site, path) if type(value) is int else value
+                times = self._taken((value, path))
                 product = Computed("mul", times, axes.shape[j], self._call.site, result.shape[i])
-                self._done.add(self._from_front(path))
-                right = Labelled(result.known(i), result.shape[i])
-                self._facts.equations.append(Equation(product, right, self._call.name, self._call.site))
+                self._note(product, Labelled(result.known(i), result.shape[i]))
 
     def normalized(self) -> None:
         axes, items = self.result(), self.items(1, "normalized_shape")
@@ -264,23 +266,7 @@ class _Reader:
             dim = source.known(i)
             if isinstance(dim, np.ndarray) and n:
                 part = dim[: abs(n)] if k % 2 == 0 else dim[len(dim) - abs(n) :]
-                self._signed(item, part, n)
-
-    def _signed(self, item: Item, labels: Any, n: int) -> None:
-        """A number, or its negative, is the length of a dim."""
-        source, path = item
-        if n >= 0 or not isinstance(source, _SOURCES):
-            self.equal(item, labels, n) if n >= 0 else self._negative(item, labels)
-            return
-        self._done.add(self._from_front(path))
-        turned = Computed("mul", source, -1, self._call.site, -n)
-        self._facts.equations.append(Equation(turned, Labelled(labels, -n), self._call.name, self._call.site))
-
-    def _negative(self, item: Item, labels: Any) -> None:
-        number = Number(item[0], self._call.site, item[1])
-        turned = Computed("mul", number, -1, self._call.site, -item[0])
-        self._done.add(self._from_front(item[1]))
-        self._facts.equations.append(Equation(turned, Labelled(labels, -item[0]), self._call.name, self._call.site))
+                self.equal(item, part, abs(n), negative=n < 0)
 
     def index(self) -> None:
         """The bounds of slices."""
@@ -315,15 +301,14 @@ class _Reader:
         return dims if dtype in (torch.bool, torch.uint8) else 1
 
     def _bound(self, item: Item, dim: Any, size: int) -> None:
-        value = int(_value(item[0]))
-        if not isinstance(dim, np.ndarray) or (value == 0 and not isinstance(item[0], _SOURCES)):
+        value, plain = int(_value(item[0])), not isinstance(item[0], _SOURCES)
+        if not isinstance(dim, np.ndarray) or (value == 0 and plain):
             return
-        if value >= size and not isinstance(item[0], _SOURCES):
-            self._done.add(self._from_front(item[1]))  # all there is, of any width
-        elif value > size:
-            return
-        else:
-            self._signed(item, dim[:value] if value >= 0 else dim[max(0, size + value) :], value)
+        if value >= size and plain:
+            self._taken(item)  # all there is, of any width
+        elif value <= size:
+            part = dim[:value] if value >= 0 else dim[max(0, size + value) :]
+            self.equal(item, part, abs(value), negative=value < 0)
 
 
 def _value(source: Any) -> Any:  # 0 stands for a tensor's number, of which the check tells whether it must follow

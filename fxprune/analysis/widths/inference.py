@@ -13,11 +13,12 @@ from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.builtin_modules import known_attributes
 from fxprune.analysis.widths.constraints import Held, Reason, names_of
-from fxprune.analysis.widths.equations import Facts, gather, recorded_calls
+from fxprune.analysis.widths.equations import Facts, gather
 from fxprune.analysis.widths.forms import Forms
 from fxprune.analysis.widths.polynomials import Parts
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.probe import Difference, Refusal, probe
+from fxprune.analysis.widths.script import recorded_calls
 from fxprune.analysis.widths.solve import solve
 from fxprune.tracing.plain_layers import PLAIN
 from fxprune.tracing.recorder import RECURRENT

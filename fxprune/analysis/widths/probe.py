@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import sys
 import traceback
@@ -21,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.prediction import Prediction
-from fxprune.analysis.widths.script import Diverged, Script, asks_for_data
+from fxprune.analysis.widths.script import Diverged, Script, asks_for_data, recorded_calls
 from fxprune.analysis.widths.words import as_text, brief, shown
 from fxprune.module.attributes import mend
 from fxprune.module.composite_calls import is_composite
@@ -119,7 +118,7 @@ class _Prober(DispatchMode):
         self._prediction = prediction
         self._axes = prediction.analysis.labelling.axes
         self._graph = prediction.analysis.labelling.graph
-        calls = [n for n in self._graph.fx.nodes if n.op == "call_function" and n.target is not operator.getitem]
+        calls = recorded_calls(self._graph.fx)
         self._scripts = {extra: Script([n for n in calls if n.meta["extra"] is extra]) for extra in (False, True)}
         self.script = self._scripts[False]
         self.paused = False

@@ -12,10 +12,11 @@ from torch import fx
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.constraints import Held, ScaleUse, names_of
-from fxprune.analysis.widths.equations import Facts, Scalar, recorded_calls
+from fxprune.analysis.widths.equations import Facts, Scalar
 from fxprune.analysis.widths.fold import Folding, is_scaling
 from fxprune.analysis.widths.forms import Forms
 from fxprune.analysis.widths.polynomials import NoFormError, Power, as_power
+from fxprune.analysis.widths.script import recorded_calls
 from fxprune.analysis.widths.words import at_line, in_words
 from fxprune.tracing.provenance import Computed, Site, SizedCall
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,11 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
+
+
+def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
+    """The calls of ops, as `SizedCall.nodes` counts them."""
+    return [n for n in graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
 
 
 def asks_for_data(error: Exception) -> bool:
