@@ -124,14 +124,29 @@ def find_literal(module: nn.Module, code: CodeType, instruction: int, path: tupl
     """
     if isinstance(module, fx.GraphModule):
         raise NoLiteralError("the code of a GraphModule is left as it is")
-    function = _function(type(module), code.co_name)
-    if function is None or function.__code__ is not code or code.co_name in module.__dict__.get("forward", ()):
+    kind: Any = type(module)
+    function = _method_with(kind, code)
+    if function is None or function.__name__ in module.__dict__.get("forward", ()):
         raise NoLiteralError("the number stands in no method of the module's class")
-    tree = _tree(code)
-    node = None if tree is None else _operand(tree, function, instruction, path)
+    tree = _tree(function.__code__)
+    places = list(code.co_positions()) if hasattr(code, "co_positions") else None
+    node = _operand(tree, function, places[instruction // 2], path) if tree is not None and places else None
     if _number(node) != value:
         raise NoLiteralError("the number does not stand in this line")
-    return str(Literal(code.co_name, node.lineno, node.col_offset, value))  # type: ignore[union-attr]
+    return str(Literal(function.__code__.co_name, node.lineno, node.col_offset, value))  # type: ignore[union-attr]
+
+
+@cache
+def _method_with(kind: type, code: CodeType) -> FunctionType | None:
+    """The method of a class that a code belongs to: its own, or that of a function or generator inside it."""
+    names = [code.co_name, *dict.fromkeys(name for k in kind.__mro__ if k is not object for name in vars(k))]
+    methods = (m for name in names if (m := _function(kind, name)) is not None and m.__code__.co_name == name)
+    return next((m for m in methods if code in codes_inside(m.__code__)), None)
+
+
+def codes_inside(code: CodeType) -> list[CodeType]:
+    """A code and those that are nested in it."""
+    return [code, *(c for inner in code.co_consts if isinstance(inner, CodeType) for c in codes_inside(inner))]
 
 
 @cache
@@ -149,8 +164,8 @@ def _tree(code: CodeType) -> ast.FunctionDef | None:
     return body[0] if isinstance(body[0], ast.FunctionDef) and body[0].name == code.co_name else None
 
 
-def _operand(tree: ast.AST, function: Any, instruction: int, path: tuple[Any, ...]) -> ast.AST | None:
-    found: Any = _at(tree, function.__code__, instruction)
+def _operand(tree: ast.AST, function: Any, place: Any, path: tuple[Any, ...]) -> ast.AST | None:
+    found: Any = _at(tree, function.__code__.co_firstlineno - 1, place)
     if isinstance(found, ast.BinOp):
         return getattr(found, path[0], None) if path[0] in ("left", "right") else None
     if isinstance(found, ast.AugAssign):
@@ -193,15 +208,12 @@ def _is_method(called: ast.AST, function: Any) -> bool:
 _OPERATIONS = (ast.BinOp, ast.AugAssign, ast.Subscript, ast.Call)
 
 
-def _at(tree: ast.AST, code: CodeType, instruction: int) -> ast.AST | None:
-    """The operation that an instruction carries out; where Python does not tell columns, the only one of its line."""
-    nodes = [n for n in ast.walk(tree) if isinstance(n, _OPERATIONS)]
-    if not hasattr(code, "co_positions"):
-        return None
-    line, last, column, end = list(code.co_positions())[instruction // 2]
+def _at(tree: ast.AST, first: int, place: Any) -> ast.AST | None:
+    """The operation at a place, lines counted from `first`; where Python tells no columns, the only one of its line."""
+    line, last, column, end = place
     if line is None or last is None:
         return None
-    first = code.co_firstlineno - 1
+    nodes = [n for n in ast.walk(tree) if isinstance(n, _OPERATIONS)]
     exact = [n for n in nodes if (n.lineno, n.col_offset) == (line - first, column) and _end(n) == (last - first, end)]
     return next(iter(exact or [n for n in nodes if isinstance(n, ast.Call) and _end(n) == (last - first, end)]), None)
 

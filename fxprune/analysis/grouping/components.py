@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from fxprune.analysis.grouping.partial_reads import never_read
+from fxprune.analysis.grouping.partial_reads import never_read, replaced
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
 from fxprune.analysis.grouping.traces import Keys, key, traces
@@ -165,7 +165,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
     """
     labelling = label(graph, rule_of, free)
-    labelling.labeller.fixes += never_read(labelling)
+    labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling)]
     components = resolve(labelling.labeller, heads)
     parameters = labelling.parameter_axes()
     places = [

@@ -1,4 +1,4 @@
-"""Partial reads: the part of a parameter that the recorded forward leaves out.
+"""Partial reads: the part of a parameter that the recorded forward leaves out, or that another forward may replace.
 
 A table of positions, or a causal mask, of which the example takes the first rows: another forward may need the others
 in their place. Nothing is known of them, so they stay.
@@ -17,6 +17,7 @@ from fxprune.analysis.labels.dims import Fix, Labels
 from fxprune.analysis.labels.labels import Labelling
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
+from fxprune.module.attributes import stored_by_forward
 
 
 def never_read(labelling: Labelling) -> Iterator[Fix]:
@@ -27,6 +28,20 @@ def never_read(labelling: Labelling) -> Iterator[Fix]:
             rest = np.setdiff1d(np.concatenate(left), np.concatenate(read)) if left and read else ()
             if len(rest):
                 yield Fix(np.asarray(rest), "not read by the recorded forward", node)
+
+
+def replaced(labelling: Labelling) -> Iterator[Fix]:
+    """The labels of each buffer that the code of a forward may put another tensor in the place of: one that is made for
+    a longer input, say, by code that knows nothing of a smaller width.
+    """
+    graph = labelling.graph
+    for node in graph.fx.nodes:
+        if node.op == "get_attr" and not node.meta.get("constant"):
+            path, _, name = str(node.target).rpartition(".")
+            kind: Any = type(graph.model.get_submodule(path))
+            if name in stored_by_forward(kind):
+                for labels in _labels(labelling.axes[node]):
+                    yield Fix(labels, "the forward's code may put another tensor in its place", node)
 
 
 def _followed(source: fx.Node, axes: Mapping[fx.Node, Any]) -> tuple[list[Labels], list[Labels]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.analysis.labels.dims import WidthUse
+from fxprune.analysis.labels.dims import Factoring, WidthUse
 from fxprune.analysis.labels.labels import Axes
 from fxprune.errors import InputError
 from fxprune.module.attributes import int_of
@@ -29,7 +30,7 @@ def known_attributes(analysis: Analysis) -> list[WidthUse]:
             where = path or type(module).__name__
             raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
         if type(module).forward is nn.MultiheadAttention.forward:
-            known += _attention(analysis, path)
+            known += _attention(analysis, path, module)
         elif module._parameters.get("weight") is None:
             for kind, attribute, dim in _NORMS:
                 if isinstance(module, kind) and int_of(module, attribute) is not None:
@@ -37,13 +38,22 @@ def known_attributes(analysis: Analysis) -> list[WidthUse]:
     return known
 
 
-def _attention(analysis: Analysis, path: str) -> Iterator[WidthUse]:
+def _attention(analysis: Analysis, path: str, module: Any) -> Iterator[WidthUse]:
     for f in analysis.labelling.labeller.factorings:
-        if f.node.meta["module"] == path and len(f.sizes) >= 2:
-            for attribute, axis in (("num_heads", -2), ("head_dim", -1)):
-                labels = f.factors[axis]
+        if f.node.meta["module"] == path and (found := heads_of(f, module.num_heads, module.head_dim)):
+            for attribute, labels in zip(("num_heads", "head_dim"), found, strict=True):
                 if isinstance(labels, np.ndarray):
                     yield WidthUse(path, attribute, labels)
+
+
+def heads_of(f: Factoring, heads: int, each: int) -> tuple[Any, Any] | None:
+    """What the heads and their widths carry in a grid of `nn.MultiheadAttention`, whose rows are heads, or the heads of
+    each sample in turn; None for grids that tell something else apart (queries, keys and values).
+    """
+    if len(f.sizes) < 2 or f.sizes[-1] != each or f.sizes[-2] % heads:
+        return None
+    rows = f.factors[-2]
+    return rows[:heads] if isinstance(rows, np.ndarray) else rows, f.factors[-1]
 
 
 # Norms whose width, if they have no weight, only an attribute holds: which, and that of which dim of their input.

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.widths.builtin_modules import heads_of
 from fxprune.analysis.widths.forms import Forms, Labelled, Number
 from fxprune.analysis.widths.script import recorded_calls
 from fxprune.tracing.provenance import Attribute, Computed, Dim, Guard, Reference, Run, Site, SizedCall, is_torchs
@@ -86,6 +87,7 @@ def _has_groups(forms: Forms, tensor: Reference) -> bool:
 
 _CONVOLUTIONS = tuple(f"conv{way}{dims}d" for way in ("", "_transpose") for dims in (1, 2, 3))
 _LAYERS = frozenset([*_CONVOLUTIONS, "group_norm", "layer_norm", "rms_norm"])
+_INDEXED = ("__getitem__", "__setitem__")
 _SCALED = frozenset(["scaled_dot_product_attention", "multi_head_attention_forward"])
 _SOURCES = (Dim, Attribute, Computed)
 Path = tuple[Any, ...]
@@ -103,11 +105,11 @@ class _Reader:
 
     def _from_front(self, path: Path) -> Path:
         """The path of an argument as `_leaves` has it."""
-        return (path[0] % len(self._call.args), *path[1:]) if isinstance(path[0], int) else path
+        counted = isinstance(path[0], int) and self._call.name not in _INDEXED  # there, of the index
+        return (path[0] % len(self._call.args), *path[1:]) if counted else path
 
     def read(self) -> None:
-        handler = _HANDLERS.get(self._call.name)
-        if handler is not None:
+        if (handler := _HANDLERS.get(self._call.name)) is not None:
             handler(self)
             self._facts.explained.update(self._call.nodes if self._done else ())
         if self._torchs:
@@ -165,8 +167,6 @@ class _Reader:
             return [(a, (i - len(args),)) for i, a in enumerate(args) if i >= start]
         given = next((item for item in (self.argument(start, n) for n in names) if type(item[0]) is tuple), None)
         return [] if given is None else [(v, (*given[1], i - len(given[0]))) for i, v in enumerate(given[0])]
-
-    # What each function's numbers are.
 
     def sizes(self, items: list[Item], axes: Axes | None, first: int = 0) -> None:
         """Numbers that are the lengths of the result's last dims, from `first` on."""
@@ -247,17 +247,17 @@ class _Reader:
         if axes is not None:
             self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
         inside = {self._calls[i] for i in self._call.nodes}
-        sizes = (_value(count[0]), _value(width[0]) // _value(count[0]))
+        heads = _value(count[0])
+        each = _value(width[0]) // heads
         for f in self._forms.analysis.labelling.labeller.factorings:
-            if f.node in inside and f.sizes[-2:] == sizes:  # others tell queries, keys and values apart
-                quotient = Computed("floordiv", width[0], count[0], self._call.site, sizes[1])
-                self.equal(count, f.factors[-2], sizes[0])
-                self.equal((quotient, width[1]), f.factors[-1], sizes[1])
+            if f.node in inside and (labels := heads_of(f, heads, each)):
+                quotient = Computed("floordiv", width[0], count[0], self._call.site, each)
+                self.equal(count, labels[0], heads)
+                self.equal((quotient, width[1]), labels[1], each)
 
     def pad(self) -> None:
         """Amounts before and after, from the last dim on."""
-        axes, result = self.axes(self._call.args[0]), self.result()
-        items = self.items(1, "pad")
+        axes, result, items = self.axes(self._call.args[0]), self.result(), self.items(1, "pad")
         if axes is None or result is None:
             return
         for k, item in enumerate(items):
@@ -319,7 +319,7 @@ def _leaves(call: SizedCall) -> Iterator[Item]:
     """The numbers among a call's arguments, with their paths."""
     ahead: list[Item] = [(a, (i,)) for i, a in enumerate(call.args)]
     ahead += [(v, (k,)) for k, v in call.kwargs.items()]
-    if call.name in ("__getitem__", "__setitem__"):
+    if call.name in _INDEXED:
         index = call.args[1] if type(call.args[1]) is tuple else (call.args[1],)
         ahead = [(v, (i,)) for i, v in enumerate(index)]
     while ahead:
@@ -345,5 +345,5 @@ _HANDLERS: dict[str, Callable[[_Reader], None]] = {
     "pad": _Reader.pad,
     "scaled_dot_product_attention": _Reader.scaled,
     "multi_head_attention_forward": _Reader.attention,
-    **dict.fromkeys(("__getitem__", "__setitem__"), _Reader.index),
+    **dict.fromkeys(_INDEXED, _Reader.index),
 }
