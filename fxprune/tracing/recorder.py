@@ -89,6 +89,8 @@ class Functions(TorchFunctionMode):
         given = tuple([self._described(a) for a in args])
         named = {k: self._described(v) for k, v in kwargs.items()}
         several = result if isinstance(result, tuple | list) else (result,)
+        if name in ("tensor", "as_tensor", "scalar_tensor") and isinstance(result, Tensor):
+            self._recorder.constant(result)
         found = tuple([self._recorder.refer_to(t) for t in several if isinstance(t, Tensor)])
         self._run.calls.append(SizedCall(name, given, named, found, site, nodes))  # type: ignore[union-attr]
 
@@ -277,6 +279,11 @@ class Recorder(DispatchMode):
             return Reference(known[1], known[2])
         name = self._names.get(id(tensor))
         return None if name is None else Reference(name)
+
+    def constant(self, tensor: Tensor) -> None:
+        """Note a tensor that the code has made of numbers: what follows it follows them."""
+        with _disable_current_modes():
+            self._node(tensor)
 
     def _refer(self, value: Any) -> Any:
         if isinstance(value, Tensor):

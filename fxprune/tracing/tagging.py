@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from fxprune.module.isolation import walk
@@ -114,11 +115,11 @@ def _is_plain_object(value: Any) -> bool:
 
 @contextmanager
 def followed_roots(model: nn.Module) -> Iterator[None]:
-    """Square roots of `math` keep sources, in the code that defines the modules; all other code has its own `math`."""
+    """Square roots of `math` and NumPy keep sources in the code that defines the modules; all other has its own."""
     own = {k.__module__ for _, m in walk(model) for k in type(m).__mro__}
     places = [vars(sys.modules[name]) for name in own if name in sys.modules and not name.startswith("torch.")]
-    instead = {"math": _MATH, "sqrt": _root}
-    before = {"math": math, "sqrt": math.sqrt}
+    instead = {"math": _MATH, "sqrt": _root, "np": _NUMPY, "numpy": _NUMPY}
+    before = {"math": math, "sqrt": math.sqrt, "np": np, "numpy": np}
     changed = [(place, key) for place in places for key in instead if place.get(key) is before[key]]
     try:
         for place, key in changed:
@@ -129,11 +130,19 @@ def followed_roots(model: nn.Module) -> Iterator[None]:
             place[key] = before[key]
 
 
-def _root(value: Any, /) -> float:
-    if type(value) in TAGGED:
-        return value.run.made(math.sqrt(value.plain), "pow", value, 0.5, sys._getframe(1))  # type: ignore[no-any-return]
-    return math.sqrt(value)
+def _following(root: Callable[..., Any]) -> Callable[..., Any]:
+    def followed(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(value) in TAGGED:
+            return value.run.made(math.sqrt(value.plain), "pow", value, 0.5, sys._getframe(1))
+        return root(value, *args, **kwargs)
+
+    return followed
 
 
-_MATH = ModuleType("math")
-_MATH.__dict__.update({**vars(math), "sqrt": _root})
+def _with_root(module: ModuleType) -> ModuleType:
+    made = ModuleType(module.__name__)
+    made.__dict__.update({**vars(module), "sqrt": _following(module.sqrt)})
+    return made
+
+
+_root, _MATH, _NUMPY = _following(math.sqrt), _with_root(math), _with_root(np)

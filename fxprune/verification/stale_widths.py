@@ -29,17 +29,18 @@ class StaleWidth:
         module: qualified name; "" for the model itself.
         name: of the attribute.
         value: what it holds, before and after pruning.
-        width: what the plan leaves of a width of this value, in the module's own tensors.
+        widths: what the plan leaves of widths of this value, in the module's own tensors, each number once.
     """
 
     module: str
     name: str
     value: int
-    width: int
+    widths: tuple[int, ...]
 
     def __str__(self) -> str:
         path = f"{self.module}.{self.name}".lstrip(".")
-        return f"{path} is not read by this forward: still {self.value}, where {self.width} channels stay"
+        stay = " or ".join(map(str, self.widths))
+        return f"{path} is not read by this forward: still {self.value}, where {stay} channels stay"
 
 
 def stale_widths(graph: Graph, plan: Plan) -> tuple[StaleWidth, ...]:
@@ -61,17 +62,18 @@ def stale_widths(graph: Graph, plan: Plan) -> tuple[StaleWidth, ...]:
 
 def _candidates(model: nn.Module, plan: Plan) -> Iterator[StaleWidth]:
     shrinks = {
-        name: {plan.shapes[name][dim]: len(kept) for dim, kept in dims.items()} for name, dims in plan.cuts().items()
+        name: {(plan.shapes[name][dim], len(kept)) for dim, kept in dims.items()} for name, dims in plan.cuts().items()
     }
     for path, module in walk(model):
         if is_of_library(type(module)):
             continue  # PyTorch's own modules are known
-        inside = [widths for name, widths in shrinks.items() if name.startswith(f"{path}." if path else "")]
+        inside = (pairs for name, pairs in shrinks.items() if name.startswith(f"{path}." if path else ""))
+        widths = set[tuple[int, int]]().union(*inside)
         for name in vars(module):
             value = int_of(module, name)
-            width = next((w[value] for w in inside if value in w), None)
-            if value is not None and width is not None and name not in plan.attributes.get(path, {}):
-                yield StaleWidth(path, name, value, width)
+            stay = tuple(sorted(after for before, after in widths if before == value))
+            if value is not None and stay and name not in plan.attributes.get(path, {}):
+                yield StaleWidth(path, name, value, stay)
 
 
 def _read(graph: Graph, wanted: Set[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -93,7 +93,7 @@ def test_heads_go_where_their_width_cannot(make: Callable[[], nn.Module]) -> Non
 
 
 def test_the_callers_choice_of_heads_is_not_turned() -> None:
-    graph = fxprune.trace(TableOfAngles().eval(), torch.randn(1, 9, 12))
+    graph = fxprune.trace(FactorInProduct().eval(), torch.randn(1, 9, 12))
     assert [g.name for g in fxprune.find_groups(graph, heads="head_dim")] == ["inp"]
     assert [(g.name, g.size) for g in fxprune.find_groups(graph)] == [("inp", WIDTH), ("qkv", HEADS)]
 

@@ -48,9 +48,9 @@ def test_what_the_forward_does_not_read_is_listed(follows_data: bool) -> None:
         result = fxprune.prune(model, x, 0.5)
     assert result.report.kept == {"stem": 32, "block.a": 24, "block.b": 32}
     assert set(result.report.stale) == {
-        StaleWidth("", "num_features", 64, 32),
-        StaleWidth("block", "shape", 64, 32),
-        StaleWidth("block", "inner", 48, 24),
+        StaleWidth("", "num_features", 64, (32,)),
+        StaleWidth("block", "shape", 64, (32,)),
+        StaleWidth("block", "inner", 48, (24,)),
     }
     assert "block.inner is not read by this forward: still 48, where 24 channels stay" in str(result.report)
     assert result.model.block.inner == 48
@@ -66,3 +66,23 @@ def test_where_nothing_shrinks_or_nothing_is_held_nothing_runs(monkeypatch: pyte
     monkeypatch.setattr(nn.Module, "__call__", None)
     assert stale_widths(groups.graph, groups.plan({})) == ()
     assert stale_widths(others.graph, others.plan({"0": [0, 1]})) == ()
+
+
+class Uneven(nn.Module):
+    """Two widths of the same number, and one attribute that says which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 16
+        self.a, self.b, self.c = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+def test_all_numbers_that_a_width_may_have_become_are_named() -> None:
+    model, x = Uneven().eval(), torch.rand(2, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    (stale,) = stale_widths(groups.graph, groups.plan({"a": range(7), "b": range(9)}))
+    assert stale == StaleWidth("", "channels", 16, (7, 9))
+    assert "still 16, where 7 or 9 channels stay" in str(stale)

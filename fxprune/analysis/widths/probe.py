@@ -207,16 +207,24 @@ class _Prober(DispatchMode):
         if node is None or node.target is not aten.lift_fresh.default or args[0].dim() or args[0].is_meta:
             return
         recorded, present = node.args[0].meta.get("value"), float(args[0])  # type: ignore[union-attr]
-        if recorded is not None and differ(recorded, present):
+        factor = self._factors.get(node.name)
+        if recorded is not None and self._differs(recorded, present, factor, 1e-6):  # in the tensor's precision
             what = f"constant {present:.4g} instead of {recorded:.4g}"
             self.differences.append(Difference(node, what, self._line(node), scalar=True))
 
     def _check_scalars(self, node: fx.Node, args: Any, kwargs: Any) -> None:
         for recorded, present in numbers(node, args, kwargs):
             factor = self._factors.get(node.name)
-            if differ(recorded, present) if factor is None else abs(recorded * factor - present) > 1e-9 * abs(present):
+            if self._differs(recorded, present, factor, 1e-9):
                 what = f"scalar {present:.4g} instead of {recorded * (factor or 1):.4g}"
                 self.differences.append(Difference(node, what, self._line(node), scalar=True))
+
+    @staticmethod
+    def _differs(recorded: float, present: float, factor: float | None, rounding: float) -> bool:
+        """Whether a number is another one, or not the recorded one times the factor that weights take up."""
+        return (
+            differ(recorded, present) if factor is None else abs(recorded * factor - present) > rounding * abs(present)
+        )
 
     @staticmethod
     def _line(node: fx.Node) -> str:

@@ -48,10 +48,22 @@ class _Scales:
         reference = scalar.call.results[0] if len(scalar.call.results) == 1 else None
         node = None if reference is None else reference.node
         value = scalar.source.value
-        fits = isinstance(node, fx.Node) and is_scaling(node) and node.args[1] == value
-        if power is None or not fits or not isinstance(node, fx.Node) or not self._fold(node, power.exponents):
+        if power is None or not isinstance(node, fx.Node) or not self._taken_up(node, value, power.exponents):
             what = f"scalar {in_words(scalar.source)} = {value:.4g} in {scalar.call.name}"
             self._fix(groups, what, scalar.call.site)
+
+    def _taken_up(self, node: fx.Node, value: float, exponents: Mapping[int, float]) -> bool:
+        """Whether weights can take up a number that a call takes, or that the tensor that it makes holds."""
+        if is_scaling(node):
+            return bool(node.args[1] == value) and self._fold(node, exponents)
+        if not _holds_number(node):
+            return False
+        try:
+            uses = list(_uses_of_number(node, 1.0))
+        except _NoScalingError:
+            return False
+        self._held = replace(self._held, folded={**self._held.folded, node.name: exponents})
+        return all(self._fold(user, {g: e * power for g, e in exponents.items()}) for user, power in uses)
 
     def _power(self, source: Any) -> tuple[Power | None, frozenset[int]]:
         try:
@@ -122,6 +134,35 @@ class _Scales:
         active = [n for n in names_of(self._analysis, sorted(groups)) if n not in self._held.fixed]
         if active:
             self._held = self._held.fix(active, (f"the model's code holds this width: {what}", at_line(site)))
+
+
+class _NoScalingError(Exception):
+    """A number in a tensor is used for something else than to scale."""
+
+
+def _holds_number(node: fx.Node) -> bool:
+    """Whether it is a tensor of one number that the code has made."""
+    source = node.args[0] if _name(node) == "lift_fresh" else node
+    return isinstance(source, fx.Node) and bool(source.meta.get("constant")) and node.meta["shape"] == ()
+
+
+def _uses_of_number(node: fx.Node, power: float) -> Iterator[tuple[fx.Node, float]]:
+    """The calls that multiply or divide by (a tensor's number) ** `power`, where they are reached through powers."""
+    for user in node.users:
+        name = _name(user)
+        if name in ("mul", "div") and user.args[1] is node and user.args[0] is not node:
+            yield user, power
+        elif name in _POWERS or (name == "pow" and user.args[0] is node and isinstance(user.args[1], int | float)):
+            yield from _uses_of_number(user, power * _POWERS.get(name, user.args[-1]))  # type: ignore[arg-type,operator]
+        else:
+            raise _NoScalingError
+
+
+_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "_to_copy": 1.0, "lift_fresh": 1.0, "clone": 1.0}
+
+
+def _name(node: fx.Node) -> str:
+    return getattr(node.target, "_opname", "")
 
 
 def _contracted(node: fx.Node) -> Iterator[int]:
