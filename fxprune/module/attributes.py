@@ -7,11 +7,12 @@ import dis
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from types import FunctionType
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.module.literals import Literal, codes_inside, has_literal, is_literal, set_literals
 
@@ -34,6 +35,27 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
             set_literals(module, literals)
     _follow_tensors(model)
     return model
+
+
+def own_holders(model: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:
+    """Give a model copies of the objects that a mend would change (`config.sizes`), as others may hold them as well.
+
+    Modules that shared one share its copy.
+    """
+    memo: dict[int, Any] = {id(m): m for m in model.modules()}
+    memo |= {id(t): t for t in (*model.parameters(), *model.buffers())}
+    mended = {(path, name.partition(".")[0]) for path, names in attributes.items() for name in names if "." in name}
+    for path, name in mended:
+        holder = vars(model.get_submodule(path)).get(name)
+        with suppress(TypeError):  # it holds what cannot be copied, and stays shared
+            copy.deepcopy(holder, memo)
+    for module in model.modules() if mended else ():
+        for name, value in list(vars(module).items()):
+            if name not in _OWN and id(value) in memo and not isinstance(value, nn.Module | Tensor):
+                vars(module)[name] = memo[id(value)]
+
+
+_OWN = frozenset(vars(nn.Module()))
 
 
 def _set(module: nn.Module, name: str, value: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import PlanError, check_kind
-from fxprune.module.attributes import can_become, mend
+from fxprune.module.attributes import can_become, mend, own_holders
 from fxprune.module.isolation import swap_tensors, tensors_of, walk
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
@@ -53,6 +53,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
         replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
         if inplace:
             swap_tensors(model, lambda _, tensor: replaced.get(id(tensor), tensor))
+            own_holders(model, plan.attributes)
         else:
             # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
             model = copied(model, dict(replaced))

@@ -256,6 +256,21 @@ def test_widths_are_found_where_a_config_holds_them(how: str) -> None:
     assert all(type(v) is int for v in (*model[1].config.sizes, *model[1].config.pair, model[1].config.width))
 
 
+@pytest.mark.parametrize("how", ["config", "list", "dict"])
+def test_a_cut_in_place_leaves_a_config_that_others_share(how: str) -> None:
+    config = SimpleNamespace(width=64, sizes=[8, 64], head=16, pair=(8, 64), inner={"width": 64})
+    model, other = between(Configured(how), Configured(how), width=64), Configured(how)
+    for block in (model[1], model[2], other):
+        block.config = config
+    groups = groups_of(model, ignored="0")
+    small = fxprune.rewrite(model, halved(model, groups), inplace=True)
+    assert small is model
+    assert small[1].config is small[2].config is not config
+    assert (config.width, config.sizes, config.inner) == (64, [8, 64], {"width": 64})
+    assert small(TOKENS).shape == (2, 8, 4)
+    assert other(torch.randn(2, 8, 64)).shape == (2, 8, 64)
+
+
 class Cached(nn.Module):
     """Keeps what it has computed."""
 
