@@ -19,10 +19,13 @@ def bind_to_copies(copies: dict[int, Any]) -> None:
     binding = _Binding(copies)
     for made in list(copies.values()):
         for holder in (made, getattr(made, "__dict__", None)):
-            if isinstance(holder, dict):
+            if isinstance(holder, dict) and holder:
                 binding.put(holder, dict.items(holder), dict.__setitem__)
-            elif isinstance(holder, list):
+            elif isinstance(holder, list) and holder:
                 binding.put(holder, enumerate(holder), list.__setitem__)
+
+
+_FUNCTIONS = (FunctionType, functools.partial)
 
 
 class _Binding:
@@ -31,7 +34,7 @@ class _Binding:
 
     def put(self, holder: Any, items: Iterable[tuple[Any, Any]], put: Callable[[Any, Any, Any], None]) -> None:
         """Put functions that hold the copies in the place of those that a container of the copy has."""
-        functions = [(key, v) for key, v in items if isinstance(v, FunctionType | functools.partial)]
+        functions = [(key, v) for key, v in items if isinstance(v, _FUNCTIONS)]
         for key, function in functions:
             put(holder, key, self._of(function))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.module.isolation import walk
-from fxprune.module.saved_state import Saved
+from fxprune.module.saved_state import PLAIN, Saved
 from fxprune.rewriting.closures import bind_to_copies
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,7 +28,7 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     Raises:
         InputError: it holds what cannot be copied.
     """
-    memo = _empty_registries(model) | (memo or {})
+    memo = memo or {}
     try:
         try:
             return _deepcopy(model, dict(memo))
@@ -45,17 +46,46 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
         ) from error
 
 
-def _empty_registries(model: nn.Module) -> dict[int, Any]:
-    """Copies of the dozen empty dicts of hooks that a module has, by the originals' `id`; `deepcopy` is slow there."""
-    held = (value for _, module in walk(model) for value in vars(module).values())
-    return {id(v): OrderedDict() for v in held if type(v) is OrderedDict and not v}
-
-
 def _deepcopy(model: M, memo: dict[int, Any]) -> M:
-    made = copy.deepcopy(model, memo)
+    """What `copy.deepcopy` makes; most modules without its detours, which take most of its time."""
+    plain = [(m, state) for _, m in walk(model) if (state := _plain_state(m)) is not None]
+    made = [memo.setdefault(id(m), object.__new__(type(m))) for m, _ in plain]
+    for module, (_, state) in zip(made, plain, strict=True):
+        module.__setstate__({key: _of_attribute(value, memo) for key, value in state.items()})
+    whole = copy.deepcopy(model, memo)
     memo.pop(id(memo), None)  # where `deepcopy` keeps the originals alive
     bind_to_copies(memo)
-    return made
+    return whole
+
+
+def _plain_state(module: nn.Module) -> dict[str, Any] | None:
+    """What a copy of a module is made from; None where its class says in another way how it is copied."""
+    kind = type(module)
+    if hasattr(kind, "__deepcopy__") or kind in copyreg.dispatch_table:
+        return None
+    how: Any = module.__reduce_ex__(_PROTOCOL)
+    new, state = how[:2] == (_NEW, (kind,)) and kind.__new__ is object.__new__, how[2:3]
+    return state[0] if new and state and type(state[0]) is dict and not any(how[3:]) else None
+
+
+_PROTOCOL = 4  # of pickle, which `copy.deepcopy` asks for
+_NEW = vars(copyreg)["__newobj__"]
+
+
+def _of_attribute(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in (dict, OrderedDict, list, set) and not value:  # a module has a dozen, of hooks
+        made = memo[id(value)] = kind()
+        return made
+    if kind is dict and all(type(key) is str for key in value):
+        made = memo[id(value)] = {}
+        made.update({key: _of_attribute(v, memo) for key, v in value.items()})
+        return made
+    return copy.deepcopy(value, memo)
 
 
 def _computed(model: nn.Module) -> dict[int, torch.Tensor]:

@@ -140,13 +140,13 @@ _REMEDY = "apply the plan to a full-size model of the architecture that it was m
 _BLOCK = 2**20  # elements: what is cut in between stays in the processor's cache
 
 
-def cut(tensor: Tensor, cuts: Mapping[int, Ints]) -> Tensor:
+def cut(tensor: Tensor, cuts: Mapping[int, Ints | Tensor]) -> Tensor:
     """The kept part of a tensor: {dim: kept indices}. Memory format is kept."""
     tensor = tensor.detach()
     if not cuts:
         return tensor
     layout = _memory_format(tensor)
-    index = {dim: torch.from_numpy(kept).to(tensor.device) for dim, kept in cuts.items()}
+    index = {dim: torch.as_tensor(kept, device=tensor.device) for dim, kept in cuts.items()}
     if len(index) == 1 or 0 not in index or tensor.numel() <= _BLOCK:
         return _select(tensor, index).contiguous(memory_format=layout)
     # Block by block, so that no half-cut copy of a large weight is made.

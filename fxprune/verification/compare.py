@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
-from math import inf, isnan
+from collections.abc import Container, Iterator, Mapping, Sequence
+from math import inf, isfinite, isnan
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from fxprune.errors import InputError
+from fxprune.plan.plan import Ints
 
 # The results of modules in execution order, by name, and at last the outputs of the whole model.
 Outputs = list[tuple[str, Tensor]]
 WHOLE = ""  # the name of the whole model, as in `named_modules`
+CLEAR = 1e-8  # more is no rounding: noise, numbers that only masked channels cannot hold, or a wrong plan
 
 
 def first_nan(results: Outputs) -> str | None:
@@ -20,58 +23,93 @@ def first_nan(results: Outputs) -> str | None:
     return next((name for name, t in results if t.isnan().any()), None)
 
 
-def deviation(masked: Outputs, pruned: Outputs, scaled: Container[str] = ()) -> float:
+def deviation(
+    masked: Outputs,
+    pruned: Outputs,
+    scaled: Container[str] = (),
+    planned: Mapping[str, Sequence[Ints]] = MappingProxyType({}),
+) -> float:
     """The largest relative deviation over all outputs and results of modules.
 
-    Where the plan cuts one dim of a module's result, every index that is left must be one of the masked model's; which
-    one, its own numbers tell. That is not asked of the modules in `scaled`, whose results the plan scales.
+    Where the plan cuts one dim of a module's result, every index that is left must be one of the masked model's. Those
+    of `planned`, by module, are tried; if it is none of these, its own numbers tell which one. That is not asked of the
+    modules in `scaled`, whose results the plan scales.
 
     Raises:
         InputError: there is nothing to compare.
     """
-    errors = list(_errors(masked, pruned, scaled))
+    errors = list(_errors(masked, pruned, scaled, planned))
     if not errors:
         raise InputError("no output to compare", remedy="give example inputs on which the model returns numbers")
     return max(errors)
 
 
-def _errors(masked: Outputs, pruned: Outputs, scaled: Container[str]) -> Iterator[float]:
+def _errors(
+    masked: Outputs, pruned: Outputs, scaled: Container[str], planned: Mapping[str, Sequence[Ints]]
+) -> Iterator[float]:
     for (name, m), (_, p) in zip(masked, pruned, strict=False):
         if name == WHOLE and m.shape != p.shape:
             yield inf
         elif m.is_floating_point() and m.numel() and p.numel():
-            found = m if m.shape == p.shape else None if name in scaled else _found_again(m, p)
-            if found is not None:
-                yield _error(found, p, m, nan_is_nan=name != WHOLE)  # a module's NaN may be meant to be overwritten
+            nan_is_nan = name != WHOLE  # a module's NaN may be meant to be overwritten
+            if m.shape == p.shape:
+                yield _error(m, p, m, nan_is_nan=nan_is_nan)
+            elif name not in scaled and (dim := _cut_dim(m, p)) is not None:
+                yield from _error_of_rest(m, p, dim, planned.get(name, ()))
 
 
-def _found_again(masked: Tensor, pruned: Tensor) -> Tensor | None:
-    """The masked result without the indices that are cut of one dim; None if more was cut, or cannot be found.
+def _cut_dim(masked: Tensor, pruned: Tensor) -> int | None:
+    """The only dim of which some indices are left."""
+    if masked.dim() != pruned.dim():
+        return None
+    cut = [d for d in range(masked.dim()) if masked.shape[d] != pruned.shape[d]]
+    return cut[0] if len(cut) == 1 and pruned.shape[cut[0]] < masked.shape[cut[0]] else None
+
+
+def _error_of_rest(masked: Tensor, pruned: Tensor, dim: int, planned: Sequence[Ints]) -> Iterator[float]:
+    """The deviation of what is left; nothing where it cannot be found again."""
+    for kept in planned:
+        if len(kept) == pruned.shape[dim] and kept.max() < masked.shape[dim]:
+            rest = masked.index_select(dim, torch.from_numpy(kept).to(masked.device))
+            if (error := _error(rest, pruned, masked, nan_is_nan=True)) <= CLEAR:
+                yield error
+                return
+    found = _found_again(masked, pruned, dim)
+    if found is not None:
+        yield _error(found, pruned, masked, nan_is_nan=True)
+
+
+def _found_again(masked: Tensor, pruned: Tensor, dim: int) -> Tensor | None:
+    """The masked result without the indices that are cut of one dim; None if they cannot be told.
 
     Each index of the smaller result is looked for by a random projection of what lies at it. In less than float64
     rounding could mistake one for its neighbour.
     """
-    if masked.dtype != torch.float64 or masked.dim() != pruned.dim():
+    if masked.dtype != torch.float64 or not masked.isfinite().all():
         return None
-    cut = [d for d in range(masked.dim()) if masked.shape[d] != pruned.shape[d]]
-    if len(cut) != 1 or masked.shape[cut[0]] < pruned.shape[cut[0]] or not masked.isfinite().all():
-        return None
-    rows, fewer = (t.movedim(cut[0], 0).reshape(t.shape[cut[0]], -1) for t in (masked, pruned))
+    rows, fewer = (t.movedim(dim, 0).reshape(t.shape[dim], -1) for t in (masked, pruned))
     at = torch.rand(rows.shape[1], generator=torch.Generator().manual_seed(0), device="cpu").to(rows)
     places, order = (rows @ at).sort()
     sought = fewer.nan_to_num(0, 0, 0) @ at
     after = torch.searchsorted(places, sought).clamp(1, len(places) - 1)
     nearest = torch.where(sought - places[after - 1] < places[after] - sought, after - 1, after)
-    return masked.index_select(cut[0], order[nearest])
+    return masked.index_select(dim, order[nearest])
 
 
 def _error(masked: Tensor, pruned: Tensor, all_masked: Tensor, *, nan_is_nan: bool) -> float:
     """max |pruned - masked| / max |all_masked|, where equal infinities are no difference."""
-    gap, size = (pruned - masked).abs(), all_masked.abs()
-    if not gap.max().isfinite():
+    difference, least = pruned - masked, torch.finfo(masked.dtype).tiny
+    gap, size = _largest(difference), _largest(all_masked)
+    if not isfinite(gap) or not isfinite(size):
         same = masked == pruned
         if nan_is_nan:
             same |= masked.isnan() & pruned.isnan()
-        gap, size = gap.masked_fill(same, 0), size.masked_fill(~size.isfinite(), 0)
-    error = float(gap.max() / size.max().clamp_min(torch.finfo(masked.dtype).tiny))
+        gap = _largest(difference.masked_fill(same, 0))
+        size = _largest(all_masked.masked_fill(~all_masked.isfinite(), 0))
+    error = gap / max(size, least)
     return inf if isnan(error) else error
+
+
+def _largest(values: Tensor) -> float:
+    least, most = values.aminmax()
+    return max(abs(float(least)), abs(float(most)))

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from fxprune.errors import FxpruneError, InputError, ProofError
 from fxprune.module.isolation import Inputs, call, cloned, isolated, set_training
 from fxprune.plan.plan import Plan
-from fxprune.verification.compare import WHOLE, Outputs, deviation, first_nan
+from fxprune.verification.compare import CLEAR, WHOLE, Outputs, deviation, first_nan
 from fxprune.verification.inputs import smaller_inputs, tensors_in
 from fxprune.verification.modes import comparable_calls
 from fxprune.verification.numbers import Numbers, lifted
@@ -70,11 +70,11 @@ class _Pair(NamedTuple):
 
     def differ(self, expected: Outputs, found: Outputs) -> float:
         """The deviation of what the pruned model gives from what is expected of it."""
-        scales = self.pruned.numbers.plan.scales
-        return deviation(expected, found, {s.tensor.rpartition(".")[0] for s in scales})
+        numbers = self.pruned.numbers
+        scaled = {s.tensor.rpartition(".")[0] for s in numbers.plan.scales}
+        return deviation(expected, found, scaled, numbers.planned)
 
 
-_CLEAR = 1e-8  # more is no rounding: noise, numbers that only masked channels cannot hold, or a wrong plan
 _IN_DOUBLE = 1e-6  # what models may make of the rounding of float64
 
 
@@ -96,13 +96,14 @@ def judged(question: Question, inputs: Inputs) -> Measured:
 
 def _judged_on(question: Question, inputs: Inputs, pair: _Pair | None = None) -> Measured:
     try:
-        pair = pair or _pair(question, inputs, lazy=True, double=True)
-        found = inf if first_nan(pair.expected) is not None else _deviation(pair, question.seed)
+        known = pair or _pair(question, inputs, lazy=True, double=True)
+        nan = pair is None and first_nan(known.expected) is not None
+        found = inf if nan else _deviation(known, question.seed)
     except FxpruneError:
         raise
     except Exception:  # calls that stand-ins go past, types that the code insists on, a wrong plan
         found = inf
-    return Measured(found, _IN_DOUBLE) if found <= _CLEAR else _judged_closely(question, inputs)
+    return Measured(found, _IN_DOUBLE) if found <= CLEAR else _judged_closely(question, inputs)
 
 
 def _judged_closely(question: Question, inputs: Inputs) -> Measured:
@@ -191,7 +192,7 @@ def _compared_closely(question: Question, inputs: Inputs, *, double: bool) -> fl
     if first_nan(pair.expected) is not None:
         _check_numbers(question, inputs, double=double)
     error = pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed))
-    if error > _CLEAR:
+    if error > CLEAR:
         with comparable_calls():
             error = min(error, pair.differ(*(twin.run(pair.inputs, seed) for twin in (pair.masked, pair.pruned))))
     return max(error, _training_deviation(pair))

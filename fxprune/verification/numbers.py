@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,9 @@ class Numbers:
         self.random = seed is not None
         self.double, self._seed = double, seed or 0
         self._drawn: dict[str, bool] = {}
+        self._vectors: dict[str, Tensor] = {}
+        self._agree: dict[str, bool] = {}
+        self._products: dict[str, list[_Product]] = {}
         self._scaled = {scale.tensor for scale in plan.scales}
         self._given: dict[str, Tensor] = {}
 
@@ -48,13 +52,36 @@ class Numbers:
         return self.plan.cuts()
 
     @cached_property
-    def _kept(self) -> dict[str, dict[int, np.ndarray]]:
-        return {name: {dim: np.sort(kept) for dim, kept in dims.items()} for name, dims in self.cuts.items()}
+    def _parts(self) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
+        """The indices that stay of each tensor's dims, ascending, and those that go."""
+        known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # equated dims have the very same arrays
+
+        def part(kept: np.ndarray, tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+            key, length = (id(kept), tensor.shape[dim]), tensor.shape[dim]
+            if key not in known:
+                gone = np.delete(np.arange(length), kept)
+                known[key] = torch.from_numpy(np.sort(kept)), torch.from_numpy(gone)
+            stays, goes = known[key]
+            return stays.to(tensor.device), goes.to(tensor.device)
+
+        return {
+            name: {dim: part(kept, self.tensors[name], dim) for dim, kept in dims.items()}
+            for name, dims in self.cuts.items()
+        }
+
+    @cached_property
+    def planned(self) -> dict[str, list[np.ndarray]]:
+        """The indices that stay of any dim of each module's own tensors."""
+        found: dict[str, dict[int, np.ndarray]] = {}
+        for name, dims in self.cuts.items():
+            mine = found.setdefault(name.rpartition(".")[0], {})
+            mine |= {id(kept): kept for _, kept in sorted(dims.items())}
+        return {module: list(mine.values()) for module, mine in found.items()}
 
     def kept(self, name: str, dim: int) -> Tensor | None:
         """The indices that stay, ascending; None for all."""
-        kept = self._kept.get(name, {}).get(dim)
-        return None if kept is None else torch.from_numpy(kept).to(self.tensors[name].device)
+        part = self._parts.get(name, {}).get(dim)
+        return None if part is None else part[0]
 
     def generator(self, name: str) -> torch.Generator:
         """Draws for a tensor do not depend on the order in which tensors are read."""
@@ -67,23 +94,57 @@ class Numbers:
     def masked(self, name: str) -> Tensor:
         """With zeros where the plan removes something."""
         tensor = self.whole(name)
-        for dim, kept in self._kept.get(name, {}).items():
-            gone = np.delete(np.arange(tensor.shape[dim]), kept)
-            tensor = tensor.index_fill(dim, torch.from_numpy(gone).to(tensor.device), 0)
+        for dim, (_, gone) in self._parts.get(name, {}).items():
+            tensor = tensor.index_fill_(dim, gone, 0)
         return tensor
 
     def block(self, name: str) -> Tensor:
         """What is left of the masked tensor without its zeros."""
-        return self._fresh(name, cut(self._source(name), self._kept.get(name, {})))
+        kept = {dim: stays for dim, (stays, _) in self._parts.get(name, {}).items()}
+        left = cut(self._source(name), kept)
+        if name not in self._agree:
+            ascending = all(np.array_equal(kept[dim].numpy(force=True), k) for dim, k in self._cuts_of(name).items())
+            made = self._made(name)
+            self._agree[name] = ascending and name not in self._scaled and (made is None or torch.equal(left, made))
+        return self._fresh(name, left)
+
+    def forget_products(self) -> None:
+        self._products.clear()
+
+    def note_product(self, name: str, x: Tensor, out: Tensor, how: Any) -> None:
+        """Remember what a layer made with `block(name)`, if that takes little memory beside the weight itself."""
+        if 2 * (x.numel() + out.numel()) <= self.tensors[name].numel() and self._agree[name]:
+            self._products.setdefault(name, []).append(_Product(x, out, (x._version, out._version), how))
+
+    def known_product(self, name: str, x: Tensor, how: Any) -> Tensor | None:
+        """What a layer of the pruned model makes, if it is the very product that the masked model has computed.
+
+        Its weight holds what `block(name)` does, and its input the same numbers.
+        """
+        noted = self._products.get(name)
+        if not noted:
+            return None
+        known = noted.pop(0)
+        unwritten = (known.x._version, known.out._version) == known.versions
+        same = unwritten and known.how == how and x.dtype == known.x.dtype and torch.equal(x, known.x)
+        return known.out.clone() if same else None
 
     def pruned(self, name: str) -> Tensor:
         """As `rewrite` cuts it, or has cut it."""
         source = self._source(name)
         if name in self._scaled:
             source = scaled(name, self._fresh(name, source), self.plan)  # a factor is rounded in a narrow type
-        elif name in self._cut and source.data_ptr() == self.tensors[name].data_ptr():
-            return self._fresh(name, self._cut[name].detach())
-        return self._fresh(name, cut(source, self.cuts.get(name, {})))
+        elif (made := self._made(name)) is not None:
+            return self._fresh(name, made)
+        return self._fresh(name, cut(source, self._cuts_of(name)))
+
+    def _cuts_of(self, name: str) -> dict[int, np.ndarray]:
+        return self.cuts.get(name, {})
+
+    def _made(self, name: str) -> Tensor | None:
+        """The tensor of the pruned model that was made already, unless other numbers than the model's own are used."""
+        own = name in self._cut and self._source(name).data_ptr() == self.tensors[name].data_ptr()
+        return self._cut[name].detach() if own else None
 
     def is_set(self, name: str) -> bool:
         return name in self._given
@@ -95,16 +156,31 @@ class Numbers:
     def _source(self, name: str) -> Tensor:
         if name in self._given:
             return self._given[name]
-        tensor = self.tensors[name]
+        if name in self._vectors:
+            return self._vectors[name]
+        tensor = self.tensors[name].detach()
         if name not in self._drawn:
-            self._drawn[name] = self.random and is_redrawn(tensor)
-        return drawn_like(tensor.detach(), self.generator(name)) + 0.5 if self._drawn[name] else tensor.detach()
+            self._drawn[name] = self.random and is_redrawn(self.tensors[name])
+        if self._drawn[name]:
+            tensor = drawn_like(tensor, self.generator(name)) + 0.5
+        if tensor.dim() == 1:
+            self._vectors[name] = tensor
+        return tensor
 
     def _fresh(self, name: str, tensor: Tensor) -> Tensor:
         """In the precision of the comparison, and nobody else's: a call may write to what it reads."""
         new = lifted(tensor) if self.double else tensor
-        held = (self.tensors[name], self._given.get(name), self._cut.get(name))
+        held = (self.tensors[name], self._given.get(name), self._vectors.get(name), self._cut.get(name))
         return new.clone() if any(t is not None and new.data_ptr() == t.data_ptr() for t in held) else new
+
+
+class _Product(NamedTuple):
+    """What a layer has made of its input, the versions of both, and the layer's further arguments."""
+
+    x: Tensor
+    out: Tensor
+    versions: tuple[int, int]
+    how: Any
 
 
 def lifted(value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,11 +76,11 @@ class Twin:
 
     def _stand_in(self, name: str, tensor: Tensor) -> Tensor:
         if self._lazy and tensor.is_floating_point():
-            shape, cuts = self.numbers.tensors[name].shape, self.numbers.cuts.get(name, {})
-            left = [len(cuts.get(d, range(n))) if self.which == "pruned" else n for d, n in enumerate(shape)]
-            # NaN: a read that goes past `Reading` does not go unseen.
-            dtype = torch.float64 if self.numbers.double else tensor.dtype
-            new = torch.full((), torch.nan, dtype=dtype, device=tensor.device).expand(left)
+            left = list(self.numbers.tensors[name].shape)
+            if self.which == "pruned":
+                for dim, kept in self.numbers.cuts.get(name, {}).items():
+                    left[dim] = len(kept)
+            new = _nan(torch.float64 if self.numbers.double else tensor.dtype, tensor.device).expand(left)
         else:
             new = self.held[name] = self.read(name)
         return nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
@@ -108,6 +109,8 @@ class Twin:
                 if training and isinstance(module, nn.modules.dropout._DropoutNd):
                     module.p = 0.0
             seed_random_states(seed)
+            if self.which == "masked":
+                self.numbers.forget_products()
             with kind(self):
                 output = call(model, cloned(inputs))
         return [*found, *((WHOLE, t) for t in output_tensors(output))]
@@ -116,6 +119,12 @@ class Twin:
 def _one_of(maps: Tensor, batches: set[int]) -> Tensor:
     """The first of a batch of maps, which shows as much as all of them; other results as they are."""
     return maps[:1].clone() if maps.dim() > 3 and {maps.shape[0]} == batches else maps
+
+
+@cache
+def _nan(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A read that goes past `Reading` does not go unseen."""
+    return torch.full((), torch.nan, dtype=dtype, device=device)
 
 
 class Reading(TorchFunctionMode):
@@ -135,6 +144,10 @@ class Reading(TorchFunctionMode):
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The result of the call on numbers; what it writes to them is read by later calls."""
+        if func in _LAYERS and len(args) >= _POSITIONAL and outlives_the_call(args[0]):
+            return self._layer(func, self.number(args[0]), *args[1:], **kwargs)
+        if not any(id(a) in self.names or isinstance(a, list | tuple) for a in (*args, *kwargs.values())):
+            return _FASTER.get(func, func)(*args, **kwargs)
         numbers = [self.number(a) for a in args]
         before = [n._version if n is not a and isinstance(n, Tensor) else 0 for n, a in zip(numbers, args, strict=True)]
         result = _FASTER.get(func, func)(*numbers, **{k: self.number(v) for k, v in kwargs.items()})
@@ -142,6 +155,23 @@ class Reading(TorchFunctionMode):
             if number is not argument and isinstance(number, Tensor) and number._version > version:
                 self._written[self.names[id(argument)]] = number
         return result
+
+    def _layer(
+        self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, **options: Any
+    ) -> Tensor:
+        return self._biased(self._product(func, x, weight, *how, **options), bias, _channel(func, weight))
+
+    def _product(self, func: Any, x: Tensor, weight: Tensor, *how: Any, **options: Any) -> Tensor:
+        name = self.names.get(id(weight))
+        own = name in self._twin.held or name in self._written  # which the run may have changed
+        if name is not None and self._twin.which == "pruned" and not own:
+            known = self.numbers.known_product(name, x, (how, options))
+            if known is not None:
+                return known
+        return _FASTER.get(func, func)(x, self.number(weight), None, *how, **options)  # type: ignore[no-any-return]
+
+    def _biased(self, out: Tensor, bias: Tensor | None, channel: int) -> Tensor:
+        return out if bias is None else out + self.number(bias).view(-1, *[1] * -(channel + 1))
 
     def number(self, value: Any) -> Any:
         """The numbers of a stand-in, or of those in a list; other values as they are."""
@@ -181,47 +211,31 @@ class MaskedReading(Reading):
     """Runs the masked model: leaves out products with zeros, and sets statistics and biases from the signal."""
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        run = _RUNS.get(func)
-        if run is None or len(args) < _POSITIONAL or not outlives_the_call(args[0]):
-            return super().called(func, args, kwargs)
-        return run(self, func, self.number(args[0]), *args[1:], **kwargs)
+        norm = func is F.batch_norm and len(args) >= _POSITIONAL and outlives_the_call(args[0])
+        return self._batch_norm(func, *args, **kwargs) if norm else super().called(func, args, kwargs)
 
-    def _linear(self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        name = self.names.get(id(weight))
-        if name is None:
-            return func(x, self.number(weight), self.number(bias))  # type: ignore[no-any-return]
-        x = _selected(x, self.numbers.kept(name, 1), -1)
-        return self._with_bias(func(x, self.numbers.block(name)), name, bias, -1)
-
-    def _convolution(
-        self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **options: Any
-    ) -> Tensor:
-        name, groups = self.names.get(id(weight)), options.get("groups", args[3] if len(args) > 3 else 1)
-        channel = 1 - weight.dim()
-        if name is None or groups > 1 or func not in _PLAIN:
-            out = _FASTER.get(func, func)(x, self.number(weight), None, *args, **options)
-            return self._biased(out, bias, channel)
+    def _product(self, func: Any, x: Tensor, weight: Tensor, *how: Any, **options: Any) -> Tensor:
+        name, groups = self.names.get(id(weight)), options.get("groups", how[3] if len(how) > 3 else 1)
+        if name is None or groups > 1 or func in _TRANSPOSED:
+            return super()._product(func, x, weight, *how, **options)
+        channel = _channel(func, weight)
         x = _selected(x, self.numbers.kept(name, 1), channel)
-        return self._with_bias(func(x, self.numbers.block(name), None, *args, **options), name, bias, channel)
-
-    def _with_bias(self, out: Tensor, weight: str, bias: Tensor | None, channel: int) -> Tensor:
-        """Of the rows that stay, the result of all rows."""
-        rows = self.numbers.kept(weight, 0)
-        if rows is not None:
-            shape = list(out.shape)
-            shape[channel] = self.numbers.tensors[weight].shape[0]
-            out = out.new_zeros(shape).index_copy_(channel, rows, out)
-        return self._biased(out, bias, channel)
+        out = func(x, self.numbers.block(name), None, *how, **options)
+        self.numbers.note_product(name, x, out, (how, options))
+        rows = self.numbers.kept(name, 0)
+        if rows is None:
+            return out  # type: ignore[no-any-return]
+        shape = list(out.shape)
+        shape[channel] = self.numbers.tensors[name].shape[0]
+        return out.new_zeros(shape).index_copy_(channel, rows, out)  # type: ignore[no-any-return]
 
     def _biased(self, out: Tensor, bias: Tensor | None, channel: int) -> Tensor:
         """With a bias that is set at its first use: every channel has both signs, and none is mostly negative."""
-        if bias is None:
-            return out
         name = self.names.get(id(bias))
-        if name is not None and self.numbers.random and not self.numbers.is_set(name):
+        if bias is not None and name is not None and self.numbers.random and not self.numbers.is_set(name):
             factor = torch.rand(len(bias), generator=self.numbers.generator(f"{name}:mean"), device="cpu").to(out)
             self.set(name, _live_bias(out, channel, factor + 0.3).nan_to_num(0, 0, 0))  # an empty batch has no mean
-        return out + self.number(bias).view(-1, *[1] * -(channel + 1))
+        return super()._biased(out, bias, channel)
 
     def _batch_norm(self, func: Any, x: Tensor, mean: Any, variance: Any = None, *args: Any, **kwargs: Any) -> Any:
         """With the signal's own statistics, but for random factors; masked channels have some as well."""
@@ -270,13 +284,13 @@ _VARIES = 0.05  # a part of the mean square: rounding of what varies more is mag
 
 
 _POSITIONAL = 2  # a layer's input and weight; PyTorch's own modules give them so
-_PLAIN = frozenset([torch.conv1d, torch.conv2d, torch.conv3d])
 _TRANSPOSED = frozenset([torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d])
-_RUNS: dict[Any, Any] = {
-    **dict.fromkeys(_PLAIN | _TRANSPOSED, MaskedReading._convolution),
-    F.linear: MaskedReading._linear,
-    F.batch_norm: MaskedReading._batch_norm,
-}
+_LAYERS = _TRANSPOSED | {torch.conv1d, torch.conv2d, torch.conv3d, F.linear}
+
+
+def _channel(func: Any, weight: Tensor) -> int:
+    """The dim of a layer's input and result that holds the channels, counted from the last."""
+    return -1 if func is F.linear else 1 - weight.dim()
 
 
 def _selected(x: Tensor, kept: Tensor | None, dim: int) -> Tensor:
