@@ -160,61 +160,88 @@ def source_of(value: Any) -> Any:
     return value.source if type(value) in TAGGED else value
 
 
-class Width(int):
-    """An int with a source."""
+class _Sourced:
+    """A number with a source; arithmetic gives others."""
 
-    def __new__(cls, value: int, source: Source, run: Run) -> Width:
-        made = int.__new__(cls, value)
-        made.plain, made.source, made.run = value, source, run
-        return made
-
-    plain: int
+    plain: Any
     source: Source
     run: Run
 
-    def __int__(self) -> int:
-        self.run.escape(self.source, sys._getframe(1))
+    def __new__(cls, value: float, source: Source, run: Run) -> Any:
+        made: Any = super().__new__(cls, value)  # type: ignore[call-arg]
+        made.plain, made.source, made.run = value, source, run
+        return made
+
+    def _escaped(self, frame: FrameType) -> Any:
+        """The plain number, which goes where it cannot be followed."""
+        self.run.escape(self.source, frame)
         return self.plain
 
-    def _same(self) -> Width:
+    def __int__(self) -> int:
+        return int(self._escaped(sys._getframe(1)))
+
+    def __float__(self) -> float:
+        return float(self._escaped(sys._getframe(1)))
+
+    def __divmod__(self, other: Any) -> Any:
+        return (self // other, self % other) if type(other) in _NUMBERS else NotImplemented  # type: ignore[operator]
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return (other // self, other % self) if type(other) in _NUMBERS else NotImplemented
+
+    def __pos__(self) -> Any:
         return self
 
-    __pos__ = __trunc__ = __floor__ = __ceil__ = _same
+    def __neg__(self) -> Any:
+        return self.run.made(-self.plain, "mul", self, -1, sys._getframe(1))
+
+    def __abs__(self) -> Any:
+        return -self if self < 0 else self  # type: ignore[operator]
+
+    def __bool__(self) -> bool:
+        return self.run.compared("ne", self, 0, self.plain != 0, sys._getframe(1))
+
+    def __hash__(self) -> int:
+        return hash(self.plain)
+
+    def __repr__(self) -> str:
+        return repr(self.plain)
+
+    def __format__(self, how: str) -> str:
+        return format(self.plain, how)
+
+    def __copy__(self) -> Any:
+        return self.plain
+
+    def __deepcopy__(self, _: Any) -> Any:
+        return self.plain
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return type(self.plain), (self.plain,)
+
+
+class Width(_Sourced, int):
+    """An int with a source."""
+
+    __trunc__ = __floor__ = __ceil__ = _Sourced.__pos__
 
     def __round__(self, digits: Any = None) -> Any:
         return self if digits is None else round(self.plain, digits)
 
 
-class Real(float):
+class Real(_Sourced, float):
     """A float with a source."""
 
-    def __new__(cls, value: float, source: Source, run: Run) -> Real:
-        made = float.__new__(cls, value)
-        made.plain, made.source, made.run = value, source, run
-        return made
-
-    plain: float
-    source: Source
-    run: Run
-
-    def __int__(self) -> int:
-        self.run.escape(self.source, sys._getframe(1))
-        return int(self.plain)
-
-    __trunc__ = __int__
+    __trunc__ = _Sourced.__int__
 
     def __round__(self, digits: Any = None) -> Any:
-        self.run.escape(self.source, sys._getframe(1))
-        return round(self.plain, digits)
+        return round(self._escaped(sys._getframe(1)), digits)
 
     def __floor__(self) -> int:
         return self.run.made(math.floor(self.plain), "floor", self, 1, sys._getframe(1))  # type: ignore[no-any-return]
 
     def __ceil__(self) -> int:
-        return -(-self).__floor__()
-
-    def __pos__(self) -> Real:
-        return self
+        return -(-self).__floor__()  # type: ignore[no-any-return]
 
 
 TAGGED = (Width, Real)
@@ -246,53 +273,12 @@ def _comparison(name: str, compute: Callable[[Any, Any], Any]) -> Callable[[Any,
     return method
 
 
-def _both(**methods: Callable[..., Any]) -> None:
-    for name, method in methods.items():
-        for kind in TAGGED:
-            setattr(kind, f"__{name}__", method)
-
-
-_ARITHMETIC = {
-    **{n: getattr(operator, n) for n in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow")},
-    **{n: getattr(operator, n) for n in ("lshift", "rshift", "and_", "or_", "xor")},
-}
-for _name, _compute in _ARITHMETIC.items():
-    _short = _name.rstrip("_")
-    _both(
-        **{_short: _arithmetic(_name, _compute, turned=False), f"r{_short}": _arithmetic(_name, _compute, turned=True)}
-    )
+for _name in ("add sub mul truediv floordiv mod pow lshift rshift and_ or_ xor").split():
+    _compute, _short = getattr(operator, _name), _name.rstrip("_")
+    setattr(_Sourced, f"__{_short}__", _arithmetic(_name, _compute, turned=False))
+    setattr(_Sourced, f"__r{_short}__", _arithmetic(_name, _compute, turned=True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
-    _both(**{_name: _comparison(_name, getattr(operator, _name))})
-
-
-def _divided(self: Any, other: Any) -> Any:
-    return (self // other, self % other) if type(other) in _NUMBERS else NotImplemented
-
-
-def _divides(self: Any, other: Any) -> Any:
-    return (other // self, other % self) if type(other) in _NUMBERS else NotImplemented
-
-
-def _float(self: Any) -> float:
-    self.run.escape(self.source, sys._getframe(1))
-    return float(self.plain)
-
-
-_both(
-    divmod=_divided,
-    rdivmod=_divides,
-    float=_float,
-    neg=lambda self: self.run.made(-self.plain, "mul", self, -1, sys._getframe(1)),
-    abs=lambda self: -self if self < 0 else self,
-    bool=lambda self: self.run.compared("ne", self, 0, self.plain != 0, sys._getframe(1)),
-    hash=lambda self: hash(self.plain),
-    repr=lambda self: repr(self.plain),
-    str=lambda self: str(self.plain),
-    format=lambda self, how: format(self.plain, how),
-    copy=lambda self: self.plain,
-    deepcopy=lambda self, _: self.plain,
-    reduce_ex=lambda self, _: (type(self.plain), (self.plain,)),
-)
+    setattr(_Sourced, f"__{_name}__", _comparison(_name, getattr(operator, _name)))
 
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
