@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.script import Diverged, Script, asks_for_data, recorded_calls
@@ -28,8 +29,6 @@ from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import call, cloned, isolated, set_training, swap_tensors, watch_forwards
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.recorder import RECURRENT, all_on_meta, meta_like
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +187,8 @@ class _Prober(DispatchMode):
 
     def _check_offset(self, node: fx.Node, args: Any) -> None:
         """A slice of the right length may still be the wrong one."""
-        if node.target is not aten.slice.Tensor or len(args) < 3:
+        spec = spec_of_node(node)
+        if spec is None or spec.move is not Move.PART or len(args) < 3 or isinstance(self._axes[node], tuple):
             return
         source: Axes = self._axes[node.args[0]]  # type: ignore[index,assignment]
         labels, recorded, asked = source.known(args[1]), node.args[2], args[2]
@@ -204,11 +204,12 @@ class _Prober(DispatchMode):
 
     def _check_constant(self, node: fx.Node | None, args: Any) -> None:
         """A number that the code has put into a tensor may be computed from a width."""
-        if node is None or node.target is not aten.lift_fresh.default or args[0].dim() or args[0].is_meta:
+        constant = node.args[0] if node is not None and node.args else None
+        recorded = constant.meta.get("value") if isinstance(constant, fx.Node) else None
+        if node is None or recorded is None or args[0].dim() or args[0].is_meta:
             return
-        recorded, present = node.args[0].meta.get("value"), float(args[0])  # type: ignore[union-attr]
-        factor = self._factors.get(node.name)
-        if recorded is not None and self._differs(recorded, present, factor, 1e-6):  # in the tensor's precision
+        present, factor = float(args[0]), self._factors.get(node.name)
+        if self._differs(recorded, present, factor, 1e-6):  # in the tensor's precision
             what = f"constant {present:.4g} instead of {recorded:.4g}"
             self.differences.append(Difference(node, what, self._line(node), scalar=True))
 

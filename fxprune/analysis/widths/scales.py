@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.constraints import Held, ScaleUse, names_of
 from fxprune.analysis.widths.equations import Facts, Scalar
@@ -166,11 +167,14 @@ def _name(node: fx.Node) -> str:
 
 
 def _contracted(node: fx.Node) -> Iterator[int]:
-    """Over which of its last two dims a matrix product runs that a tensor goes into."""
+    """Over which of its last dims, counted from the end, a product of two tensors runs that a tensor goes into."""
     for user in node.users:
-        name = getattr(user.target, "_opname", "")
-        factors = {"bmm": user.args[:2], "baddbmm": user.args[1:3]}.get(name)
-        if factors is not None:
-            yield -1 if factors[0] is node else -2
-        elif name in ("expand", "view", "_unsafe_view", "clone", "reshape"):
+        spec = spec_of_node(user)
+        if spec is None:
+            continue
+        if spec.move in (Move.COPY, Move.RESHAPE, Move.STRETCH) and user.meta["shape"][-2:] == node.meta["shape"][-2:]:
             yield from _contracted(user)
+        terms = spec.terms(user)
+        for names in [f.names for f in terms.factors if f.tensor is node] if terms else ():
+            gone = [i - len(names) for i, name in enumerate(names) if name not in terms.names]  # type: ignore[union-attr]
+            yield from gone if len(gone) == 1 and len(terms.factors) == 2 else ()  # type: ignore[union-attr]
