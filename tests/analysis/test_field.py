@@ -271,3 +271,27 @@ def test_a_table_takes_up_the_scale_of_its_embeddings() -> None:
     plan = random_plan(model, groups, 0.5)
     assert [s.tensor for s in plan.scales] == ["table.weight"]
     assert deviation(model, plan, (x,)) <= ROUNDING
+
+
+class Detections(nn.Module):
+    """As many results as there are positive scores, behind norms without parameters (DISK)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16), nn.PReLU(16), nn.Conv2d(16, 12, 3), nn.Conv2d(12, 4, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.body(x)
+        return found[:, :, (found.mean((0, 1)) > 0).nonzero()[:, 0]]  # type: ignore[no-any-return]
+
+
+def test_results_that_nothing_reads_are_not_compared() -> None:
+    """A norm's own statistics: of a model that follows its data they have other shapes on meta tensors."""
+    torch.manual_seed(0)
+    model, x = Detections().eval(), torch.rand(1, 3, 16, 16)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.size for g in groups} == {12, 16}
+    plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    assert fxprune.verify(model, plan, x) < ROUNDING
