@@ -14,16 +14,11 @@ from fxprune.errors import InputError, check_option
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
-from fxprune.reconstruction import repair
-from fxprune.reconstruction.repairing import held_batches
+from fxprune.reconstruction.repairing import held_batches, refitted
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.divergence import DIVERGENCES, Divergence, divergence_of, outputs_of
 
 Treat = Callable[[nn.Module, nn.Module, Plan, Sequence[Any]], nn.Module]
-
-
-def _repaired(model: nn.Module, small: nn.Module, plan: Plan, data: Sequence[Any]) -> nn.Module:
-    return repair(model, small, plan, data, progress=False)
 
 
 def nearest_output(
@@ -31,7 +26,7 @@ def nearest_output(
     plans: Iterable[Plan],
     data: Iterable[Any],
     *,
-    treat: Treat = _repaired,
+    treat: Treat = refitted,
     divergence: Divergence = "auto",
     limit: int = 64,
     progress: bool = False,
@@ -45,7 +40,8 @@ def nearest_output(
         model: the original; untouched.
         plans: of the same cost, for instance of `Uniform`, `ErrorCurves`, and `ErrorCurves` with other scores.
         data: at least two batches of inputs, or (inputs, targets).
-        treat: (original, pruned, plan, batches) to the model that is judged; default `fxprune.repair`.
+        treat: (original, pruned, plan, batches) to the model that is judged; default: layers are fitted as by
+            `fxprune.repair`.
         divergence: what tells two outputs apart, as in `scorers.output_sensitivity`.
         limit: number of batches that are read at most.
         progress: show a progress bar, where the output is a terminal.
@@ -114,7 +110,7 @@ class NearestOutput:
 
     planners: tuple[Planner, ...]
     data: Iterable[Any]
-    treat: Treat = _repaired
+    treat: Treat = refitted
     progress: bool = False
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -69,10 +69,24 @@ def repair(
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
     held = held_batches(small, data, batches)
-    repaired = copied(small)
-    reconstruct(model, repaired, plan, held, positions=positions, ridge=None, seed=seed, progress=progress)
+    repaired = refitted(model, small, plan, held, positions, seed, progress)
     absorb_batchnorm(repaired, held)
     return repaired
+
+
+def refitted(
+    model: nn.Module,
+    small: M,
+    plan: Plan,
+    data: Sequence[Any],
+    positions: Positions = ENOUGH,
+    seed: int = 0,
+    progress: bool = False,
+) -> M:
+    """A copy that gives the outputs of a repaired one, though its BatchNorms' statistics are not those of the data."""
+    made = copied(small)
+    reconstruct(model, made, plan, data, positions=positions, ridge=None, seed=seed, progress=progress)
+    return made
 
 
 def held_batches(

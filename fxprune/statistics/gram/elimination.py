@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import WIDE, best_ridge, joined
+from fxprune.statistics.gram.solve import WIDE, best_ridge, joined, rough
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
@@ -78,13 +78,16 @@ class Problem:
 
     def energy(self) -> float:
         """‖Y - μ‖², summed over rows and outputs."""
-        return float(((self.kernels @ self.s) * self.kernels).sum())
+        s = self.s.float() if self.s.shape[1] >= WIDE else self.s
+        kernels = self.kernels.to(s)
+        return float(((kernels @ s) * kernels).sum(dtype=torch.float64))
 
     def suited(self, parts: Sequence[Gram], gone: Tensor) -> Problem:
         """The same, with the ridge whose fits without some channels do best on rows that they have not seen."""
         entries = self.left(gone)
         groups = torch.arange(len(entries), device=entries.device)[:, None]
-        known, start = [p.towards(self.kernels).part(entries) for p in parts], self.kernels.mT[groups, entries].mT
+        start = self.kernels.mT[groups, entries].mT
+        known = [q.towards(self.kernels.to(q.s)).part(entries) for q in map(rough, parts)]
         return replace(self, ridge=best_ridge(known, start, _RIDGES))
 
     def inverse(self) -> Tensor:
@@ -257,7 +260,7 @@ def held_back(
         rest = [joined([part for i, part in enumerate(p) if i != held]) for p in parts]
         states = [_State.of(replace(q, s=seen.s)) for q, seen in zip(problems, rest, strict=True)]
         judges = [
-            _Judge(p[held], seen, state.weights.clone(), q.worth / energy)
+            _Judge(rough(p[held]), seen, state.weights.clone(), q.worth / energy)
             for p, seen, state, q, energy in zip(parts, rest, states, problems, energies, strict=True)
         ]
         for i, (before, count) in enumerate(pairwise([0, *counts])):
@@ -283,7 +286,8 @@ class _Judge:
     worth: float
 
     def __call__(self, state: _State) -> float:
-        missing = state.missing(self.whole).double()
-        shift = (missing.mT @ (self.unseen.x_mean - self.seen.x_mean)[..., None]).square().sum()
-        error = ((self.unseen.s @ missing) * missing).sum() + self.unseen.rows * shift
+        missing = state.missing(self.whole).to(self.unseen.s)
+        apart = (self.unseen.x_mean - self.seen.x_mean).to(missing)
+        shift = (missing.mT @ apart[..., None]).square().sum()
+        error = ((self.unseen.s @ missing) * missing).sum(dtype=torch.float64) + self.unseen.rows * shift
         return float(error / state.scale**2 * self.worth) if state.scale else 0.0

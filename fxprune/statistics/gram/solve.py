@@ -57,11 +57,8 @@ def best_ridge(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = R
         start: W₀, as in `fitted`.
         ridges: as in `fitted`, ascending.
     """
-    wide = start.shape[-1] >= WIDE
-    folds = []
-    for held in parts[-1:] if wide else parts:
-        seen = joined([p for p in parts if p is not held])
-        folds.append((seen.float(), held.float()) if wide else (seen, held))
+    wide, parts = start.shape[-1] >= WIDE, [rough(p) for p in parts]
+    folds = [(joined([p for p in parts if p is not held]), held) for held in (parts[-1:] if wide else parts)]
     start, best, least = start.to(folds[0][0].s), ridges[0], float("inf")
     for ridge in ridges:
         error = sum(unseen_error(seen, held, start, ridge) for seen, held in folds)
@@ -70,6 +67,11 @@ def best_ridge(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = R
         elif wide:
             break
     return best
+
+
+def rough(gram: Gram) -> Gram:
+    """Statistics that only judge: in float32 for wide kernels."""
+    return gram.float() if gram.s.shape[1] >= WIDE else gram
 
 
 def unseen_error(seen: Gram, unseen: Gram, start: Tensor, ridge: float) -> float:
