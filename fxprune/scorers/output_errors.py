@@ -81,8 +81,8 @@ def _without(layer: Layer, reader: GroupReader, gram: Gram, gone: Tensor) -> tup
     kernels, groups = layer.kernels(), torch.arange(len(stays), device=entries.device)[:, None]
     known = gram.towards(kernels).part(entries)
     known = known if layer.place else uncentred(known)
-    known = known.float() if kernels.shape[-1] >= WIDE else known
-    weights = fitted(known, kernels.mT[groups, entries].mT, RIDGE)
+    narrow = known.float() if kernels.shape[-1] >= WIDE else known
+    weights = fitted(narrow, kernels.mT[groups, entries].mT, RIDGE).double()
     whole = torch.zeros_like(kernels).mT.index_put((groups, entries), weights.mT).mT
     return whole, layer.offset() + intercept(known, weights) if layer.place else layer.offset()
 

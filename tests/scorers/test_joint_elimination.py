@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.module.batches import batches
-from fxprune.scorers import ErrorCurve, JointElimination, PerWeight
+from fxprune.scorers import ErrorCurve, JointElimination, PerWeight, output_errors
 from fxprune.statistics.gram import elimination, solve
 from fxprune.statistics.gram.channels import owners
-from fxprune.statistics.gram.collect import Sampling
+from fxprune.statistics.gram.collect import ENOUGH, Sampling, readings
 from fxprune.statistics.gram.elimination import Problem, eliminate
 from fxprune.statistics.gram.patches import draw, inputs_at
 from fxprune.statistics.gram.sums import Gram
@@ -212,9 +212,13 @@ def test_wide_kernels_lose_the_same_channels_in_float32(monkeypatch: pytest.Monk
     groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 2, 6, 6)))
     data = [torch.randn(60, 2, 6, 6) for _ in range(2)]
     found = JointElimination().curves(model, groups, data)["0"]
-    for room in (elimination, solve):
+    reader, parts = readings(model, groups, data, Sampling(ENOUGH), parts=2)["0"][0]
+    cuts = {"0": ([(reader, parts[0])], torch.tensor([3, 5]))}
+    moved = output_errors.measured(model, groups, data, cuts)["0"]
+    for room in (elimination, solve, output_errors):
         monkeypatch.setattr(room, "WIDE", 10**6)
     exact = JointElimination(at_once=1).curves(model, groups, data)["0"]
+    assert moved == pytest.approx(output_errors.measured(model, groups, data, cuts)["0"], rel=1e-3)
     assert found.order.tolist() == exact.order.tolist()
     np.testing.assert_allclose(found.errors[5:], exact.errors[5:], rtol=0.15)  # judged by one half, not both
 

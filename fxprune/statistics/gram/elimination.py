@@ -223,7 +223,7 @@ def _greedy(states: Sequence[_State], channels: int, count: int, step: int) -> t
 
 def _next(states: Sequence[_State], count: int) -> tuple[Tensor, Tensor]:
     """The next `count` channels and what each adds; of several, those that greedy search finds among twice as many."""
-    scores = torch.stack([s.scores().cpu() for s in states]).sum(0)
+    scores = torch.stack([s.scores().cpu().double() for s in states]).sum(0)
     if count == 1:
         chosen = scores.argmin()[None]
         return chosen, scores[chosen]
