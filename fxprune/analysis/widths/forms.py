@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from functools import reduce
 from typing import Any, NamedTuple
@@ -169,18 +169,13 @@ class Forms:
         if missing:
             raise NoFormError(groups)
         if not groups:
-            return Power(source.value, {}) if isinstance(source.value, float) else Form.of(source.value)
+            return Form.of(source.value)
         a, b = both
         if isinstance(source.value, float) or isinstance(a, Power) or isinstance(b, Power):
             return self._float(source, a, b)
-        try:
-            return self._integer(source, a, b)
-        except (KeyError, ZeroDivisionError):
-            raise NoFormError(groups) from None
+        return self._integer(source, a, b)
 
     def _integer(self, source: Computed, a: Form, b: Form) -> Form:
-        if a.constant is not None and b.constant is not None:
-            return Form.of(_EXACT[source.operation](a.constant, b.constant))
         match source.operation:
             case "add":
                 return a + b
@@ -220,29 +215,12 @@ class Forms:
                 return a.over(b)
             except NoFormError:
                 pass
-        x, y = (as_power(v, s) for v, s in ((a, source.left), (b, source.right)))
-        if source.operation == "pow" and x is not None and y is not None and not y.exponents:
-            return Power(source.value, {g: e * y.value for g, e in x.exponents.items()})
-        if source.operation in ("mul", "truediv") and x is not None and y is not None:
+        x, y = as_power(a), as_power(b)
+        if source.operation == "pow" and x is not None and b.groups == frozenset():
+            power = Power({g: e * b.constant for g, e in x.exponents.items()})
+        elif source.operation in ("mul", "truediv") and x is not None and y is not None:
             sign = 1 if source.operation == "mul" else -1
-            joined = {g: x.exponents.get(g, 0) + sign * y.exponents.get(g, 0) for g in groups}
-            return Power(source.value, joined)
-        if groups:
+            power = Power({g: x.exponents.get(g, 0) + sign * y.exponents.get(g, 0) for g in groups})
+        else:
             raise NoFormError(groups)
-        return Power(source.value, {})
-
-
-_EXACT: dict[str, Callable[[Any, Any], Any]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "floordiv": lambda a, b: a // b,
-    "floor": lambda a, _: math.floor(a),
-    "mod": lambda a, b: a % b,
-    "pow": lambda a, b: a**b,
-    "lshift": lambda a, b: a << b,
-    "rshift": lambda a, b: a >> b,
-    "and_": lambda a, b: a & b,
-    "or_": lambda a, b: a | b,
-    "xor": lambda a, b: a ^ b,
-}
+        return power if power.groups else Form.of(source.value)

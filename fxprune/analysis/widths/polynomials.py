@@ -155,27 +155,19 @@ class Parts:
 
 
 class Power:
-    """A float of the code: a number times powers of counts.
+    """A float of the code that is proportional to powers of counts: {group: exponent}."""
 
-    Attributes:
-        value: the float as it was recorded.
-        exponents: {group: exponent}.
-    """
-
-    def __init__(self, value: float, exponents: Mapping[int, float]) -> None:
-        self.value, self.exponents = value, {g: e for g, e in exponents.items() if e}
+    def __init__(self, exponents: Mapping[int, float]) -> None:
+        self.exponents = {g: e for g, e in exponents.items() if e}
 
     @property
     def groups(self) -> frozenset[int]:
         return frozenset(self.exponents)
 
 
-def as_power(value: Any, source: Any) -> Power | None:
+def as_power(value: Form | Power) -> Power | None:
     """A form as a power: only a single term is one."""
     if isinstance(value, Power):
         return value
-    if len(value.terms) != 1:
-        return None
-    (monomial,) = value.terms
-    number = float(getattr(source, "value", source))
-    return Power(number, {g: monomial.count(g) for g in monomial})
+    terms = list(value.terms)
+    return Power({g: terms[0].count(g) for g in terms[0]}) if len(terms) == 1 else None

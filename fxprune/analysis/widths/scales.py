@@ -71,7 +71,7 @@ class _Scales:
             value = self._forms.source(source)
         except NoFormError as error:
             return None, error.groups
-        return self._foldable(as_power(value, source)), self._owners(value.groups)
+        return self._foldable(as_power(value)), self._owners(value.groups)
 
     @staticmethod
     def _foldable(power: Power | None) -> Power | None:
@@ -125,7 +125,7 @@ class _Scales:
         except NoFormError as error:
             return None, error.groups
         exponent = math.log(abs(node.args[1])) / math.log(axes.shape[dim])  # type: ignore[arg-type]
-        power = self._foldable(as_power(form, axes.shape[dim]))
+        power = self._foldable(as_power(form))
         if power is None or min(abs(exponent + e) for e in (0.25, 0.5)) > 1e-6:
             return None, self._owners(form.groups)
         nearest = min((-0.25, -0.5), key=lambda e: abs(exponent - e))

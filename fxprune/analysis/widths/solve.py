@@ -137,10 +137,7 @@ class _Solver:
     def _difference(forms: Forms, e: Equation | Guard) -> Form:
         a, b = forms.source(e.left), forms.source(e.right)
         if isinstance(a, Power) or isinstance(b, Power):
-            groups = a.groups | b.groups
-            if groups:
-                raise NoFormError(groups)
-            return Form.of(_number(a) - _number(b))
+            raise NoFormError(a.groups | b.groups)
         return a - b  # type: ignore[no-any-return]
 
     def _inverted(self, e: Equation, kind: Any) -> bool:
@@ -282,10 +279,6 @@ def _equation(g: Guard) -> Equation:
 
 def _key(unknown: Attribute | Number) -> Any:
     return (unknown.module, unknown.name) if isinstance(unknown, Attribute) else (unknown.site, unknown.path)
-
-
-def _number(value: Form | Power) -> Any:
-    return value.value if isinstance(value, Power) else value.constant
 
 
 def _inverse(forms: Forms, source: Any, leaf: Any, target: Form) -> Form:
