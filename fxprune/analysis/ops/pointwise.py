@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import fx
 
 from fxprune.analysis.labels.dims import Dim
 from fxprune.analysis.labels.labels import Axes, Call
@@ -69,15 +70,19 @@ def _elementwise(names: str, zero: Zeros = zeros.never, **more: Any) -> dict[str
     return dict.fromkeys(names.split(), OpSpec(pointwise, zero, values=True, **more))
 
 
+def _exponent(node: fx.Node) -> float | None:
+    return node.args[1] if isinstance(node.args[1], int | float) else None
+
+
 # f(0) = 0.
 _KEEPING_ZERO = """
 abs asin atan ceil celu elu erf expm1 floor gelu hardshrink hardswish leaky_relu log1p mish prelu _prelu_kernel
-relu relu6 round rrelu_with_noise sgn sign silu sin sinh softshrink sqrt square tan tanh trunc
+relu relu6 round rrelu_with_noise sgn sign silu sin sinh softshrink square tan tanh trunc
 """
 _OTHER = """
 acos addcdiv addcmul atan2 bitwise_not bitwise_or bitwise_xor __and__ __or__ cos cosh eq erfc exp exp2 floor_divide fmod
 frac ge glu_jvp gt hardsigmoid heaviside isfinite isinf isnan le log log10 log2 logical_not logical_or logical_xor logit
-lt nan_to_num ne reciprocal remainder rsqrt sigmoid softplus threshold true_divide where xlogy
+lt nan_to_num ne remainder sigmoid softplus threshold true_divide where xlogy
 """
 _FIRST = """
 bernoulli empty_like full_like lift lift_fresh_copy log_sigmoid_forward normal ones_like rand_like randn_like to uniform
@@ -94,7 +99,10 @@ OPS: dict[str, OpSpec] = {
     **_elementwise("masked_fill", zeros.filled),
     **_elementwise("fill", zeros.overwritten),
     **_elementwise("zero", zeros.always),
-    **_elementwise("pow", zeros.powered),
+    **_elementwise("pow", zeros.powered, power=_exponent),
+    **_elementwise("sqrt", zeros.first, power=lambda _: 0.5),
+    **_elementwise("rsqrt", power=lambda _: -0.5),
+    **_elementwise("reciprocal", power=lambda _: -1.0),
     **_elementwise("hardtanh", between(_argument(1, "min_val", -1), _argument(2, "max_val", 1))),
     **_elementwise("clamp", between(_argument(1, "min"), _argument(2, "max"))),
     **_elementwise("clamp_min", between(_argument(1, "min"), nothing)),

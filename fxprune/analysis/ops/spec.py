@@ -115,6 +115,7 @@ class OpSpec:
         values: whether the numbers among the arguments are values, rather than sizes, dims or indices.
         adds: whether the op adds its first two arguments.
         scaling: 1 where a number as second argument multiplies the first, -1 where it divides it, otherwise 0.
+        power: for a recorded call, which power of its first argument it makes; None: it makes none.
         norm: where a norm's scale, shift and statistics stand.
         lengths: for arguments, their shapes, and the shape of the result: the arguments with those numbers set that
             must fit the shapes (`groups` of a convolution). None: no number needs to.
@@ -131,5 +132,6 @@ class OpSpec:
     values: bool = False
     adds: bool = False
     scaling: int = 0
+    power: Callable[[fx.Node], float | None] = lambda _: None
     norm: NormArguments | None = None
     lengths: Callable[[Any, Callable[[Any], Sequence[int]], Sequence[int]], Any] | None = None

@@ -143,27 +143,28 @@ class _NoScalingError(Exception):
 
 def _holds_number(node: fx.Node) -> bool:
     """Whether it is a tensor of one number that the code has made."""
-    source = node.args[0] if _name(node) == "lift_fresh" else node
+    source = node.args[0] if node.args and _exponent(node) == 1 else node
     return isinstance(source, fx.Node) and bool(source.meta.get("constant")) and node.meta["shape"] == ()
 
 
 def _uses_of_number(node: fx.Node, power: float) -> Iterator[tuple[fx.Node, float]]:
     """The calls that multiply or divide by (a tensor's number) ** `power`, where they are reached through powers."""
     for user in node.users:
-        name = _name(user)
-        if name in ("mul", "div") and user.args[1] is node and user.args[0] is not node:
+        spec = spec_of_node(user)
+        if spec is not None and spec.scaling and user.args[1] is node and user.args[0] is not node:
             yield user, power
-        elif name in _POWERS or (name == "pow" and user.args[0] is node and isinstance(user.args[1], int | float)):
-            yield from _uses_of_number(user, power * _POWERS.get(name, user.args[-1]))  # type: ignore[arg-type,operator]
+        elif (exponent := _exponent(user)) is not None:
+            yield from _uses_of_number(user, power * exponent)
         else:
             raise _NoScalingError
 
 
-_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "_to_copy": 1.0, "lift_fresh": 1.0, "clone": 1.0}
-
-
-def _name(node: fx.Node) -> str:
-    return getattr(node.target, "_opname", "")
+def _exponent(node: fx.Node) -> float | None:
+    """Which power of its argument a call makes; None: it makes something else."""
+    spec = spec_of_node(node)
+    if spec is None:
+        return None
+    return 1.0 if spec.move in (Move.COPY, Move.CAST) else spec.power(node)
 
 
 def _contracted(node: fx.Node) -> Iterator[int]:
