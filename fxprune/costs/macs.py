@@ -155,7 +155,7 @@ def cost(groups: Groups, plan: Plan | None = None) -> Cost:
 
 def _parameter_terms(analysis: Analysis) -> list[list[Length]]:
     """One term a parameter; those that no op has met count as they are."""
-    met = analysis.labelling.parameter_axes()
+    met = analysis.labelling.parameter_axes
     named = analysis.labelling.graph.tensors.items()
     return [
         [(n, _dim(met.get(name), i)) for i, n in enumerate(tensor.shape)] or [(1, None)]

@@ -119,7 +119,7 @@ class Analysis:
 
     def by_channel(self, slot: Slot) -> Ints:
         """Positions of a slot, of shape (channels, positions of each), those of a channel in order of their traces."""
-        labels = self.labelling.parameter_axes()[slot.tensor].known(slot.dim)[slot.positions]
+        labels = self.labelling.parameter_axes[slot.tensor].known(slot.dim)[slot.positions]
         order = np.lexsort((slot.positions, self.traces[labels], slot.channels))
         return slot.positions[order].reshape(int(slot.channels.max()) + 1, -1)
 
@@ -167,7 +167,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     labelling = label(graph, rule_of, free)
     labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling)]
     components = resolve(labelling.labeller, heads)
-    parameters = labelling.parameter_axes()
+    parameters = labelling.parameter_axes
     places = [
         (name, dim, labels)
         for name, axes in parameters.items()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -249,6 +250,7 @@ class Labelling:
     labeller: Labeller
     axes: Env
 
+    @cached_property
     def parameter_axes(self) -> dict[str, Axes]:
         """The dims of every parameter and buffer that the recorded run used."""
         found = {

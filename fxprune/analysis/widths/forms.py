@@ -63,7 +63,7 @@ class Forms:
         self.values: dict[Any, Form] = {}
         self.whole: list[tuple[Form, Computed]] = []
         self._axes = analysis.labelling.axes
-        self._parameters = analysis.labelling.parameter_axes()
+        self._parameters = analysis.labelling.parameter_axes
         self._dims: dict[int, tuple[Any, Form | frozenset[int]]] = {}
 
     def having(self, put: Mapping[int, Form]) -> Forms:

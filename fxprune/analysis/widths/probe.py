@@ -84,7 +84,7 @@ def probe(
         All differences, and the refusal that ended the run early, if one did.
     """
     graph = prediction.analysis.labelling.graph
-    parameters = prediction.analysis.labelling.parameter_axes()
+    parameters = prediction.analysis.labelling.parameter_axes
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         shape = prediction.shape(parameters[name]) if name in parameters else tensor.shape

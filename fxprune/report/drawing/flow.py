@@ -91,7 +91,7 @@ def _nodes_and_pairs(groups: Groups) -> tuple[list[Node], set[NodePair]]:
     every, prunable = groups.analysis.groups, set(groups)
     key = {g.name: f"g{i}" for i, g in enumerate(every)}
     why = {(d.tensor, d.dim): ", ".join(filter(None, (d.reason, d.where))) for d in groups.fixed}
-    age = {tensor: i for i, tensor in enumerate(groups.analysis.labelling.parameter_axes())}
+    age = {tensor: i for i, tensor in enumerate(groups.analysis.labelling.parameter_axes)}
     found: list[tuple[float, Node]] = []
     for g in every:
         kind: Kind = "group" if g in prunable else "kept"
