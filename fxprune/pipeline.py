@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
@@ -172,7 +173,7 @@ class _Job:
         """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
         groups = self.groups(model)
         now, measures = groups, Measures(groups, goals.engine)
-        whole = {name: measures.whole(name) for name in goals.budgets()}
+        whole = goals.original(measures)
         before = measures.cost()
         made: _Cut[M] | None = None
         plan: Plan | None = None
@@ -285,7 +286,7 @@ class _Choice:
     scores: Mapping[str, Tensor]
 
     def __call__(self, groups: Groups) -> Plan:
-        return self.planner(groups, {g.name: self.scores[g.name] for g in groups})
+        return self.planner(groups, {g.name: self.scores[g.name] for g in groups if g.name in self.scores})
 
 
 def _warned(result: Result[M]) -> Result[M]:
@@ -330,7 +331,7 @@ def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop:
         raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
     if evaluate is not None and not callable(evaluate):
         raise InputError("evaluate is no function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number")
-    if max_drop is not None and not (isinstance(max_drop, int | float) and 0 <= max_drop < math.inf):
+    if max_drop is not None and not (isinstance(max_drop, Real) and 0 <= max_drop < math.inf):
         raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
     if folder is not None and max_drop is None:
         raise InputError("folder= is for searches", seen=repr(folder), remedy="give it with max_drop=, or leave it out")

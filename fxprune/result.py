@@ -19,7 +19,7 @@ from fxprune.plan.plan import Plan
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
 from fxprune.rewriting.config_file import save_pretrained
-from fxprune.storage.files import write_whole
+from fxprune.storage.files import make_folder, write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
 from fxprune.verification.stale_widths import StaleWidth, stale_widths
@@ -158,9 +158,10 @@ class Result(Generic[M]):
 
         Raises:
             InputError: the model's `state_dict` holds something other than tensors.
+            StorageError: the system does not let them be written.
         """
         file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         pruned_file.save(file, self.model, self.plan, notes)
         page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
         write_whole(page, result_page(self).encode())

@@ -91,9 +91,12 @@ def test_too_few_inputs(net: Net) -> None:
         fxprune.trace(CASES["two_inputs"].build(), torch.zeros(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("nothing", [(), {}, None, 3, "x"])
-def test_inputs_without_a_tensor(net: Net, nothing: Any) -> None:
-    with refused(fxprune.InputError, "hold no tensor", str(nothing)):
+@pytest.mark.parametrize(
+    ("nothing", "seen"),
+    [((), "nothing"), ({}, "nothing"), (None, "NoneType"), (3, "int"), ({"x": "y"}, "str"), (np.ones(3), "ndarray")],
+)
+def test_inputs_without_a_tensor(net: Net, nothing: Any, seen: str) -> None:
+    with refused(fxprune.InputError, "hold no tensor", f"seen: {seen}; remedy: pass a tensor (torch.as_tensor(array))"):
         fxprune.trace(net, nothing)
 
 

@@ -6,11 +6,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.errors import StorageError
 from fxprune.planners.goals import Goals
 
 
@@ -295,6 +297,33 @@ def test_a_folder_is_of_one_search(net: Net, tmp_path: Path) -> None:
 
 
 # Mistakes
+
+
+def test_a_number_that_was_meant_as_a_percentage(net: Net) -> None:
+    told = r"the budget cannot be reached; seen: macs=50, where one channel of each group costs [\d,]+; remedy: "
+    for data in (None, teacher()):
+        with pytest.raises(fxprune.InputError, match=told + "a larger number; .* and macs=0.5 keeps half"):
+            fxprune.prune(net, X, macs=50, data=data)
+
+
+def test_numbers_of_numpy(net: Net) -> None:
+    assert parts(fxprune.prune(net, X, macs=np.float32(0.5))) == parts(fxprune.prune(net, X, macs=0.5))
+
+
+def test_places_that_cannot_be_written(net: Net, tmp_path: Path) -> None:
+    """The error names the file or folder that was wanted; what else lies there stays as it is."""
+    result = fxprune.prune(net, X, 0.5)
+    (tmp_path / "taken").write_text("x")
+    (tmp_path / "folder.safetensors").mkdir()
+    for path, where in (("taken/small", "taken/small"), ("folder.safetensors", "folder.safetensors")):
+        with pytest.raises(StorageError, match=rf"in \S*{where}; seen: \w+: .*; remedy: move what has this name"):
+            result.save(tmp_path / path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.safetensors", "taken"]
+
+
+def test_a_scorer_that_leaves_groups_out(net: Net) -> None:
+    with pytest.raises(fxprune.InputError, match="a group has no scores in a; remedy: score all groups"):
+        fxprune.prune(net, X, 0.5, scorer=lambda model, groups, data: {})
 
 
 @pytest.mark.parametrize(

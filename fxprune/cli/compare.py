@@ -39,6 +39,9 @@ def compare(
     rounds: Annotated[int, typer.Option(min=1, help="Forwards of each model and engine; the median counts.")] = 20,
 ) -> Answer:
     """Measure an original and its pruned model: accuracy or agreement, latency, memory and size."""
+    names = engines.split(",")
+    if unknown := [name for name in names if name not in _ENGINES]:
+        raise CommandError(f"no engine '{unknown[0]}'; give some of {', '.join(_ENGINES)}")
     pair = origin.load(model, original)
     both = {"original": pair.original.model, "pruned": pair.small}
     inputs = pair.original.inputs
@@ -55,7 +58,7 @@ def compare(
     if evaluate is not None:
         rows[f"value of {evaluate}"] = valued(evaluate, both)
     rows["peak memory of a forward, MiB"] = {n: peak(m, inputs) / _MIB for n, m in both.items()}
-    for engine in engines.split(","):
+    for engine in names:
         rows |= _latencies(engine, both, inputs, rounds, failures)
     notes = _notes(failures, _shapes(inputs))
     return Answer({"figures": rows, "failures": failures}, [_table(rows), *notes])
@@ -73,8 +76,6 @@ def _latencies(
     engine: str, models: Mapping[str, nn.Module], inputs: Any, rounds: int, failures: dict[str, str]
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of both models in one engine, measured by turns."""
-    if engine not in _ENGINES:
-        raise CommandError(f"no engine '{engine}'; give some of {', '.join(_ENGINES)}")
 
     def measured() -> dict[str, dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, write_onnx
 from fxprune.cli.options import ModelOptions
 from fxprune.cli.prove import Original
+from fxprune.storage.files import make_folder
 
 
 @command
@@ -31,6 +32,9 @@ def export(
     pair = None if loaded else origin.load(model, original)
     small, inputs = (loaded.model, loaded.inputs) if loaded else (pair.small, pair.original.inputs)  # type: ignore[union-attr]
     expected = eager(small)(inputs)
+    for file in (onnx, pt2):
+        if file is not None:
+            make_folder(file.parent)
     found: dict[str, Any] = {}
     if onnx is not None:
         write_onnx(small, inputs, onnx, dynamic_batch)

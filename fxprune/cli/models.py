@@ -236,6 +236,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CommandError(f"no such file: {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -19,6 +19,7 @@ from fxprune.cli.libraries import check_known
 from fxprune.cli.options import DataOptions, EngineName, EngineOption, GroupOptions, ModelOptions
 from fxprune.cli.quality import Evaluate, accuracy
 from fxprune.planners.goals import AUTO
+from fxprune.storage.files import make_folder
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def prune(
     out: Out = None,
 ) -> Answer:
     """Make a model smaller: --macs 0.5 keeps half of its arithmetic. With --data its layers are repaired."""
+    _make(out)
     loaded = models.load(model)
     result = fxprune.prune(
         loaded.model,
@@ -106,6 +108,7 @@ def search(
 
     Each candidate is repaired on the data, and tuned.
     """
+    _make(out)
     loaded = models.load(model)
     given = data.load(reading, loaded)
     result = fxprune.prune(
@@ -124,6 +127,12 @@ def search(
         folder=folder,
     )
     return _answer(result, out, origin.notes(model, groups))
+
+
+def _make(out: Path | None) -> None:
+    """The folder of the result, before the work is done that it shall hold."""
+    if out is not None:
+        make_folder(out.parent if out.suffix == ".safetensors" else out)
 
 
 def _accuracy(batches: fxprune.Batches | None) -> Callable[[nn.Module], Tensor]:

@@ -50,7 +50,8 @@ class Batch:
                 where=self.place,
                 seen=f"{type(error).__name__}: {str(error).strip()[:200]} (inputs of shape {shapes})",
                 remedy="give batches of inputs, or (inputs, targets), with which model(inputs) runs in eval mode; "
-                "unpack= makes them of other batches, such as unpack=lambda batch: (batch['image'], batch['label'])",
+                "a DataLoader makes batches of a Dataset's samples; unpack= makes them of other batches, such as "
+                "unpack=lambda batch: (batch['image'], batch['label'])",
             ) from error
 
 

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -116,6 +117,17 @@ parameters=, latency=), or pruning_ratio=
             return replace(self, pruning_ratio={p: _each(r, steps) for p, r in ratio.items()})
         return replace(self, pruning_ratio=None if ratio is None else _each(ratio, steps), **kept)
 
+    def original(self, measures: Measures) -> dict[str, float]:
+        """The costs of the original by name, of which budgets are parts.
+
+        Raises:
+            InputError: an absolute budget that no width meets.
+        """
+        for name, value in self.budgets().items():
+            if value > 1:
+                _check_reachable(name, value, measures.at(name, measures.narrowest()))
+        return {name: measures.whole(name) for name in self.budgets()}
+
     def planner(self, measures: Measures, original: Mapping[str, float]) -> Planner:
         """The planner that reaches the goals.
 
@@ -220,6 +232,10 @@ class Measures:
         vector[:] = [counts.get(group, size) for group, size in sizes.items()]
         return float(getattr(self._model, name)(vector))
 
+    def narrowest(self) -> dict[str, int]:
+        """One channel of each group."""
+        return dict.fromkeys(self._model.groups, 1)
+
     def tightest(self, limits: Mapping[str, float]) -> Callable[[Mapping[str, int]], float]:
         """A measure that is within its budget where all costs are within theirs: the largest of cost / limit.
 
@@ -253,8 +269,15 @@ def _each(ratio: float, steps: int) -> float:
     return 1 - (1 - ratio) ** (1 / steps)
 
 
+def _check_reachable(name: str, value: float, least: float) -> None:
+    if value < least:
+        seen = f"{name}={value:g}, where one channel of each group costs {least:,.4g}"
+        remedy = f"a larger number; those above 1 are absolute, and {name}=0.5 keeps half"
+        raise InputError("the budget cannot be reached", seen=seen, remedy=remedy)
+
+
 def _check_budget(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
         what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
         remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
         raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
@@ -272,8 +295,8 @@ def _shown(value: Any) -> str:
 
 def _check_ratio(ratio: Any) -> None:
     for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            percent = isinstance(value, int | float) and 2 <= value < 100
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+            percent = isinstance(value, Real) and 2 <= value < 100
             hint = f": {value / 100:g} for {value:g} %" if percent else ""
             raise InputError("pruning ratio out of range", seen=str(value), remedy=f"give a number in [0, 1){hint}")
 

@@ -28,9 +28,7 @@ def accessing(path: Path) -> Iterator[None]:
     except OSError as error:
         seen = f"{type(error).__name__}: {error.strerror or error}"
         remedy = _REMEDIES.get(error.errno or 0, "see that the folder exists and can be read and written")
-        raise StorageError(
-            "a file cannot be read or written", where=str(error.filename or path), seen=seen, remedy=remedy
-        ) from error
+        raise StorageError("a file cannot be read or written", where=str(path), seen=seen, remedy=remedy) from error
 
 
 _REMEDIES = {
@@ -38,6 +36,16 @@ _REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that can be written to"),
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move what has this name, or give another folder"),
 }
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they lack.
+
+    Raises:
+        StorageError: the system does not let it be made.
+    """
+    with accessing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -118,7 +118,10 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
 def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
     given = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     if not given:
-        raise InputError("the example inputs hold no tensor", seen=str(inputs)[:80], remedy="pass a tensor or a tuple")
+        args, kwargs = inputs
+        seen = ", ".join(type(value).__name__ for value in (*args, *kwargs.values())) or "nothing"
+        remedy = "pass a tensor (torch.as_tensor(array)), or a tuple or mapping of them"
+        raise InputError("the example inputs hold no tensor", seen=seen, remedy=remedy)
     lazy = [name for name, t in tensors.items() if nn.parameter.is_lazy(t)]
     if lazy:
         raise InputError(

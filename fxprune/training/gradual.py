@@ -190,7 +190,7 @@ class Gradual(Generic[M]):
     def _planned(self, number: int, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         measures = Measures(groups, self._goals.engine)
         if not self._whole:
-            self._whole = {name: measures.whole(name) for name in self._goals.budgets()}
+            self._whole = self._goals.original(measures)
         goals = self._goals.step(number, len(self.epochs), self._whole)
         data, repaired = self._options.get("data"), self._options.get("repair", True)
         if data is None or not repaired or self._options.get("scorer") is not None:

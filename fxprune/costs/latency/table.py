@@ -17,7 +17,7 @@ import torch
 
 from fxprune.costs.latency.calls import Operand, TimedCall
 from fxprune.errors import InputError
-from fxprune.storage.files import write_whole
+from fxprune.storage.files import make_folder, write_whole
 
 _VERSION = 1
 _PAUSE = 10.0  # seconds between two writes
@@ -119,7 +119,7 @@ class LatencyTable:
 
     def save(self) -> None:
         """Write the file, with what other processes have measured since it was read."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         for key, found in (self._read() if self.path.exists() else {}).items():
             if len(found) > self.rounds(key):
                 self.samples[key] = found
