@@ -331,7 +331,7 @@ def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop:
         raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
     if evaluate is not None and not callable(evaluate):
         raise InputError("evaluate is no function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number")
-    if max_drop is not None and not (isinstance(max_drop, Real) and 0 <= max_drop < math.inf):
+    if max_drop is not None and not (isinstance(max_drop, Real) and 0 <= float(max_drop) < math.inf):
         raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
     if folder is not None and max_drop is None:
         raise InputError("folder= is for searches", seen=repr(folder), remedy="give it with max_drop=, or leave it out")

@@ -84,7 +84,7 @@ def budget() -> Figure:
 def repair() -> Figure:
     """How far the pruned ResNet-20's outputs are from the original's, on images that the repair has not seen."""
     model, example = digits.network().eval(), torch.zeros(1, 1, 8, 8)
-    options = {"scorer": fxprune.scorers.L2Norm(), "data": [x for x, _ in digits.train()[:2]], "verify": False}
+    data, norm = [x for x, _ in digits.train()[:2]], fxprune.scorers.L2Norm()
     images = torch.cat([x for x, _ in digits.test()])
     ratios = (0.25, 0.5, 0.75)
     figure = Figure(figsize=(6, 3), layout="constrained")
@@ -92,8 +92,11 @@ def repair() -> Figure:
     with torch.no_grad():
         expected = model(images)
         for label, repaired in (("cut alone", False), ("cut and repaired", True)):
-            cut = [fxprune.prune(model, example, **options, planner=Uniform(r), repair=repaired).model for r in ratios]
-            errors = [float((small(images) - expected).norm() / expected.norm()) for small in cut]
+            errors = []
+            for ratio in ratios:
+                planner = Uniform(ratio)
+                small = fxprune.prune(model, example, planner=planner, scorer=norm, data=data, repair=repaired).model
+                errors.append(float((small(images) - expected).norm() / expected.norm()))
             axes.plot([100 * r for r in ratios], errors, marker="o", label=label)
     axes.set(xlabel="channels of every group that are gone, %", ylabel="relative error of the outputs", ylim=(0, None))
     axes.legend()

@@ -277,7 +277,7 @@ def _check_reachable(name: str, value: float, least: float) -> None:
 
 
 def _check_budget(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
         remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
         raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
@@ -295,8 +295,8 @@ def _shown(value: Any) -> str:
 
 def _check_ratio(ratio: Any) -> None:
     for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
-            percent = isinstance(value, Real) and 2 <= value < 100
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
+            percent = isinstance(value, Real) and 2 <= float(value) < 100
             hint = f": {value / 100:g} for {value:g} %" if percent else ""
             raise InputError("pruning ratio out of range", seen=str(value), remedy=f"give a number in [0, 1){hint}")
 

@@ -70,6 +70,18 @@ def steady(output: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_a_program_for_several_processes(tmp_path: Path) -> None:
+    """Started as the page says; one of the two processes tells what came of it."""
+    pytest.importorskip("accelerate")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    clean = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = str(DOCS / "recipes" / "several_processes.py")
+    done = subprocess.run([*launch, program], check=False, capture_output=True, text=True, cwd=tmp_path, env=clean)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.fullmatch(r"2 processes, Result\(Sequential; 2 of 2 groups pruned, .*\), accuracy 0\.9\d+\n", done.stdout)
+
+
+@pytest.mark.slow
 def test_a_wheel_in_a_clean_environment_has_the_command(tmp_path: Path) -> None:
     """With PyTorch and the other dependencies of this environment, but without the repository on the path."""
     source = tmp_path / "source"
