@@ -40,6 +40,7 @@ HEAD = """# The command line
 
 A ResNet-20 that the zoo has trained on the digits of scikit-learn; `tools/digits.py` loads the network and the images.
 This page is written by `tools/transcript.py`. A test runs the same commands and compares the figures, except for times.
+All options: [Options of the command](command-reference.md).
 
 ```
 $ pip install 'fxprune[images,onnx]'

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from fxprune.cli.engines import Engine, compiled, eager, onnx_runtime, write_onn
 from fxprune.cli.options import DataOptions, ModelOptions
 from fxprune.cli.prove import Original
 from fxprune.cli.quality import Evaluate, quality, valued
+from fxprune.costs.latency.timer import median_by_turns
 
 _MIB = 2**20
 _OUTPUTS = ("relative difference", "value of")  # of which no part is left
@@ -111,24 +111,9 @@ _ENGINES: dict[str, Callable[[nn.Module, Any, Path], Engine]] = {
 
 def by_turns(engines: Mapping[str, Engine], inputs: Any, rounds: int) -> dict[str, float]:
     """Median seconds of a forward of each, one after the other in every round, so that a busy machine slows all."""
-    wait = _waiter(inputs)
-    for run in engines.values():
-        run(inputs)
-        run(inputs)
-    times: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(rounds):
-        for name, run in engines.items():
-            wait()
-            start = time.perf_counter()
-            run(inputs)
-            wait()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in times.items()}
-
-
-def _waiter(inputs: Any) -> Callable[[], None]:
-    tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-    return torch.cuda.synchronize if any(t.is_cuda for t in tensors) else lambda: None
+    device = next(t.device for t in tree_leaves(inputs) if isinstance(t, Tensor))
+    found = median_by_turns([partial(run, inputs) for run in engines.values()], device, rounds)
+    return dict(zip(engines, found, strict=True))
 
 
 def peak(model: nn.Module, inputs: Any) -> int:
@@ -187,4 +172,5 @@ def _cells(name: str, row: Mapping[str, float]) -> list[str]:
 def _notes(failures: Mapping[str, str], shape: str) -> list[str]:
     threads = torch.get_num_threads()
     failed = [f"{engine} failed: {seen}" for engine, seen in failures.items()]
-    return [f"latency: inputs of shape {shape}, {threads} thread{'s' * (threads > 1)}, median", *failed]
+    clock = f"{threads} threads" if threads > 1 else "1 thread (its CPU time)"
+    return [f"latency: inputs of shape {shape}, {clock}, median", *failed]
