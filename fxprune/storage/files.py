@@ -28,7 +28,9 @@ def accessing(path: Path) -> Iterator[None]:
     except OSError as error:
         seen = f"{type(error).__name__}: {error.strerror or error}"
         remedy = _REMEDIES.get(error.errno or 0, "see that the folder exists and can be read and written")
-        raise StorageError("a file cannot be read or written", where=str(path), seen=seen, remedy=remedy) from error
+        named = Path(error.filename or path)
+        where = path if named.name.startswith(f".{path.name}.") else named  # the file that a temporary one stands for
+        raise StorageError("a file cannot be read or written", where=str(where), seen=seen, remedy=remedy) from error
 
 
 _REMEDIES = {
