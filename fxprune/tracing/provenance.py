@@ -202,6 +202,11 @@ class _Sourced:
         return self.run.compared("ne", self, 0, self.plain != 0, sys._getframe(1))
 
     def __hash__(self) -> int:
+        """That of the number. einops keeps shapes that it has computed, which would give one tensor the sources of
+        another; lengths that it cannot hash it takes for symbols, and computes with them.
+        """
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("einops."):
+            raise TypeError("a length with a source")
         return hash(self.plain)
 
     def __repr__(self) -> str:
