@@ -2,7 +2,8 @@
 
 What the labels leave open is chosen before the widths in the code are known: which factor of a split shrinks, heads or
 their width, and whether equal parts keep the same indices or equally many. If the code then holds such a group, the
-other choice is tried as well, and the one that leaves more free is taken. What the caller has chosen stays.
+other choice is tried as well, and the one that leaves more free is taken; so it is where choices for several splits
+have contradicted one another. What the caller has chosen stays.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def settled(graph: Graph, heads: Heads, ignored: Callable[[Analysis], Reasons], 
     if any(b.names & refused for b in best[0].balances):
         best = max(best, known(analysed(graph, heads)), key=_freed)
         refused = _refused(best, ignored(best[0]))
-    turned = dict(_turned(best[0], refused)) if heads == "" else {}
-    return max(best, known(analyse(graph, tuple(turned.items()))), key=_freed) if turned else best
+    others = [dict(_turned(best[0], refused)), *_agreed(best[0])] if heads == "" else []
+    return max([best, *(known(analyse(graph, tuple(other.items()))) for other in others if other)], key=_freed)
 
 
 def _refused(known: Known, ignored: Reasons) -> set[str]:
@@ -63,3 +64,10 @@ def _turned(analysis: Analysis, refused: set[str]) -> Iterator[tuple[str, str]]:
             owners = np.unique(analysis.group_of[of[f.flat]]).tolist()
             if members.intersection(owners):
                 yield f.node.meta["module"], "head_dim" if other == len(f.sizes) - 1 else "num_heads"
+
+
+def _agreed(analysis: Analysis) -> list[dict[str, str]]:
+    """The same choice for all splits of modules in which unlike ones have tied all channels to one another."""
+    of = analysis.components.of
+    tied = {f.node.meta["module"] for f in analysis.components.chosen if f.split and len(np.unique(of[f.flat])) == 1}
+    return [dict.fromkeys(tied, choice) for choice in ("head_dim", "num_heads")]

@@ -125,3 +125,32 @@ def test_grids_of_unlike_sizes_over_the_same_channels_agree(batch: int) -> None:
     plan = groups.plan({kernels.name: range(0, 24, 2)})
     assert fxprune.verify(model, plan, x) < 1e-9
     assert fxprune.rewrite(model, plan)(torch.randn(3, 3, 8, 8)).shape == (3, 5, 8, 8)
+
+
+class SampledHeads(nn.Module):
+    """Values of heads, weighted at few points: in the split of weights heads are finer, in that of values not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.each = HEADS, EACH
+        self.inp, self.values, self.weights = nn.Linear(12, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, HEADS * 3)
+        self.o, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        b, n, _ = x.shape
+        v = self.values(x).view(b, n, self.heads, self.each).permute(0, 2, 3, 1).reshape(b * self.heads, self.each, n)
+        w = self.weights(x).view(b, n, self.heads, 3).softmax(-1).transpose(1, 2).reshape(b * self.heads, 1, n, 3)
+        y = (torch.stack([v.roll(i, -1) for i in range(3)], -1) * w).sum(-1).view(b, self.heads * self.each, n)
+        return self.out(self.o(y.transpose(1, 2)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_choices_that_contradict_one_another_are_made_alike(batch: int) -> None:
+    torch.manual_seed(0)
+    model, x = SampledHeads().eval(), torch.randn(batch, 9, 12)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("inp", WIDTH), ("values", EACH), ("o", WIDTH)]
+    plan = groups.plan({"values": [0, 3, 5]})
+    assert fxprune.verify(model, plan, x) < 1e-9
+    assert fxprune.rewrite(model, plan)(torch.randn(3, 9, 12)).shape == (3, 9, 5)
