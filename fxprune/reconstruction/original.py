@@ -107,7 +107,7 @@ class Original:
                 record = record or stack.enter_context(recording(self.model, {*self._weights}, keep))
                 positions, size = self.sampling.start(batch.place), batch.size
                 done = record(batch, names, stop)
-                stop = stop or last_event(done, names)
+                stop = stop or last_event(done.events, names)
                 return dict(done.calls)
 
             yield run

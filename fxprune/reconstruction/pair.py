@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ class Pair:
         data: batches, that can be read again and again.
         repairs: whether a layer makes up for the error of another one that it is added to, by the names of both.
         tapes: hold what the pruned model computes before the layers that are still to be fitted.
+        events: of the readers in a forward of the pruned model (see `RecordedRun`), so that the first batch of a pass
+            needs no run to the end either; empty where they are not known.
     """
 
     original: Original
@@ -44,6 +46,7 @@ class Pair:
     data: Iterable[Any]
     repairs: Callable[[str, str], bool]
     tapes: Tapes | None = None
+    events: Sequence[str] = ()
 
     def current(self, names: Set[str], parts: int = 1, pending: Set[str] = frozenset()) -> dict[str, list[Gram]]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
@@ -54,11 +57,11 @@ class Pair:
             pending: names of the tensors of the pruned model that may still change; none where all of them may.
         """
         sums: dict[str, list[Gram]] = {}
-        stop = None
+        stop = last_event(self.events, names) if self.events else None
         with recording(self.small, set(self.readers), Recorded.of) as pruned, self.original.looking(names) as look:
             for i, batch in enumerate(batches(self.small, self.data)):
                 given, new = look(batch), pruned(batch, names, stop, self._replay(batch, pending))
-                stop = stop or last_event(new, names)
+                stop = stop or last_event(new.events, names)
                 if given.keys() != new.calls.keys():
                     raise InputError(
                         "original and pruned model do not run the same layers",
@@ -98,7 +101,7 @@ class Pair:
         with recording(model, set(self.readers), Recorded.of) as whole:
             for i, batch in enumerate(batches(model, self.data)):
                 run = whole(batch, names, stop)
-                stop = stop or last_event(run, names)
+                stop = stop or last_event(run.events, names)
                 for (name, _), old in run.calls.items():
                     where = positions(old.seen, batch.size)
                     blocks, entries = (i.to(old.seen.x.device) for i in self.readers[name].entries(old.seen))

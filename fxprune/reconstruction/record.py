@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as replaced
@@ -165,6 +165,6 @@ class _Recorder(Generic[K]):
             raise _Enough
 
 
-def last_event(run: RecordedRun[Any], names: Set[str]) -> int:
+def last_event(events: Sequence[str], names: Set[str]) -> int:
     """How many events there are up to the last one of the given weights."""
-    return max((i for i, name in enumerate(run.events, 1) if name in names), default=len(run.events))
+    return max((i for i, name in enumerate(events, 1) if name in names), default=len(events))

@@ -144,11 +144,15 @@ def reconstruct(
     readers, sampling = readers_of(plan), Sampling(positions, seed).over(data)
     first = next(iter(batches(small, data)))
     parts = 2 if ridge is None else 1
-    layers = find_layers(first_run(small, readers.keys(), first), model, small, plan)
+    run = first_run(small, readers.keys(), first)
+    layers, events = find_layers(run, model, small, plan), tuple(run.events)
+    del run  # with the activations of a batch
     ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
     wave = {name: i for i, names in enumerate(ordered) for name in names}
     original = Original(model, list(wave), sampling, memory)
-    pair = Pair(original, small, readers, data, lambda name, partner: wave.get(partner, -1) < wave[name], Tapes(memory))
+    pair = Pair(
+        original, small, readers, data, lambda name, partner: wave.get(partner, -1) < wave[name], Tapes(memory), events
+    )
     done: list[Refit] = []
     passes = list(_passes(ordered, layers, order, memory))
     with or_as_before(small, layers):

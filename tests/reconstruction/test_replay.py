@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fxprune
 from fxprune.module.dispatch import DispatchMode
 from fxprune.reconstruction import replay
+from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.replay import Tape, Tapes
 
 
@@ -177,3 +179,24 @@ def test_tapes_hold_no_more_than_they_may() -> None:
                 found = tapes.run("key", lambda inputs: net(*inputs[0]), ((x,), {}), names, later)
             assert torch.equal(found, expected(net, x))
         assert counter.convolutions == computed
+
+
+def test_a_repair_from_tapes_is_the_same_and_computes_far_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = [f() for _ in range(8) for f in (lambda: nn.Conv2d(6, 6, 3, padding=1), nn.ReLU)]
+    net = nn.Sequential(*layers, nn.Conv2d(6, 2, 1)).eval()
+    data = [torch.randn(4, 6, 6, 6) for _ in range(3)]
+    groups = fxprune.find_groups(fxprune.trace(net, data[0]))
+    plan = groups.plan({g.name: [0, 1, 3, 5] for g in groups})
+    found, computed = [], []
+    for tapes in (True, False):
+        if not tapes:
+            monkeypatch.setattr(Pair, "_replay", lambda *_: None)
+        small = fxprune.rewrite(net, plan)
+        with Counter() as counter:
+            fxprune.reconstruct(net, small, plan, data)
+        found.append(small.state_dict())
+        computed.append(counter.convolutions)
+    assert all(torch.equal(t, found[1][name]) for name, t in found[0].items())
+    # To fit layer i of 8, a batch computes layers i - 1 and i, in place of all up to i.
+    assert computed[1] - computed[0] == 3 * (sum(range(2, 10)) - 8 * 2)
