@@ -5,30 +5,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+import yaml
 from torch import nn
 
 from suites import Case
-from suites import transformers_text as text
-from suites import transformers_vision as vision
 
 PACKAGE = "transformers"
 transformers.logging.set_verbosity_error()
 
-
+_TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+_MODELS = {
+    name: (group["family"], group["inputs"], changes)
+    for group in _TABLE["families"]
+    for name, changes in group["models"].items()
+}
 _STREAMS = ("hidden_state", "model_output", "attentions")
 
 
 def names() -> list[str]:
-    return [*text.MODELS, *vision.MODELS]
+    return list(_MODELS)
 
 
 def case(name: str) -> Case:
-    family, inputs, changes = (text.MODELS | vision.MODELS)[name]
-    kind, *options = inputs if isinstance(inputs, tuple) else (inputs,)
+    family, inputs, changes = _MODELS[name]
+    kind, *options = inputs if isinstance(inputs, list) else (inputs,)
     example = partial(_INPUTS[kind], *options)
     return Case(family, partial(_build, name, changes), lambda batch: example(batch=batch))
 
@@ -60,7 +65,7 @@ def _config(kind: Any, changes: dict[str, Any]) -> Any:
     parts = {
         n: _config(k, changes[n]) for n, k in kind.sub_configs.items() if n in changes and "Auto" not in k.__name__
     }
-    return kind(**{k: v for k, v in text.TINY.items() if k in known} | changes | parts)
+    return kind(**{k: v for k, v in _TABLE["tiny"].items() if k in known} | changes | parts)
 
 
 def _tokens(batch: int, length: int = 16) -> torch.Tensor:
