@@ -58,9 +58,15 @@ def _onnx(model: nn.Module, inputs: Inputs) -> bytes:
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
-        assert program is not None
-        return program.model_proto.SerializeToString()
+            program = torch.export.export(model, args, kwargs)
+            try:
+                made = torch.onnx.export(program, (), dynamo=True, verbose=False)
+                assert made is not None
+                return made.model_proto.SerializeToString()
+            except Exception:  # old releases of PyTorch cannot convert every program with a new onnxscript
+                file = io.BytesIO()
+                torch.onnx.export(model, args, file, kwargs=kwargs, dynamo=False, verbose=False)  # type: ignore[arg-type]
+                return file.getvalue()
     except Exception as error:
         seen = " ".join(str(error).split())[:200]
         remedy = "measure(groups) without engine=, or an engine that takes the model"
