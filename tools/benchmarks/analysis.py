@@ -10,7 +10,8 @@ with one image. What counts is CPU time: the clock's on an idle machine, and not
 * analysis: `fxprune.trace` and `find_groups`; `DependencyGraph().build_dependency` and `list(get_all_groups(...))`;
 * pruning: from the model to the model with half of every group's channels, by L2 magnitude: trace, groups, scores, plan
   and `rewrite(inplace=True)`; `BasePruner(...)` and `step()`. Each run has a fresh copy, made outside the timed region;
-* what a user calls: `fxprune.prune` with its proof and report; the peer as before, which proves nothing.
+* what a user calls: `fxprune.prune` with its proof and report; the peer as before, which proves nothing. And how many
+  times as long it takes as `fxprune.prune(..., verify=False)`.
 
 A model that one of the two cannot do within the limit, or whose pruned model does not run, is listed and left out of
 the means. Each row goes to the journal at once; a run that was cut short goes on where it ended. Rows of other sources,
@@ -96,6 +97,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for task in TASKS:
         for column in ("fxprune ms", "peer ms", "ratio"):
             table.add_column(f"{task}\n{column}", justify="right", no_wrap=True)
+    table.add_column("with proof /\nwithout", justify="right", no_wrap=True)
     for column in ("fxprune", "peer"):
         table.add_column(f"params left\n{column}", justify="right", no_wrap=True)
     table.add_column("notes")
@@ -107,7 +109,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
 def _cells(row: Row) -> list[str]:
     timings = [c for part in (row.analysis, row.pruning, row.default) for c in _timings(part)]
     left = [f"{row.left[who]:.2f}" if who in row.left else "" for who in ("ours", "peer")]
-    return [row.model, *timings, *left, notes(row)]
+    proof = f"{row.default.proof:.2f}" if row.default.proof else ""
+    return [row.model, *timings, proof, *left, notes(row)]
 
 
 def _timings(part: Part) -> list[str]:

@@ -78,6 +78,10 @@ def our_default(s: Subject) -> nn.Module:
     return fxprune.prune(s.model, s.image, pruning_ratio=RATIO).model
 
 
+def our_unproven(s: Subject) -> nn.Module:
+    return fxprune.prune(s.model, s.image, pruning_ratio=RATIO, verify=False).model
+
+
 def peer_analysis(s: Subject) -> list[Any]:
     graph = tp.DependencyGraph().build_dependency(s.model, (s.image,), verbose=False)
     return list(graph.get_all_groups(ignored_layers=[s.classifier], root_module_types=[nn.Conv2d, nn.Linear]))
@@ -105,15 +109,16 @@ def peer_pruning(s: Subject) -> nn.Module:
 
 ANALYSES: dict[str, Task] = {"ours": our_analysis, "peer": peer_analysis}
 PRUNINGS: dict[str, Task] = {"ours": our_pruning, "peer": peer_pruning}
-DEFAULTS: dict[str, Task] = {"ours": our_default, "peer": peer_pruning}
+DEFAULTS: dict[str, Task] = {"ours": our_default, "peer": peer_pruning, "unproven": our_unproven}
 
 
 @dataclass
 class Part:
-    """CPU seconds of each run of one task, by library."""
+    """CPU seconds of each run of one task, by library; `unproven`: of fxprune without its proof."""
 
     ours: list[float] = field(default_factory=list)
     peer: list[float] = field(default_factory=list)
+    unproven: list[float] = field(default_factory=list)
 
     @property
     def medians(self) -> tuple[float, float] | None:
@@ -123,6 +128,11 @@ class Part:
     def ratio(self) -> float | None:
         """The peer's median divided by ours."""
         return self.medians[1] / self.medians[0] if self.medians else None
+
+    @property
+    def proof(self) -> float | None:
+        """The median with the proof divided by that without."""
+        return statistics.median(self.ours) / statistics.median(self.unproven) if self.unproven else None
 
 
 @dataclass
