@@ -4,9 +4,9 @@
     python tools/random_networks.py --only 1234                   # one network again, with its genes and its error
 
 Network i of a seed is the same on every machine. Its genes (`tests/helpers/random_nets.py`) are drawn from
-convolutions, norms, splits, shuffles and gates, and from idioms that read widths: attention in many forms, dynamic
-convolutions, branches on widths, literals, numbers that equal a width by chance, widths far apart that are taken for
-one another.
+convolutions, norms, splits, shuffles and gates, and from idioms that read widths: attention in many forms (fused,
+chunked, crossed, grouped queries, literals), dynamic convolutions, recurrent layers, branches on widths, numbers that
+equal a width by chance, widths far apart that are taken for one another.
 
 Each is traced with one or two images; its groups are cut unevenly, each to a number of its own. Then
 

@@ -176,3 +176,83 @@ class ShuffledGroups(nn.Module):
         b, c, h, w = x.shape
         each = -1 if self.fixed else c // self.groups
         return self.conv(x.view(b, self.groups, each, h, w).transpose(1, 2).reshape(b, -1, h, w))  # type: ignore[no-any-return]
+
+
+class Crossed(nn.Module):
+    """PyTorch's attention from one map to another stream of its own width; heads of a whole batch lie in one dim."""
+
+    def __init__(self, c: int, heads: int, memory: int) -> None:
+        super().__init__()
+        self.memory = nn.Linear(c, memory)
+        self.attention = nn.MultiheadAttention(c, heads, kdim=memory, vdim=memory, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        keys = self.memory(tokens)
+        return x + self.attention(tokens, keys, keys)[0].transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+class GroupedQueries(nn.Module):
+    """Several heads read the same keys and values; a tensor of one number scales the scores."""
+
+    def __init__(self, c: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.q, self.o = nn.Linear(c, 2 * heads * width), nn.Linear(2 * heads * width, c)
+        self.k, self.v = nn.Linear(c, heads * width), nn.Linear(c, heads * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        b, n, _ = tokens.shape
+        q, k, v = (f(tokens).view(b, n, -1, self.width).transpose(1, 2) for f in (self.q, self.k, self.v))
+        k, v = (t.repeat_interleave(2, 1) for t in (k, v))
+        scores = q @ k.mT / torch.sqrt(torch.tensor(q.shape[-1], dtype=q.dtype, device=q.device))
+        y = self.o((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, 2 * self.heads * self.width))
+        return x + y.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+class Chunked(nn.Module):
+    """Queries, keys and values are chunks of one layer; their width is read from the first."""
+
+    def __init__(self, c: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.o = heads, nn.Linear(c, 3 * c), nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        b, n, c = q.shape
+        q, k, v = (t.reshape(b, n, self.heads, c // self.heads).transpose(1, 2) for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
+        return x + self.o(y).transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+class MixedKernels(nn.Module):
+    """A kernel for each image, mixed from a few that one parameter of five dims holds."""
+
+    def __init__(self, c: int, out: int) -> None:
+        super().__init__()
+        self.into, self.out = c, out
+        self.kernels, self.mixing = nn.Parameter(torch.randn(3, out, c, 3, 3) / c), nn.Linear(c, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        kernels = torch.mm(self.mixing(x.mean((2, 3))).sigmoid(), self.kernels.view(3, -1))
+        kernels = kernels.view(b * self.out, self.into, 3, 3)
+        return F.conv2d(x.reshape(1, -1, h, w), kernels, padding=1, groups=b).view(b, self.out, h, w)
+
+
+class Directions(nn.Module):
+    """A recurrent layer along the rows, whose directions an attribute cuts apart."""
+
+    def __init__(self, c: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden, self.rnn, self.o = (
+            hidden,
+            nn.GRU(c, hidden, batch_first=True, bidirectional=True),
+            nn.Linear(hidden, c),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.rnn(x.mean(3).transpose(1, 2))
+        y = y[:, :, : self.hidden] + y[:, :, self.hidden :]
+        return x + self.o(y).transpose(1, 2).unsqueeze(3)  # type: ignore[no-any-return]

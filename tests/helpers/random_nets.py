@@ -332,6 +332,32 @@ def shuffled_groups(d: Draft, a: int, b: int, w: int) -> None:
         d.add(_one, [a], [random_idioms.ShuffledGroups(c, groups, bool(w % 2))], (c, n))
 
 
+def crossed(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    heads = _divisor(c, b)
+    if 1 < heads < c:  # where a grid of heads and their widths ties them to the stream
+        d.add(_one, [a], [random_idioms.Crossed(c, heads, w)], (c, n))
+
+
+def grouped_queries(d: Draft, a: int, b: int, w: int) -> None:
+    d.add(_one, [a], [random_idioms.GroupedQueries(d.shapes[a][0], 1 + b % 3, w)], d.shapes[a])
+
+
+def chunked(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    if c > 1:
+        d.add(_one, [a], [random_idioms.Chunked(c, _divisor(c, b))], (c, n))
+
+
+def mixed_kernels(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    d.add(_one, [a], [random_idioms.MixedKernels(c, w)], (w, n))
+
+
+def directions(d: Draft, a: int, b: int, w: int) -> None:
+    d.add(_one, [a], [random_idioms.Directions(d.shapes[a][0], w)], d.shapes[a])
+
+
 OPS: dict[str, Callable[[Draft, int, int, int], None]] = {
     "conv": convolution,
     **{
@@ -340,6 +366,7 @@ OPS: dict[str, Callable[[Draft, int, int, int], None]] = {
             *(grouped, depthwise, transposed, norm, activation, add, cat, chunk, swapped_halves, part, written_slice),
             *(gate, linear_gate, pool, upsample, shared, shuffle, pixels, padded),
             *(attention, two_heads, dynamic, branch, far_apart, by_chance, shuffled_groups),
+            *(crossed, grouped_queries, chunked, mixed_kernels, directions),
         )
     },
 }
@@ -353,6 +380,11 @@ IDIOMS = (
     "far_apart",
     "by_chance",
     "shuffled_groups",
+    "crossed",
+    "grouped_queries",
+    "chunked",
+    "mixed_kernels",
+    "directions",
     "shuffle",
     "grouped",
 )
