@@ -24,6 +24,18 @@ import fxprune
 from fxprune.search import ROBUST, BeeColony, Bisection, Progressive, Workers
 
 
+class Wide(nn.Module):
+    """Its features are few mixed to many, so that most channels can be made up for; a residual stream and a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.head = nn.Linear(4, 24), nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.b(self.a(x)))
+
+
 def perceptron(*widths: int, seed: int = 0) -> tuple[nn.Sequential, fxprune.Groups, dict[str, Tensor]]:
     """A net with the given hidden widths, its groups 0, 1, ..., and random scores."""
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from search_toys import Wide
 from sklearn.linear_model import lars_path
 from torch import Tensor, nn
 
@@ -181,21 +182,9 @@ def test_bad_settings_are_named() -> None:
         search(model, groups, lambda m: 0.0)
 
 
-class Stream(nn.Module):
-    """A stream of 24 channels of rank 4, and a branch that reads it through a sampler."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.a, self.b, self.head = nn.Linear(4, 24), nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.head(x + self.b(self.a(x)))
-
-
 def test_samplers_let_a_branch_drop_what_it_reads() -> None:
     torch.manual_seed(0)
-    model = fxprune.add_samplers(Stream(), ["a"])
+    model = fxprune.add_samplers(Wide(), ["a"])
 
     def closeness(m: nn.Module) -> float:
         with torch.no_grad():

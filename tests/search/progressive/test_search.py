@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from search_toys import jitter, perceptron, widths_of
+from search_toys import Wide, jitter, perceptron, widths_of
 from torch import Tensor, nn
 
 import fxprune
@@ -99,18 +99,6 @@ def test_channels_are_those_of_the_original() -> None:
         assert group.kept.tolist() == sorted(order[: len(group.kept)].tolist())
     expected = fxprune.rewrite(model, found.plan)
     assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), expected.parameters(), strict=True))
-
-
-class Wide(nn.Module):
-    """Its features are few mixed to many, so that most channels can be made up for; a residual stream and a branch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.a, self.b, self.head = nn.Linear(4, 24), nn.Linear(24, 24), nn.Linear(24, 24), nn.Linear(24, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.head(x + self.b(self.a(x)))
 
 
 def closeness(model: nn.Module, original: nn.Module) -> float:
