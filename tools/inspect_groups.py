@@ -54,7 +54,7 @@ def main(
     directory and on the import path. Files are written whole or not at all, and replaced if they exist.
     """
     with reported():
-        with redirect_stdout(sys.stderr):  # what a model prints is no part of the output
+        with redirect_stdout(sys.stderr):  # what a model prints does not belong to the output
             torch.manual_seed(0)
             loaded = _load(model)
             inputs = example(input_shape or (), loaded.inputs)

@@ -74,7 +74,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
 
 @contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Warnings are told on standard error in a line each, without the place in the code."""
+    """Warnings go to standard error, a line each, without the place in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

@@ -59,7 +59,7 @@ def _folder(folder: Path, options: DataOptions, loaded: Loaded) -> DataLoader[An
 
 
 def _as_list(samples: list[Any]) -> tuple[tuple[list[Tensor]]]:
-    """A batch of a detector: a list of images, its only argument. Numbers of classes are no targets of it."""
+    """A batch of a detector: a list of images, its only argument. Numbers of classes are not its targets."""
     return (([s[0] if isinstance(s, tuple) else s for s in samples],),)
 
 

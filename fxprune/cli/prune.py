@@ -150,7 +150,7 @@ def _ratio(given: Sequence[str]) -> float | dict[str, float] | None:
     """A pruning ratio, or one for each pattern.
 
     Raises:
-        CommandError: one is no number, or several come without patterns.
+        CommandError: one is not a number, or several come without patterns.
     """
     pairs = [("", text) if "=" not in text else tuple(text.rsplit("=", 1)) for text in given]
     try:

@@ -135,7 +135,7 @@ def cost(groups: Groups, plan: Plan | None = None) -> Cost:
         plan: on these groups; None is the model as it is.
 
     Raises:
-        InputError: `groups` are no groups.
+        InputError: `groups` are not groups.
         PlanError: the plan is none, or for another model.
 
     >>> import torch, fxprune

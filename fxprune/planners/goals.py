@@ -33,7 +33,7 @@ _MILLI = 1e-3
 
 @dataclass(frozen=True)
 class Goals:
-    """What shall be left of a model: budgets, or a part of every group.
+    """What is to be left of a model: budgets, or a part of every group.
 
     Attributes:
         macs: MACs that may stay: a part of the original's in (0, 1], or a number above 1.

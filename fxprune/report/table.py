@@ -75,7 +75,7 @@ def _table(title: str, caption: str | None = None) -> Table:
 
 
 def _plain(text: str) -> Text:
-    """Text whose brackets are no markup."""
+    """Text whose brackets are not read as markup."""
     from rich.text import Text
 
     return Text(text)

@@ -73,7 +73,7 @@ class APoZ:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         def alive(maps: Tensor) -> Tensor:
-            # NaN is no activation either way; it makes the score NaN rather than a number.
+            # NaN counts neither as an activation nor as none; it makes the score NaN rather than a number.
             return ((maps.abs() > self.threshold) + maps * 0).flatten(2).mean(2)
 
         return _read(model, groups, data, self.seed, lambda: _Mean(alive))

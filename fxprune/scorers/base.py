@@ -75,7 +75,7 @@ def makers(group: Group, tensors: Mapping[str, Tensor]) -> tuple[Slot, ...]:
 
     Args:
         group: the group.
-        tensors: the model's by name; what is not among them is no parameter.
+        tensors: the model's by name; a name that is not among them is not a parameter.
 
     Raises:
         UnscorableError: neither a layer nor a parameter belongs to the channels.

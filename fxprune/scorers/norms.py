@@ -75,7 +75,7 @@ class LAMP:
 
 
 def _part_of_larger(squares: Tensor) -> Tensor:
-    """Each value over the sum of all that are no smaller; 0 for zeros."""
+    """Each value over the sum of all values at least as large; 0 for zeros."""
     rising, _ = squares.sort()
     sums = rising.flip(0).cumsum(0).flip(0)
     at_least = sums[torch.searchsorted(rising, squares)]

@@ -31,7 +31,7 @@ class Accuracy:
         data: batches (inputs, targets), with class indices of shape (samples,) as targets; read at each call.
 
     Raises:
-        InputError: unusable data, or outputs that are no logits of shape (samples, classes).
+        InputError: unusable data, or outputs that are not logits of shape (samples, classes).
 
     >>> import torch, fxprune
     >>> quality = fxprune.search.Accuracy([(torch.eye(2), torch.tensor([0, 1]))])

@@ -80,7 +80,7 @@ class Evaluator(Generic[M]):
         """The outcome of the original.
 
         Raises:
-            InputError: its quality is no finite number.
+            InputError: its quality is not a finite number.
         """
         (known,) = self.run([self.original])
         if not math.isfinite(known.fitness):

@@ -31,7 +31,7 @@ class Journal(Generic[P, M]):
         measured: frozen dataclass of what came out.
 
     Raises:
-        fxprune.InputError: a line that is no such point.
+        fxprune.InputError: a line that is not such a point.
     """
 
     def __init__(self, path: Path, point: type[P], measured: type[M]) -> None:

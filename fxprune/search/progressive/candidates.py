@@ -22,7 +22,7 @@ from fxprune.tracing.trace import trace
 Refitter = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
 """(model before, model after, the plan between them, data): changes weights of the model after, in place."""
 Counts = Mapping[str, int]
-"""How many channels some groups, which shrink together, shall have."""
+"""The channels that are to be left in some groups, which shrink together."""
 
 
 @dataclass(frozen=True)

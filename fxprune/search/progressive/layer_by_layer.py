@@ -162,7 +162,7 @@ def _support(group: Group, count: int, readings: Mapping[str, tuple[Layer, Gram]
 
 
 def _problem(layer: Layer, gram: Gram, slot: Any, channels: int) -> tuple[Floats, Floats]:
-    """A and b of a reader, as parts of ‖Y‖²: what its other inputs give is no part of the target."""
+    """A and b of a reader, as parts of ‖Y‖²: what its other inputs give does not belong to the target."""
     seen, energy = layer.seen, float(gram.yy.sum())
     owner, kernels = owners(seen, slot, channels), seen.kernels().double()
     a = Responses.of(gram, kernels, owner, channels).a

@@ -58,7 +58,7 @@ class Progressive(Driver[Step]):
     `fxprune.add_samplers` residual blocks can drop channels that they read.
 
     With `method=LayerByLayer()` the prune step is as published: for each selected group, shallow to deep, LASSO is
-    solved anew on the model as it is by then and the group's readers are refitted, both towards the original's outputs;
+    solved anew on the model of that step, and the group's readers are refitted, both towards the original's outputs;
     all other layers stay as they are. `Accuracy` tells models of equal accuracy apart by their cross-entropy.
     Without it, `scorer` chooses an iteration's channels on the model before it, and all readers of what was ever cut
     are refitted together at the end of the iteration, by any scorer and refit.

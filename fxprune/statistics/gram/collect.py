@@ -41,7 +41,7 @@ class Informative:
         count: of positions of each image; where there are fewer, all count.
 
     Raises:
-        InputError: no position, or a number that is no integer.
+        InputError: no position, or a number that is not an integer.
 
     >>> from fxprune.scorers import Informative, Lasso
     >>> Lasso(positions=Informative(10))
@@ -67,7 +67,7 @@ class PerWeight:
         rows: for each weight, over all images; a layer that has fewer output positions gives all of them.
 
     Raises:
-        InputError: `rows` is no positive number.
+        InputError: `rows` is not a positive number.
 
     >>> from fxprune.scorers import JointElimination, PerWeight
     >>> JointElimination(positions=PerWeight(20)) == JointElimination()
@@ -98,7 +98,7 @@ class Sampling:
         batches: number of batches that will be seen, for `PerWeight`; see `over`.
 
     Raises:
-        InputError: no position, or a number that is no integer.
+        InputError: no position, or a number that is not an integer.
     """
 
     positions: Positions = 10
