@@ -295,3 +295,27 @@ def test_results_that_nothing_reads_are_not_compared() -> None:
     assert {g.size for g in groups} == {12, 16}
     plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
     assert fxprune.verify(model, plan, x) < ROUNDING
+
+
+class CrossAttention(nn.Module):
+    """Queries of one stream, keys and values of another, of another width."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.one, self.other, self.out = nn.Linear(5, 8), nn.Linear(5, 6), nn.Linear(8, 3)
+        self.attention = nn.MultiheadAttention(8, heads, kdim=6, vdim=6, batch_first=True)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        read = self.other(y)
+        return self.out(self.attention(self.one(x), read, read)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 8])
+def test_widths_inside_attention_follow_the_stream(heads: int) -> None:
+    """PyTorch computes with one width, `embed_dim`: that of the queries' stream and of what is joined again."""
+    torch.manual_seed(0)
+    model, x = CrossAttention(heads).eval(), (torch.rand(2, 4, 5), torch.rand(2, 7, 5))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    assert fxprune.verify(model, plan, x) < ROUNDING
+    assert fxprune.cost(groups, plan).parameters < (0.4 if heads < 8 else 0.9) * fxprune.cost(groups).parameters

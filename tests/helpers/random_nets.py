@@ -334,9 +334,7 @@ def shuffled_groups(d: Draft, a: int, b: int, w: int) -> None:
 
 def crossed(d: Draft, a: int, b: int, w: int) -> None:
     c, n = d.shapes[a]
-    heads = _divisor(c, b)
-    if 1 < heads < c:  # where a grid of heads and their widths ties them to the stream
-        d.add(_one, [a], [random_idioms.Crossed(c, heads, w)], (c, n))
+    d.add(_one, [a], [random_idioms.Crossed(c, _divisor(c, b), w)], (c, n))
 
 
 def grouped_queries(d: Draft, a: int, b: int, w: int) -> None:

@@ -247,6 +247,8 @@ class _Reader:
         if axes is not None:
             self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
         inside = {self._calls[i] for i in self._call.nodes}
+        if (out := self.axes(self.argument(11, "out_proj_weight")[0])) is not None:
+            self.equal(width, out.known(1), out.shape[1])
         heads = _value(count[0])
         each = _value(width[0]) // heads
         for f in self._forms.analysis.labelling.labeller.factorings:
