@@ -205,8 +205,7 @@ class _Reader:
 
     def narrow(self) -> None:
         axes, dim = self.axes(self._call.args[0]), self.argument(1, "dim")[0]
-        start, length = self.argument(2, "start"), self.argument(3, "length")
-        result = self.result()
+        start, length, result = self.argument(2, "start"), self.argument(3, "length"), self.result()
         if axes is not None and result is not None and isinstance(dim, int):
             at = dim % len(axes)
             self.equal(length, result.known(at), result.shape[at])
@@ -243,12 +242,11 @@ class _Reader:
 
     def attention(self) -> None:
         """The width of all heads, their number, and the width of each, which is computed from both."""
-        axes, width, count = self.axes(self._call.args[0]), self.argument(3, "embed_dim"), self.argument(4, "num_heads")
-        if axes is not None:
-            self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
+        width, count = self.argument(3, "embed_dim"), self.argument(4, "num_heads")
+        for read in (self._call.args[0], self.argument(11, "out_proj_weight")[0]):
+            if (axes := self.axes(read)) is not None:
+                self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
         inside = {self._calls[i] for i in self._call.nodes}
-        if (out := self.axes(self.argument(11, "out_proj_weight")[0])) is not None:
-            self.equal(width, out.known(1), out.shape[1])
         heads = _value(count[0])
         each = _value(width[0]) // heads
         for f in self._forms.analysis.labelling.labeller.factorings:
