@@ -76,11 +76,24 @@ def examine(name: str, options: Options) -> Row:
         case = suite(options.suite).case(name)
         row["family"] = case.family
         torch.manual_seed(0)
-        row |= {"skipped": case.skipped} if case.skipped else _examine(case, case.build(), options)
+        model = _original(case)
+        row |= {"skipped": model} if isinstance(model, str) else _examine(case, model, options)
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"
         row["traceback"] = traceback.format_exc()
     return row | {"seconds": time.perf_counter() - start}
+
+
+def _original(case: Case) -> nn.Module | str:
+    """The model, or why it is left out: what its own package can't make or run is no matter of pruning."""
+    if case.skipped:
+        return case.skipped
+    try:
+        model = case.build()
+        _outputs(model, case.example(1))
+    except Exception as error:
+        return f"the original fails: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+    return model
 
 
 def _examine(case: Case, model: nn.Module, options: Options) -> Row:

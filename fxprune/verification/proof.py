@@ -130,11 +130,14 @@ def _check_outputs(graph: Graph, small: nn.Module) -> None:
     except FxpruneError as error:
         found = str(error)[:200]
     if found != (wanted := _output_shapes(graph)):
+        idle = unreached(graph)
+        shown = ", ".join(idle[:3])
+        more = f"give inputs that reach all layers ({len(idle)} are not, such as {shown}); else " if idle else ""
         raise ProofError(
             "the pruned model fails, or its outputs have other shapes than the full-size one's",
             where=type(small).__name__,
             seen=f"{found} in the place of {wanted}",
-            remedy="report the model; verify=False returns it unproven",
+            remedy=f"{more}report the model; verify=False returns it unproven",
         )
 
 

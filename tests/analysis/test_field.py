@@ -319,3 +319,28 @@ def test_widths_inside_attention_follow_the_stream(heads: int) -> None:
     plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
     assert fxprune.verify(model, plan, x) < ROUNDING
     assert fxprune.cost(groups, plan).parameters < (0.4 if heads < 8 else 0.9) * fxprune.cost(groups).parameters
+
+
+class GlobalResponseNorm(nn.Module):
+    """The shape of its weights is an attribute, in which -1 stands for the channels (timm)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
+        self.shape, self.like = (1, 1, -1), (2, 1, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = x.norm(p=2, dim=1, keepdim=True)
+        scaled = torch.addcmul(self.bias.view(self.shape), self.weight.reshape(self.shape), x * energy)
+        return scaled + self.bias[None, None].expand(self.like)  # type: ignore[no-any-return]
+
+
+def test_a_size_that_pytorch_computes_is_no_width_of_an_attribute() -> None:
+    """It read as a width that had become 16 in place of -1, in a plan that then fitted no model."""
+    model = Tokens(GlobalResponseNorm(WIDTH)).eval()
+    x = torch.rand(2, 3, 12)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    assert not plan.attributes
+    assert {g.size for g in groups} == {WIDTH, 48}
+    assert fxprune.verify(model, plan, x) < ROUNDING

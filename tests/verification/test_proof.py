@@ -132,3 +132,25 @@ def test_nothing_but_groups_that_a_norm_runs_over() -> None:
     report = fxprune.prune(model, torch.rand(2, 5), 0.5).report
     assert report.deviation is None
     assert "with these kept whole: nothing to compare" in str(report)
+
+
+class Routed(nn.Module):
+    """An expert for each sign of a mean: the pruned model may go to the one that the example did not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream, self.norm = nn.Linear(4, 8), nn.LayerNorm(8)
+        self.first, self.second = nn.Linear(8, 3), nn.Linear(8, 3)
+        with torch.no_grad():
+            self.norm.bias.copy_(torch.tensor([9.0] * 5 + [-4.0] * 3))
+            self.stream.weight[5:] *= 9  # these stay
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stream(x))
+        return self.first(x) if x.mean() > 0 else self.second(x)  # type: ignore[no-any-return]
+
+
+def test_a_pruned_model_that_goes_to_layers_which_the_example_did_not_reach() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(fxprune.ProofError, match=r"give inputs that reach all layers \(1 are not, such as second\)"):
+        fxprune.prune(Routed().eval(), torch.rand(2, 4), pruning_ratio=0.6)

@@ -175,7 +175,7 @@ class _Reader:
 
     def lengths(self, items: list[Item], axes: Axes, first: int) -> None:
         for i, item in enumerate(items, start=first):
-            if item[0] == -1:
+            if _value(item[0]) == -1:
                 self._taken(item)
             else:
                 self.equal(item, axes.known(i), axes.shape[i])
