@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import operator
 import random
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import CellType, EllipsisType, MemberDescriptorType, ModuleType
@@ -24,11 +25,13 @@ class Saved:
 
     Attributes:
         tensors: those that are met on the way, neither parameters nor buffers of the module; their values are not kept.
+        views: those of dicts (`layers.keys()`) that are met on the way.
         steps: what puts all back; each stands alone, and may be repeated.
     """
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
+        self.views: list[Any] = []
         self._contents: list[tuple[Any, Any]] = []
         self._empty: list[Any] = []  # most are: a module has a dozen empty dicts of hooks
         self.steps: list[Callable[[], object]] = [self.restore]
@@ -82,6 +85,9 @@ class Saved:
         if isinstance(value, Tensor):
             self.tensors.append(value)
             return None
+        if kind in VIEWS:
+            self.views.append(value)
+            return viewed(value)
         if issubclass(kind, _STATEFUL) and id(value) not in seen:
             seen.add(id(value))
             self.steps += _undoing(value)
@@ -133,6 +139,12 @@ PLAIN = frozenset(
         type,
     ]
 )
+# The views of a dict, and how each is made of another dict.
+VIEWS: dict[type, Callable[[Any], Any]] = {
+    type(method(kind())): method
+    for kind in (dict, OrderedDict)
+    for method in (kind.keys, kind.values, kind.items)  # type: ignore[attr-defined]
+}
 _LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections"}
 # Objects of libraries whose state is their own.
 _STATEFUL = (
@@ -160,6 +172,11 @@ def _undoing(value: Any) -> list[Callable[[], object]]:
         case functools._lru_cache_wrapper():
             return [value.cache_clear]
     return []
+
+
+def viewed(view: Any) -> Any:
+    """The dict that a view shows; Python itself shows it read-only."""
+    return next(held for held in gc.get_referents(view) if isinstance(held, dict))
 
 
 def is_of_library(value: Any) -> bool:

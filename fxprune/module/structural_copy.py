@@ -24,7 +24,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fxprune.module.saved_state import LARGEST_ARRAY, NOTHING, PLAIN, content, content_of, is_of_library, slots_of
+from fxprune.module.saved_state import (
+    LARGEST_ARRAY,
+    NOTHING,
+    PLAIN,
+    VIEWS,
+    content,
+    content_of,
+    is_of_library,
+    slots_of,
+    viewed,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -144,6 +154,9 @@ class StructuralCopy:
         for item in list(dict.items(value) if isinstance(value, dict) else value):
             put(made, *(self._all(item) if isinstance(value, dict) else [self._copy(item)]))
         return made if type(value) in _PLAIN_CONTAINERS else self._with_slots(value, made)
+
+    def _view(self, value: Any) -> Any:
+        return self._know(value, VIEWS[type(value)](self._copy(viewed(value))))
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
         if all(type(v) in PLAIN for v in value):
@@ -292,6 +305,7 @@ _UNSHARED = _references_of_unshared()
 Make = Callable[[StructuralCopy, Any], Any]
 _EXACT: dict[type, Make] = {
     **dict.fromkeys((*_PLAIN_CONTAINERS, deque), StructuralCopy._container),
+    **dict.fromkeys(VIEWS, StructuralCopy._view),
     tuple: StructuralCopy._tuple,
     frozenset: StructuralCopy._frozenset,
     FunctionType: StructuralCopy._function,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.module.isolation import walk
-from fxprune.module.saved_state import PLAIN, Saved
+from fxprune.module.saved_state import PLAIN, VIEWS, Saved, viewed
 from fxprune.rewriting.closures import bind_to_copies
 
 M = TypeVar("M", bound=nn.Module)
@@ -23,33 +23,35 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     """A copy of a model; what is in `memo` stands for the copies of what has these ids.
 
     Tensors that an earlier forward has computed and left in the model, which PyTorch refuses to copy, are copied as
-    constants.
+    constants; views of dicts, which Python refuses to copy, are made of the copied dicts.
 
     Raises:
         InputError: it holds what cannot be copied.
     """
     memo = memo or {}
     try:
+        return _deepcopy(model, dict(memo))
+    except Exception:  # whatever a class of somebody's own has against it
+        computed, views = _refused(model)
+        memo = {**computed, **memo}
         try:
-            return _deepcopy(model, dict(memo))
-        except RuntimeError:
-            computed = _computed(model)
-            if not computed:
+            if not computed and not views:
                 raise
-        return _deepcopy(model, {**computed, **memo})
-    except TypeError as error:
-        raise InputError(
-            "a module holds what cannot be copied",
-            where=next(_uncopied(model), type(model).__name__),
-            seen=str(error),
-            remedy="take it off the module before, and put it back afterwards",
-        ) from error
+            return _deepcopy(model, dict(memo), views)
+        except Exception as left:
+            where = next(_uncopied(model, memo | {id(v): v for v in views}), None)
+            if where is None:  # such as memory that did not suffice
+                raise
+            remedy, seen = "take it off the module before, and put it back afterwards", str(left)
+            raise InputError("a module holds what cannot be copied", where=where, seen=seen, remedy=remedy) from left
 
 
-def _deepcopy(model: M, memo: dict[int, Any]) -> M:
+def _deepcopy(model: M, memo: dict[int, Any], views: Iterable[Any] = ()) -> M:
     """What `copy.deepcopy` makes; most modules without its detours, which take most of its time."""
     plain = [(m, state) for _, m in walk(model) if (state := _plain_state(m)) is not None]
     made = [memo.setdefault(id(m), object.__new__(type(m))) for m, _ in plain]
+    for view in views:
+        memo[id(view)] = VIEWS[type(view)](copy.deepcopy(viewed(view), memo))
     for module, (_, state) in zip(made, plain, strict=True):
         module.__setstate__({key: _of_attribute(value, memo) for key, value in state.items()})
     whole = copy.deepcopy(model, memo)
@@ -88,21 +90,26 @@ def _of_attribute(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
-def _computed(model: nn.Module) -> dict[int, torch.Tensor]:
-    """Copies of the tensors with a history that modules hold in attributes, by the originals' `id`."""
+def _refused(model: nn.Module) -> tuple[dict[int, torch.Tensor], list[Any]]:
+    """What attributes hold that `copy.deepcopy` refuses: tensors with a history, as copies by the originals' `id`, and
+    views.
+    """
     seen = set[int]()
-    held = (t for _, module in walk(model) for t in Saved.of(module, seen).tensors)
+    saved = [Saved.of(module, seen) for _, module in walk(model)]
     with torch.no_grad():
-        return {id(t): t.detach().clone() for t in held if not t.is_leaf}
+        computed = {id(t): t.detach().clone() for s in saved for t in s.tensors if not t.is_leaf}
+    return computed, [view for s in saved for view in s.views]
 
 
-def _uncopied(model: nn.Module) -> Iterator[str]:
+def _uncopied(model: nn.Module, memo: dict[int, Any]) -> Iterator[str]:
     """The attributes that cannot be copied, such as locks, files and generators."""
+    memo = {id(m): m for _, m in walk(model)} | memo
     for path, module in walk(model):
         for name, value in vars(module).items():
             try:
-                copy.deepcopy(None if name == "_modules" else value)
-            except TypeError:
+                copy.deepcopy(None if name in _REGISTRIES else value, dict(memo))
+            except Exception:  # whatever a class of somebody's own has against it
                 yield f"{path}.{name}".lstrip(".")
-            except RuntimeError:  # a computed tensor
-                continue
+
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
