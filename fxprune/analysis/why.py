@@ -13,6 +13,7 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim, place
 from fxprune.errors import InputError
 from fxprune.module.names import matches, names_of
+from fxprune.module.parametrizations import REMEDY, computed_weights
 from fxprune.plan.slots import Slot
 from fxprune.storage.html import table
 from fxprune.tracing.trace import Graph
@@ -195,11 +196,16 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
         return "take it out of ignored="
     if dim.reason.startswith("model output"):
         return _output_remedy(model, dim.reason.removeprefix("model output").strip())
+    module = dim.tensor.rpartition(".")[0]
+    weight = computed_weights(model).get(module)
+    if weight and REMEDY in dim.reason:
+        layer, _, name = weight.rpartition(".")
+        return f'{REMEDY}(model.get_submodule("{layer}"), "{name}")'
     attention = [n for n in way if _inside_attention(model, str(n.meta.get("module", "")))]
     if attention:
         return "fxprune.untie_attention(model), after which heads shrink while the stream stays"
     if dim.dim == 1 and dim.reason != "model input":
-        module = dim.tensor.rpartition(".")[0]
+        module = (weight or dim.tensor).rpartition(".")[0]
         return f'fxprune.add_samplers(model, ["{module}"]): it then reads a part of its input, which stays whole'
     return ""
 

@@ -1,5 +1,7 @@
 """`groups.why`: what holds a part of a model, where, and what would free it; names that stand for groups."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -87,3 +89,29 @@ def test_tables_for_notebooks(groups: fxprune.Groups) -> None:
     assert "<b>Groups(2 groups, 14 channels" in html
     assert "stem.weight<br>b.weight" in html
     assert "what would free it" in groups.why("head")._repr_html_()
+
+
+def parametrized(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), layer, nn.ReLU(), nn.Linear(10, 3))
+
+
+@pytest.mark.parametrize("orthogonal_map", ["householder", "cayley", "matrix_exp"])
+def test_a_weight_that_a_parametrization_without_a_rule_computes(orthogonal_map: str) -> None:
+    model = parametrized(nn.utils.parametrizations.orthogonal(nn.Linear(8, 10), orthogonal_map=orthogonal_map))
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 6)))
+    note = "; it computes 2.weight: torch.nn.utils.parametrize.remove_parametrizations makes that a parameter"
+    reasons = {d.tensor: d.reason for d in groups.fixed if note in d.reason}
+    assert {"0.weight", "0.bias", "2.parametrizations.weight.original"} <= reasons.keys()
+    assert all(reason.count(note) == 1 for reason in reasons.values())
+    assert all(d.reason in ("model input", "model output") for d in groups.fixed if d.tensor not in reasons)
+    remedies = {h.remedy for h in groups.why("2.parametrizations.weight.original").held}
+    assert remedies == {'torch.nn.utils.parametrize.remove_parametrizations(model.get_submodule("2"), "weight")'}
+    torch.nn.utils.parametrize.remove_parametrizations(model.get_submodule("2"), "weight")
+    freed = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 6)))
+    assert [(g.name, g.size) for g in freed] == [("0", 8), ("2", 10)]
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_parametrization_that_has_rules_needs_no_remedy(norm: Callable[[nn.Module], nn.Module]) -> None:
+    groups = fxprune.find_groups(fxprune.trace(parametrized(norm(nn.Linear(8, 10))), torch.zeros(1, 6)))
+    assert {d.reason for d in groups.fixed} == {"model input", "model output"}

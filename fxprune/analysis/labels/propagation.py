@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Fix, Fixed, Labels, Loose, NotLooseError
 from fxprune.analysis.labels.labels import UNSET, Axes, Call, Env, Labeller, Labelling, Rule, fixed_result
+from fxprune.module.parametrizations import REMEDY, computed_weights
 from fxprune.tracing.trace import Graph
 
 
@@ -27,10 +29,15 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str
     """
     lab = Labeller(free, dead(graph.fx) if graph.on_meta else frozenset())  # real tensors may be read unseen
     axes: Env = {}
+    computed = computed_weights(graph.model)
     for node in graph.fx.nodes:
         lab.node = node
         if node.op == "call_function":
+            since = len(lab.fixes)
             axes[node] = _call(lab, node, axes, rules)
+            weight = computed.get(node.meta["module"])
+            if weight:
+                _name_parametrization(lab, node, axes, since, weight)
         elif node.op == "get_attr":
             axes[node] = _source(lab, node)
         elif node.op == "placeholder":
@@ -98,6 +105,21 @@ def _fix_everything(lab: Labeller, node: fx.Node, args: Sequence[Any], shape: An
     name = node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
     reason = f"op {node.target} has no rule; to add one: fxprune.ops.register({name!r}, ...)"
     return fixed_result(lab, args, shape, reason)
+
+
+def _name_parametrization(lab: Labeller, node: fx.Node, axes: Env, since: int, weight: str) -> None:
+    """What a call fixes that computes a layer's weight, says so, and what makes the weight a parameter."""
+    note = f"; it computes {weight}: {REMEDY} makes that a parameter"
+
+    def told(reason: str) -> str:
+        return reason if note in reason else reason + note
+
+    lab.fixes[since:] = [replace(f, reason=told(f.reason)) for f in lab.fixes[since:]]
+    for several in (axes[n] for n in (node, *node.all_input_nodes)):
+        for a in [several] if isinstance(several, Axes) else several:
+            for i, dim in enumerate(map(a.known, range(len(a)))):
+                if isinstance(dim, Fixed):
+                    a.adopt(i, Fixed(told(dim.reason)))
 
 
 def dead(graph: fx.Graph) -> frozenset[fx.Node]:
