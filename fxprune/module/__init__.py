@@ -1,16 +1,17 @@
 """Module: the caller's `nn.Module`: run it, read it, and leave it exactly as it was.
 
-isolation        run a copy of it on meta tensors or in another mode, and put back what it shares with others
-structural_copy  new modules, attributes and closures over the same parameters
-saved_state      what containers and objects hold, noted and put back
-class_state      what classes and functions hold, noted and put back
-composite_calls  ops that reach a dispatch mode whole
-written_tensors  tensors that a run writes to, kept from just before
-attributes       what modules know of their widths, beside their tensors
-literals         the widths that stand as numbers in a module's `forward`
-batches          what data loaders give, and how a model takes it
-data             batches with a limit, a progress bar and a function that unpacks
-dispatch         modes that see ATen calls, without PyTorch's compiler
-wrappers         modules around a model, which are refused
-names            what a caller points at: names, patterns, modules, parameters
+isolation         run a copy of it on meta tensors or in another mode, and put back what it shares with others
+structural_copy   new modules, attributes and closures over the same parameters
+saved_state       what containers and objects hold, noted and put back
+class_state       what classes and functions hold, noted and put back
+composite_calls   ops that reach a dispatch mode whole
+written_tensors   tensors that a run writes to, kept from just before
+attributes        what modules know of their widths, beside their tensors
+literals          the widths that stand as numbers in a module's `forward`
+batches           what data loaders give, and how a model takes it
+data              batches with a limit, a progress bar and a function that unpacks
+dispatch          modes that see ATen calls, without PyTorch's compiler
+wrappers          modules around a model, which are refused
+parametrizations  which modules compute weights (`torch.nn.utils.parametrize`)
+names             what a caller points at: names, patterns, modules, parameters
 """

@@ -97,6 +97,8 @@ _INPUTS: dict[str, Callable[..., dict[str, Any]]] = {
     "pairs": _pairs,
     "vilt": lambda batch: _text(batch) | _normal("pixel_values", 1, 3, 32, 32, batch=batch),
     "seq2seq": partial(_decoded, _text),
+    # So many tokens that every expert of tiny networks gets some.
+    "long": lambda batch: {"input_ids": _tokens(batch, 128), "decoder_input_ids": _tokens(batch, 128)},
     "wave": partial(_normal, "input_values", 2000),
     "waves": partial(_normal, "input_values"),
     "values": partial(_normal, "input_values"),
