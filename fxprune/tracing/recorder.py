@@ -55,10 +55,13 @@ class Functions(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         noted = name in _SIZED or _is_tagged(args, kwargs)
         nodes, run.inside = recorder.count, True
+        used = recorder.uses(args, kwargs)
         try:
             result = func(*args, **(kwargs or {}))
         finally:
             run.inside = False
+        if name not in _SHAPES or type(result) is dict:  # an array interface is an attribute
+            recorder.note_unseen(used)
         if name in _READS:
             return self._read(name, (*args, *(kwargs or {}).values()), result, caller(sys._getframe(1), func))
         if noted:
@@ -121,6 +124,16 @@ _SIZED = frozenset(
 # They refuse a state that the code has made on another device before any ATen call is made.
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 _READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])
+
+
+# What they tell of a tensor are no values.
+_SHAPES = frozenset(
+    (
+        *_READS,
+        *("__set__", "__hash__", "dim", "ndimension", "storage_offset", "element_size", "get_device", "is_contiguous"),
+        *("is_floating_point", "is_complex", "is_signed", "expand_as", "view_as", "reshape_as", "type_as"),
+    )
+)
 
 
 def _is_tagged(args: Any, kwargs: Any) -> bool:
@@ -216,6 +229,18 @@ class Recorder(DispatchMode):
         if not meta_kernels.is_void(op, args):
             self._record(op, args, kwargs, result)
         return result
+
+    def uses(self, *arguments: Any) -> list[tuple[fx.Node, int]]:
+        """The calls that gave the real tensors among a function's arguments, and how many calls use each so far."""
+        known = [self._nodes.get(id(t)) for t in tree_leaves(arguments) if isinstance(t, Tensor)] if self._real else []
+        return [(node, len(node.users)) for _, node, _ in filter(None, known)]
+
+    @staticmethod
+    def note_unseen(used: Iterable[tuple[fx.Node, int]]) -> None:
+        """A function whose recorded calls use a tensor no more often than before has read its values itself."""
+        for node, count in used:
+            if len(node.users) == count:
+                node.meta["read"] = True
 
     def on_one_device(self, args: Any) -> Any:
         """Arguments of a recurrent layer; its state, but not the lengths of sequences, on meta where the input is."""

@@ -47,8 +47,9 @@ class Graph:
     Attributes:
         fx: ATen calls in execution order. Each node's `meta` holds `shape` and `dtype` (tuples of them for calls with
             several results), `module` (qualified name of the issuing module), `function` (name of PyTorch's function
-            that the code called; empty in the plainest layers) and `extra` (True where the call only happens in
-            training mode and is thus no part of the inference cost).
+            that the code called; empty in the plainest layers), `extra` (True where the call only happens in training
+            mode and is thus no part of the inference cost) and, in a run on real tensors, `read` where the code has
+            read values of the result otherwise than by calls (`tolist`).
         model: the caller's model, untouched.
         inputs: positional and keyword arguments of the recorded call.
         tensors: the model's parameters and buffers by name, each once, under its first name.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 PROJECTIONS = ("fused", "separate", "shared_keys")
@@ -256,3 +257,112 @@ class Directions(nn.Module):
         y, _ = self.rnn(x.mean(3).transpose(1, 2))
         y = y[:, :, : self.hidden] + y[:, :, self.hidden :]
         return x + self.o(y).transpose(1, 2).unsqueeze(3)  # type: ignore[no-any-return]
+
+
+class Windows(nn.Module):
+    """Attention in windows of a map that is rolled before and after, with a bias for each head and pair of places.
+
+    Args:
+        c: channels.
+        heads: their number.
+        side: of the windows.
+        pick: chooses whether there is a norm, and where the code that takes windows apart has the width from.
+    """
+
+    def __init__(self, c: int, heads: int, side: int, pick: int) -> None:
+        super().__init__()
+        self.heads, self.side, self.width, self.pick = heads, side, c, pick
+        self.norm = nn.LayerNorm(c) if pick % 2 else nn.Identity()
+        self.qkv, self.o = nn.Linear(c, 3 * c), nn.Linear(c, c)
+        self.bias = nn.Parameter(torch.randn((2 * side - 1) ** 2, heads))
+        place = torch.stack(torch.meshgrid(*[torch.arange(side)] * 2, indexing="ij")).flatten(1)
+        apart = (place[:, :, None] - place[:, None]).permute(1, 2, 0) + side - 1
+        self.register_buffer("index", apart[..., 0] * (2 * side - 1) + apart[..., 1])
+
+    def partition(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        x = x.view(b, h // self.side, self.side, w // self.side, self.side, c)
+        return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, self.side * self.side, c)
+
+    def reverse(self, windows: Tensor, h: int, w: int) -> Tensor:
+        c = (-1, self.width, windows.shape[-1])[self.pick % 3]
+        b = windows.shape[0] * self.side**2 // (h * w)
+        x = windows.view(b, h // self.side, w // self.side, self.side, self.side, c)
+        return x.permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
+
+    def attend(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        bias = self.bias[self.index.view(-1)].view(n, n, -1).permute(2, 0, 1)  # type: ignore[operator]
+        scores = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1) + bias.unsqueeze(0)
+        return self.o((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, c))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.norm(x.permute(0, 2, 3, 1))
+        _, h, w, _ = rows.shape
+        shift = self.side // 2
+        y = self.attend(self.partition(torch.roll(rows, (-shift, -shift), (1, 2))))
+        y = torch.roll(self.reverse(y, h, w), (shift, shift), (1, 2))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class Rearranged(nn.Module):
+    """Attention and gates whose dims einops splits, turns and merges."""
+
+    def __init__(self, c: int, heads: int, pick: int) -> None:
+        super().__init__()
+        self.heads, self.pick = heads, pick
+        self.qkv, self.o = nn.Conv2d(c, 3 * c, 1), nn.Conv2d(c, c, 1)
+
+    def attend(self, x: Tensor) -> Tensor:
+        _, _, h, w = x.shape
+        q, k, v = rearrange(self.qkv(x), "b (qkv head c) h w -> qkv b head (h w) c", head=self.heads, qkv=3)
+        y = torch.einsum("bhic,bhjc->bhij", q, k).softmax(-1)
+        return rearrange(torch.einsum("bhij,bhjc->bhic", y, v), "b head (h w) c -> b (head c) h w", h=h, w=w)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """Keys are met with values first; heads lie beside their channels."""
+        h, w = x.shape[-2:]
+        q, k, v = (rearrange(t, "b (head c) h w -> b head c (h w)", head=self.heads) for t in self.qkv(x).chunk(3, 1))
+        context = torch.einsum("bhdn,bhen->bhde", k.softmax(-1), v)
+        return rearrange(torch.einsum("bhde,bhdn->bhen", context, q), "b head c (h w) -> b (head c) h w", h=h, w=w)
+
+    def gated(self, x: Tensor) -> Tensor:
+        """Each group of channels is weighted by its mean over pixels."""
+        parts = rearrange(self.qkv(x), "b (part c) h w -> part b c h w", part=3)
+        weights = reduce(parts, "part b (g c) h w -> part b g c", "mean", g=self.heads).softmax(0)
+        h, w = x.shape[-2:]
+        weights = repeat(rearrange(weights, "part b g c -> part b (g c)"), "part b c -> part b c h w", h=h, w=w)
+        return reduce(parts * weights, "part b c h w -> b c h w", "sum")
+
+    def forward(self, x: Tensor) -> Tensor:
+        ways = (self.attend, self.linear, self.gated)
+        return x + self.o(ways[self.pick % 3](x))  # type: ignore[no-any-return]
+
+
+class SplitAttention(nn.Module):
+    """Several splits of each cardinal group, weighted against one another."""
+
+    def __init__(self, c: int, cardinality: int, inner: int, pick: int) -> None:
+        super().__init__()
+        self.cardinality, self.channels, self.radix, self.listed = cardinality, c, 2 + pick % 2, bool(pick // 2 % 2)
+        groups = cardinality * (1 if c % (cardinality * self.radix) else self.radix)
+        self.conv = nn.Conv2d(c, c * self.radix, 3, padding=1, groups=groups)
+        self.down = nn.Conv2d(c, inner * cardinality, 1, groups=cardinality)
+        self.up = nn.Conv2d(inner * cardinality, c * self.radix, 1, groups=cardinality)
+
+    def weights(self, gap: Tensor) -> Tensor:
+        b = gap.shape[0]
+        y = self.up(self.down(gap).relu()).view(b, self.cardinality, self.radix, -1)
+        return y.transpose(1, 2).softmax(1).reshape(b, -1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).relu()
+        b, wide, h, w = y.shape
+        if self.listed:
+            parts = torch.split(y, wide // self.radix, dim=1)
+            each = torch.split(self.weights(sum(parts).mean((2, 3), keepdim=True)), wide // self.radix, dim=1)  # type: ignore[union-attr]
+            return sum(weight * part for weight, part in zip(each, parts, strict=True))  # type: ignore[return-value]
+        y = y.view(b, self.radix, self.channels, h, w)
+        weights = self.weights(y.sum(1).mean((2, 3), keepdim=True)).view(b, self.radix, self.channels, 1, 1)
+        return (y * weights).sum(1)

@@ -356,6 +356,24 @@ def directions(d: Draft, a: int, b: int, w: int) -> None:
     d.add(_one, [a], [random_idioms.Directions(d.shapes[a][0], w)], d.shapes[a])
 
 
+def windows(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    if n >= 2 and n % 2 == 0 and c > 1:
+        d.add(_one, [a], [random_idioms.Windows(c, _divisor(c, b), 4 if n % 4 == 0 and w % 2 else 2, b + w)], (c, n))
+
+
+def rearranged(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    if c > 1:
+        d.add(_one, [a], [random_idioms.Rearranged(c, _divisor(c, b), b + w)], (c, n))
+
+
+def split_attention(d: Draft, a: int, b: int, w: int) -> None:
+    c, n = d.shapes[a]
+    if c > 1:
+        d.add(_one, [a], [random_idioms.SplitAttention(c, _divisor(c, b), 1 + w % 4, b + w)], (c, n))
+
+
 OPS: dict[str, Callable[[Draft, int, int, int], None]] = {
     "conv": convolution,
     **{
@@ -365,6 +383,7 @@ OPS: dict[str, Callable[[Draft, int, int, int], None]] = {
             *(gate, linear_gate, pool, upsample, shared, shuffle, pixels, padded),
             *(attention, two_heads, dynamic, branch, far_apart, by_chance, shuffled_groups),
             *(crossed, grouped_queries, chunked, mixed_kernels, directions),
+            *(windows, rearranged, split_attention),
         )
     },
 }
@@ -383,6 +402,9 @@ IDIOMS = (
     "chunked",
     "mixed_kernels",
     "directions",
+    "windows",
+    "rearranged",
+    "split_attention",
     "shuffle",
     "grouped",
 )

@@ -27,7 +27,8 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str
     Raises:
         NotLooseError: a free grid is more than moved.
     """
-    lab = Labeller(free, dead(graph.fx) if graph.on_meta else frozenset())  # real tensors may be read unseen
+    dropped = dead(graph.fx)
+    lab = Labeller(free, dropped if graph.on_meta or not _has_constants(graph.fx) else frozenset())
     axes: Env = {}
     computed = computed_weights(graph.model)
     for node in graph.fx.nodes:
@@ -48,7 +49,7 @@ def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str
             for out, name in zip(node.args[0], node.meta["names"], strict=True):  # type: ignore[arg-type]
                 lab.fix_axes(axes[out], f"model output {name}".strip())  # type: ignore[arg-type]
     lab.node = None
-    lab.fixes += _dropped(lab, axes)
+    lab.fixes += _dropped(dropped, axes)
     return Labelling(graph, lab, axes)
 
 
@@ -131,23 +132,30 @@ def dead(graph: fx.Graph) -> frozenset[fx.Node]:
     return frozenset(found)
 
 
+def _has_constants(graph: fx.Graph) -> bool:
+    """Whether tensors of unknown origin take part: code in C++ may have made them of real tensors, unseen."""
+    return any(node.meta.get("constant") for node in graph.nodes)
+
+
 def _acts(node: fx.Node) -> bool:
     """Whether a call writes into a tensor, or hands the model's code a number."""
+    if node.meta.get("read"):
+        return True
     if node.target is operator.getitem:
         return False
     schema = node.target._schema  # type: ignore[union-attr]
     return schema.is_mutable or any("Tensor" not in str(r.type) for r in schema.returns)
 
 
-def _dropped(lab: Labeller, axes: Env) -> Iterator[Fix]:
+def _dropped(dead: frozenset[fx.Node], axes: Env) -> Iterator[Fix]:
     """Labels of results that the recorded forward drops, where no other result has them.
 
     Another forward may return such a result: a head that always runs, and whose output is returned in training only.
     """
-    ends = [node for node in lab.dead if not node.users]
+    ends = [node for node in dead if not node.users]
     if not ends:
         return
-    alive = _labels(a for node, a in axes.items() if node.op == "call_function" and node not in lab.dead)
+    alive = _labels(a for node, a in axes.items() if node.op == "call_function" and node not in dead)
     for node in ends:
         own = np.setdiff1d(_labels([axes[node]]), alive)
         if len(own):

@@ -19,7 +19,7 @@ def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
 
 def asks_for_data(error: Exception) -> bool:
     """Whether PyTorch refused to tell what stands in a meta tensor."""
-    return any(words in str(error) for words in ("meta tensor", "unallocated storage"))
+    return any(words in str(error) for words in ("meta tensor", "meta device type tensor", "unallocated storage"))
 
 
 class Diverged(Exception):

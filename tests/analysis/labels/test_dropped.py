@@ -1,9 +1,24 @@
 """Results that the recorded forward drops: where only their shape counts, and where another forward may return them."""
 
+from collections.abc import Callable
+
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 import fxprune
+
+
+class OnData(nn.Module):
+    """A network that reads its input first, and so cannot be traced on meta tensors."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.net(x if float(x.sum()) > 0 else x + 1)  # type: ignore[no-any-return]
 
 
 class Heads(nn.Module):
@@ -51,9 +66,56 @@ class Shaped(nn.Module):
         return self.b(x + one[..., None] if self.values else x)  # type: ignore[no-any-return]
 
 
-def test_an_index_counts_where_its_values_do() -> None:
-    for values, names in ((True, []), (False, ["a"])):
-        groups = fxprune.find_groups(fxprune.trace(Shaped(values).eval(), torch.rand(1, 9, 5)))
-        assert [g.name for g in groups] == names
-        reasons = {f.reason for f in groups.fixed if (f.tensor, f.dim) == ("a.weight", 0)}
-        assert reasons == ({"one index is taken by the model's code"} if values else set())
+def free(model: nn.Module) -> list[str]:
+    groups = fxprune.find_groups(fxprune.trace(model.eval(), torch.rand(1, 9, 5)))
+    reasons = {f.reason for f in groups.fixed if f.tensor.endswith("a.weight") and f.dim == 0}
+    assert not any("refuses other widths" in reason for reason in reasons)
+    assert bool(reasons) != bool(len(groups))
+    return [g.name.removeprefix("net.") for g in groups]
+
+
+@pytest.mark.parametrize("around", [nn.Sequential, OnData])
+def test_an_index_counts_where_its_values_do(around: Callable[[nn.Module], nn.Module]) -> None:
+    assert free(around(Shaped(values=True))) == []
+    assert [name.removeprefix("0.") for name in free(around(Shaped(values=False)))] == ["a"]
+
+
+class Reading(Shaped):
+    """Values of the channel are read past PyTorch's dispatcher."""
+
+    def __init__(self, read: Callable[[Tensor], object]) -> None:
+        super().__init__(values=False)
+        self.read = read
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.a(x).relu()[:, :, -1]
+        self.read(one)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("read", "names"),
+    [
+        (lambda t: t.tolist(), []),
+        (lambda t: t.detach().numpy(), []),
+        (lambda t: np.asarray(t), []),
+        (lambda t: t.data_ptr(), []),
+        (lambda t: t.sum().item(), []),
+        (lambda t: str(t), []),
+        (lambda t: torch.from_dlpack(t), []),
+        (lambda t: (t.shape, t.dtype, t.device, len(t), t.dim(), t.is_contiguous(), t.numel()), ["a"]),
+        (lambda t: t.exp().tanh(), ["a"]),
+    ],
+)
+def test_values_that_are_read_unseen_count(read: Callable[[Tensor], object], names: list[str]) -> None:
+    assert free(OnData(Reading(read))) == names
+
+
+def test_beside_a_tensor_of_unknown_origin_every_result_counts() -> None:
+    made = torch.ones(1)
+    assert free(OnData(Reading(lambda _: made + 1))) == []
+
+
+def test_a_dropped_head_keeps_its_classes_on_real_data() -> None:
+    groups = fxprune.find_groups(fxprune.trace(OnData(Heads(always=True)).eval(), torch.rand(2, 3, 9, 9)))
+    assert [(g.name, g.size) for g in groups] == [("net.a", 16), ("net.b", 16), ("net.aux.0", 8)]
