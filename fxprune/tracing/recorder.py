@@ -20,7 +20,7 @@ from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
-from fxprune.tracing import chunked_convolution, meta_kernels
+from fxprune.tracing import chunked_convolution, meta_kernels, unseen_reads
 from fxprune.tracing.provenance import TAGGED, Reference, Run, Site, SizedCall, caller, source_of
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
@@ -55,13 +55,12 @@ class Functions(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         noted = name in _SIZED or _is_tagged(args, kwargs)
         nodes, run.inside = recorder.count, True
-        used = recorder.uses(args, kwargs)
+        used = recorder.uses((args, kwargs))
         try:
             result = func(*args, **(kwargs or {}))
         finally:
             run.inside = False
-        if name not in _SHAPES or type(result) is dict:  # an array interface is an attribute
-            recorder.note_unseen(used)
+        unseen_reads.note(name, used, result)
         if name in _READS:
             return self._read(name, (*args, *(kwargs or {}).values()), result, caller(sys._getframe(1), func))
         if noted:
@@ -124,16 +123,6 @@ _SIZED = frozenset(
 # They refuse a state that the code has made on another device before any ATen call is made.
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 _READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])
-
-
-# What they tell of a tensor are no values.
-_SHAPES = frozenset(
-    (
-        *_READS,
-        *("__set__", "__hash__", "dim", "ndimension", "storage_offset", "element_size", "get_device", "is_contiguous"),
-        *("is_floating_point", "is_complex", "is_signed", "expand_as", "view_as", "reshape_as", "type_as"),
-    )
-)
 
 
 def _is_tagged(args: Any, kwargs: Any) -> bool:
@@ -230,17 +219,10 @@ class Recorder(DispatchMode):
             self._record(op, args, kwargs, result)
         return result
 
-    def uses(self, *arguments: Any) -> list[tuple[fx.Node, int]]:
-        """The calls that gave the real tensors among a function's arguments, and how many calls use each so far."""
-        known = [self._nodes.get(id(t)) for t in tree_leaves(arguments) if isinstance(t, Tensor)] if self._real else []
-        return [(node, len(node.users)) for _, node, _ in filter(None, known)]
-
-    @staticmethod
-    def note_unseen(used: Iterable[tuple[fx.Node, int]]) -> None:
-        """A function whose recorded calls use a tensor no more often than before has read its values itself."""
-        for node, count in used:
-            if len(node.users) == count:
-                node.meta["read"] = True
+    def uses(self, arguments: Any) -> list[tuple[fx.Node, int]]:
+        """How often the calls that gave a function's arguments are used so far; only values of real tensors are read."""
+        found = map(self.refer_to, unseen_reads.tensors_in(arguments)) if self._real else ()
+        return unseen_reads.counted(reference.node for reference in found if reference)
 
     def on_one_device(self, args: Any) -> Any:
         """Arguments of a recurrent layer; its state, but not the lengths of sequences, on meta where the input is."""
