@@ -220,7 +220,7 @@ class Recorder(DispatchMode):
         return result
 
     def uses(self, arguments: Any) -> list[tuple[fx.Node, int]]:
-        """How often the calls that gave a function's arguments are used so far; only values of real tensors are read."""
+        """How often the calls behind real tensors among arguments are used so far; meta tensors have no values."""
         found = map(self.refer_to, unseen_reads.tensors_in(arguments)) if self._real else ()
         return unseen_reads.counted(reference.node for reference in found if reference)
 
