@@ -231,6 +231,36 @@ def test_packed_by_lengths_of_the_input() -> None:
     assert fxprune.rewrite(model, plan)(*other).shape == model(*other).shape
 
 
+class PackedBeforeCells(nn.Module):
+    """Goes by data, packs, and holds the width of what comes behind; packed cells run otherwise on meta tensors."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(8, 12, batch_first=True, bidirectional=True)
+        self.hidden, self.cell, self.out = 10, nn.LSTMCell(24, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x * 2 if float(x.sum()) > 1e9 else x, lengths, batch_first=True)
+        y, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        h = s = y.new_zeros(len(x), self.hidden)
+        for step in y.unbind(1):
+            h, s = self.cell(step, (h, s))
+        return self.out(h)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_comes_behind_a_packed_layer_is_seen(kind: type[nn.RNNBase]) -> None:
+    model, x = PackedBeforeCells(kind).eval(), (torch.randn(2, 6, 8), torch.tensor([6, 4]))
+    graph = fxprune.trace(model, x)
+    assert not graph.on_meta
+    groups = fxprune.find_groups(graph)
+    assert sorted(g.size for g in groups) == [10, 12]
+    plan = random_plan(model, groups, 0.5)
+    small = fxprune.rewrite(model, plan)
+    assert (small.hidden, small.cell.hidden_size, small.rnn.hidden_size) == (5, 5, 6)
+    assert deviation(model, plan, x) <= ROUNDING
+
+
 class Unpacked(nn.Module):
     """Numbers of the code behind unpacked sizes."""
 

@@ -173,6 +173,17 @@ class _Prober(DispatchMode):
         finally:
             self.paused = False
 
+    def recurrent(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A recurrent layer; on real tensors PyTorch goes another way through it than on meta tensors."""
+        if self._graph.on_meta:
+            return func(*args, **kwargs)
+        self.script.skip_function(func.__name__)
+        self.paused = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.paused = False
+
     def differ(self, node: fx.Node, predicted: Any, what: str, args: Any) -> Any:
         """Note a difference; go on with what was predicted."""
         if node.name in self._graph.answers:
@@ -268,6 +279,7 @@ class _Reshapes(TorchFunctionMode):
         if func.__name__ in RECURRENT:
             with _disable_current_modes():
                 args = tree_map(lambda t: _on_meta(t) if isinstance(t, Tensor) and t.is_floating_point() else t, args)
+            return self._prober.recurrent(func, args, kwargs or {})
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError as error:

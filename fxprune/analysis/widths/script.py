@@ -59,5 +59,15 @@ class Script:
         self.at += 1
         return self.nodes[self.at - 1]
 
+    def skip_function(self, name: str) -> None:
+        """Go past the calls that a function of PyTorch's has made; copies may come before them."""
+        while self._present() in _COPIES and self.nodes[self.at].meta["function"] != name:
+            self.at += 1
+        start = self.at
+        while self.at < len(self.nodes) and self.nodes[self.at].meta["function"] == name:
+            self.at += 1
+        if self.at == start:
+            raise Diverged(f"{name} is called where {self._present()} was")
+
     def _present(self) -> Any:
         return self.nodes[self.at].target if self.at < len(self.nodes) else None
