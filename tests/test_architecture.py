@@ -9,6 +9,8 @@ import networkx as nx
 import pytest
 
 import fxprune
+from fxprune import ops
+from fxprune.tracing.functions import OF_NUMBERS, RELATIVE, SIZED
 
 ROOT = Path(fxprune.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -197,6 +199,30 @@ def test_no_print_no_assert_on_input_no_bare_except() -> None:
             ), at
 
 
-def test_rules_are_the_only_place_that_names_ops_of_other_libraries() -> None:
-    naming = [relative(p) for p in FILES if "torchvision::" in p.read_text()]
-    assert all(name.startswith("fxprune/analysis/ops/") for name in naming)
+# Files that may name ops or PyTorch's functions: the table of ops, that of functions, and kernels.
+NAMING = re.compile(r"fxprune/(analysis/ops/|tracing/(functions|meta_kernels|chunked_convolution)\.py)")
+# Names of ops that mean something else elsewhere: Python's operators, methods and words of settings and files.
+OTHERWISE = set(
+    "add sub mul pow floor sqrt eq ne lt le gt ge __getitem__ full narrow tensor "
+    "sum mean max permute zero repeat fill where mode".split()
+)
+
+
+def named_ops(source: str) -> set[str]:
+    """Names of ops and functions of PyTorch that stand in code as strings, and the namespace of ops."""
+    known = {*SIZED, *RELATIVE, *OF_NUMBERS} | {n.rpartition("::")[2] for n in ops.OPS}
+    nodes = list(ast.walk(ast.parse(source)))
+    strings = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    words = {w.rpartition("::")[2].split(".")[0] for s in strings for w in (s, *(w for w in s.split() if "::" in w))}
+    spaces = {ast.unparse(n) for n in nodes if isinstance(n, ast.Attribute) and n.attr in ("ops", "aten")}
+    return ((words & known) - OTHERWISE) | (spaces & {"torch.ops", "torch.ops.aten"})
+
+
+def test_ops_are_named_in_their_tables_only() -> None:
+    naming = {relative(p): named_ops(p.read_text()) for p in FILES if not NAMING.match(relative(p))}
+    assert {path: names for path, names in naming.items() if names} == {}
+
+
+@pytest.mark.parametrize("code", ["x = torch.ops.aten.relu", "{'view'}", "'torchvision::nms'", "f == 'conv2d'"])
+def test_a_named_op_is_found(code: str) -> None:
+    assert named_ops(code)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fxprune.analysis.ops.contraction import CONVOLUTION_BACKWARD
 from fxprune.statistics.observe import Contraction
 
-aten = torch.ops.aten
 _PIECE = 2**18  # elements
 
 
@@ -40,7 +40,7 @@ def patch_sums(seen: Contraction) -> Tensor:
     if _is_pointwise(seen):
         return per_group.flatten(2)
     ones = per_group.new_ones(seen.groups, 1, *seen.weight.shape[2:])
-    box: Tensor = aten.convolution.default(per_group, ones, None, *seen.options)
+    box: Tensor = torch.convolution(per_group, ones, None, *seen.options)
     return box.flatten(2)
 
 
@@ -80,7 +80,7 @@ def _uses(seen: Contraction) -> Tensor:
         torch.ones(1, 1, *t.shape[2:], dtype=torch.float32, device=t.device) for t in (seen.x, seen.output, seen.weight)
     )
     # The adjoint of a convolution with ones, applied to ones, counts them.
-    counts: Tensor = aten.convolution_backward.default(y, x, kernel, None, *geometry, 1, [True, False, False])[0]
+    counts: Tensor = CONVOLUTION_BACKWARD(y, x, kernel, None, *geometry, 1, [True, False, False])[0]
     return counts.flatten()
 
 

@@ -2,6 +2,7 @@
 
 trace                the model is run once, and every ATen call becomes a node of a `torch.fx` graph
 recorder             appends the nodes
+functions            which of PyTorch's functions take sizes, by name
 provenance           ints that remember which sizes and attributes they were computed from
 tagging              hands such ints to the model's code
 plain_layers         hides the functions of the plainest layers, which a run need not look at

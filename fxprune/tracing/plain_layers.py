@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from fxprune.module.isolation import walk
+from fxprune.tracing.functions import PLAIN_LAYER
 from fxprune.tracing.recorder import Recorder
-
-PLAIN = "a plain layer"  # stands for the function in which such a layer's calls are made
 
 # PyTorch's own layers whose functions take no size from anyone's code.
 _PLAIN = frozenset(
@@ -34,7 +33,7 @@ def spare_plain_layers(model: nn.Module, recorder: Recorder) -> None:
 
 def _unseen(forward: Callable[..., Any], recorder: Recorder) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        recorder.function = PLAIN
+        recorder.function = PLAIN_LAYER
         with torch._C.DisableTorchFunction():
             result = forward(*args, **kwargs)
         recorder.function = ""

@@ -21,6 +21,7 @@ from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
 from fxprune.tracing import chunked_convolution, meta_kernels, unseen_reads
+from fxprune.tracing.functions import OF_NUMBERS, RECURRENT, SIZED
 from fxprune.tracing.provenance import TAGGED, Reference, Run, Site, SizedCall, caller, source_of
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
@@ -53,7 +54,7 @@ class Functions(TorchFunctionMode):
             args = recorder.on_one_device(args)
         if run is None:
             return func(*args, **(kwargs or {}))
-        noted = name in _SIZED or _is_tagged(args, kwargs)
+        noted = name in SIZED or _is_tagged(args, kwargs)
         nodes, run.inside = recorder.count, True
         used = recorder.uses((args, kwargs))
         try:
@@ -91,7 +92,7 @@ class Functions(TorchFunctionMode):
         given = tuple([self._described(a) for a in args])
         named = {k: self._described(v) for k, v in kwargs.items()}
         several = result if isinstance(result, tuple | list) else (result,)
-        if name in ("tensor", "as_tensor", "scalar_tensor") and isinstance(result, Tensor):
+        if name in OF_NUMBERS and isinstance(result, Tensor):
             self._recorder.constant(result)
         found = tuple([self._recorder.refer_to(t) for t in several if isinstance(t, Tensor)])
         self._run.calls.append(SizedCall(name, given, named, found, site, nodes))  # type: ignore[union-attr]
@@ -110,18 +111,6 @@ class Functions(TorchFunctionMode):
 _CONSTANT = Reference("")  # a tensor that the code holds
 
 
-# Functions that take sizes, whose plain numbers matter as well; by name, as a method and a function have the same.
-_SIZED = frozenset(
-    (
-        *("view", "reshape", "expand", "broadcast_to", "unflatten", "repeat", "tile", "split", "split_with_sizes"),
-        *("narrow", "pad", "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_full"),
-        *("new_empty", "layer_norm", "rms_norm", "group_norm", "conv1d", "conv2d", "conv3d", "conv_transpose1d"),
-        *("conv_transpose2d", "conv_transpose3d", "scaled_dot_product_attention", "__getitem__", "__setitem__"),
-        *("multi_head_attention_forward", "empty_strided"),
-    )
-)
-# They refuse a state that the code has made on another device before any ATen call is made.
-RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 _READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])
 
 

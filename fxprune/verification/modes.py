@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from fxprune.analysis.ops.table import spec_of
 from fxprune.module.dispatch import DispatchMode
 
 
@@ -42,13 +43,13 @@ def _finite(value: Any, *, in_place: bool) -> Any:
 class ExpectedCalls(DispatchMode):
     """Inside it, random calls give one number everywhere: noise in the shape of a cut activation is another noise.
 
-    Bernoulli draws give their probability, so that dropout changes nothing; others give a half.
+    `OpSpec.expected` is that number: Bernoulli draws give their probability, so that dropout changes nothing.
     """
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = op(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded not in op.tags:
             return result
-        bernoulli = op is torch.ops.aten.bernoulli_.float and len(args) > 1
-        chance = args[1] if bernoulli else 0.5
-        return tree_map(lambda t: t.fill_(chance) if isinstance(t, Tensor) and t.is_floating_point() else t, result)
+        spec = spec_of(op)
+        number = 0.5 if spec is None else spec.expected(args)
+        return tree_map(lambda t: t.fill_(number) if isinstance(t, Tensor) and t.is_floating_point() else t, result)

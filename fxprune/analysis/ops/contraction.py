@@ -219,6 +219,7 @@ def _lengths(args: Any, shape: Any, result: Sequence[int]) -> Any:
 
 
 CONVOLUTION = torch.ops.aten.convolution.default
+CONVOLUTION_BACKWARD = torch.ops.aten.convolution_backward.default
 
 OPS: dict[str, OpSpec] = {
     "convolution": OpSpec(convolution, _zeros, _weights, _macs, lengths=_lengths, terms=terms.convolved),

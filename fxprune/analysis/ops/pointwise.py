@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,10 @@ def _exponent(node: fx.Node) -> float | None:
     return node.args[1] if isinstance(node.args[1], int | float) else None
 
 
+def _chance(args: Sequence[Any]) -> float:
+    return args[1] if len(args) > 1 and isinstance(args[1], int | float) else 0.5
+
+
 # f(0) = 0.
 _KEEPING_ZERO = """
 abs asin atan ceil celu elu erf expm1 floor gelu hardshrink hardswish leaky_relu log1p mish prelu _prelu_kernel
@@ -85,7 +89,7 @@ frac ge glu_jvp gt hardsigmoid heaviside isfinite isinf isnan le log log10 log2 
 lt nan_to_num ne remainder sigmoid softplus threshold true_divide where xlogy
 """
 _FIRST = """
-bernoulli empty_like full_like lift lift_fresh_copy log_sigmoid_forward normal ones_like rand_like randn_like to uniform
+empty_like full_like lift lift_fresh_copy log_sigmoid_forward normal ones_like rand_like randn_like to uniform
 """
 
 OPS: dict[str, OpSpec] = {
@@ -115,6 +119,7 @@ OPS: dict[str, OpSpec] = {
     "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),
     **dict.fromkeys(["dropout", "native_dropout"], OpSpec(first, zeros.first, values=True)),
     "zeros_like": OpSpec(first, zeros.always, values=True),
+    "bernoulli": OpSpec(first, values=True, expected=_chance),
     **dict.fromkeys(_FIRST.split(), OpSpec(first, values=True)),
     **dict.fromkeys(["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"], OpSpec(softmax)),
 }

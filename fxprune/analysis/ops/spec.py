@@ -117,6 +117,8 @@ class OpSpec:
         scaling: 1 where a number as second argument multiplies the first, -1 where it divides it, otherwise 0.
         power: for a recorded call, which power of its first argument it makes; None: it makes none.
         norm: where a norm's scale, shift and statistics stand.
+        expected: of a random op, for its arguments, the number that stands for its draws where noise would hide what is
+            compared: the mean, so that dropout changes nothing, or a half.
         lengths: for arguments, their shapes, and the shape of the result: the arguments with those numbers set that
             must fit the shapes (`groups` of a convolution). None: no number needs to.
     """
@@ -134,4 +136,5 @@ class OpSpec:
     scaling: int = 0
     power: Callable[[fx.Node], float | None] = lambda _: None
     norm: NormArguments | None = None
+    expected: Callable[[Sequence[Any]], float] = lambda _: 0.5
     lengths: Callable[[Any, Callable[[Any], Sequence[int]], Sequence[int]], Any] | None = None

@@ -23,7 +23,7 @@ from fxprune.analysis.ops import (
     spatial,
     spectral,
 )
-from fxprune.analysis.ops.spec import OpSpec
+from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.errors import InputError
 
 _FAMILIES = (
@@ -89,6 +89,22 @@ def spec_of(op: Any) -> OpSpec | None:
 def spec_of_node(node: fx.Node) -> OpSpec | None:
     """What is known of a node's op; None where the node is no call of an op."""
     return spec_of(node.target) if node.op == "call_function" else None
+
+
+def moves(op: Any, *ways: Move) -> bool:
+    """Whether an op does nothing but rearrange its arguments, in one of these ways."""
+    spec = spec_of(op)
+    return spec is not None and spec.move in ways
+
+
+def stands_for(op: Any, recorded: Any) -> bool:
+    """Whether one run may call `op` where another, of other widths, has called `recorded`.
+
+    Reshapes stand for one another, and an alias for a slice: PyTorch makes it of a slice of all that there is.
+    """
+    if op is recorded or (moves(op, Move.RESHAPE) and moves(recorded, Move.RESHAPE)):
+        return True
+    return {getattr(called, "_opname", "") for called in (op, recorded)} == {"slice", "alias"}
 
 
 def rule_of(op: Any) -> Rule | None:

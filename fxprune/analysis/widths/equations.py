@@ -14,6 +14,7 @@ from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.builtin_modules import heads_of
 from fxprune.analysis.widths.forms import Forms, Labelled, Number
 from fxprune.analysis.widths.script import recorded_calls
+from fxprune.tracing.functions import SIZED, SizeArguments, Takes
 from fxprune.tracing.provenance import Attribute, Computed, Dim, Guard, Reference, Run, Site, SizedCall, is_torchs
 
 
@@ -66,9 +67,10 @@ def gather(forms: Forms, run: Run) -> Facts:
     facts = Facts(guards=guards, escapes=escapes, sighted=sighted)
     nodes = recorded_calls(forms.analysis.labelling.graph.fx)
     for call in run.calls:
-        if call.name in _SCALED:
+        takes = SIZED[call.name].takes if call.name in SIZED else None
+        if takes in (Takes.SCALE, Takes.HEADS):
             facts.scaled.append(call)
-        if call.name in _LAYERS and is_torchs(call.site.code):
+        if takes in (Takes.GROUPS, Takes.LAST_DIMS) and is_torchs(call.site.code):
             facts.layers.update(call.nodes)
         _Reader(forms, call, nodes, facts).read()
     return facts
@@ -85,10 +87,6 @@ def _has_groups(forms: Forms, tensor: Reference) -> bool:
     return axes is not None and any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
 
 
-_CONVOLUTIONS = tuple(f"conv{way}{dims}d" for way in ("", "_transpose") for dims in (1, 2, 3))
-_LAYERS = frozenset([*_CONVOLUTIONS, "group_norm", "layer_norm", "rms_norm"])
-_INDEXED = ("__getitem__", "__setitem__")
-_SCALED = frozenset(["scaled_dot_product_attention", "multi_head_attention_forward"])
 _SOURCES = (Dim, Attribute, Computed)
 Path = tuple[Any, ...]
 Item = tuple[Any, Path]
@@ -101,16 +99,17 @@ class _Reader:
         self._forms, self._call, self._facts = forms, call, facts
         self._torchs = is_torchs(call.site.code)
         self._calls = calls
+        self._where = SIZED.get(call.name)
         self._done: set[Path] = set()
 
     def _from_front(self, path: Path) -> Path:
         """The path of an argument as `_leaves` has it."""
-        counted = isinstance(path[0], int) and self._call.name not in _INDEXED  # there, of the index
+        counted = isinstance(path[0], int) and not _is_indexed(self._call)  # there, of the index
         return (path[0] % len(self._call.args), *path[1:]) if counted else path
 
     def read(self) -> None:
-        if (handler := _HANDLERS.get(self._call.name)) is not None:
-            handler(self)
+        if self._where is not None:
+            _READERS[self._where.takes](self, self._where)
             self._facts.explained.update(self._call.nodes if self._done else ())
         if self._torchs:
             return  # PyTorch's own modules are known
@@ -160,18 +159,13 @@ class _Reader:
             return args[position], (position,)
         return self._call.kwargs.get(name), (name,)
 
-    def items(self, start: int, *names: str) -> list[Item]:
+    def items(self, where: SizeArguments) -> list[Item]:
         """Sizes, as a sequence or one after another; counted from the end, as some may be unpacked first (`*s, 64`)."""
-        args = self._call.args
+        args, start = self._call.args, where.first
         if start < len(args) and type(args[start]) is not tuple:
             return [(a, (i - len(args),)) for i, a in enumerate(args) if i >= start]
-        given = next((item for item in (self.argument(start, n) for n in names) if type(item[0]) is tuple), None)
+        given = next((item for item in (self.argument(start, n) for n in where.names) if type(item[0]) is tuple), None)
         return [] if given is None else [(v, (*given[1], i - len(given[0]))) for i, v in enumerate(given[0])]
-
-    def sizes(self, items: list[Item], axes: Axes | None, first: int = 0) -> None:
-        """Numbers that are the lengths of the result's last dims, from `first` on."""
-        if axes is not None and len(items) == len(axes) - first:
-            self.lengths(items, axes, first)
 
     def lengths(self, items: list[Item], axes: Axes, first: int) -> None:
         for i, item in enumerate(items, start=first):
@@ -180,21 +174,24 @@ class _Reader:
             else:
                 self.equal(item, axes.known(i), axes.shape[i])
 
-    def reshape(self) -> None:
-        self.sizes(self.items(1, "shape", "size"), self.result())
+    def shape(self, where: SizeArguments) -> None:
+        axes, items = self.result(), self.items(where)
+        if axes is not None and len(items) == len(axes):
+            self.lengths(items, axes, 0)
 
-    def made(self) -> None:
-        self.sizes(self.items(0, "size"), self.result())
+    def last_dims(self, where: SizeArguments) -> None:
+        axes, items = self.result(), self.items(where)
+        if axes is not None:
+            self.lengths(items, axes, len(axes) - len(items))
 
-    def unflatten(self) -> None:
-        axes, source = self.result(), self.axes(self._call.args[0])
-        items = self.items(2, "sizes", "unflattened_size")
+    def unflattened(self, where: SizeArguments) -> None:
+        axes, source, items = self.result(), self.axes(self._call.args[0]), self.items(where)
         dim = self.argument(1, "dim")[0]
         if axes is not None and source is not None and isinstance(dim, int):
             self.lengths(items, axes, dim % len(source))
 
-    def split(self) -> None:
-        sizes, path = self.argument(1, "split_size_or_sections" if self._call.name == "split" else "split_sizes")
+    def parts(self, where: SizeArguments) -> None:
+        sizes, path = self.argument(where.first, where.names[0])
         dim, _ = self.argument(2, "dim")
         items = [(s, (*path, i - len(sizes))) for i, s in enumerate(sizes)] if type(sizes) is tuple else [(sizes, path)]
         for i, item in enumerate(items):
@@ -203,7 +200,7 @@ class _Reader:
                 at = (dim or 0) % len(axes)
                 self.equal(item, axes.known(at), axes.shape[at])
 
-    def narrow(self) -> None:
+    def start_and_length(self, _: SizeArguments) -> None:
         axes, dim = self.axes(self._call.args[0]), self.argument(1, "dim")[0]
         start, length, result = self.argument(2, "start"), self.argument(3, "length"), self.result()
         if axes is not None and result is not None and isinstance(dim, int):
@@ -211,9 +208,9 @@ class _Reader:
             self.equal(length, result.known(at), result.shape[at])
             self._bound(start, axes.known(at), axes.shape[at])
 
-    def repeat(self) -> None:
+    def repeats(self, where: SizeArguments) -> None:
         """So many times the dim of the input; in front of that, new dims."""
-        axes, result, items = self.axes(self._call.args[0]), self.result(), self.items(1, "repeats", "dims")
+        axes, result, items = self.axes(self._call.args[0]), self.result(), self.items(where)
         if axes is None or result is None or len(items) != len(result):
             return
         for i, (value, path) in enumerate(items):
@@ -225,22 +222,18 @@ class _Reader:
                 product = Computed("mul", times, axes.shape[j], self._call.site, result.shape[i])
                 self._note(product, Labelled(result.known(i), result.shape[i]))
 
-    def normalized(self) -> None:
-        axes, items = self.result(), self.items(1, "normalized_shape")
-        self.sizes(items, axes, 0 if axes is None else len(axes) - len(items))
-
-    def grouped(self) -> None:
+    def groups(self, where: SizeArguments) -> None:
         """A number of groups, which the rule for the op has named."""
-        item = self.argument(1 if self._call.name == "group_norm" else 6, "groups")
+        item = self.argument(where.first, where.names[0])
         node = self._call.results[0].node if self._call.results and self._call.results[0] else None
         known = self._forms.analysis.labelling.labeller.counted.get(node, []) if isinstance(node, fx.Node) else []
         if item[0] is not None:
             self.equal(item, known[0] if known else None, int(_value(item[0])))
 
-    def scaled(self) -> None:  # see `scales`
-        self._done.add(("scale",))
+    def scale(self, where: SizeArguments) -> None:  # see `scales`
+        self._done.add(where.names)
 
-    def attention(self) -> None:
+    def heads(self, _: SizeArguments) -> None:
         """The width of all heads, their number, and the width of each, which is computed from both."""
         width, count = self.argument(3, "embed_dim"), self.argument(4, "num_heads")
         for read in (self._call.args[0], self.argument(11, "out_proj_weight")[0]):
@@ -255,9 +248,9 @@ class _Reader:
                 self.equal(count, labels[0], heads)
                 self.equal((quotient, width[1]), labels[1], each)
 
-    def pad(self) -> None:
+    def amounts(self, where: SizeArguments) -> None:
         """Amounts before and after, from the last dim on."""
-        axes, result, items = self.axes(self._call.args[0]), self.result(), self.items(1, "pad")
+        axes, result, items = self.axes(self._call.args[0]), self.result(), self.items(where)
         if axes is None or result is None:
             return
         for k, item in enumerate(items):
@@ -268,7 +261,7 @@ class _Reader:
                 part = dim[: abs(n)] if k % 2 == 0 else dim[len(dim) - abs(n) :]
                 self.equal(item, part, abs(n), negative=n < 0)
 
-    def index(self) -> None:
+    def index(self, _: SizeArguments) -> None:
         """The bounds of slices."""
         axes, index = self.axes(self._call.args[0]), self._call.args[1]
         if axes is None:
@@ -315,11 +308,15 @@ def _value(source: Any) -> Any:  # 0 stands for a tensor's number, of which the 
     return source.value if isinstance(source, _SOURCES) else 0 if isinstance(source, Reference) else source
 
 
+def _is_indexed(call: SizedCall) -> bool:
+    return call.name in SIZED and SIZED[call.name].takes is Takes.INDEX
+
+
 def _leaves(call: SizedCall) -> Iterator[Item]:
     """The numbers among a call's arguments, with their paths."""
     ahead: list[Item] = [(a, (i,)) for i, a in enumerate(call.args)]
     ahead += [(v, (k,)) for k, v in call.kwargs.items()]
-    if call.name in _INDEXED:
+    if _is_indexed(call):
         index = call.args[1] if type(call.args[1]) is tuple else (call.args[1],)
         ahead = [(v, (i,)) for i, v in enumerate(index)]
     while ahead:
@@ -332,18 +329,16 @@ def _leaves(call: SizedCall) -> Iterator[Item]:
             yield value, path
 
 
-_HANDLERS: dict[str, Callable[[_Reader], None]] = {
-    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to"), _Reader.reshape),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _Reader.reshape),
-    **dict.fromkeys(("zeros", "ones", "empty", "empty_strided", "full", "rand", "randn"), _Reader.made),
-    "unflatten": _Reader.unflatten,
-    **dict.fromkeys(("split", "split_with_sizes"), _Reader.split),
-    "narrow": _Reader.narrow,
-    **dict.fromkeys(("repeat", "tile"), _Reader.repeat),
-    **dict.fromkeys(("layer_norm", "rms_norm"), _Reader.normalized),
-    **dict.fromkeys(("group_norm", *_CONVOLUTIONS), _Reader.grouped),
-    "pad": _Reader.pad,
-    "scaled_dot_product_attention": _Reader.scaled,
-    "multi_head_attention_forward": _Reader.attention,
-    **dict.fromkeys(_INDEXED, _Reader.index),
+_READERS: dict[Takes, Callable[[_Reader, SizeArguments], None]] = {
+    Takes.SHAPE: _Reader.shape,
+    Takes.LAST_DIMS: _Reader.last_dims,
+    Takes.UNFLATTENED: _Reader.unflattened,
+    Takes.PARTS: _Reader.parts,
+    Takes.START_AND_LENGTH: _Reader.start_and_length,
+    Takes.REPEATS: _Reader.repeats,
+    Takes.GROUPS: _Reader.groups,
+    Takes.AMOUNTS: _Reader.amounts,
+    Takes.SCALE: _Reader.scale,
+    Takes.HEADS: _Reader.heads,
+    Takes.INDEX: _Reader.index,
 }

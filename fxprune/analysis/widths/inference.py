@@ -20,8 +20,7 @@ from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.probe import Difference, Refusal, probe
 from fxprune.analysis.widths.script import recorded_calls
 from fxprune.analysis.widths.solve import solve
-from fxprune.tracing.plain_layers import PLAIN
-from fxprune.tracing.recorder import RECURRENT
+from fxprune.tracing.functions import RELATIVE
 
 
 def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: bool = True) -> Held:
@@ -44,15 +43,6 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: 
     return _Inference(analysis, facts, known, rewrite_code=rewrite_code).checked(held)
 
 
-# Functions whose views take all their sizes from their arguments.
-_RELATIVE = frozenset(
-    (
-        *(PLAIN, "flatten", "linear", "chunk", "matmul", "__matmul__", "adaptive_avg_pool2d", "adaptive_avg_pool1d"),
-        *(*RECURRENT, "_pad_packed_sequence"),
-    )
-)
-
-
 class _Inference:
     """Solves, checks, and fixes what the check finds unexplained."""
 
@@ -62,7 +52,7 @@ class _Inference:
         calls = recorded_calls(analysis.labelling.graph.fx)
         self._explained = {calls[i] for i in facts.explained}
         layers, suspects = {calls[i] for i in facts.layers}, analysis.labelling.labeller.suspects
-        self._doubtful = [n for n in suspects if n not in layers and n.meta["function"] not in _RELATIVE]
+        self._doubtful = [n for n in suspects if n not in layers and n.meta["function"] not in RELATIVE]
         self._by_module: dict[str, list[fx.Node]] = {}
         for node in self._axes:
             self._by_module.setdefault(node.meta.get("module", ""), []).append(node)

@@ -29,7 +29,8 @@ from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import call, cloned, isolated, set_training, swap_tensors, watch_forwards
 from fxprune.tracing import meta_kernels
-from fxprune.tracing.recorder import RECURRENT, all_on_meta, meta_like
+from fxprune.tracing.functions import RECURRENT
+from fxprune.tracing.recorder import all_on_meta, meta_like
 
 
 @dataclass(frozen=True, eq=False)

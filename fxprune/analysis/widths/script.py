@@ -6,10 +6,10 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
-aten = torch.ops.aten
+from fxprune.analysis.ops.spec import Move
+from fxprune.analysis.ops.table import moves, stands_for
 
 
 def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
@@ -26,12 +26,6 @@ class Diverged(Exception):
     """The model's code called another op than in the recorded run."""
 
 
-_COPIES = frozenset([aten._to_copy.default, aten.detach.default, aten.lift_fresh.default, aten.clone.default])
-_RESHAPES = frozenset([aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default])
-# Calls that stand for one another: a slice of all that there is is an alias.
-_ALIKE = (_RESHAPES, frozenset([aten.slice.Tensor, aten.alias.default]))
-
-
 @dataclass
 class Script:
     """The recorded calls, one after another."""
@@ -41,20 +35,20 @@ class Script:
 
     def next(self, op: Any) -> fx.Node | None:
         """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not."""
-        while self._present() is not op and self._present() in _COPIES:
+        while not stands_for(op, self._present()) and _is_copy(self._present()):
             self.at += 1
-        if self._present() is op or any(op in s and self._present() in s for s in _ALIKE):
+        if stands_for(op, self._present()):
             self.at += 1
             return self.nodes[self.at - 1]
-        if op in _COPIES:
+        if _is_copy(op):
             return None
         raise Diverged(f"{op} is called where {self._present()} was")
 
     def skip_to_reshape(self) -> fx.Node:
         """The next recorded reshape; a copy may come before it."""
-        while self._present() in _COPIES:
+        while _is_copy(self._present()):
             self.at += 1
-        if self._present() not in _RESHAPES:
+        if not moves(self._present(), Move.RESHAPE):
             raise Diverged(f"a reshape is called where {self._present()} was")
         self.at += 1
         return self.nodes[self.at - 1]
@@ -71,3 +65,7 @@ class Script:
 
     def _present(self) -> Any:
         return self.nodes[self.at].target if self.at < len(self.nodes) else None
+
+
+def _is_copy(op: Any) -> bool:
+    return moves(op, Move.COPY, Move.CAST)
