@@ -56,7 +56,7 @@ def check_kind(what: str, value: object, kind: type, remedy: str) -> None:
         InputError: it is none of this kind.
     """
     if not isinstance(value, kind):
-        raise InputError(f"{what} is no {kind.__name__}", seen=type(value).__name__, remedy=remedy)
+        raise InputError(f"{what} is not of type {kind.__name__}", seen=type(value).__name__, remedy=remedy)
 
 
 def check_option(what: str, value: object, known: Sequence[object]) -> None:

@@ -330,7 +330,9 @@ def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop:
     if (evaluate is None) != (max_drop is None):
         raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
     if evaluate is not None and not callable(evaluate):
-        raise InputError("evaluate is no function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number")
+        raise InputError(
+            "evaluate is not a function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number"
+        )
     if max_drop is not None and not (isinstance(max_drop, Real) and 0 <= float(max_drop) < math.inf):
         raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
     if folder is not None and max_drop is None:
@@ -343,4 +345,6 @@ def _check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float
     if steps > 1 and (planner is not None or max_drop is not None):
         raise InputError("steps= needs a goal that can be parted", seen="planner= or max_drop=", remedy="give macs=0.5")
     if tune is not None and not callable(tune):
-        raise InputError("tune is no function", seen=repr(tune)[:60], remedy="give tune(model), which trains in place")
+        raise InputError(
+            "tune is not a function", seen=repr(tune)[:60], remedy="give tune(model), which trains in place"
+        )

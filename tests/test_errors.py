@@ -529,7 +529,7 @@ def test_every_error_is_an_fxprune_error_with_its_parts() -> None:
 
 def test_what_is_no_model(net: Net) -> None:
     for wrong in (None, net.forward):
-        with pytest.raises(fxprune.InputError, match=r"the model is no torch.nn.Module; seen: (NoneType|method);"):
+        with pytest.raises(fxprune.InputError, match=r"the model is not a torch.nn.Module; seen: (NoneType|method);"):
             fxprune.trace(wrong, X)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -664,7 +664,9 @@ def test_verify_does_not_blame_the_inputs_for_a_pruned_model_that_fails(
 @pytest.mark.parametrize("kept", [[0.7, 1.2], ["0"], [[0, 1]], [True, False], np.zeros((2, 2), dtype=bool)])
 def test_kept_channels_that_are_no_list_of_indices(net: Net, kept: Any) -> None:
     groups = groups_of(net)
-    with pytest.raises(fxprune.InputError, match=r"kept channels are no list of indices in .*; seen: .*; remedy: give"):
+    with pytest.raises(
+        fxprune.InputError, match=r"kept channels are not a list of indices in .*; seen: .*; remedy: give"
+    ):
         groups.plan({groups[0].name: kept})
 
 
@@ -692,7 +694,9 @@ def groups_of_protected(net: Net, name: str) -> fxprune.Groups:
 def test_ratios_and_plans_of_other_types(net: Net) -> None:
     with pytest.raises(fxprune.InputError, match=r"pruning ratio out of range; seen: 0.5; remedy: give a number"):
         fxprune.prune(net, X, "0.5")  # type: ignore[arg-type]
-    with pytest.raises(fxprune.PlanError, match="this is no plan; seen: Groups; remedy: give what a planner returns"):
+    with pytest.raises(
+        fxprune.PlanError, match="the argument is not a plan; seen: Groups; remedy: give what a planner returns"
+    ):
         fxprune.rewrite(net, groups_of(net))  # type: ignore[arg-type]
 
 
@@ -710,7 +714,7 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
     "cut_state(lists)": (
         lambda m, g, p: fxprune.cut_state({"stem.weight": [1.0]}, p),  # type: ignore[dict-item]
         fxprune.InputError,
-        "stem.weight is no Tensor; seen: list",
+        "stem.weight is not of type Tensor; seen: list",
     ),
     "cut_state(groups)": (
         lambda m, g, p: fxprune.cut_state(m.state_dict(), g),
@@ -741,7 +745,7 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
     "plan(ragged)": (
         lambda m, g, p: g.plan({"stem": [[0], [1, 2]]}),
         fxprune.InputError,
-        "kept channels are no list of indices in stem",
+        "kept channels are not a list of indices in stem",
     ),
     "pickle(groups)": (lambda m, g, p: pickle.dumps(g), fxprune.InputError, "save the plan"),
 }

@@ -85,7 +85,7 @@ def examine(name: str, options: Options) -> Row:
 
 
 def _original(case: Case) -> nn.Module | str:
-    """The model, or why it is left out: what its own package can't make or run is no matter of pruning."""
+    """The model, or why it is left out: what its own package can't make or run does not concern pruning."""
     if case.skipped:
         return case.skipped
     try:

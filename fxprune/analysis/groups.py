@@ -305,8 +305,8 @@ def find_groups(
         The groups, in execution order, and in `.fixed` the reason for every dim that can't shrink.
 
     Raises:
-        InputError: `graph` is no graph, an entry of `ignored` or `heads` is no name or matches nothing, an unknown
-            choice of `heads`, a scripted module.
+        InputError: `graph` is not a graph, an entry of `ignored` or `heads` is not a name or matches nothing, an
+            unknown choice of `heads`, a scripted module.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))

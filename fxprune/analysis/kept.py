@@ -16,11 +16,11 @@ def kept_indices(group: Group, given: npt.ArrayLike) -> Ints:
     try:
         channels = np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on a GPU, or with a gradient
-        what, seen = "kept channels are no list of indices", str(error).partition("\n")[0][:160]
+        what, seen = "kept channels are not a list of indices", str(error).partition("\n")[0][:160]
         raise InputError(what, where=group.name, seen=seen, remedy=remedy) from error
     if channels.dtype == bool and channels.shape == (group.size,):
         return np.flatnonzero(channels)
     if channels.ndim != 1 or (len(channels) and channels.dtype.kind not in "iu"):
         seen = f"{channels.dtype} of shape {channels.shape}"
-        raise InputError("kept channels are no list of indices", where=group.name, seen=seen, remedy=remedy)
+        raise InputError("kept channels are not a list of indices", where=group.name, seen=seen, remedy=remedy)
     return channels.astype(np.int64)

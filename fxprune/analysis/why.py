@@ -105,8 +105,8 @@ def explained(groups: _Groups, part: str | nn.Module) -> Why:
         remedy = "give the name of a module, a parameter or a group"
         raise InputError("nothing in the model has the name", seen=name, remedy=remedy)
     ways = _Ways(groups.graph)
-    told = tuple(note for group in found for note in notes(groups, group))
-    return Why(name, found, told, tuple(_held(groups, d, ways) for d in fixed))
+    noted = tuple(note for group in found for note in notes(groups, group))
+    return Why(name, found, noted, tuple(_held(groups, d, ways) for d in fixed))
 
 
 def _asked(name: str, group: str, tensor: str) -> bool:

@@ -44,7 +44,7 @@ def _object(name: str) -> Iterable[Any]:
     if callable(found) and not isinstance(found, Iterable):
         found = models.attempt(found, name)
     if not isinstance(found, Iterable):
-        raise CommandError(f"{name} is no iterable of batches; seen: {type(found).__name__}")
+        raise CommandError(f"{name} is not an iterable of batches; seen: {type(found).__name__}")
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.cli.answer import CommandError
-from fxprune.cli.libraries import told
+from fxprune.cli.libraries import in_a_line
 from fxprune.module.isolation import as_call, output_tensors
 from fxprune.optional import require
 
@@ -58,7 +58,7 @@ def exported(model: nn.Module, inputs: Any, dynamic: bool = False) -> torch.expo
             return torch.export.export(model, args, kwargs, dynamic_shapes=_dynamic(model, args, kwargs, dynamic))
     except Exception as error:
         hint = "; without --dynamic-batch the batch may stay as it is" if dynamic else ""
-        raise CommandError(f"torch.export refuses the model: {told(error)}{hint}") from error
+        raise CommandError(f"torch.export refuses the model: {in_a_line(error)}{hint}") from error
 
 
 def _twice(value: Any) -> Any:
@@ -89,7 +89,7 @@ def write_onnx(model: nn.Module, inputs: Any, path: Path, dynamic: bool = False)
         try:  # old releases of PyTorch cannot convert every program with a new onnxscript
             _write_traced(model, inputs, path, dynamic)
         except Exception:
-            raise CommandError(f"torch.onnx refuses the model: {told(error)}") from error
+            raise CommandError(f"torch.onnx refuses the model: {in_a_line(error)}") from error
 
 
 def _write_traced(model: nn.Module, inputs: Any, path: Path, dynamic: bool) -> None:
@@ -123,7 +123,7 @@ def onnx_runtime(path: Path) -> Engine:
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise CommandError(f"ONNX Runtime refuses {path}: {told(error)}") from error
+        raise CommandError(f"ONNX Runtime refuses {path}: {in_a_line(error)}") from error
 
     def run(inputs: Any) -> list[Tensor]:
         given = [t for t in tree_leaves(as_call(inputs)) if isinstance(t, Tensor)]

@@ -48,7 +48,7 @@ def load(library: str, name: str, arguments: dict[str, Any], pretrained: bool) -
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f"{library}'s {name} raised {told(error)}") from error
+        raise CommandError(f"{library}'s {name} raised {in_a_line(error)}") from error
 
 
 def imported(library: str) -> ModuleType:
@@ -63,7 +63,7 @@ def imported(library: str) -> ModuleType:
         raise CommandError(f"cannot import {library}: {error}; remedy: pip install {library}") from error
 
 
-def told(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

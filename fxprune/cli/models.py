@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from fxprune.cli import libraries
 from fxprune.cli.answer import CommandError
-from fxprune.cli.libraries import Loaded, told
+from fxprune.cli.libraries import Loaded, in_a_line
 from fxprune.cli.options import ModelOptions
 
 _DEFAULT_SHAPE = (1, 3, 224, 224)
@@ -107,7 +107,7 @@ def attribute(name: str) -> Any:
             f"cannot import {path}: {error}; run where the module lies, or put its folder on PYTHONPATH"
         ) from error
     except Exception as error:
-        raise CommandError(f"importing {path} raised {told(error)}") from error
+        raise CommandError(f"importing {path} raised {in_a_line(error)}") from error
     for part in inner.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(inner, dir(found), 3)
@@ -217,7 +217,7 @@ def attempt(build: Callable[[], Any], what: str) -> Any:
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f"{what} raised {told(error)}") from error
+        raise CommandError(f"{what} raised {in_a_line(error)}") from error
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -246,7 +246,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:
         hint = "; files that hold more than tensors are not read, since reading them runs what they contain"
-        raise CommandError(f"cannot read {path}: {told(error)}{hint}") from error
+        raise CommandError(f"cannot read {path}: {in_a_line(error)}{hint}") from error
 
 
 def _tensors(path: Path, data: Any) -> dict[str, Tensor]:
@@ -264,4 +264,4 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except Exception as error:
-        raise CommandError(f"no device {name}: {told(error)}") from error
+        raise CommandError(f"no device {name}: {in_a_line(error)}") from error

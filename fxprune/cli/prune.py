@@ -130,7 +130,7 @@ def search(
 
 
 def _make(out: Path | None) -> None:
-    """The folder of the result, before the work is done that it shall hold."""
+    """The folder of the result, made before the work starts."""
     if out is not None:
         make_folder(out.parent if out.suffix == ".safetensors" else out)
 
@@ -184,14 +184,14 @@ def _scorer(name: str | None) -> Any:
 
 
 def _answer(result: fxprune.Result[Any], out: Path | None, notes: dict[str, str]) -> Answer:
-    told = result.report
+    pruned = result.report
     if out is not None:
         result.save(out, notes)
     figures = {
-        name: {"before": getattr(told.before, name), "after": getattr(told.after, name)}
+        name: {"before": getattr(pruned.before, name), "after": getattr(pruned.after, name)}
         for name in ("macs", "parameters")
     }
-    kept = {g.name: {"size": g.size, "kept": told.kept[g.name]} for g in told.groups}
-    more = {"deviation": told.deviation, "warnings": told.warnings(), "saved": None if out is None else str(out)}
+    kept = {g.name: {"size": g.size, "kept": pruned.kept[g.name]} for g in pruned.groups}
+    more = {"deviation": pruned.deviation, "warnings": pruned.warnings(), "saved": None if out is None else str(out)}
     saved = [f"saved to {out}"] if out is not None else []
-    return Answer({**figures, "groups": kept, **more}, [report.group_table(result), str(told), *saved])
+    return Answer({**figures, "groups": kept, **more}, [report.group_table(result), str(pruned), *saved])

@@ -65,7 +65,7 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
             forward has names for.
 
     Raises:
-        InputError: `data` is no iterable of batches, a batch holds no tensor, or there is none.
+        InputError: `data` is not an iterable of batches, a batch holds no tensor, or there is none.
     """
     device = device_of(model)
 

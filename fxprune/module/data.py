@@ -48,7 +48,7 @@ class Batches:
         check_batches(data)
         if unpack is not None and not callable(unpack):
             remedy = "give a function: lambda batch: (batch['image'], batch['label'])"
-            raise InputError("unpack is no function", seen=repr(unpack)[:60], remedy=remedy)
+            raise InputError("unpack is not a function", seen=repr(unpack)[:60], remedy=remedy)
         if samples is not None and (not isinstance(samples, int) or samples < 1):
             raise InputError("samples out of range", seen=repr(samples), remedy="give a positive number, or None")
         self._unpack, self.samples, self._progress, self._what = unpack, samples, progress, what

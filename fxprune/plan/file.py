@@ -54,7 +54,7 @@ def fields_of(data: Any) -> dict[str, Any]:
 
     Raises:
         PlanError: the data are inconsistent.
-        ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError: they are no plan's at all.
+        ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError: they do not describe a plan.
     """
     _check_version(data)
     shapes = {str(k): tuple(_index(n) for n in v) for k, v in data["shapes"].items()}
@@ -116,7 +116,9 @@ def _orders(data: Mapping[str, Any], cuts: Mapping[str, Mapping[int, Ints]]) -> 
 def _aliases(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     for name, tensor in data.items():
         if name in shapes or tensor not in shapes:
-            raise PlanError(f"{name} is no other name of a tensor", seen=str(tensor)[:60], remedy="save the plan again")
+            raise PlanError(
+                f"{name} is not another name of a tensor", seen=str(tensor)[:60], remedy="save the plan again"
+            )
     return dict(data)
 
 
@@ -163,13 +165,17 @@ def _scale(data: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Sc
 
 def _index(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise PlanError("a plan holds a value that is no index", seen=repr(value)[:60], remedy="save the plan again")
+        raise PlanError(
+            "a plan holds a value that is not an index", seen=repr(value)[:60], remedy="save the plan again"
+        )
     return value
 
 
 def _indices(values: Any, below: int, what: str) -> Ints:
     if not isinstance(values, list) or set(map(type, values)) - {int}:
-        raise PlanError("a plan holds a value that is no index", seen=repr(values)[:60], remedy="save the plan again")
+        raise PlanError(
+            "a plan holds a value that is not an index", seen=repr(values)[:60], remedy="save the plan again"
+        )
     array = np.array(values, dtype=np.int64)
     if len(array) and not 0 <= array.min() <= array.max() < below:
         raise PlanError(

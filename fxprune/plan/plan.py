@@ -149,10 +149,10 @@ def _check_length(characters: int, source: str) -> None:
 
 
 def check_plan(plan: object) -> None:
-    """Refuse what is no plan.
+    """Refuse what is not a plan.
 
     Raises:
         PlanError: it is none.
     """
     if not isinstance(plan, Plan):
-        raise PlanError("this is no plan", seen=type(plan).__name__, remedy="give what a planner returns")
+        raise PlanError("the argument is not a plan", seen=type(plan).__name__, remedy="give what a planner returns")

@@ -286,7 +286,7 @@ def _check_budget(name: str, value: Any) -> None:
 def _check_engine(engine: Any) -> None:
     if engine is not None and not callable(engine):
         remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"
-        raise InputError("the engine is no function", seen=_shown(engine), remedy=remedy)
+        raise InputError("the engine is not a function", seen=_shown(engine), remedy=remedy)
 
 
 def _shown(value: Any) -> str:
@@ -321,7 +321,7 @@ def check_callable(what: str, value: Any, room: Any, example: str) -> None:
         lower = {n.lower(): n for n in room.__all__ if n[0].isupper()}
         near = difflib.get_close_matches(value.lower(), lower, 1) or [n for n in lower if value.lower() in n][:1]
         example = f"fxprune.{room.__name__.rpartition('.')[2]}.{lower[near[0]]}()" if near else example
-    raise InputError(f"the {what} is no function", seen=repr(value), remedy=f"give an object such as {example}")
+    raise InputError(f"the {what} is not a function", seen=repr(value), remedy=f"give an object such as {example}")
 
 
 GOAL_NAMES = tuple(f.name for f in fields(Goals))

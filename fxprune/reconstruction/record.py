@@ -146,7 +146,7 @@ class _Recorder(Generic[K]):
         self._happened(seen.name)
 
     def note(self, event: ResidualAdd | Normed | Elsewhere) -> None:
-        with _disable_current_modes():  # what is kept is no call of the model's
+        with _disable_current_modes():  # what is kept does not count as a call of the model's
             self._note(event)
 
     def _note(self, event: ResidualAdd | Normed | Elsewhere) -> None:

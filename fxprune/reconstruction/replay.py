@@ -36,7 +36,7 @@ class _Call:
 
     Attributes:
         op: what was called.
-        constants: its arguments that are no tensors.
+        constants: its arguments other than tensors.
         results: as it returned them; while a run has not come to its cut, tensors are `_Weak`.
     """
 

@@ -26,8 +26,8 @@ def add_samplers(model: M, layers: Iterable[str]) -> M:
 
     It computes the same as before. In its groups, the input channels of each such layer are a group of their own
     (`fxprune.find_groups` names it after the sampler), and the stream that the layer reads stays whole. A plan for it
-    applies to any fresh instance with the same samplers. The sampler is a forward pre-hook and a buffer that is no part
-    of the `state_dict`: classes and `state_dict` keys stay as they are.
+    applies to any fresh instance with the same samplers. The sampler is a forward pre-hook and a buffer outside
+    the `state_dict`: classes and `state_dict` keys stay as they are.
 
     Args:
         model: untouched.

@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
         A new model: `model` cut by the file's plan, with the file's weights and buffers, in the file's dtypes.
 
     Raises:
-        InputError: there is no such file, it is damaged or of another kind, or `model` is no model.
+        InputError: there is no such file, it is damaged or of another kind, or `model` is not a model.
         PlanError: the file is of another model; the error names the tensors that do not fit.
 
     >>> import tempfile, torch, fxprune

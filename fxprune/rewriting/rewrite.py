@@ -69,7 +69,7 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
         plan: what stays. Its scales are applied as well, as to weights.
 
     Raises:
-        InputError: the state is no mapping of names to tensors.
+        InputError: the state is not a mapping of names to tensors.
         PlanError: a tensor that the plan cuts has another shape, or none of them is in the state.
 
     >>> import torch, fxprune

@@ -117,7 +117,9 @@ def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:
 
 def _check(group: Group, values: Tensor) -> None:
     if not isinstance(values, Tensor):
-        raise InputError("scores are no tensor", where=group.name, seen=type(values).__name__, remedy="torch.as_tensor")
+        raise InputError(
+            "scores are not a tensor", where=group.name, seen=type(values).__name__, remedy="torch.as_tensor"
+        )
     if tuple(values.shape) != (group.size,):
         raise InputError(
             "scores of the wrong shape", where=group.name, seen=f"{tuple(values.shape)}, not ({group.size},)"

@@ -16,7 +16,7 @@ from fxprune.module.batches import Batch
 from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
-from fxprune.scorers.losses import Loss, default_loss, differentiate, each_loss, logits_of, require_targets, told
+from fxprune.scorers.losses import Loss, default_loss, differentiate, each_loss, logits_of, loss_inputs, require_targets
 
 Slots = Mapping[str, tuple[Slot, ...]]  # of each group, those that count
 
@@ -156,7 +156,7 @@ def _first_order(
     if not len(groups):
         return {}
     sums = _Sums(groups, slots, tensors_of(model), torch.mul, torch.square)
-    objective = default_loss if loss is None else lambda outputs, batch: loss(outputs, told(batch))
+    objective = default_loss if loss is None else lambda outputs, batch: loss(outputs, loss_inputs(batch))
     samples = differentiate(model, data, sums.wanted, objective, sums.add)
     return {name: total / samples for name, total in sums.totals.items()}
 

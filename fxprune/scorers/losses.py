@@ -15,7 +15,7 @@ from fxprune.errors import FxpruneError, InputError
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import isolated, set_training, swap_tensors
 
-Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, what `told` gives) -> a scalar, the mean over samples
+Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, what `loss_inputs` gives) -> a scalar, the mean over samples
 Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a scalar to differentiate
 
 
@@ -36,7 +36,7 @@ def default_loss(outputs: Any, batch: Batch) -> Tensor:
     return cross_entropy(outputs, require_targets(batch))
 
 
-def told(batch: Batch) -> Any:
+def loss_inputs(batch: Batch) -> Any:
     """What a loss is given beside the outputs: the targets, or, where the model was given everything, its inputs."""
     args, kwargs = batch.inputs
     return batch.targets if batch.targets is not None else kwargs or args
@@ -154,7 +154,7 @@ def value_of(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise InputError("the loss is no scalar tensor", where=batch.place, seen=shape, remedy="return the mean")
+        raise InputError("the loss is not a scalar tensor", where=batch.place, seen=shape, remedy="return the mean")
     if not value.requires_grad:
         raise InputError("the loss depends on no parameter", where=batch.place, remedy="look for detach or no_grad")
     if not value.isfinite():

@@ -63,7 +63,7 @@ class _Cutter:
         self._layers = find_layers(first_run(model, weights, first), model, model, groups.plan({}))
 
     def moved(self, readers: Sequence[tuple[GroupReader, Gram]], gone: Tensor) -> float:
-        """How far the outputs move when the channels are gone."""
+        """How far the outputs move when the channels are removed."""
         cut = [(self._layers[r.slot.tensor], r, g) for r, g in readers if r.slot.tensor in self._layers]
         before = [(layer, layer.kernels().clone(), layer.offset().clone()) for layer, _, _ in cut]
         for layer, reader, gram in cut:
@@ -75,7 +75,7 @@ class _Cutter:
 
 
 def _without(layer: Layer, reader: GroupReader, gram: Gram, gone: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of full size, zero for the channels that are gone, and the intercept."""
+    """Weights of full size, zero for the channels that are removed, and the intercept."""
     stays = ~torch.isin(reader.owner, gone.to(reader.owner.device))
     entries = stays.nonzero()[:, 1].view(len(stays), -1)
     kernels, groups = layer.kernels(), torch.arange(len(stays), device=entries.device)[:, None]

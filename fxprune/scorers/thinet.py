@@ -166,7 +166,7 @@ def removed_greedily(a: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
 def in_order(order: npt.NDArray[np.int64], values: Floats) -> Tensor:
     """Scores of at least zero that fall along `order`: values, the most important first, made monotone.
 
-    Equal values are told apart by a millionth of the mean at most, so that every kept count follows the order.
+    Equal values are made to differ by a millionth of the mean at most, so that every kept count follows the order.
     """
     falling = np.minimum.accumulate(np.maximum(values, 0))
     apart = 1e-6 * (falling.mean() or 1.0) * np.linspace(1, 0, len(order), endpoint=False)

@@ -1,4 +1,4 @@
-"""Accuracy as the quality of a model, with equal ones told apart by their cross-entropy."""
+"""Accuracy as the quality of a model, of which equal ones are ranked by their cross-entropy."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class BeeColony(Driver[Trial]):
     parallel; onlookers go by 0.1 + 0.9·(fit - worst)/(best - worst), which is the same in any unit; a move that rounds
     to nothing steps one coordinate by one.
 
-    A fitness must rank: codes whose models are near chance before their tuning cannot be told apart. Published is a
+    A fitness must rank: codes whose models are near chance before their tuning cannot be ranked. Published is a
     short training of each (`tune`); without any, `repair` fits what is left by least squares, and `fitness` judges a
     code by its plan alone, for instance by `CurveFitness`.
 

@@ -98,7 +98,7 @@ class Driver(ABC, Generic[T]):
         check_kind("what is searched", groups, Groups, "give what fxprune.find_groups(graph) returns")
         if not callable(evaluate):
             remedy = "give a function of a model, higher is better"
-            raise InputError("evaluate is no function", seen=type(evaluate).__name__, remedy=remedy)
+            raise InputError("evaluate is not a function", seen=type(evaluate).__name__, remedy=remedy)
         check_option("on_interrupt", on_interrupt, ("raise", "return"))
         task = Task(model, groups, evaluate, scorer or self.default_scorer(), data, tune)
         return self.run(task, folder, workers, on_interrupt, resume)

@@ -85,7 +85,7 @@ class Evaluator(Generic[M]):
         (known,) = self.run([self.original])
         if not math.isfinite(known.fitness):
             raise InputError(
-                "the original's quality is no finite number",
+                "the original's quality is not a finite number",
                 seen=str(known.fitness),
                 remedy="let evaluate(model) return a number, higher for better models",
             )

@@ -130,7 +130,7 @@ class BatchNormL1:
 
 @dataclass(eq=False)
 class GrowingDecay:
-    """A decay of the channels that a plan removes, which grows until they are gone: strength · t/2 · Σ w² at call t.
+    """A decay of the channels that a plan removes, which grows until they are zero: strength · t/2 · Σ w² at call t.
 
     What is to go is driven to zero while the rest of the network makes up for it, so that the cut itself costs little.
     Source: Wang et al., Neural Pruning via Growing Regularization, ICLR 2021 (GReg-1).

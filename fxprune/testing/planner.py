@@ -120,7 +120,7 @@ def _refuses_clearly(planner: Planner, subject: Subject) -> None:
             continue
         except Exception as error:
             seen = f"{type(error).__name__}: {error}"
-            raise _broken("refuses clearly", f"unusable scores ({what}) are no InputError", subject, seen) from error
+            raise _broken("refuses clearly", f"unusable scores ({what}) raise no InputError", subject, seen) from error
         remedy = "call fxprune.scorers.check_scores(scores, groups), or fxprune.planners.keep_best, which does"
         raise _broken("refuses clearly", f"unusable scores ({what}) are taken", subject, remedy=remedy)
 

@@ -102,7 +102,7 @@ def _complete(scorer: Scorer, subject: Subject) -> None:
     missing = [n for n in names if n not in scores]
     raise BrokenPromiseError(
         "complete",
-        "a group has no scores" if missing else "scores of what is no group",
+        "a group has no scores" if missing else "scores of something other than a group",
         where=f"group {missing[0]} of {_place(subject)}" if missing else _place(subject),
         seen="" if missing else str(next(n for n in scores if n not in names)),
         remedy="return one tensor for each group of `groups`, by name",
@@ -113,7 +113,7 @@ def _shaped(scorer: Scorer, subject: Subject) -> None:
     for name, values in (_score(scorer, subject) or {}).items():
         size = subject.groups[name].size
         if not isinstance(values, Tensor):
-            what, seen, remedy = "scores are no tensor", type(values).__name__, "return torch tensors"
+            what, seen, remedy = "scores are not a tensor", type(values).__name__, "return torch tensors"
         elif tuple(values.shape) != (size,):
             what, seen, remedy = "scores of the wrong shape", f"{tuple(values.shape)}, not ({size},)", "one a channel"
         elif values.dtype != torch.float64:
@@ -235,7 +235,7 @@ def _refuses_clearly(scorer: Scorer, subject: Subject) -> None:
     except Exception as error:
         raise BrokenPromiseError(
             "refuses clearly",
-            "data without a batch is no InputError",
+            "data without a batch raise no InputError",
             where=_place(subject),
             seen=f"{type(error).__name__}: {error}",
             remedy="raise fxprune.InputError, or leave data alone; fxprune.testing.observe does it for you",

@@ -177,9 +177,11 @@ def _refuses_clearly(search: AnySearch, subject: Subject) -> None:
         return
     except Exception as error:
         seen = f"{type(error).__name__}: {error}"
-        raise _broken("refuses clearly", "a quality that is no number is no InputError", subject, seen) from error
+        raise _broken(
+            "refuses clearly", "a quality that is not a number raises no InputError", subject, seen
+        ) from error
     remedy = "begin with evaluator.baseline(), which does"
-    raise _broken("refuses clearly", "an original whose quality is no number is taken", subject, remedy=remedy)
+    raise _broken("refuses clearly", "an original whose quality is not a number is accepted", subject, remedy=remedy)
 
 
 SEARCH_PROMISES: dict[str, Callable[[AnySearch, Subject], None]] = {

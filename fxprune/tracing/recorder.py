@@ -219,7 +219,7 @@ class Recorder(DispatchMode):
         def move(t: Any) -> Any:
             return self._on_meta(t) if isinstance(t, Tensor) and t.is_floating_point() else t
 
-        with _disable_current_modes():  # what is made for it is no call of the model's
+        with _disable_current_modes():  # what is made here does not count as a call of the model's
             return tree_map(move, args) if args[0].is_meta else args
 
     def _move_to_meta(self, args: Any, kwargs: Any) -> Any:

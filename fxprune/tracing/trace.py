@@ -98,7 +98,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     ['aten.convolution.default', 'aten.relu.default']
     """
     if not isinstance(model, nn.Module):
-        raise InputError("the model is no torch.nn.Module", seen=type(model).__name__, remedy="give a module")
+        raise InputError("the model is not a torch.nn.Module", seen=type(model).__name__, remedy="give a module")
     check_unwrapped(model)
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)

@@ -295,7 +295,9 @@ def _several(given: Any, kind: type) -> list[Any]:
     found = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     for one in found:
         if not isinstance(one, kind):
-            raise InputError(f"this is no {kind.__name__}", seen=type(one).__name__, remedy="give one, or a list")
+            raise InputError(
+                f"what is given is not of type {kind.__name__}", seen=type(one).__name__, remedy="give one, or a list"
+            )
     return found
 
 

@@ -18,7 +18,7 @@ def together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def decided(decide: Callable[[], T], told: Callable[[Any], str]) -> tuple[T | None, str]:
+def decided(decide: Callable[[], T], describe: Callable[[Any], str]) -> tuple[T | None, str]:
     """What rank 0 decides, and in all processes what it tells of that.
 
     Raises:
@@ -26,7 +26,7 @@ def decided(decide: Callable[[], T], told: Callable[[Any], str]) -> tuple[T | No
     """
     if not together():
         own = decide()
-        return own, told(own)
+        return own, describe(own)
     if dist.get_rank():
         box: list[Any] = [None]
         dist.broadcast_object_list(box, 0)
@@ -39,8 +39,8 @@ def decided(decide: Callable[[], T], told: Callable[[Any], str]) -> tuple[T | No
     except BaseException as error:
         dist.broadcast_object_list([("", str(error) or repr(error))], 0)
         raise
-    dist.broadcast_object_list([(told(own), "")], 0)
-    return own, told(own)
+    dist.broadcast_object_list([(describe(own), "")], 0)
+    return own, describe(own)
 
 
 def spread(tensors: Iterable[Tensor]) -> None:

@@ -15,7 +15,7 @@ from fxprune.plan.plan import Ints
 # The results of modules in execution order, by name, and at last the outputs of the whole model.
 Outputs = list[tuple[str, Tensor]]
 WHOLE = ""  # the name of the whole model, as in `named_modules`
-CLEAR = 1e-8  # more is no rounding: noise, numbers that only masked channels cannot hold, or a wrong plan
+CLEAR = 1e-8  # more is not rounding: noise, numbers that only masked channels cannot hold, or a wrong plan
 
 
 def first_nan(results: Outputs) -> str | None:
@@ -80,7 +80,7 @@ def _error_of_rest(masked: Tensor, pruned: Tensor, dim: int, planned: Sequence[I
 
 
 def _found_again(masked: Tensor, pruned: Tensor, dim: int) -> Tensor | None:
-    """The masked result without the indices that are cut of one dim; None if they cannot be told.
+    """The masked result without the indices that are cut of one dim; None if they are not known.
 
     Each index of the smaller result is looked for by a random projection of what lies at it. In less than float64
     rounding could mistake one for its neighbour.
@@ -97,7 +97,7 @@ def _found_again(masked: Tensor, pruned: Tensor, dim: int) -> Tensor | None:
 
 
 def _error(masked: Tensor, pruned: Tensor, all_masked: Tensor, *, nan_is_nan: bool) -> float:
-    """max |pruned - masked| / max |all_masked|, where equal infinities are no difference."""
+    """max |pruned - masked| / max |all_masked|, where equal infinities do not differ."""
     difference, least = pruned - masked, torch.finfo(masked.dtype).tiny
     gap, size = _largest(difference), _largest(all_masked)
     if not isfinite(gap) or not isfinite(size):

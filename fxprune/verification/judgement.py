@@ -49,7 +49,7 @@ class Question:
         seed: of all random numbers.
         called: the parametrised modules that a run calls, if known; then smaller inputs may do.
         small: the pruned model, if it was made already; it is run and comes out of that as it was.
-        randomise: whether every signal is told from every other (see `fxprune.verify`).
+        randomise: whether every signal differs from every other (see `fxprune.verify`).
     """
 
     model: nn.Module
@@ -154,7 +154,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _pair(question: Question, inputs: Inputs, *, lazy: bool, double: bool) -> _Pair:
-    """The two models, and the masked one's results, on inputs that are no constants if it takes such."""
+    """The two models, and the masked one's results, on inputs that vary, where the model takes such."""
     *others, last = _candidates(question, inputs)
     for given in others:  # the model may refuse other values than the given ones
         with suppress(Exception):

@@ -44,7 +44,7 @@ class Proof:
             return f"pruned against masked: {found or 'nothing is pruned'}"
         ops = ", ".join(op for op, _ in Counter(self.mixed.values()).most_common(3))
         return (
-            f"{len(self.mixed)} of {self.pruned} pruned groups run through {ops}, which sees that channels are gone; "
+            f"{len(self.mixed)} of {self.pruned} pruned groups run through {ops}, which sees which channels stay; "
             f"pruned against masked with these kept whole: {found or 'nothing to compare'}"
         )
 

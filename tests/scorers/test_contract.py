@@ -163,7 +163,7 @@ BROKEN: list[tuple[str, Broken, tuple[str, ...]]] = [
     ("works", but(lambda found: None), ("returns no dict", "seen: NoneType")),  # type: ignore[arg-type, return-value]
     ("works", lambda m, g, d=None: s.Taylor()(m, g), ("InputError: this scorer needs data",)),
     ("complete", but(lambda found: dict(list(found.items())[:-1])), ("a group has no scores in group b.0", "for each")),
-    ("complete", but(lambda found: {**found, "x": 1}), ("scores of what is no group", "seen: x")),
+    ("complete", but(lambda found: {**found, "x": 1}), ("scores of something other than a group", "seen: x")),
     ("shaped", first_of(lambda v: v[:-1]), ("wrong shape in group a.0", "seen: (5,), not (6,)", "one a channel")),
     ("shaped", first_of(Tensor.float), ("wrong type", "torch.float32", "call .double()")),
     ("shaped", first_of(lambda v: v.requires_grad_()), ("carry a gradient", "call .detach()")),

@@ -155,7 +155,7 @@ def test_what_is_no_number_never_wins() -> None:
     found, *_ = hunt(evaluate, 10, 10, cycles=0, sources=12)
     assert sum(math.isnan(t.fitness) for t in found.history) > 2
     assert sum(found.plan.kept_counts().values()) == min(-t.fitness for t in found.history if t.fitness == t.fitness)
-    with pytest.raises(fxprune.InputError, match="the original's quality is no finite number"):
+    with pytest.raises(fxprune.InputError, match="the original's quality is not a finite number"):
         hunt(lambda m: math.nan, 10, 10, cycles=2)
 
 

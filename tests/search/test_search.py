@@ -464,7 +464,7 @@ def test_ctrl_c_while_a_search_is_taken_up_again_keeps_its_best(
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_quality_that_is_no_number(name: str) -> None:
     model, groups, scores = perceptron(8, 5)
-    with pytest.raises(fxprune.InputError, match="the original's quality is no finite number; seen: nan; remedy: "):
+    with pytest.raises(fxprune.InputError, match="the original's quality is not a finite number; seen: nan; remedy: "):
         SEARCHES[name](model, groups, lambda m: float("nan"), **given_to(name, scores))
 
 

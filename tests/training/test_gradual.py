@@ -235,10 +235,10 @@ def test_nothing_changes_if_a_cut_fails() -> None:
         ({"macs": None}, "no goal is given"),
         ({"step": 2}, "unknown option; seen: step; remedy: one of macs, parameters"),
         ({"macs": 0}, "macs out of range"),
-        ({"optimizer": 1}, "this is no Optimizer; seen: int"),
+        ({"optimizer": 1}, "what is given is not of type Optimizer; seen: int"),
         ({"optimizer": torch.optim.SGD(net().parameters())}, "the optimizer holds no parameter of the model"),
         ({"model": torch.compile(net())}, "the model is compiled"),
-        ({"model": 3}, "the model is no Module"),
+        ({"model": 3}, "the model is not of type Module"),
     ],
 )
 def test_errors(arguments: dict[str, Any], text: str) -> None:

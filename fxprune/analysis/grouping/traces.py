@@ -1,4 +1,4 @@
-"""Traces: where in the grids and splits of a graph the indices of one channel lie, so that they can be told apart.
+"""Traces: where in the grids and splits of a graph the indices of one channel lie, so that they can be distinguished.
 
 A channel may own several indices of one dim: one in each group of a convolution, one in each part of a split. In a
 model of another width the same channel lies elsewhere; its index for the first group is the one that this group reads.

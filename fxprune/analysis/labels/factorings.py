@@ -216,7 +216,7 @@ def _can_part(factor: Labels) -> bool:
 
 
 def _chosen_for(f: Factoring, heads: Heads) -> str:
-    """What the caller chose to shrink in this reshape, heads or their width; "" is no choice."""
+    """What the caller chose to shrink in this reshape, heads or their width; "" stands for no choice."""
     if isinstance(heads, str):
         return heads
     return next((choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern)), "")

@@ -193,7 +193,7 @@ class Labeller:
         """The labels of merged dims, given as (length, dim), if they are a loose grid as a whole.
 
         Raises:
-            NotLooseError: they are not, or indices of one channel change places: which is which could not be told in
+            NotLooseError: they are not, or indices of one channel change places: which one is which is unknown in
                 another width, where rows cut other channels apart.
         """
         loose = [d for _, d in dims if isinstance(d, Loose)]

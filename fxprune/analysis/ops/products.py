@@ -42,7 +42,7 @@ class Product:
     def __post_init__(self) -> None:
         if self.formula.count("->") != 1 or not self._is_product():
             remedy = "write it as torch.einsum has it, '...' in the first factor and the result only: '...i,oi->...o'"
-            raise InputError("the formula is no product of tensors", seen=repr(self.formula), remedy=remedy)
+            raise InputError("the formula is not a product of tensors", seen=repr(self.formula), remedy=remedy)
 
     def _is_product(self) -> bool:
         """Whether all is letters, each once in a term, and the result's are those of factors."""

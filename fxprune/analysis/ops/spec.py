@@ -109,7 +109,7 @@ class OpSpec:
         layers: for the arguments and the result of a call with real tensors, the call seen as the linear layer of each
             argument that is a weight, as the third argument tells; None: it cannot be seen so.
         move: how the op rearranges its first argument, or several; None: it computes.
-        terms: the result of a recorded call as a product plus addends; None: it is no such sum.
+        terms: the result of a recorded call as a product plus addends; None: it is not such a sum.
         sizes: for a recorded call and present arguments, the sizes of the result that the arguments ask for, None
             where they leave one open; several results follow one another. None: no argument is a size.
         values: whether the numbers among the arguments are values, rather than sizes, dims or indices.

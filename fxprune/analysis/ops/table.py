@@ -45,7 +45,7 @@ def register(name: str, spec: OpSpec) -> None:
         spec: what is known of the op; a ready one where the op behaves as another does (`ops.OPS["relu"]`).
 
     Raises:
-        InputError: the name is no op's name, or `spec` is no `OpSpec`.
+        InputError: the name is not that of an op, or `spec` is not an `OpSpec`.
 
     >>> from fxprune import ops
     >>> ops.register("mylib::my_activation", ops.OPS["relu"])
@@ -55,11 +55,11 @@ def register(name: str, spec: OpSpec) -> None:
     """
     if not isinstance(name, str) or not name or "." in name:
         remedy = "give the name with its library and without an overload: 'mylib::lin'"
-        raise InputError("no name of an op", seen=repr(name), remedy=remedy)
+        raise InputError("the name is not that of an op", seen=repr(name), remedy=remedy)
     if not isinstance(spec, OpSpec):
         remedy = "give an OpSpec, ops.OPS['relu'] for an activation, ops.product('...i,oi->...o', bias=2) for a layer"
         raise InputError(
-            "what is registered for an op is no OpSpec", where=name, seen=type(spec).__name__, remedy=remedy
+            "what is registered for an op is not an OpSpec", where=name, seen=type(spec).__name__, remedy=remedy
         )
     _OPS[name.removeprefix("aten::")] = spec
     _FOUND.clear()
@@ -87,7 +87,7 @@ def spec_of(op: Any) -> OpSpec | None:
 
 
 def spec_of_node(node: fx.Node) -> OpSpec | None:
-    """What is known of a node's op; None where the node is no call of an op."""
+    """What is known of a node's op; None where the node does not call an op."""
     return spec_of(node.target) if node.op == "call_function" else None
 
 

@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     addends: Sequence[Term | None] = ()
 
 
-# None: the result is no such sum. For an op with several results, `Terms` are those of the first.
+# None: the result is not such a sum. For an op with several results, `Terms` are those of the first.
 TermsRule = Callable[[fx.Node], Terms | None]
 
 

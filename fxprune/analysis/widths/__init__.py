@@ -25,7 +25,7 @@ The rooms:
     script           the recorded calls, for a run that follows them
     probe            run the model on cut meta tensors and compare every call with the prediction
     inference        solve, check, and fix what remains
-    constraints      what is known by then
+    constraints      what is known of the widths at each step
     words            numbers and lines of the code for a reader
 """
 

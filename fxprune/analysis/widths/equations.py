@@ -272,7 +272,7 @@ class _Reader:
             if item is Ellipsis:
                 at = len(axes) - sum(self._width(v) for v in items[i + 1 :])
             elif isinstance(item, slice) and at < len(axes):
-                columns = item.step not in (None, 1)  # of the grid (length / step, step): the first is no width
+                columns = item.step not in (None, 1)  # of the grid (length / step, step): the first is not a width
                 for name, bound in (("lower", None if columns else item.start), ("upper", item.stop)):
                     if bound is not None:
                         self._bound((bound, (i, name)), axes.known(at), axes.shape[at])

@@ -19,7 +19,7 @@ Monomial: TypeAlias = tuple[int, ...]
 
 
 class NoFormError(Exception):
-    """A number is no polynomial in the groups' counts; `groups` are those that it depends on."""
+    """A number is not a polynomial in the groups' counts; `groups` are those that it depends on."""
 
     def __init__(self, groups: frozenset[int]) -> None:
         super().__init__(groups)
@@ -79,7 +79,7 @@ class Form:
         """The exact quotient.
 
         Raises:
-            NoFormError: it is no polynomial.
+            NoFormError: it is not a polynomial.
         """
         quotient, rest = Form({}), self
         if not other.terms:

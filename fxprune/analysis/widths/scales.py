@@ -97,7 +97,7 @@ class _Scales:
         return True
 
     def _attention(self, call: SizedCall) -> None:
-        """PyTorch's own attention scales by the width of a head, unless it is told a number."""
+        """PyTorch's own attention scales by the width of a head, unless it is given a number."""
         scale = call.kwargs.get("scale")
         if scale is not None and not isinstance(scale, Computed):
             return

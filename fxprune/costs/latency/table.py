@@ -149,7 +149,7 @@ _DELETE = "delete the file; it will be measured again"
 
 def _positive(value: Any) -> float:
     if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{value!r} is no time")
+        raise ValueError(f"{value!r} is not a time")
     return float(value)
 
 

@@ -2,7 +2,7 @@
 
 Three things stand between `Groups.feeds` and a picture that can be read:
 
-- a residual stream is read by its blocks, which write back into it: edges that return are told apart from the others;
+- a residual stream is read by its blocks, which write back into it: edges that return are kept apart from the others;
 - after a concatenation each of n groups feeds each of m readers: one *joint* takes the place of the n·m edges;
 - where channels are fixed, the flow would break off: the model's input and output, groups that are kept whole, and
   other fixed channels are nodes as well.

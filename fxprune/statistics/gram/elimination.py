@@ -22,7 +22,7 @@ from fxprune.statistics.gram.solve import WIDE, best_ridge, joined, rough
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
-"""Of which the one that is best on held-back rows when the middle number of channels is gone counts at every width."""
+"""The one that is best on held-back rows when half of the channels are removed counts at every width."""
 BLOCK = 1024
 """Weights of a kernel for each channel that goes in one step; an update of the whole inverse serves all of them."""
 
@@ -239,7 +239,7 @@ def held_back(
     counts: Sequence[int],
     at_once: int | None = None,
 ) -> list[float]:
-    """The error when so many channels are gone, on rows that neither the choice of channels nor the refits have seen.
+    """The error with so many channels removed, on rows that neither the choice of channels nor the refits have seen.
 
     An elimination holds the fitted weights at each width, so that these errors take one product with the other rows' S
     each and no fit.
