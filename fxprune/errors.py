@@ -59,6 +59,16 @@ def check_kind(what: str, value: object, kind: type, remedy: str) -> None:
         raise InputError(f"{what} is not of type {kind.__name__}", seen=type(value).__name__, remedy=remedy)
 
 
+def check_function(what: str, value: object, remedy: str) -> None:
+    """Refuse what cannot be called; None is fine.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if value is not None and not callable(value):
+        raise InputError(f"{what} is not a function", seen=repr(value)[:60], remedy=remedy)
+
+
 def check_option(what: str, value: object, known: Sequence[object]) -> None:
     """Refuse an option that is none of the known ones.
 

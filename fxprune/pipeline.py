@@ -18,7 +18,7 @@ from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_function, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
 from fxprune.module.names import names_of
@@ -329,10 +329,7 @@ def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop:
         raise InputError("round_to= does not reach a planner of yours", seen=f"{goals.round_to}", remedy=remedy)
     if (evaluate is None) != (max_drop is None):
         raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
-    if evaluate is not None and not callable(evaluate):
-        raise InputError(
-            "evaluate is not a function", seen=repr(evaluate)[:60], remedy="evaluate(model) gives a number"
-        )
+    check_function("evaluate", evaluate, "evaluate(model) gives a number")
     if max_drop is not None and not (isinstance(max_drop, Real) and 0 <= float(max_drop) < math.inf):
         raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
     if folder is not None and max_drop is None:
@@ -344,7 +341,4 @@ def _check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float
         raise InputError("steps out of range", seen=repr(steps), remedy="give a positive number")
     if steps > 1 and (planner is not None or max_drop is not None):
         raise InputError("steps= needs a goal that can be parted", seen="planner= or max_drop=", remedy="give macs=0.5")
-    if tune is not None and not callable(tune):
-        raise InputError(
-            "tune is not a function", seen=repr(tune)[:60], remedy="give tune(model), which trains in place"
-        )
+    check_function("tune", tune, "give tune(model), which trains in place")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_function
 from fxprune.optional import progress_bar
 
 _FORM = "give an iterable of batches: inputs, or (inputs, targets)"
@@ -46,9 +46,7 @@ class Batches:
         what: str = "reading the data",
     ) -> None:
         check_batches(data)
-        if unpack is not None and not callable(unpack):
-            remedy = "give a function: lambda batch: (batch['image'], batch['label'])"
-            raise InputError("unpack is not a function", seen=repr(unpack)[:60], remedy=remedy)
+        check_function("unpack", unpack, "give a function: lambda batch: (batch['image'], batch['label'])")
         if samples is not None and (not isinstance(samples, int) or samples < 1):
             raise InputError("samples out of range", seen=repr(samples), remedy="give a positive number, or None")
         self._unpack, self.samples, self._progress, self._what = unpack, samples, progress, what

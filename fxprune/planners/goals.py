@@ -16,7 +16,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.costs.latency import Latency, best_multiple, measure
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, CostModel
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_function
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.budget import AtBudget, Budget
@@ -72,7 +72,8 @@ parameters=, latency=), or pruning_ratio=
                 raise InputError("two kinds of goals", seen=seen, remedy=remedy)
         if self.round_to != AUTO:
             self.constraints()
-        _check_engine(self.engine)
+        remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"
+        check_function("the engine", self.engine, remedy)
         if self.engine is not None and self.latency is None and self.round_to != AUTO:
             remedy = 'give it with latency= or round_to="auto", or leave it out'
             raise InputError("engine= has nothing to measure", seen=_shown(self.engine), remedy=remedy)
@@ -281,12 +282,6 @@ def _check_budget(name: str, value: Any) -> None:
         what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
         remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
         raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
-
-
-def _check_engine(engine: Any) -> None:
-    if engine is not None and not callable(engine):
-        remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"
-        raise InputError("the engine is not a function", seen=_shown(engine), remedy=remedy)
 
 
 def _shown(value: Any) -> str:

@@ -55,7 +55,7 @@ class Script:
 
     def skip_function(self, name: str) -> None:
         """Go past the calls that a function of PyTorch's has made; copies may come before them."""
-        while self._present() in _COPIES and self.nodes[self.at].meta["function"] != name:
+        while _is_copy(self._present()) and self.nodes[self.at].meta["function"] != name:
             self.at += 1
         start = self.at
         while self.at < len(self.nodes) and self.nodes[self.at].meta["function"] == name:
