@@ -76,7 +76,11 @@ parameters=, latency=), or pruning_ratio=
         check_function("the engine", self.engine, remedy)
         if self.engine is not None and self.latency is None and self.round_to != AUTO:
             remedy = 'give it with latency= or round_to="auto", or leave it out'
-            raise InputError("engine= has nothing to measure", seen=_shown(self.engine), remedy=remedy)
+            raise InputError(
+                "engine= has nothing to measure",
+                seen=getattr(self.engine, "__name__", repr(self.engine)[:60]),
+                remedy=remedy,
+            )
 
     def measured(self, device: torch.device) -> Goals:
         """The same goals, with a number in place of `round_to="auto"`.
@@ -192,10 +196,9 @@ class _Tempered:
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         readers = {g.name: max(1, len(g.consumers)) ** (1 - self.power) for g in groups}
-        return ErrorCurves(self.limits, readers, self._curve, self.constraints)(groups, scores)
-
-    def _curve(self, scores: Tensor) -> ErrorCurve:
-        return ErrorCurve.of_errors(scores).tempered(self.power)
+        return ErrorCurves(
+            self.limits, readers, lambda s: ErrorCurve.of_errors(s).tempered(self.power), self.constraints
+        )(groups, scores)
 
 
 class Measures:
@@ -282,10 +285,6 @@ def _check_budget(name: str, value: Any) -> None:
         what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
         remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
         raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
-
-
-def _shown(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)[:60]
 
 
 def _check_ratio(ratio: Any) -> None:

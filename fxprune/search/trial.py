@@ -139,17 +139,12 @@ def attempt(job: Job[M]) -> tuple[Outcome, M]:
     """Tune and evaluate; the random states of this process are as before."""
     start = time.perf_counter()
     with random_states():
-        seed_all(job.seed)
+        seed_random_states(job.seed)
+        torch.manual_seed(job.seed)  # also for a GPU that the tuning is the first to use
         if job.tune is not None:
             job.tune(job.model)
         fitness, samples = measured(job.evaluate(job.model))
     return Outcome(job.key, fitness, samples, job.seed, time.perf_counter() - start), job.model
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch, on all devices."""
-    seed_random_states(seed)
-    torch.manual_seed(seed)  # also for a GPU that the tuning is the first to use
 
 
 def measured(value: Any) -> tuple[float, Floats | None]:

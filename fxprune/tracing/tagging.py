@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.module.isolation import walk
+from fxprune.module.saved_state import is_of_library
 from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain
 
 # Deeper than this, and in longer lists, attributes hold no widths but tables.
@@ -103,14 +104,11 @@ class _Tag:
                 self.inside(inner, k, v, f"{name}.{k}", depth + 1)
 
 
-_LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections", "__main__"}
-
-
 def _is_plain_object(value: Any) -> bool:
     """Whether it is an object of somebody's own class (a config) whose attributes may hold widths."""
     kind = type(value)
-    own = kind.__module__.partition(".")[0] not in _LIBRARIES
-    return own and not isinstance(value, type | nn.Module | Enum) and type(getattr(value, "__dict__", None)) is dict
+    other = is_of_library(kind) or isinstance(value, type | nn.Module | Enum)
+    return not other and type(getattr(value, "__dict__", None)) is dict
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             break
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
-        for factoring in _apart(first or splits or _obvious_first(pending, of), of):
+        for factoring in _apart(first or splits or sorted(pending, key=lambda f: _evident(f, of) is None), of):
             asked = _chosen_for(factoring, heads) if splits and not first else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
@@ -133,10 +133,6 @@ def _marks(of: Labels, fixes: list[Fix], chosen: dict[Factoring, int]) -> npt.ND
     if fixes:
         marks[of[np.concatenate([f.labels for f in fixes])]] = _STAYS
     return marks
-
-
-def _obvious_first(pending: list[Factoring], of: Labels) -> list[Factoring]:
-    return sorted(pending, key=lambda f: _evident(f, of) is None)
 
 
 def _apart(pending: Iterable[Factoring], of: Labels) -> Iterator[Factoring]:

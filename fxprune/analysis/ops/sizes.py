@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 
 def at(i: int) -> Callable[[fx.Node, Any], list[int | None]]:
@@ -25,10 +25,7 @@ def parts(_: fx.Node, args: Any) -> list[int | None]:
 
 def equal_parts(node: fx.Node, args: Any) -> list[int | None]:
     """Equal parts of the length that the code asks for; the last is what is left."""
-    return _equal_parts(node, *args)
-
-
-def _equal_parts(node: fx.Node, x: Tensor, size: int, dim: int = 0) -> list[int | None]:
+    x, size, dim = (*args, 0)[:3]
     dim, shapes = dim % x.dim(), node.meta["shape"]
     sizes = [size if shape[dim] == shapes[0][dim] else None for shape in shapes]
     return [part if i == dim else n for part in sizes for i, n in enumerate(x.shape)]

@@ -192,7 +192,7 @@ class Forms:
             case "floordiv" | "floor":
                 return self._quotient(source, a, b)
             case "mod":
-                return self._remainder(source, a, b)
+                return a - self._quotient(source, a, b) * b
         raise NoFormError(a.groups | b.groups)
 
     def _quotient(self, source: Computed, a: Form, b: Form) -> Form:
@@ -202,10 +202,6 @@ class Forms:
         if not exact.is_integral():
             self.whole.append((exact, source))
         return exact
-
-    def _remainder(self, source: Computed, a: Form, b: Form) -> Form:
-        exact = self._quotient(source, a, b)
-        return a - exact * b
 
     def _float(self, source: Computed, a: Any, b: Any) -> Any:
         """Products of powers; a float that is a whole multiple of counts (`c / 2`) stays a form for `floor`."""

@@ -66,7 +66,14 @@ class _Solver:
 
     def run(self, facts: Facts) -> Held:
         held = self._held
-        equations = [*facts.equations, *(_equation(g) for g in facts.guards if (g.operation, g.outcome) in _EQUALITIES)]
+        equations = [
+            *facts.equations,
+            *(
+                Equation(g.left, g.right, "a comparison", g.site)
+                for g in facts.guards
+                if (g.operation, g.outcome) in _EQUALITIES
+            ),
+        ]
         compound = [e for e in equations if not self._direct(e)]
         self._explain(compound)
         self.forms.whole.clear()
@@ -150,16 +157,13 @@ class _Solver:
                         form = _inverse(self.forms, side, leaf, self.forms.source(other))
                     except (NoFormError, ZeroDivisionError, AttributeError):
                         continue
-                    if form.is_integral() and form.groups and self._at_full(form) == leaf.value:
+                    if form.is_integral() and form.groups and form.at(self._parts.size) == leaf.value:
                         found[_key(leaf)] = (leaf, form)
         if len(found) != 1:
             return False
         ((key, (leaf, form)),) = found.items()
         self._set(leaf, form)
         return key in self.forms.values and self._agrees(e)
-
-    def _at_full(self, form: Form) -> Any:
-        return form.at(self._parts.size)
 
     # What does not agree
 
@@ -271,10 +275,6 @@ class _Solver:
 
 _EQUALITIES = {("eq", True), ("ne", False)}
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-
-
-def _equation(g: Guard) -> Equation:
-    return Equation(g.left, g.right, "a comparison", g.site)
 
 
 def _key(unknown: Attribute | Number) -> Any:
