@@ -9,6 +9,7 @@ import signal
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -282,13 +283,14 @@ def _trains(case: Case, model: nn.Module) -> bool:
 
 
 def _why(groups: fxprune.Groups) -> dict[str, int]:
-    """Fixed elements of parameters by reason, boundaries of the model and kernel sizes left out."""
-    expected = ("model input", "model output", "kernel size")
-    found: dict[str, int] = {}
+    """Elements of parameters that lie in fixed slices, by the reasons that hold most; kernel sizes are left out."""
+    found: Counter[str] = Counter()
+    parameters = dict(groups.graph.model.named_parameters())
     for f in groups.fixed:
-        if not f.reason.startswith(expected) and "running" not in f.tensor and f.count > 1:
-            found[f.reason] = found.get(f.reason, 0) + f.count
-    return dict(sorted(found.items(), key=lambda kv: -kv[1])[:3])
+        weight = parameters.get(f.tensor)
+        if weight is not None and "kernel" not in f.reason:
+            found[f.reason] += weight.numel() // weight.shape[f.dim] * f.count
+    return dict(found.most_common(3))
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:

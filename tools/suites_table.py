@@ -28,10 +28,12 @@ _REASONS = {
     "another factor of the grid": "a reshape whose every factor is held",
     "addressed by an index tensor": "channels are addressed by an index",
     "one index is taken": "channels are addressed by an index",
+    "embedding are addressed by value": "rows of embeddings, which stand for words",
+    "put another tensor in its place": "a buffer that the code may replace is added to the stream",
     "sliced with a step": "channels are sliced with a step",
     "reshapes tie": "reshapes tie all channels to one another",
 }
-_REST = "inputs and outputs: the model returns its stream, or is mostly embeddings or its last layer"
+_REST = "inputs and outputs: the stream is an input or output of the model, or the last layer is most of the model"
 
 
 def rows_of(suite: str) -> list[Row]:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 from torch import fx, nn
 
 from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.grouping.partial_reads import NOT_READ, REPLACED
 from fxprune.analysis.grouping.reasons import FixedDim, place
+from fxprune.analysis.labels.dims import AS_BUFFER
 from fxprune.errors import InputError
 from fxprune.module.names import matches, names_of
 from fxprune.module.parametrizations import REMEDY, computed_weights
@@ -196,6 +198,12 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
         return "take it out of ignored="
     if dim.reason.startswith("model output"):
         return _output_remedy(model, dim.reason.removeprefix("model output").strip())
+    if dim.reason == REPLACED:
+        return (
+            f"write into {dim.where} (copy_, slices), or make it large enough at first, in place of assigning it anew"
+        )
+    if dim.reason.endswith(AS_BUFFER):
+        return "make that tensor once, and register it as a buffer (register_buffer)"
     module = dim.tensor.rpartition(".")[0]
     weight = computed_weights(model).get(module)
     if weight and REMEDY in dim.reason:
@@ -204,8 +212,8 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     attention = [n for n in way if _inside_attention(model, str(n.meta.get("module", "")))]
     if attention:
         return "fxprune.untie_attention(model), after which heads shrink while the stream stays"
-    if dim.dim == 1 and dim.reason != "model input":
-        module = (weight or dim.tensor).rpartition(".")[0]
+    module = (weight or dim.tensor).rpartition(".")[0]
+    if dim.dim == 1 and dim.reason not in ("model input", NOT_READ) and module:
         return f'fxprune.add_samplers(model, ["{module}"]): it then reads a part of its input, which stays whole'
     return ""
 

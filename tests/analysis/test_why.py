@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.analysis.why import Why
 
 
 class Residual(nn.Module):
@@ -115,3 +116,70 @@ def test_a_weight_that_a_parametrization_without_a_rule_computes(orthogonal_map:
 def test_a_parametrization_that_has_rules_needs_no_remedy(norm: Callable[[nn.Module], nn.Module]) -> None:
     groups = fxprune.find_groups(fxprune.trace(parametrized(norm(nn.Linear(8, 10))), torch.zeros(1, 6)))
     assert {d.reason for d in groups.fixed} == {"model input", "model output"}
+
+
+class Transform(nn.Module):
+    """Adds the identity to a matrix that it computes, as networks for clouds of points do."""
+
+    def __init__(self, buffer: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.k = nn.Linear(6, 8), nn.Linear(8, 64), 8
+        self.out = nn.Linear(8, 3)
+        if buffer:
+            self.register_buffer("identity", torch.eye(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        identity = getattr(self, "identity", None)
+        y = self.b(h.relu())
+        if identity is None:
+            y = (y + torch.eye(self.k).flatten()).view(-1, self.k, self.k)
+        else:
+            y = y.view(-1, *identity.shape) + identity
+        return self.out((h[:, None] @ y)[:, 0])  # type: ignore[no-any-return]
+
+
+class Cache(nn.Module):
+    """Writes what it computes into a cache: a plain attribute, a buffer, or one that it makes anew if it is short."""
+
+    def __init__(self, buffer: bool) -> None:
+        super().__init__()
+        self.a, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+        if buffer:
+            self.register_buffer("cache", torch.zeros(2, 9, 8))
+        else:
+            self.cache = torch.zeros(2, 9, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache[:, : x.shape[1]] = self.a(x)
+        return self.out(self.cache[:, : x.shape[1]])  # type: ignore[no-any-return]
+
+
+class Renewed(Cache):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.cache.shape[1] < x.shape[1]:
+            self.cache = torch.zeros(2, x.shape[1], 8)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("held", "freed", "x", "layer", "remedy"),
+    [
+        (Transform(False), Transform(True), torch.randn(2, 6), "b", "register it as a buffer"),
+        (Cache(False), Cache(True), torch.randn(2, 4, 6), "a", "register it as a buffer"),
+        (Renewed(True), Cache(True), torch.randn(2, 4, 6), "a", "write into cache"),
+    ],
+)
+def test_a_tensor_of_the_code_holds_channels_until_the_remedy(
+    held: nn.Module, freed: nn.Module, x: Tensor, layer: str, remedy: str
+) -> None:
+    def rows(model: nn.Module) -> tuple[fxprune.Groups, Why]:
+        groups = fxprune.find_groups(fxprune.trace(model.eval(), x))
+        return groups, groups.why(f"{layer}.weight")
+
+    _, why = rows(held)
+    assert {h.dim.dim for h in why.held if remedy in h.remedy} == {0}
+    groups, why = rows(freed)
+    assert not any(h.dim.dim == 0 for h in why.held)
+    plan = groups.plan({g.name: range(1, g.size, 2) for g in groups})
+    assert fxprune.verify(freed, plan, x) < 1e-9

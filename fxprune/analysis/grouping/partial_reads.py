@@ -19,6 +19,9 @@ from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.module.attributes import stored_by_forward
 
+NOT_READ = "not read by the recorded forward"
+REPLACED = "the forward's code may put another tensor in its place"
+
 
 def never_read(labelling: Labelling) -> Iterator[Fix]:
     """For each parameter or buffer that is read in part, the labels of the rest."""
@@ -27,7 +30,7 @@ def never_read(labelling: Labelling) -> Iterator[Fix]:
             left, read = _followed(node, labelling.axes)
             rest = np.setdiff1d(np.concatenate(left), np.concatenate(read)) if left and read else ()
             if len(rest):
-                yield Fix(np.asarray(rest), "not read by the recorded forward", node)
+                yield Fix(np.asarray(rest), NOT_READ, node)
 
 
 def replaced(labelling: Labelling) -> Iterator[Fix]:
@@ -41,7 +44,7 @@ def replaced(labelling: Labelling) -> Iterator[Fix]:
             kind: Any = type(graph.model.get_submodule(path))
             if name in stored_by_forward(kind):
                 for labels in _labels(labelling.axes[node]):
-                    yield Fix(labels, "the forward's code may put another tensor in its place", node)
+                    yield Fix(labels, REPLACED, node)
 
 
 def _followed(source: fx.Node, axes: Mapping[fx.Node, Any]) -> tuple[list[Labels], list[Labels]]:

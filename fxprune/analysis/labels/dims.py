@@ -16,6 +16,9 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
 
+AS_BUFFER = "; a buffer in its place could be cut"  # ends the reasons of floating-point tensors that the code makes
+
+
 @dataclass(frozen=True)
 class Fixed:
     """A dim whose every index must stay; `reason` says why, for the report."""

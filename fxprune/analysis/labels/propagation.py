@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.analysis.labels.dims import Fix, Fixed, Labels, Loose, NotLooseError
+from fxprune.analysis.labels.dims import AS_BUFFER, Fix, Fixed, Labels, Loose, NotLooseError
 from fxprune.analysis.labels.labels import UNSET, Axes, Call, Env, Labeller, Labelling, Rule, fixed_result
 from fxprune.module.parametrizations import REMEDY, computed_weights
 from fxprune.tracing.trace import Graph
@@ -60,9 +60,10 @@ def _unless_one(n: int, dim: Any) -> Any:
 def _source(lab: Labeller, node: fx.Node) -> Axes:
     """Parameters and buffers can be sliced; constants in the model's code, and tensors of indices, cannot."""
     start: Any = UNSET
+    counts = not node.meta["dtype"].is_floating_point and not node.meta["dtype"].is_complex
     if node.meta.get("constant"):
-        start = Fixed("constant held by the model's code")
-    elif not node.meta["dtype"].is_floating_point and not node.meta["dtype"].is_complex:
+        start = Fixed("constant held by the model's code" + ("" if counts else AS_BUFFER))
+    elif counts:
         start = Fixed("index tensor")
     return Axes(lab, node.meta["shape"], [_unless_one(n, start) for n in node.meta["shape"]])
 

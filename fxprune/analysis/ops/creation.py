@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprune.analysis.labels.dims import Dim
+from fxprune.analysis.labels.dims import AS_BUFFER, Dim
 from fxprune.analysis.labels.labels import Call, fixed_result
 from fxprune.analysis.ops.sizes import at
 from fxprune.analysis.ops.spec import OpSpec
@@ -21,7 +21,8 @@ def fresh(call: Call, *_: Any, **__: Any) -> list[Dim]:
 
 
 def counted(call: Call, *args: Any, **kwargs: Any) -> Any:
-    reason = f"values of {call.node.target} depend on the position"
+    made = not call.node.all_input_nodes and call.node.meta["dtype"].is_floating_point
+    reason = f"values of {call.node.target} depend on the position" + AS_BUFFER * made
     return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, reason)
 
 
