@@ -47,8 +47,19 @@ def _bounds(labels: Any, start: Any, end: Any) -> list[Any]:
 
 def select(call: Call, x: Axes, dim: int, index: int) -> list[Dim]:
     dim %= len(x)
-    call.lab.fix_read(x[dim], "one index is taken by the model's code")
+    if index not in (0, -1) or not _is_uniform(call.node.args[0]):
+        call.lab.fix_read(x[dim], "one index is taken by the model's code")
     return [x[i] for i in range(len(x)) if i != dim]
+
+
+def _is_uniform(source: Any) -> bool:
+    """Whether a tensor was filled with one number, and nothing but this selection reads or changes it."""
+    return getattr(source.target, "_opname", "") in _FILLED and len(source.users) == 1
+
+
+_FILLED = frozenset(
+    ["zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"]
+)
 
 
 def unbind(call: Call, x: Axes, dim: int = 0) -> list[list[Dim]]:

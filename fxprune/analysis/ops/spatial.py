@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,16 +18,31 @@ _SPATIAL = Fixed("spatial")
 
 def spatial(n: int, call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     """`n` trailing spatial dims."""
-    lead = len(x) - n
-    for i in range(lead, len(x)):
+    return _windows(call, x, range(len(x) - n, len(x)))
+
+
+def pooled(n: int, call: Call, x: Axes, kernel: Any, stride: Any = (), padding: Any = 0, *_: Any) -> Any:
+    """Pooling over windows of the last `n` dims; a dim whose windows hold one index each stays as it is."""
+    windows = zip(*(_each(n, given) for given in (kernel, stride or kernel, padding)), strict=True)
+    return _windows(call, x, [len(x) - n + i for i, window in enumerate(windows) if window != (1, 1, 0)])
+
+
+def _each(n: int, given: Any) -> list[int]:
+    """A number for each of `n` dims; one alone stands for all."""
+    numbers = [given] if isinstance(given, int) else list(given)
+    return numbers * n if len(numbers) == 1 else numbers
+
+
+def _windows(call: Call, x: Axes, dims: Sequence[int]) -> Any:
+    """The given dims are spatial."""
+    for i in dims:
         call.lab.fix(x[i], f"spatial dim of {call.node.target}")
+
+    def after(shape: tuple[int, ...]) -> list[Dim]:
+        return [x[i] if i not in dims else None if n == 1 else _SPATIAL for i, n in enumerate(shape)]
+
     several = isinstance(call.shape[0], tuple)
-    dims = [_after(x, lead, s) for s in (call.shape if several else (call.shape,))]
-    return dims if several else dims[0]
-
-
-def _after(x: Axes, lead: int, shape: tuple[int, ...]) -> list[Dim]:
-    return [*(x[i] for i in range(lead)), *(None if n == 1 else _SPATIAL for n in shape[lead:])]
+    return [after(s) for s in call.shape] if several else after(call.shape)
 
 
 def grid_sample(call: Call, x: Axes, grid: Axes, *_: Any) -> Any:
@@ -114,12 +130,19 @@ def _spatial(n: int) -> OpSpec:
     return OpSpec(partial(spatial, n), first)
 
 
-_POOLS = ("avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "max_pool", "adaptive_max_pool")
+_POOLS = ("avg_pool", "max_pool")
+_ADAPTIVE_POOLS = ("adaptive_avg_pool", "_adaptive_avg_pool", "adaptive_max_pool")
 _PADS = ("reflection_pad", "replication_pad")
 _UPSAMPLES = ("bilinear2d", "bicubic2d", "nearest2d", "nearest1d", "nearest3d", "linear1d", "trilinear3d")
 
 OPS: dict[str, OpSpec] = {
-    **{f"{name}{n}d{tail}": _spatial(n) for name in _POOLS for n in (1, 2, 3) for tail in ("", "_with_indices")},
+    **{
+        f"{name}{n}d{tail}": OpSpec(partial(rule, n), first)
+        for names, rule in ((_POOLS, pooled), (_ADAPTIVE_POOLS, spatial))
+        for name in names
+        for n in (1, 2, 3)
+        for tail in ("", "_with_indices")
+    },
     **{f"{name}{n}d": _spatial(n) for name in _PADS for n in (1, 2, 3)},
     **{f"upsample_{kind}": _spatial(int(kind[-2])) for kind in _UPSAMPLES},
     **{f"_upsample_{kind}_aa": _spatial(2) for kind in ("bilinear2d", "bicubic2d")},

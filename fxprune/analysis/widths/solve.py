@@ -174,22 +174,29 @@ class _Solver:
         except NoFormError as error:
             groups = error.groups
         if groups is not None and self._agree_together(groups, e):
-            names = names_of(self._analysis, sorted(groups))
-            self._held = stepped(self._analysis, self._held.tie(names), names, at_line(e.site))
+            self._tie(groups, e)
         elif groups is not None:
             self._fix(groups, e)
 
+    def _tie(self, groups: Iterable[int], e: Equation | Guard) -> None:
+        names = names_of(self._analysis, sorted(groups))
+        self._held = stepped(self._analysis, self._held.tie(names), names, at_line(e.site))
+
     def _agree_together(self, groups: frozenset[int], e: Equation) -> bool:
         """Whether an equation holds if groups keep the same part of their channels."""
-        first = min(groups, default=-1)
-        if len(groups) < 2 or first < 0 or self._balanced.intersection(groups):
-            return False
-        sizes = {g: Fraction(self._parts.size(g), self._parts.size(first)) for g in groups}
-        together = self.forms.having({g: Form({(first,): part}) for g, part in sizes.items() if g != first})
+        together = self._together(groups)
         try:
-            return not self._difference(together, e).terms
+            return bool(together) and not self._difference(self.forms.having(together), e).terms
         except NoFormError:
             return False
+
+    def _together(self, groups: frozenset[int]) -> dict[int, Form]:
+        """Groups that keep the same part of their channels, as multiples of the first; none, if they can't be tied."""
+        first = min(groups, default=-1)
+        if len(groups) < 2 or first < 0 or self._balanced.intersection(groups):
+            return {}
+        sizes = {g: Fraction(self._parts.size(g), self._parts.size(first)) for g in groups}
+        return {g: Form({(first,): part}) for g, part in sizes.items() if g != first}
 
     def _fix(self, groups: Iterable[int], e: Equation) -> None:
         active = self._active(groups)
@@ -227,6 +234,10 @@ class _Solver:
             self._refuse(error.groups, g)
             return
         if self._is_decided(difference, g):
+            return
+        together = self._together(difference.groups)
+        if together and self._is_decided(difference.put(together), g):
+            self._tie(difference.groups, g)
             return
         for group in sorted(difference.groups):
             alone = difference.put({group: Form.of(self._parts.size(group))})

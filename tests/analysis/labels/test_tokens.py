@@ -91,3 +91,51 @@ def test_layers_whose_positions_are_gone_are_not_refitted(convolutions: bool) ->
     kept_stream = groups.plan({"a": plan.groups["a"].kept})
     done = fxprune.reconstruct(model, fxprune.rewrite(model, kept_stream), kept_stream, [images])
     assert [r.name for r in done.layers] == ["b.weight"]
+
+
+class Shortened(nn.Module):
+    """Pools over tokens by windows of one channel each, and makes a mask of the shape of one channel."""
+
+    def __init__(self, window: tuple[int, int]) -> None:
+        super().__init__()
+        self.a, self.b, self.window = nn.Linear(6, 8), nn.Linear(8 // window[1], 3), window
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).relu()
+        mask = torch.ones_like(y)[..., 0] + torch.zeros_like(y)[..., -1]
+        y = nn.functional.avg_pool2d((y * mask[..., None])[:, None], self.window, ceil_mode=True)
+        return self.b(nn.functional.max_pool2d(y, (2, 1), stride=(2, 1))[:, 0])  # type: ignore[no-any-return]
+
+
+def test_windows_of_one_channel_pool_tokens() -> None:
+    model, x = Shortened((2, 1)).eval(), torch.randn(2, 9, 6)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("a", 8)]
+    assert fxprune.verify(model, groups.plan({"a": [1, 2, 6]}), x) <= ROUNDING
+
+
+def test_windows_of_several_channels_hold_them() -> None:
+    graph = fxprune.trace(Shortened((2, 2)).eval(), torch.randn(2, 9, 6))
+    fixed = fxprune.find_groups(graph).fixed
+    assert "spatial dim of aten.avg_pool2d.default" in {f.reason for f in fixed if f.tensor == "a.weight"}
+
+
+class Marked(nn.Module):
+    """Selects one channel of a tensor that was filled with one number, and then perhaps written to."""
+
+    def __init__(self, written: bool, index: int) -> None:
+        super().__init__()
+        self.a, self.b, self.written, self.index = nn.Linear(6, 8), nn.Linear(8, 3), written, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        ones = torch.ones_like(y)
+        if self.written:
+            ones[..., 0] = 5.0
+        return self.b(y * ones[..., self.index, None])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("written", "index", "names"), [(False, 0, ["a"]), (False, 3, []), (True, 0, [])])
+def test_one_channel_of_equal_numbers_stands_for_all(written: bool, index: int, names: list[str]) -> None:
+    groups = fxprune.find_groups(fxprune.trace(Marked(written, index).eval(), torch.randn(2, 6)))
+    assert [g.name for g in groups] == names

@@ -357,3 +357,26 @@ def test_a_number_that_cannot_be_followed_fixes_what_it_is_made_of(how: str) -> 
     groups = groups_of(Escaping(how))
     assert not len(groups)
     assert any(f.tensor == "a.weight" and f.where.startswith("test_provenance.py:") for f in groups.fixed)
+
+
+class Projected(nn.Module):
+    """Projects what it adds, if its width is another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.skip = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(8, 16, 1)
+        self.out = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        y = self.b(x)
+        return self.out(y + (self.skip(x) if x.shape[1] != y.shape[1] else x))  # type: ignore[no-any-return]
+
+
+def test_widths_that_are_compared_keep_the_same_part_where_that_decides() -> None:
+    model, x = Projected().eval(), torch.randn(2, 3, 4, 4)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"a": 8, "b": 16}
+    assert set(groups.ties) == {frozenset({"a", "b"})}
+    plan = groups.plan({"a": range(3), "b": range(0, 12, 2)})
+    assert fxprune.verify(model, plan, x) < 1e-9
