@@ -125,7 +125,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("model", "seen"), [(3, "int"), (lambda: 3, "int"), ("resnet", "str")])
 def test_what_is_no_model_is_refused(result: fxprune.Result[Net], tmp_path: Path, model: object, seen: str) -> None:
     result.save(tmp_path)
-    with pytest.raises(fxprune.InputError, match=f"no Module; seen: {seen}"):
+    with pytest.raises(fxprune.InputError, match=f"not of type Module; seen: {seen}"):
         fxprune.load(tmp_path, model)  # type: ignore[arg-type]
 
 
