@@ -115,19 +115,13 @@ def before_and_after(model: nn.Module, found: Found, groups: fxprune.Groups, spl
     return table
 
 
-def latencies(before: nn.Module, after: nn.Module, split: Samples, repeats: int = 15) -> tuple[float, float]:
-    """Median milliseconds a forward, both models in turn, so that a busy machine slows both."""
-    images, threads = split.images[:64], torch.get_num_threads()
+def latencies(before: nn.Module, after: nn.Module, split: Samples) -> tuple[float, float]:
+    """Median milliseconds a forward on one thread, both models in turn, so that a busy machine slows both."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    times: tuple[list[float], list[float]] = ([], [])
-    with torch.inference_mode():
-        for _ in range(repeats):
-            for model, seen in zip((before, after), times, strict=True):
-                start = time.perf_counter()
-                model.eval()(images)
-                seen.append(1e3 * (time.perf_counter() - start))
+    slow, fast = fxprune.latency.by_turns([before, after], split.images[:64], 15)
     torch.set_num_threads(threads)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return 1e3 * statistics.median(slow), 1e3 * statistics.median(fast)
 
 
 def save(found: Found, folder: Path) -> None:

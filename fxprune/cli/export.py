@@ -44,10 +44,10 @@ def export(
         again = torch.export.load(pt2).module()
         found["pt2"] = {"file": str(pt2), "deviation": deviation(expected, eager(again)(inputs))}
     fine = all(part["deviation"] <= tolerance for part in found.values())
-    lines = [f"wrote {part['file']}: {_told(part['deviation'], tolerance)}" for part in found.values()]
+    lines = [f"wrote {part['file']}: {_in_words(part['deviation'], tolerance)}" for part in found.values()]
     return Answer({**found, "tolerance": tolerance, "passed": fine}, lines, 0 if fine else 1)
 
 
-def _told(error: float, tolerance: float) -> str:
+def _in_words(error: float, tolerance: float) -> str:
     sign = "within" if error <= tolerance else "NOT within"
     return f"largest relative deviation from the model {error:.1e}, {sign} {tolerance:.0e}"

@@ -170,14 +170,14 @@ class Gradual(Generic[M]):
     def _cut(self, number: int) -> None:
         made, text = decided(partial(self._pruned, number), _plan_as_text)
         plan = Plan.from_json(text)
-        result = self._as_told(plan) if made is None else made
+        result = self._as_planned_elsewhere(plan) if made is None else made
         if self._groups is None:
             self._groups, self._before = result.report.groups, result.report.before
         self._apply(plan, result.model)
         mend_feature_info(result.report.groups.graph, self.model)
         self._tell(plan if self.plan is None else self.plan.then(plan), result.report)
 
-    def _as_told(self, plan: Plan) -> Result[M]:
+    def _as_planned_elsewhere(self, plan: Plan) -> Result[M]:
         """What rank 0 has decided; its values come later."""
         groups = self._found()
         report = replace(_plain_report(groups, cost(groups)), after=cost(groups, plan))
