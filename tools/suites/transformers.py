@@ -24,7 +24,7 @@ _MODELS = {
     for group in _TABLE["families"]
     for name, changes in group["models"].items()
 }
-_STREAMS = ("hidden_state", "model_output", "attentions")
+_STREAMS = ("hidden_state", "model_output", "attentions", "mems")
 
 
 def names() -> list[str]:
@@ -54,7 +54,8 @@ class Answers(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         out = self.model(**inputs)
-        answers = {k: v for k, v in out.items() if not any(part in k for part in _STREAMS)}
+        streams = (*_STREAMS, "_embeds") if "logits" in out else _STREAMS  # beside logits, embeddings are streams
+        answers = {k: v for k, v in out.items() if not any(part in k for part in streams)}
         return answers or {k: v for k, v in out.items() if "last_hidden_state" in k}
 
 
