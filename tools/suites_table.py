@@ -29,7 +29,9 @@ _REASONS = {
     "addressed by an index tensor": "channels are addressed by an index",
     "one index is taken": "channels are addressed by an index",
     "embedding are addressed by value": "rows of embeddings, which stand for words",
+    "dropped by the recorded forward": "the stream is computed and not returned, and another forward may return it",
     "put another tensor in its place": "a buffer that the code may replace is added to the stream",
+    "spatial": "weights over places of an image or a sequence",
     "sliced with a step": "channels are sliced with a step",
     "reshapes tie": "reshapes tie all channels to one another",
 }

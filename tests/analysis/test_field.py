@@ -374,3 +374,32 @@ def test_a_size_that_pytorch_computes_is_no_width_of_an_attribute() -> None:
     assert not plan.attributes
     assert {g.size for g in groups} == {WIDTH, 48}
     assert fxprune.verify(model, plan, x) < ROUNDING
+
+
+class HeldHeads(nn.Module):
+    """Holds the width of a head, and reads its input first, so that it runs on real data."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.head_dim, self.reads = 8, reads
+        self.inp, self.q, self.k, self.v = nn.Linear(5, 32), nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.o = nn.Linear(32, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inp(x * 2 if self.reads and float(x.max()) > 1e9 else x).relu()
+        q, k, v = (p(y).view(*y.shape[:-1], -1, self.head_dim).transpose(1, 2) for p in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.o(y.reshape(*x.shape[:-1], -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("ignored", [(), ("q",), ("v",), ("q", "inp")])
+def test_what_is_ignored_is_checked_on_real_data_too(ignored: tuple[str, ...]) -> None:
+    found = []
+    for reads in (False, True):
+        model, x = HeldHeads(reads).eval(), torch.rand(2, 9, 5)
+        graph = fxprune.trace(model, x)
+        assert graph.on_meta is not reads
+        groups = fxprune.find_groups(graph, ignored)
+        found.append({g.name: g.size for g in groups})
+        assert fxprune.rewrite(model, random_plan(model, groups, 0.5))(x).shape == (2, 9, 7)
+    assert found[0] == found[1]
