@@ -200,7 +200,7 @@ def test_no_print_no_assert_on_input_no_bare_except() -> None:
 
 
 # Files that may name ops or PyTorch's functions: the table of ops, that of functions, and kernels.
-NAMING = re.compile(r"fxprune/(analysis/ops/|tracing/(functions|meta_kernels|chunked_convolution)\.py)")
+NAMING = re.compile(r"fxprune/(analysis/ops/|tracing/(functions|meta_kernels|plain_layers|chunked_convolution)\.py)")
 # Names of ops that mean something else elsewhere: Python's operators, methods and words of settings and files.
 OTHERWISE = set(
     "add sub mul pow floor sqrt eq ne lt le gt ge __getitem__ full narrow tensor "

@@ -64,7 +64,6 @@ class Groups(Sequence[Group]):
         self.graph: Graph = analysis.labelling.graph
         self.fixed: tuple[FixedDim, ...] = (*analysis.fixed, *fixed)
         self.unknown_ops: Counter[str] = analysis.labelling.labeller.unknown
-        self._aliases = aliases_of(self.graph.model)
         self._members = tuple(members)
         self._by_name = {g.name: g for g in members}
 
@@ -175,6 +174,10 @@ wrapper that drops it frees them
                     orders.setdefault(tensor, {})[dim] = order
         return orders
 
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        return aliases_of(self.graph.model)
+
     def _balances(self) -> list[Balanced]:
         return [b for b in self.analysis.balances if b.names in self.ties]
 
@@ -200,15 +203,8 @@ wrapper that drops it frees them
         while more := {n: r for t in self.ties for r in [held.get(n) for n in t] if r for n in t - held.keys()}:
             held |= more
         view = self.subset(g for g in self if g.name not in held)
-        view.fixed = (
-            *self.fixed,
-            *(
-                FixedDim(s.tensor, s.dim, len(s.positions), held[g.name])
-                for g in self
-                if g.name in held
-                for s in g.slots
-            ),
-        )
+        slots = [(s, held[g.name]) for g in self if g.name in held for s in g.slots]
+        view.fixed = (*self.fixed, *(FixedDim(s.tensor, s.dim, len(s.positions), reason) for s, reason in slots))
         return view
 
     def in_step(self, counts: Mapping[str, int]) -> dict[str, int]:

@@ -22,12 +22,14 @@ _META = torch.device("meta")  # made once: a device given by name is looked up a
 
 def answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of `op` on meta tensors."""
+    result = quick_answer(op, args, kwargs)
+    return op(*args, **kwargs) if result is None else result
+
+
+def quick_answer(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of `op` on meta tensors; None where only PyTorch knows it."""
     quick = ANSWERS.get(op)
-    if quick is not None:
-        result = quick(*args, **kwargs)
-        if result is not None:
-            return result
-    return op(*args, **kwargs)
+    return None if quick is None else quick(*args, **kwargs)
 
 
 def is_void(op: Any, args: tuple[Any, ...]) -> bool:

@@ -213,6 +213,14 @@ class Recorder(DispatchMode):
         found = map(self.refer_to, unseen_reads.tensors_in(arguments)) if self._real else ()
         return unseen_reads.counted(reference.node for reference in found if reference)
 
+    def recorded(self, op: Any, args: tuple[Any, ...]) -> Any:
+        """The result of a call that was not made, recorded as if it had been; None if PyTorch must answer it."""
+        with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+            result = meta_kernels.quick_answer(op, args, {})
+        if result is not None:
+            self._record(op, args, {}, result)
+        return result
+
     def on_one_device(self, args: Any) -> Any:
         """Arguments of a recurrent layer; its state, but not the lengths of sequences, on meta where the input is."""
 

@@ -27,8 +27,8 @@ _OWN = frozenset(nn.Module().__dict__)
 def tagged_attributes(model: nn.Module, run: Run) -> Iterator[None]:
     """A `Width` stands in the place of every int that a module holds.
 
-    The model is a copy (see `isolated`), but what cannot be copied is shared with the caller's: all that was changed
-    holds plain ints again afterwards.
+    The modules are copies, or are put back (see `isolated`), but objects that cannot be copied are shared with the
+    caller's: those that were changed hold plain ints again afterwards.
     """
     touched: list[Any] = []
     try:
@@ -51,7 +51,6 @@ def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
     seen = set[int]()
     for path, module in walk(model):
         tag = _Tag(path, run, seen, touched)
-        touched.append(module.__dict__)
         foreign = not type(module).__module__.startswith("torch.")
         if foreign:
             _take_over(type(module), module.__dict__)

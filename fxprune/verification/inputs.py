@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.module.isolation import Inputs
 
-_SIDE = 64  # of an image; networks that halve it five times end with a map of 2x2
+_SIDE = 64  # of an image; networks that halve it five times end with a map of 2 x 2
 
 
 def smaller_inputs(inputs: Inputs) -> Iterator[Inputs]:
@@ -27,7 +27,9 @@ def smaller_inputs(inputs: Inputs) -> Iterator[Inputs]:
     sizes = {t.shape[0] for t in tensors_in(cropped) if t.dim()}
     if len(sizes) == 1:
         (batch,) = sizes
-        yield tree_map(lambda t: _of_batch(t, 2 if batch != 2 else 3), cropped)
+        another = tree_map(lambda t: _of_batch(t, 2 if batch != 2 else 3), cropped)
+        yield tree_map(_upper_half, another)
+        yield another
     yield cropped
 
 
@@ -43,6 +45,12 @@ def _cropped(value: Any) -> Any:
     short = min(value.shape[-2:])
     height, width = (_SIDE * n // short // 32 * 32 for n in value.shape[-2:])
     return value[..., :height, :width]
+
+
+def _upper_half(value: Any) -> Any:
+    """Half of a square image that is cropped; another ratio of its sides tells one side from the other."""
+    square = isinstance(value, Tensor) and value.dim() in (4, 5) and value.shape[-2:] == (_SIDE, _SIDE)
+    return value[..., : _SIDE // 2, :] if square else value
 
 
 def _of_batch(value: Any, size: int) -> Any:

@@ -26,6 +26,7 @@ class Numbers:
         tensors: the model's parameters and buffers by name, each once.
         plan: what stays.
         small: the pruned model, if it was made already.
+        made: its parameters and buffers by name, each once; none if it was not made.
         double: whether they are float64.
         random: whether constants and vectors of parameters are drawn anew, and statistics and biases are set from the
             signal.
@@ -36,7 +37,7 @@ class Numbers:
     ) -> None:
         """Seed None: the model's own numbers; double: in float64; small: what `rewrite` made of the model."""
         self.small = small
-        self._cut = {} if small is None else tensors_of(small)
+        self.made = {} if small is None else tensors_of(small)
         self.tensors, self.plan = tensors_of(model), plan
         self.random = seed is not None
         self.double, self._seed = double, seed or 0
@@ -143,8 +144,8 @@ class Numbers:
 
     def _made(self, name: str) -> Tensor | None:
         """The tensor of the pruned model that was made already, unless other numbers than the model's own are used."""
-        own = name in self._cut and self._source(name).data_ptr() == self.tensors[name].data_ptr()
-        return self._cut[name].detach() if own else None
+        own = name in self.made and self._source(name).data_ptr() == self.tensors[name].data_ptr()
+        return self.made[name].detach() if own else None
 
     def is_set(self, name: str) -> bool:
         return name in self._given
@@ -170,7 +171,7 @@ class Numbers:
     def _fresh(self, name: str, tensor: Tensor) -> Tensor:
         """In the precision of the comparison, and nobody else's: a call may write to what it reads."""
         new = lifted(tensor) if self.double else tensor
-        held = (self.tensors[name], self._given.get(name), self._vectors.get(name), self._cut.get(name))
+        held = (self.tensors[name], self._given.get(name), self._vectors.get(name), self.made.get(name))
         return new.clone() if any(t is not None and new.data_ptr() == t.data_ptr() for t in held) else new
 
 

@@ -23,7 +23,6 @@ from fxprune.module.isolation import (
     seed_random_states,
     set_training,
     swap_tensors,
-    tensors_of,
     walk,
 )
 from fxprune.rewriting.copying import copied
@@ -62,8 +61,9 @@ class Twin:
         self.held: dict[str, Tensor] = {}
         self._lazy = lazy
         if lazy and (which != "pruned" or numbers.small is not None):
-            self.model = model if which != "pruned" or numbers.small is None else numbers.small
-            tensors = tensors_of(self.model)
+            small = numbers.small if which == "pruned" else None
+            self.model = model if small is None else small
+            tensors = numbers.tensors if small is None else numbers.made
             self._stand_ins = {id(t): self._stand_in(name, t) for name, t in tensors.items()}
             own = {id(t): name for name, t in tensors.items()}
         else:
@@ -248,9 +248,9 @@ class MaskedReading(Reading):
         return super().called(func, (x, mean, self.numbers.whole(second), *args), kwargs)
 
     def _set_statistics(self, x: Tensor, mean: str, variance: str) -> None:
-        dims = [d for d in range(x.dim()) if d != 1]
-        spread, middle = torch.var_mean(x, dims, correction=0)
-        power = spread + middle**2
+        rows = x.transpose(0, 1).flatten(1)
+        middle, power = rows.mean(1), rows.square().mean(1)
+        spread = (power - middle**2).clamp_min(0)
         typical = power.sum() / (power > 0).sum().clamp_min(1)
         # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
         varies = spread > max(torch.finfo(x.dtype).eps, _LEAST) * power

@@ -18,6 +18,7 @@ from fxprune.analysis.labels.labels import Labelling
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.module.attributes import stored_by_forward
+from fxprune.module.isolation import walk
 
 NOT_READ = "not read by the recorded forward"
 REPLACED = "the forward's code may put another tensor in its place"
@@ -38,11 +39,11 @@ def replaced(labelling: Labelling) -> Iterator[Fix]:
     a longer input, say, by code that knows nothing of a smaller width.
     """
     graph = labelling.graph
+    kinds: dict[str, Any] = {path: type(module) for path, module in walk(graph.model)}
     for node in graph.fx.nodes:
         if node.op == "get_attr" and not node.meta.get("constant"):
             path, _, name = str(node.target).rpartition(".")
-            kind: Any = type(graph.model.get_submodule(path))
-            if name in stored_by_forward(kind):
+            if name in stored_by_forward(kinds[path]):
                 for labels in _labels(labelling.axes[node]):
                     yield Fix(labels, REPLACED, node)
 

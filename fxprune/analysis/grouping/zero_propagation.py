@@ -21,8 +21,9 @@ from fxprune.analysis.ops.zeros import MaskedCall
 
 def told_apart(labelling: Labelling) -> Iterator[Fix]:
     """The calls that add up over labelled dims whose masked channels are not zero, with the labels concerned."""
-    zero = _zero(labelling)
-    return (fix for fix, factors in labelling.labeller.sums if not any(zero[f] for f in factors))
+    sums = labelling.labeller.sums
+    zero = _zero(labelling) if sums else {}
+    return (fix for fix, factors in sums if not any(zero[f] for f in factors))
 
 
 def _zero(labelling: Labelling) -> dict[fx.Node, bool]:

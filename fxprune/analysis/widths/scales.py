@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -31,8 +32,15 @@ def scaled(analysis: Analysis, held: Held, forms: Forms, facts: Facts) -> Held:
 class _Scales:
     def __init__(self, analysis: Analysis, held: Held, forms: Forms) -> None:
         self._analysis, self._held, self._forms = analysis, held, forms
-        self._calls = recorded_calls(analysis.labelling.graph.fx)
-        self._folding = Folding(analysis.labelling.graph.fx)
+        self._graph = analysis.labelling.graph.fx
+
+    @cached_property
+    def _calls(self) -> Sequence[fx.Node]:
+        return recorded_calls(self._graph)
+
+    @cached_property
+    def _folding(self) -> Folding:
+        return Folding(self._graph)
 
     def scalars(self, facts: Facts) -> Held:
         for scalar in facts.scalars:
