@@ -9,6 +9,7 @@ ROOT = Path(fxprune.__file__).parent
 NAMES = re.compile(r"""_opname\S* *(==|in\b|not in\b)|aten\.\w+\.\w+|frozenset\(\["\w+_pool""")
 KERNELS = {
     "tracing/meta_kernels.py",  # answers
+    "tracing/plain_layers.py",  # the calls of layers that are recorded without being run
     "tracing/chunked_convolution.py",  # a convolution in pieces
     "scorers/patches.py",  # sums over patches, by a convolution
     "verification/modes.py",  # random draws that both models share
