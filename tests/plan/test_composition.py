@@ -45,7 +45,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
     plan = groups.plan({"0": [0, 1, 2]})
     with pytest.raises(fxprune.PlanError, match=r"0.weight is \(3, 4\) after the first plan, the second expects"):
         plan.then(plan)
-    with pytest.raises(fxprune.PlanError, match="no plan"):
+    with pytest.raises(fxprune.PlanError, match="not a plan"):
         plan.then(0.5)  # type: ignore[arg-type]
 
 

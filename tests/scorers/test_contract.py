@@ -167,7 +167,7 @@ BROKEN: list[tuple[str, Broken, tuple[str, ...]]] = [
     ("shaped", first_of(lambda v: v[:-1]), ("wrong shape in group a.0", "seen: (5,), not (6,)", "one a channel")),
     ("shaped", first_of(Tensor.float), ("wrong type", "torch.float32", "call .double()")),
     ("shaped", first_of(lambda v: v.requires_grad_()), ("carry a gradient", "call .detach()")),
-    ("shaped", first_of(lambda v: v.tolist()), ("no tensor", "seen: list", "return torch tensors")),
+    ("shaped", first_of(lambda v: v.tolist()), ("scores are not a tensor", "seen: list", "return torch tensors")),
     ("finite", first_of(lambda v: v.log() / 0), ("not finite in group a.0", "6 of 6", "divisions by zero")),
     ("deterministic", global_state, ("the same call", "and then", "torch.Generator().manual_seed")),
     ("order-independent", sequential, ("another order", "seed by group name")),

@@ -192,8 +192,8 @@ DATA = [(torch.randn(2, 3), torch.tensor([0, 1]))]
             [*DATA, (torch.full((2, 3), torch.nan), torch.tensor([0, 1]))],
             ("not finite", "batch 2", "seen: nan"),
         ),
-        (Taylor(lambda o, t: o), DATA, ("no scalar", "seen: shape (2, 2)", "return the mean")),
-        (Taylor(lambda o, t: 1.0), DATA, ("no scalar", "seen: float")),  # type: ignore[arg-type, return-value]
+        (Taylor(lambda o, t: o), DATA, ("not a scalar tensor", "seen: shape (2, 2)", "return the mean")),
+        (Taylor(lambda o, t: 1.0), DATA, ("not a scalar tensor", "seen: float")),  # type: ignore[arg-type, return-value]
         (Taylor(lambda o, t: o.detach().sum()), DATA, ("depends on no parameter", "detach")),
         (Taylor(lambda o, t: o[7].sum()), DATA, ("the loss fails", "IndexError")),
     ],

@@ -118,7 +118,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("remembers", stubborn, "a search that is done is done again"),
     ("interruptible", loud, "Ctrl-C loses what was found"),
     ("interruptible", swallowing, "returns as if it had finished"),
-    ("refuses clearly", Hasty(), "is taken"),
+    ("refuses clearly", Hasty(), "is accepted"),
 ]
 
 
