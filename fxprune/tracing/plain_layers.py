@@ -1,4 +1,4 @@
-"""The plainest layers of PyTorch, whose functions a recorded run need not look at."""
+"""The plainest layers of PyTorch: a recorded run need not look at their functions, nor even call the commonest."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.module.isolation import Inputs
 
-_SIDE = 64  # of an image; networks that halve it five times end with a map of 2 x 2
+_SIDE = 64  # of an image; networks that halve it five times end with a map of 2x2
 
 
 def smaller_inputs(inputs: Inputs) -> Iterator[Inputs]:
