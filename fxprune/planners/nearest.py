@@ -14,9 +14,12 @@ from fxprune.errors import InputError, check_option
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
-from fxprune.reconstruction.repairing import held_batches, refitted
+from fxprune.reconstruction.readers import readers_of
+from fxprune.reconstruction.refit import Fitter
+from fxprune.reconstruction.repairing import held_batches
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.divergence import DIVERGENCES, Divergence, divergence_of, outputs_of
+from fxprune.statistics.gram.collect import PerWeight, Sampling
 
 Treat = Callable[[nn.Module, nn.Module, Plan, Sequence[Any]], nn.Module]
 
@@ -26,7 +29,7 @@ def nearest_output(
     plans: Iterable[Plan],
     data: Iterable[Any],
     *,
-    treat: Treat = refitted,
+    treat: Treat | None = None,
     divergence: Divergence = "auto",
     limit: int = 64,
     progress: bool = False,
@@ -40,8 +43,8 @@ def nearest_output(
         model: the original; untouched.
         plans: of the same cost, for instance of `Uniform`, `ErrorCurves`, and `ErrorCurves` with other scores.
         data: at least two batches of inputs, or (inputs, targets).
-        treat: (original, pruned, plan, batches) to the model that is judged; default: layers are fitted as by
-            `fxprune.repair`.
+        treat: (original, pruned, plan, batches) to the model that is judged; None: layers are fitted as by
+            `fxprune.repair`, with 8 rows for each weight of a kernel in place of 20.
         divergence: what tells two outputs apart, as in `scorers.output_sensitivity`.
         limit: number of batches that are read at most.
         progress: show a progress bar, where the output is a terminal.
@@ -70,7 +73,7 @@ def nearest_output(
         seen, remedy = f"{len(held)} batches", "split the inputs: half repair, the others judge"
         raise InputError("choosing a plan needs two batches of data", seen=seen, remedy=remedy)
     fit, judge = held[::2], held[1::2]
-    wanted = outputs_of(model, judge)
+    wanted, treat = outputs_of(model, judge), treat or _fitting(model, plans, fit)
     far = [
         divergence_of(wanted, outputs_of(treat(model, rewrite(model, p), p, fit), judge), divergence)
         for p in _shown(plans, progress)
@@ -78,6 +81,21 @@ def nearest_output(
     return plans[far.index(min(far))]
 
 
+def _fitting(model: nn.Module, plans: Iterable[Plan], fit: Sequence[Any]) -> Treat:
+    """Fits the pruned models; what the original gives is computed once for all plans."""
+    readers = dict.fromkeys(name for plan in plans for name in readers_of(plan))
+    fitter = Fitter.of(model, readers, fit, Sampling(_ROWS)) if readers else None
+
+    def treat(_model: nn.Module, small: nn.Module, plan: Plan, _data: Sequence[Any]) -> nn.Module:
+        if fitter is not None:
+            fitter.fit(small, plan, "sequential", ridge=None)
+        return small
+
+    return treat
+
+
+_ROWS = PerWeight(8)
+"""Rows of the fits that only compare."""
 _INPUTS = 512
 """That repair and judge plans which are compared."""
 
@@ -110,7 +128,7 @@ class NearestOutput:
 
     planners: tuple[Planner, ...]
     data: Iterable[Any]
-    treat: Treat = refitted
+    treat: Treat | None = None
     progress: bool = False
 
     def __post_init__(self) -> None:

@@ -141,28 +141,61 @@ def reconstruct(
     _check_settings(order, ridge, memory)
     _check_models(model, small, plan)
     check_repeatable(data)
-    readers, sampling = readers_of(plan), Sampling(positions, seed).over(data)
-    first = next(iter(batches(small, data)))
-    parts = 2 if ridge is None else 1
-    run = first_run(small, readers.keys(), first)
-    layers, events = find_layers(run, model, small, plan), tuple(run.events)
-    del run  # with the activations of a batch
-    ordered = waves(trace(small, first.inputs[0] or first.inputs[1]), layers)
-    wave = {name: i for i, names in enumerate(ordered) for name in names}
-    original = Original(model, list(wave), sampling, memory)
-    pair = Pair(
-        original, small, readers, data, lambda name, partner: wave.get(partner, -1) < wave[name], Tapes(memory), events
-    )
-    done: list[Refit] = []
-    passes = list(_passes(ordered, layers, order, memory))
-    with or_as_before(small, layers):
-        left = {name: layer.place for name, layer in layers.items()}
-        for names in _shown(passes) if progress else passes:
-            pending = {t for both in left.items() for t in both if t}
-            grams = pair.current(names, parts, pending) if order == "sequential" else pair.at_once(names, parts)
-            left = {name: place for name, place in left.items() if name not in names}
-            done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
-    return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
+    fitter = Fitter.of(model, readers_of(plan), data, Sampling(positions, seed), memory)
+    return fitter.fit(small, plan, order, ridge, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitter:
+    """Fits pruned models of one original on the same data; what the original gives is computed once for all.
+
+    Attributes:
+        original: the original.
+        waves: the weights of the layers that may be fitted, in waves that do not depend on each other.
+        data: batches, that can be read again and again.
+        memory: as for `reconstruct`.
+    """
+
+    original: Original
+    waves: Sequence[Sequence[str]]
+    data: Iterable[Any]
+    memory: int = 2**30
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, weights: Iterable[str], data: Iterable[Any], sampling: Sampling, memory: int = 2**30
+    ) -> Fitter:
+        """Of the layers of the given weights."""
+        first = next(iter(batches(model, data)))
+        ordered = waves(trace(model, first.inputs[0] or first.inputs[1]), weights)
+        names = [name for wave in ordered for name in wave]
+        return cls(Original(model, names, sampling.over(data), memory), ordered, data, memory)
+
+    def fit(
+        self, small: nn.Module, plan: Plan, order: Order, ridge: float | None, progress: bool = False
+    ) -> Reconstruction:
+        """Fit the layers of a pruned model; arguments as for `reconstruct`."""
+        readers, parts = readers_of(plan), 2 if ridge is None else 1
+        run = first_run(small, readers.keys(), next(iter(batches(small, self.data))))
+        layers, events = find_layers(run, self.original.model, small, plan), tuple(run.events)
+        del run  # with the activations of a batch
+        ordered = [found for names in self.waves if (found := [name for name in names if name in layers])]
+        wave = {name: i for i, names in enumerate(ordered) for name in names}
+
+        def repairs(name: str, partner: str) -> bool:
+            return wave.get(partner, -1) < wave[name]
+
+        pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events)
+        done: list[Refit] = []
+        passes = list(_passes(ordered, layers, order, self.memory))
+        with or_as_before(small, layers):
+            left = {name: layer.place for name, layer in layers.items()}
+            for names in _shown(passes) if progress else passes:
+                pending = {t for both in left.items() for t in both if t}
+                grams = pair.current(names, parts, pending) if order == "sequential" else pair.at_once(names, parts)
+                left = {name: place for name, place in left.items() if name not in names}
+                done += [_refit(small, layers[name], grams[name], ridge) for name in wave if name in grams]
+        return Reconstruction(tuple(done), tuple(readers.keys() - {r.name for r in done}))
 
 
 def _shown(passes: Sequence[set[str]]) -> Iterator[set[str]]:

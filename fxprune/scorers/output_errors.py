@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.module.batches import batches
+from fxprune.module.isolation import call, isolated, set_training, tensor_names
 from fxprune.optional import progress_bar
 from fxprune.reconstruction.layers import Layer, find_layers, first_run
 from fxprune.reconstruction.refit import check_repeatable
+from fxprune.reconstruction.replay import Tapes
 from fxprune.rewriting.copying import copied
 from fxprune.scorers.divergence import Divergence, divergence_of, outputs_of
 from fxprune.statistics.gram.collect import GroupReader
@@ -23,6 +26,8 @@ Cut: TypeAlias = tuple[Sequence[tuple[GroupReader, Gram]], Tensor]
 """The layers that read a group, with the statistics of their inputs, and the channels to remove."""
 JUDGES = 64
 """Inputs on which outputs are compared."""
+MEMORY = 2**30
+"""Bytes of results that are held from group to group."""
 RIDGE = 0.1
 """Of the fits: with few inputs a stronger one generalises; here it only has to suit all layers alike."""
 
@@ -49,29 +54,59 @@ def measured(
     cutter = _Cutter(copied(model), groups, judges, divergence)
     with progress_bar() as bar:
         return {
-            name: cutter.moved(*cuts[name]) for name in bar.track(list(cuts), description="cutting each group alone")
+            name: cutter.moved(name, *cuts[name])
+            for name in bar.track(cutter.in_order(cuts), description="cutting each group alone")
         }
 
 
 class _Cutter:
-    """Cuts one group at a time in a model, which afterwards is as before."""
+    """Cuts one group after the other in a model, which afterwards is as before.
+
+    What comes before the first layer that the group, or a later one, changes is computed once for all.
+    """
 
     def __init__(self, model: nn.Module, groups: Groups, judges: list[Any], divergence: Divergence) -> None:
         self._model, self._judges, self._divergence = model, judges, divergence
         self._wanted = outputs_of(model, judges)
         weights, first = {s.tensor for g in groups for s in g.consumers}, next(iter(batches(model, judges)))
         self._layers = find_layers(first_run(model, weights, first), model, model, groups.plan({}))
+        self._tapes, self._pending = Tapes(MEMORY), dict[str, set[str]]()
 
-    def moved(self, readers: Sequence[tuple[GroupReader, Gram]], gone: Tensor) -> float:
-        """How far the outputs move when the channels are removed."""
-        cut = [(self._layers[r.slot.tensor], r, g) for r, g in readers if r.slot.tensor in self._layers]
+    def in_order(self, cuts: Mapping[str, Cut]) -> list[str]:
+        """The groups in the order in which their first layers run."""
+        places = {weight: i for i, weight in enumerate(self._layers)}
+        first = {n: min((places.get(r.slot.tensor, 0) for r, _ in cut[0]), default=0) for n, cut in cuts.items()}
+        order, pending = sorted(cuts, key=lambda name: first[name]), set[str]()
+        for name in reversed(order):
+            changed = [layer for layer, _, _ in self._cut(cuts[name][0])]
+            pending = pending | {t for layer in changed for t in (layer.name, layer.place) if t}
+            self._pending[name] = pending
+        return order
+
+    def _cut(self, readers: Sequence[tuple[GroupReader, Gram]]) -> list[tuple[Layer, GroupReader, Gram]]:
+        return [(self._layers[r.slot.tensor], r, g) for r, g in readers if r.slot.tensor in self._layers]
+
+    def moved(self, name: str, readers: Sequence[tuple[GroupReader, Gram]], gone: Tensor) -> float:
+        """How far the outputs move when these channels of a group are removed."""
+        cut = self._cut(readers)
         before = [(layer, layer.kernels().clone(), layer.offset().clone()) for layer, _, _ in cut]
         for layer, reader, gram in cut:
             layer.put(self._model, *_without(layer, reader, gram, gone))
-        moved = divergence_of(self._wanted, outputs_of(self._model, self._judges), self._divergence)
+        moved = divergence_of(self._wanted, self._outputs(self._pending[name]), self._divergence)
         for layer, kernels, offset in before:
             layer.put(self._model, kernels, offset)
         return moved
+
+    def _outputs(self, pending: set[str]) -> list[Any]:
+        """As `outputs_of`, where the tensors of the given names alone may change."""
+        with isolated(self._model, keep_buffers=True) as work:
+            set_training(work, False)
+            names = tensor_names(work)
+            changing = {i for i, name in names.items() if name in pending}
+            return [
+                self._tapes.run(batch.place, partial(call, work), batch.inputs, names.keys(), changing)
+                for batch in batches(work, self._judges)
+            ]
 
 
 def _without(layer: Layer, reader: GroupReader, gram: Gram, gone: Tensor) -> tuple[Tensor, Tensor]:

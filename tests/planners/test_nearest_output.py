@@ -56,6 +56,22 @@ def test_repairs_see_the_other_batches_only() -> None:
     assert [id(b) for b in seen] == [id(b) for b in inputs[::2]]
 
 
+def test_the_original_runs_once_on_each_batch_for_all_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, runs = net(), data(), list[int]()
+    groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))
+    plans = [Uniform(0.5)(groups, fxprune.scorers.Random(seed)(model, groups)) for seed in range(5)]
+    layer = nn.Linear.forward
+
+    def counted(self: nn.Linear, x: Tensor) -> Tensor:
+        runs.append(self.in_features)
+        return layer(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", counted)
+    assert nearest_output(model, plans, inputs) in plans
+    assert runs.count(16) == 6 + 1  # each batch once, and the trace
+    assert runs.count(8) > 6
+
+
 def test_a_model_that_is_not_finite_is_never_chosen() -> None:
     model, inputs = net(), data(2)
     groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))

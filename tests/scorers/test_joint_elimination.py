@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.module.batches import batches
+from fxprune.module.dispatch import DispatchMode
+from fxprune.reconstruction import replay
 from fxprune.scorers import ErrorCurve, JointElimination, PerWeight, output_errors
 from fxprune.statistics.gram import elimination, solve
 from fxprune.statistics.gram.channels import owners
@@ -250,6 +252,49 @@ def test_measured_errors_are_how_far_outputs_move_when_a_group_alone_is_cut() ->
     np.testing.assert_allclose(curve.errors[gone], expected, rtol=1e-6)
     np.testing.assert_allclose(curve.errors * relative.errors[gone], relative.errors * expected, rtol=1e-6)
     assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+
+
+class Blocks(nn.Module):
+    """Convolutions, and a stream that the first and the last one read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.one, self.two, self.last = (
+            nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 8), (8, 6), (6, 8), (8, 4))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x).relu()
+        x = x + self.two(self.one(x).relu())
+        return self.last(x).relu().mean((2, 3))
+
+
+class Convolutions(DispatchMode):
+    """Counts the convolutions that are computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "convolution" in str(op)
+        return op(*args, **(kwargs or {}))
+
+
+def test_what_comes_before_a_group_is_not_computed_again_to_measure_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, data = nn.Sequential(Blocks(), nn.Linear(4, 5)), [torch.randn(8, 2, 6, 6) for _ in range(2)]
+    groups = fxprune.find_groups(fxprune.trace(net, data[0]))
+    found = readings(net, groups, data, Sampling(None), parts=2)
+    cuts = {g.name: ([(r, parts[0]) for r, parts in found[g.name]], torch.tensor([1, 2])) for g in groups}
+    alone = {name: output_errors.measured(net, groups, data, {name: cut})[name] for name, cut in cuts.items()}
+    with Convolutions() as plain:
+        whole = output_errors.measured(net, groups, data, cuts)
+    monkeypatch.setattr(replay, "WORTH", 0)
+    monkeypatch.setattr(replay, "SMALL", 8)
+    with Convolutions() as replayed:
+        again = output_errors.measured(net, groups, data, cuts)
+    assert len(cuts) == 3
+    assert whole == again == pytest.approx(alone, rel=1e-6)
+    assert plain.count - replayed.count == 1 + 2  # before the stream's first reader, and before the second group's
 
 
 def test_errors_that_cannot_be_measured_stay_relative() -> None:

@@ -15,7 +15,7 @@ from fxprune.module.batches import batches
 from fxprune.statistics.gram import collect, patches
 from fxprune.statistics.gram.collect import Sampling, readings, responses
 from fxprune.statistics.gram.patches import draw, inputs_at, outputs_at
-from fxprune.statistics.gram.solve import best_ridge, joined, unseen_error
+from fxprune.statistics.gram.solve import MIXED, best_ridge, joined, mixed, unseen_error
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction, observing
 
@@ -265,6 +265,25 @@ def test_the_best_ridge_is_that_of_smallest_error_of_fits_to_the_other_rows() ->
         assert found == pytest.approx(expected, rel=1e-8)
         errors[ridge] = expected
     assert best_ridge([a, b], weights, tuple(errors)) == min(errors, key=lambda ridge: errors[ridge])
+
+
+@pytest.mark.parametrize("noise", [0.1, 3.0, 30.0])
+def test_mixtures_of_many_outputs_find_the_ridge_of_all(noise: float) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(1, 300, 20, dtype=torch.float64)
+    parts = []
+    for _ in range(2):
+        x = torch.randn(60, 1, 20, dtype=torch.float64)
+        targets = x[:, 0] @ (start[0] + torch.randn(300, 20)).T + noise * torch.randn(60, 300)
+        parts.append(Gram.of(x, targets[:, None]))
+    ridges = (1e-3, 1e-1, 10.0, 1e3)
+    errors = [unseen_error(*parts, start, r) + unseen_error(*reversed(parts), start, r) for r in ridges]
+    assert best_ridge(parts, start, ridges) == ridges[errors.index(min(errors))]
+    found, weights = mixed(parts, start)
+    assert weights.shape == (1, MIXED, 20)
+    assert found[0].r.shape == (1, 20, MIXED)
+    shares = [float(p.r.square().sum() / q.r.square().sum()) for p, q in zip(found, parts, strict=True)]
+    assert shares == pytest.approx([1, 1], abs=0.3)  # as large as all outputs on average
 
 
 def test_wide_kernels_are_judged_in_float32_by_one_part_with_the_same_ridge() -> None:

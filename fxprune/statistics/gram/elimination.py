@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import WIDE, best_ridge, joined, rough
+from fxprune.statistics.gram.solve import WIDE, best_ridge, joined, mixed, rough
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
@@ -86,8 +86,9 @@ class Problem:
         """The same, with the ridge whose fits without some channels do best on rows that they have not seen."""
         entries = self.left(gone)
         groups = torch.arange(len(entries), device=entries.device)[:, None]
-        start = self.kernels.mT[groups, entries].mT
-        known = [q.towards(self.kernels.to(q.s)).part(entries) for q in map(rough, parts)]
+        kernels = mixed([], self.kernels)[1]
+        start = kernels.mT[groups, entries].mT
+        known = [q.towards(kernels.to(q.s)).part(entries) for q in map(rough, parts)]
         return replace(self, ridge=best_ridge(known, start, _RIDGES))
 
     def inverse(self) -> Tensor:

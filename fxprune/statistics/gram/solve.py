@@ -49,24 +49,39 @@ def best_ridge(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = R
     """The ridge whose fits have the smallest squared error on rows that they have not seen.
 
     Each part is left out once and judged by the fit to the others. What helps on the rows of a fit alone, because there
-    are few of them or because they are alike, does not count. For kernels of `WIDE` weights the last part alone judges,
-    in float32, and larger ridges are tried as long as the error falls.
+    are few of them or because they are alike, does not count. Larger ridges are tried as long as the error falls. Of
+    more than `MIXED` outputs, so many random mixtures stand for all: their mean squared error is that of the outputs.
+    For kernels of `WIDE` weights the last part alone judges, in float32.
 
     Args:
         parts: statistics of different inputs, at least two.
         start: W₀, as in `fitted`.
         ridges: as in `fitted`, ascending.
     """
-    wide, parts = start.shape[-1] >= WIDE, [rough(p) for p in parts]
+    wide, (parts, start) = start.shape[-1] >= WIDE, mixed(parts, start)
+    parts = [rough(p) for p in parts]
     folds = [(joined([p for p in parts if p is not held]), held) for held in (parts[-1:] if wide else parts)]
-    start, best, least = start.to(folds[0][0].s), ridges[0], float("inf")
+    best, least = ridges[0], float("inf")
     for ridge in ridges:
-        error = sum(unseen_error(seen, held, start, ridge) for seen, held in folds)
-        if error < least:
-            best, least = ridge, error
-        elif wide:
+        error = sum(_unseen(seen, held, start, ridge) for seen, held in folds)
+        if not error < least:
             break
+        best, least = ridge, error
     return best
+
+
+MIXED = 32
+"""Mixtures of outputs that judge a ridge."""
+
+
+def mixed(parts: Sequence[Gram], start: Tensor) -> tuple[list[Gram], Tensor]:
+    """Statistics and weights for `MIXED` mixtures of the outputs, with normal coefficients; of few outputs, as are."""
+    outputs = start.shape[1]
+    if outputs <= MIXED:
+        return list(parts), start
+    normal = torch.randn(outputs, MIXED, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    mix = normal.to(start.device) / MIXED**0.5
+    return [p.mixed(mix) for p in parts], mix.to(start).T @ start
 
 
 def rough(gram: Gram) -> Gram:
@@ -76,8 +91,13 @@ def rough(gram: Gram) -> Gram:
 
 def unseen_error(seen: Gram, unseen: Gram, start: Tensor, ridge: float) -> float:
     """The squared error on some rows of the fit to others."""
+    return max(0.0, float(unseen.yy.sum()) + _unseen(seen, unseen, start, ridge))
+
+
+def _unseen(seen: Gram, unseen: Gram, start: Tensor, ridge: float) -> float:
+    """The same less Σ (y - μ)², which is the same for all ridges."""
     weights = fitted(seen, start, ridge)
-    return squared_error(unseen, weights, intercept(seen, weights))
+    return _excess(unseen, weights, intercept(seen, weights))
 
 
 def joined(parts: Sequence[Gram]) -> Gram:
@@ -96,6 +116,10 @@ def intercept(gram: Gram, weights: Tensor) -> Tensor:
 
 def squared_error(gram: Gram, weights: Tensor, bias: Tensor) -> float:
     """Σ ‖y - Wx - b‖² over all rows."""
-    centred = gram.yy.sum() - 2 * (weights.mT * gram.r).sum() + ((weights @ gram.s) * weights).sum()
-    shift = gram.rows * (intercept(gram, weights) - bias).square().sum()
-    return max(0.0, float(centred + shift))
+    return max(0.0, float(gram.yy.sum()) + _excess(gram, weights, bias))
+
+
+def _excess(gram: Gram, weights: Tensor, bias: Tensor) -> float:
+    """Σ ‖y - Wx - b‖² - Σ ‖y - μ‖²."""
+    centred = ((weights @ gram.s - 2 * gram.r.mT) * weights).sum(dtype=torch.float64)
+    return float(centred + gram.rows * (intercept(gram, weights) - bias).square().sum())

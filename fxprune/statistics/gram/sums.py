@@ -65,6 +65,11 @@ class Gram:
             self.rows, self.x_mean, (weights @ self.x_mean[..., None])[..., 0], self.s, r, (weights.mT * r).sum(1)
         )
 
+    def mixed(self, mix: Tensor) -> Gram:
+        """The same with mixtures Mᵀ Y as the targets, for M of shape (outputs, mixtures), without their squares."""
+        y_mean = self.y_mean @ mix.to(self.r)
+        return Gram(self.rows, self.x_mean, y_mean, self.s, self.r @ mix.to(self.r), torch.zeros_like(y_mean))
+
     def float(self) -> Gram:
         """The same in float32, for what only judges."""
         return Gram(self.rows, *(t.float() for t in (self.x_mean, self.y_mean, self.s, self.r, self.yy)))
