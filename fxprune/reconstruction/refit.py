@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, PlanError
+from fxprune.errors import InputError, PlanError, TraceError
 from fxprune.module.batches import batches
 from fxprune.module.isolation import tensors_of
 from fxprune.optional import progress_bar
@@ -167,7 +167,12 @@ class Fitter:
     ) -> Fitter:
         """Of the layers of the given weights."""
         first = next(iter(batches(model, data)))
-        ordered = waves(trace(model, first.inputs[0] or first.inputs[1]), weights)
+        try:
+            graph = trace(model, first.inputs[0] or first.inputs[1])
+        except TraceError:
+            first_run(model, set(), first)  # fails with an error that names the batch
+            raise
+        ordered = waves(graph, weights)
         names = [name for wave in ordered for name in wave]
         return cls(Original(model, names, sampling.over(data), memory), ordered, data, memory)
 
