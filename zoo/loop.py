@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 
 from zoo.errors import ZooError
 from zoo.footprints import all_or_nothing, seed_generators
@@ -84,8 +84,7 @@ class Loop:
         if not groups:
             raise ZooError("fit: the model has no parameter to train; set requires_grad on some of them")
         self._processes = present()
-        momentum, decay = self.settings.momentum, self.settings.weight_decay
-        self.optimizer = SGD(groups, self.settings.lr, momentum, weight_decay=decay, nesterov=momentum > 0)
+        self.optimizer = _optimizer(groups, self.settings)
 
     def finish(self, display: Display) -> list[EpochLog]:
         """Run the epochs that ``state`` does not hold yet; returns the logs of all."""
@@ -159,6 +158,13 @@ class Loop:
         self._processes.join_gradients(p for group in self.optimizer.param_groups for p in group["params"])
         self.optimizer.step()
         return value, images
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> Optimizer:
+    rate, momentum, decay = settings.lr, settings.momentum, settings.weight_decay
+    if settings.optimizer == "adamw":
+        return AdamW(groups, rate, weight_decay=decay)
+    return SGD(groups, rate, momentum, weight_decay=decay, nesterov=momentum > 0)
 
 
 def _groups(task: Task) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ _DATA = {
     "imagenet": "imagenet",
 }
 _LONG = Settings(200, 0.05, schedule="step", warmup=0.02)
+_ADAMW: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.05}
 _LARGE = Change(shift=12, flip=True)
 
 
@@ -51,6 +52,8 @@ _TABLE = (
     ),
     _row("fashion-resnet20", "resnet", Settings(16), _FASHION, **_resnet(20, 1, "B")),
     _row("fashion-resnet56", "resnet", Settings(12), _FASHION, **_resnet(56, 1, "B")),
+    _row("fashion-convnext", "convnext", Settings(10, 2e-3, **_ADAMW), _FASHION, channels=1),
+    _row("fashion-vit", "vit", Settings(12, 1e-3, **_ADAMW), _FASHION, channels=1),
     _row("fashion-vgg16", "vgg16", Settings(16, 0.05), _FASHION, channels=1, width=16, hidden=128),
     # CIFAR-10: DenseNet-40 as Huang et al. 2017 and ResNets as He et al. 2016 train them, VGG-16 as Li et al. 2017 and
     # GoogLeNet as HRank and ABCPruner prune it

@@ -6,19 +6,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Schedule = Literal["cosine", "step", "annealed", "constant"]
+Optimizer = Literal["sgd", "adamw"]
 SCHEDULES = ("cosine", "step", "annealed", "constant")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of one run of stochastic gradient descent with Nesterov momentum.
+    """Numbers of one run of stochastic gradient descent with Nesterov momentum, or of AdamW.
 
     Args:
         epochs: passes over the training images.
         lr: highest learning rate.
         batch_size: images a step.
         weight_decay: L2 penalty on every parameter.
-        momentum: Nesterov momentum; 0 is plain descent.
+        momentum: Nesterov momentum; 0 is plain descent. AdamW has its usual ones.
         schedule: "cosine" falls from ``lr`` to 0, "step" is multiplied by ``gamma`` at each of the ``milestones``,
             "annealed" is ``lr`` / (1 + 10 p)^0.75 at the share p of the run (Ganin et al. 2016), "constant" stays at
             ``lr``; all after the warm-up.
@@ -29,6 +30,7 @@ class Settings:
         distil: share of the loss that asks for the teacher's outputs, where there is a teacher.
         temperature: that softens both outputs for it (Hinton et al. 2015).
         seed: of shuffling, augmentation and dropout.
+        optimizer: "sgd", or "adamw" (Loshchilov and Hutter 2019), which transformers are trained with.
 
     Raises:
         ValueError: a number is out of range, or there is no such schedule.
@@ -47,6 +49,7 @@ class Settings:
     distil: float = 0.5
     temperature: float = 4.0
     seed: int = 0
+    optimizer: Optimizer = "sgd"
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", ">= 1", self.epochs)
@@ -59,6 +62,7 @@ class Settings:
         _require(0 <= self.distil <= 1, "distil", "in [0, 1]", self.distil)
         _require(0 < self.temperature < math.inf, "temperature", "a finite number above 0", self.temperature)
         _require(0 < self.gamma <= 1, "gamma", "in (0, 1]", self.gamma)
+        _require(self.optimizer in ("sgd", "adamw"), "optimizer", "one of sgd, adamw", self.optimizer)
         _require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}", self.schedule)
         inside = all(0 < milestone < 1 for milestone in self.milestones)
         rising = list(self.milestones) == sorted(self.milestones)

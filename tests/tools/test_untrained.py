@@ -8,6 +8,7 @@ import pytest
 import torch
 from benchmarks import untrained, untrained_plot
 from benchmarks.comparison import Journal
+from benchmarks.disturbances import DISTURBED
 from benchmarks.photographs import crops, with_objects
 from benchmarks.untrained import Outcome, Point, main, measure
 from benchmarks.untrained_subjects import PARTS, subject
@@ -32,6 +33,16 @@ def test_a_repaired_network_agrees_more_than_a_bare_one() -> None:
     assert repaired.agreement > max(0.9, bare.agreement)
     assert repaired.macs <= 0.5
     assert repaired.kl < bare.kl
+
+
+def test_an_unpruned_network_agrees_less_with_itself_the_more_it_is_disturbed() -> None:
+    case = subject("digits-resnet20", 100, 0)
+    before = {name: t.clone() for name, t in case.model.state_dict().items()}
+    found = {name: measure(case, replace(POINT, contender=name)) for name in DISTURBED}
+    assert all(f.macs == 1 for f in found.values())
+    assert 0 < found["unpruned, kernels of 8 bits"].kl < found["unpruned, kernels of 6 bits"].kl
+    assert found["unpruned, images mirrored"].agreement < found["unpruned, kernels of 8 bits"].agreement
+    assert all(torch.equal(before[name], t) for name, t in case.model.state_dict().items())
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
     PYTHONPATH=.:tools python -m benchmarks.untrained --journal zoo/results/untrained.jsonl
     PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --keep 0.9 --keep 0.8 --keep 0.67 --keep 0.5
     PYTHONPATH=.:tools python -m benchmarks.untrained fashion-vgg16 --keep 0.25 --images 32 --images 4096
+    PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --contender 'unpruned*'  # what may be hoped for
 
 Each line of the journal is a network, a contender, a size, a seed and a number of calibration inputs; what the journal
 holds is not measured again, so that an interrupted run goes on. EfficientNet-Lite0 needs the extra `field`.
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 import fxprune
 from benchmarks.comparison import Journal, bar, chosen, part_of_latency
+from benchmarks.disturbances import DISTURBED
 from benchmarks.sources import fingerprint
 from benchmarks.untrained_subjects import Subject, subject
 from fxprune.planners import AtBudget, ErrorCurves, Uniform
@@ -42,7 +44,7 @@ class Point:
 
     Attributes:
         network: its name.
-        contender: its name; empty for the network as it is.
+        contender: its name; empty for the network as it is; of `DISTURBED`, for the unpruned network so changed.
         keep: part of the MACs that stays.
         seed: of the calibration inputs.
         images: calibration inputs.
@@ -196,6 +198,8 @@ def measure(case: Subject, point: Point) -> Outcome:
     """Prune, treat and judge."""
     if not point.contender:
         return judged(case, case.model, 1.0, 0.0)
+    if point.contender in DISTURBED:
+        return judged(case, DISTURBED[point.contender](case.model).eval(), 1.0, 0.0)
     data = case.calibration(point.images, point.seed)
     start = time.process_time()
     small = CONTENDERS[point.contender](case, point.keep, point.seed, data)
@@ -278,9 +282,10 @@ def _points(
     for network in chosen(networks, NETWORKS, "network"):
         kind = crops if network == "efficientnet-lite0" else (0, False)
         yield Point(network, "", 1.0, 0, 0, tests, *kind)
+        names = chosen(contenders, (*CONTENDERS, *DISTURBED), "contender")
+        yield from (Point(network, name, 1.0, 0, 0, tests, *kind) for name in names if name in DISTURBED)
         for seed, count, part in product(range(seeds), images, keep):
-            for name in chosen(contenders, CONTENDERS, "contender"):
-                yield Point(network, name, part, seed, count, tests, *kind)
+            yield from (Point(network, name, part, seed, count, tests, *kind) for name in names if name in CONTENDERS)
 
 
 if __name__ == "__main__":

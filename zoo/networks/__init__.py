@@ -16,6 +16,7 @@ from zoo.networks.googlenet import googlenet
 from zoo.networks.lenet import lenet
 from zoo.networks.mobilenet import mobilenetv2
 from zoo.networks.resnet import resnet
+from zoo.networks.tokens import convnext, vit
 from zoo.networks.vgg import vgg16
 
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
@@ -27,6 +28,8 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
     "mobilenetv2": mobilenetv2,
     "lenet": lenet,
+    "vit": vit,
+    "convnext": convnext,
     "torchvision": torchvision_network,
 }
 """Name -> function of plain keyword arguments that builds the network with fresh weights."""
