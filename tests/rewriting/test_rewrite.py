@@ -380,6 +380,7 @@ def default_device(device: str) -> Iterator[None]:
         yield
     finally:
         torch.set_default_device(None)
+        vars(torch._GLOBAL_DEVICE_CONTEXT).clear()  # or get_default_device of torch 2.6 fails from then on
 
 
 SCORERS: list[fxprune.scorers.Scorer] = [
