@@ -3,7 +3,7 @@
     PYTHONPATH=.:tools python -m benchmarks.untrained --journal zoo/results/untrained.jsonl
     PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --keep 0.9 --keep 0.8 --keep 0.67 --keep 0.5
     PYTHONPATH=.:tools python -m benchmarks.untrained fashion-vgg16 --keep 0.25 --images 32 --images 4096
-    PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --contender 'unpruned*'  # what may be hoped for
+    PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --contender 'unpruned*'  # none pruned
 
 Each line of the journal is a network, a contender, a size, a seed and a number of calibration inputs; what the journal
 holds is not measured again, so that an interrupted run goes on. EfficientNet-Lite0 needs the extra `field`.
