@@ -11,6 +11,7 @@ from typing import Any
 
 import torch_pruning as tp
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 import fxprune
 from benchmarks.lab import Lab
@@ -214,8 +215,9 @@ def _peer(everywhere: bool) -> Contender:
 
 
 def peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> nn.Module:
-    """As its README does; the dicts are fresh, since its mutable defaults keep earlier models."""
+    """As its README and its torchvision script do; its mutable defaults would keep earlier models, hence fresh dicts."""
     small: Any = copy.deepcopy(model).eval()
+    transformer = isinstance(small, VisionTransformer)
     classifier = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     tp.pruner.BasePruner(
         small,
@@ -224,10 +226,13 @@ def peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: boo
         pruning_ratio=ratio,
         global_pruning=everywhere,
         ignored_layers=[classifier],
+        round_to=small.encoder.layers[0].num_heads if transformer else None,
         in_channel_groups={},
         out_channel_groups={},
         num_heads={},
     ).step()
+    if transformer:
+        small.hidden_dim = small.conv_proj.out_channels  # the model's own code holds this width
     pruned: nn.Module = small
     return pruned
 

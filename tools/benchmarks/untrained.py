@@ -32,7 +32,16 @@ from benchmarks.untrained_subjects import Subject, subject
 from fxprune.planners import AtBudget, ErrorCurves, Uniform
 from fxprune.scorers import JointElimination, L2Norm, Lasso
 
-NETWORKS = ("fashion-vgg16", "fashion-resnet20", "fashion-googlenet", "digits-resnet20", "efficientnet-lite0")
+NETWORKS = (
+    "fashion-vgg16",
+    "fashion-resnet20",
+    "fashion-resnet56",
+    "fashion-googlenet",
+    "fashion-vit",
+    "fashion-convnext",
+    "digits-resnet20",
+    "efficientnet-lite0",
+)
 KEPT = [0.5, 0.35, 0.25, 0.15, 0.1]
 TIMED = 32  # inputs in a forward that is timed
 Batches = list[Tensor]
