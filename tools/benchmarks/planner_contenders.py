@@ -215,7 +215,7 @@ def _peer(everywhere: bool) -> Contender:
 
 
 def peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> nn.Module:
-    """As its README and its torchvision script do; its mutable defaults would keep earlier models, hence fresh dicts."""
+    """As its README and its torchvision script do; fresh dicts, since its mutable defaults keep earlier models."""
     small: Any = copy.deepcopy(model).eval()
     transformer = isinstance(small, VisionTransformer)
     classifier = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
