@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import operator
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.abc import InspectLoader
 from types import CodeType, FunctionType, ModuleType
@@ -108,15 +108,18 @@ def _function(kind: type, method: str) -> FunctionType | None:
     return function if isinstance(function, FunctionType) else None
 
 
-def find_literal(module: nn.Module, code: CodeType, instruction: int, path: tuple[Any, ...], value: int) -> str:
+def find_literal(
+    module: nn.Module, code: CodeType, instruction: int, paths: Sequence[tuple[Any, ...]], value: int
+) -> str:
     """The name of the literal that an instruction of a method got at a place among its operands.
 
     Args:
         module: whose method has run.
         code: of the method.
         instruction: the byte offset of a call, a subscript or an arithmetic operation.
-        path: ("left",) or ("right",) of an operation; of a subscript the number of the item and "lower" or "upper"; of
-            a call the number of the argument, or its name, and the number of the item in it.
+        paths: ("left",) or ("right",) of an operation; of a subscript the number of the item and "lower" or "upper"; of
+            a call the number of the argument, or its name, and the number of the item in it. Several are one place,
+            counted from the first argument and from the last; others may be unpacked before it or behind it.
         value: what it was.
 
     Raises:
@@ -130,10 +133,11 @@ def find_literal(module: nn.Module, code: CodeType, instruction: int, path: tupl
         raise NoLiteralError("the number stands in no method of the module's class")
     tree = _tree(function.__code__)
     places = list(code.co_positions()) if hasattr(code, "co_positions") else None
-    node = _operand(tree, function, places[instruction // 2], path) if tree is not None and places else None
-    if _number(node) != value:
-        raise NoLiteralError("the number does not stand in this line")
-    return str(Literal(function.__code__.co_name, node.lineno, node.col_offset, value))  # type: ignore[union-attr]
+    for path in paths:
+        node: Any = _operand(tree, function, places[instruction // 2], path) if tree is not None and places else None
+        if _number(node) == value:
+            return str(Literal(function.__code__.co_name, node.lineno, node.col_offset, value))
+    raise NoLiteralError("the number does not stand in this line")
 
 
 @cache

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from fxprune.module.isolation import walk
@@ -21,6 +22,9 @@ from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain
 # Deeper than this, and in longer lists, attributes hold no widths but tables.
 _DEEPEST, _LONGEST = 4, 64
 _OWN = frozenset(nn.Module().__dict__)
+# Of PyTorch's own modules, only this one holds widths in a tuple; what others hold in tuples are spatial sizes, or
+# follows from their weights.
+_SIZES = {nn.Unflatten: "unflattened_size"}
 
 
 @contextmanager
@@ -57,7 +61,7 @@ def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
         for key, value in list(module.__dict__.items()):
             if type(value) is int:
                 module.__dict__[key] = tag.width(key, value)
-            elif foreign and key not in _OWN:
+            elif (foreign and key not in _OWN) or _SIZES.get(type(module)) == key:
                 tag.inside(module.__dict__, key, value, key, 0)
 
 
@@ -82,7 +86,7 @@ class _Tag:
     def inside(self, container: Any, key: Any, value: Any, name: str, depth: int) -> None:
         """Tag the ints in `container[key]`, which is `value`."""
         kind = type(value)
-        if kind is tuple and 0 < len(value) <= _LONGEST and all(type(v) is int for v in value):
+        if kind in (tuple, torch.Size) and 0 < len(value) <= _LONGEST and all(type(v) is int for v in value):
             container[key] = tuple(self.width(f"{name}.{i}", v) for i, v in enumerate(value))
         elif kind in (list, deque, dict) or _is_plain_object(value):
             if id(value) in self._seen or depth == _DEEPEST:

@@ -283,6 +283,54 @@ def test_literals_behind_unpacked_sizes_are_mended() -> None:
     assert fxprune.rewrite(model, plan)(torch.randn(3, 4, 12)).shape == (3, 4, 5)
 
 
+class InFront(nn.Module):
+    """A number of the code in front of unpacked sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 24, 3), nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y.view(y.shape[0], 12, 2, *y.shape[2:]).amax(2))  # type: ignore[no-any-return]
+
+
+def test_literals_in_front_of_unpacked_sizes_are_mended() -> None:
+    model, x = InFront().eval(), torch.randn(2, 3, 9, 9)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"a": 12}
+    plan = random_plan(model, groups, 0.5)
+    assert deviation(model, plan, (x,)) <= ROUNDING
+    assert fxprune.rewrite(model, plan)(torch.randn(3, 3, 5, 7)).shape == (3, 5, 3, 5)
+
+
+class DimsByName(nn.Module):
+    """The dim of a split and of an unflatten is an attribute; PyTorch's own module holds the sizes of another."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dim, self.a, self.b = 1, nn.Linear(7, 48), nn.Linear(24, 16 * 4)
+        self.grid = nn.Unflatten(1, sizes)
+        self.c, self.d = nn.Conv2d(16, 5, 1), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.a(x).split([24, 24], dim=self.dim)
+        grid = self.grid(self.b(y * z))
+        return self.c(grid) + self.d(y.narrow(self.dim, 0, 16).unflatten(self.dim, (4, 2, 2)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("sizes", [(16, 2, 2), torch.Size([16, 2, 2])])
+def test_sizes_are_followed_where_the_dim_is_an_attribute(sizes: tuple[int, ...]) -> None:
+    model, x = DimsByName(sizes).eval(), torch.randn(3, 7)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups}["b"] == 16
+    plan = groups.plan({"b": list(range(0, 16, 2))})
+    assert deviation(model, plan, (x,)) <= ROUNDING
+    small = fxprune.rewrite(model, plan)
+    assert tuple(small.grid.unflattened_size) == (8, 2, 2)
+    assert model.grid.unflattened_size == sizes
+
+
 class ScaledEmbedding(nn.Module):
     """Embeddings times the root of their width: the table takes it up."""
 

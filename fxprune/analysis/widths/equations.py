@@ -132,8 +132,8 @@ class _Reader:
     def _taken(self, item: Item) -> Any:
         """The source of an item, which an equation speaks of."""
         source, path = item
-        self._done.add(self._from_front(path))
-        return Number(source, self._call.site, path) if type(source) is int else source
+        self._done.add(front := self._from_front(path))
+        return Number(source, self._call.site, path, front) if type(source) is int else source
 
     def _note(self, left: Any, right: Labelled) -> None:
         self._facts.equations.append(Equation(left, right, self._call.name, self._call.site))
@@ -158,6 +158,12 @@ class _Reader:
         if position < len(args):
             return args[position], (position,)
         return self._call.kwargs.get(name), (name,)
+
+    def dim(self, position: int, default: int | None = None) -> int | None:
+        """A dim of the first argument, counted from the front; None if it is no number."""
+        given, axes = self.argument(position, "dim")[0], self.axes(self._call.args[0])
+        number = given.value if isinstance(given, _SOURCES) else default if given is None else given
+        return number % len(axes) if isinstance(number, int) and axes is not None else None
 
     def items(self, where: SizeArguments) -> list[Item]:
         """Sizes, as a sequence or one after another; counted from the end, as some may be unpacked first (`*s, 64`)."""
@@ -185,26 +191,22 @@ class _Reader:
             self.lengths(items, axes, len(axes) - len(items))
 
     def unflattened(self, where: SizeArguments) -> None:
-        axes, source, items = self.result(), self.axes(self._call.args[0]), self.items(where)
-        dim = self.argument(1, "dim")[0]
-        if axes is not None and source is not None and isinstance(dim, int):
-            self.lengths(items, axes, dim % len(source))
+        axes, dim = self.result(), self.dim(1)
+        if axes is not None and dim is not None:
+            self.lengths(self.items(where), axes, dim)
 
     def parts(self, where: SizeArguments) -> None:
-        sizes, path = self.argument(where.first, where.names[0])
-        dim, _ = self.argument(2, "dim")
+        (sizes, path), at = self.argument(where.first, where.names[0]), self.dim(2, 0)
         items = [(s, (*path, i - len(sizes))) for i, s in enumerate(sizes)] if type(sizes) is tuple else [(sizes, path)]
         for i, item in enumerate(items):
             axes = self.result(i)
-            if axes is not None and isinstance(dim, int | None):
-                at = (dim or 0) % len(axes)
+            if axes is not None and at is not None:
                 self.equal(item, axes.known(at), axes.shape[at])
 
     def start_and_length(self, _: SizeArguments) -> None:
-        axes, dim = self.axes(self._call.args[0]), self.argument(1, "dim")[0]
+        axes, at = self.axes(self._call.args[0]), self.dim(1)
         start, length, result = self.argument(2, "start"), self.argument(3, "length"), self.result()
-        if axes is not None and result is not None and isinstance(dim, int):
-            at = dim % len(axes)
+        if axes is not None and result is not None and at is not None:
             self.equal(length, result.known(at), result.shape[at])
             self._bound(start, axes.known(at), axes.shape[at])
 

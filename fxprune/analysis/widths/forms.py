@@ -19,11 +19,20 @@ from fxprune.tracing.provenance import Attribute, Computed, Dim, Reference, Site
 
 
 class Number(NamedTuple):
-    """A plain number that the code gave to an operation, and its place among the operands (see `find_literal`)."""
+    """A plain number that the code gave to an operation, and its place among the operands (see `find_literal`).
+
+    Attributes:
+        from_front: the same place counted from the first operand, where `path` counts from the last.
+    """
 
     value: int
     site: Site
     path: tuple[Any, ...]
+    from_front: tuple[Any, ...] = ()
+
+    @property
+    def paths(self) -> tuple[tuple[Any, ...], ...]:
+        return (self.path, self.from_front) if self.from_front else (self.path,)
 
 
 class Labelled(NamedTuple):

@@ -122,7 +122,7 @@ class _Solver:
         if not self._rewrite_code:
             raise NoLiteralError("code is left as it is")
         module = self._analysis.labelling.graph.model.get_submodule(number.site.module)
-        return find_literal(module, number.site.code, number.site.instruction, number.path, number.value)
+        return find_literal(module, number.site.code, number.site.instruction, number.paths, number.value)
 
     def _explain(self, compound: Sequence[Equation]) -> None:
         """Find the unknowns that stand in expressions, first those that leave no choice."""
