@@ -21,6 +21,7 @@ class Takes(Enum):
     REPEATS = "how often each dim is repeated"
     GROUPS = "into how many groups the channels fall"
     AMOUNTS = "how many indices a dim gains or loses, before and behind, from the last dim on"
+    IMAGES = "the size of a batch of images, of which the channels do not count"
     SCALE = "a number that scales, in place of one that follows a width"
     HEADS = "the width of all heads, and their number"
     INDEX = "the bounds of slices"
@@ -58,6 +59,7 @@ SIZED = {
     "group_norm": SizeArguments(Takes.GROUPS, 1, ("num_groups",)),
     **dict.fromkeys(_CONVOLUTIONS, SizeArguments(Takes.GROUPS, 6, ("groups",))),
     "pad": SizeArguments(Takes.AMOUNTS, 1, ("pad",)),
+    "affine_grid": SizeArguments(Takes.IMAGES, 1, ("size",)),
     "scaled_dot_product_attention": SizeArguments(Takes.SCALE, names=("scale",)),
     "multi_head_attention_forward": SizeArguments(Takes.HEADS, 3, ("embed_dim", "num_heads")),
     **dict.fromkeys(("__getitem__", "__setitem__"), SizeArguments(Takes.INDEX, 1)),

@@ -24,7 +24,7 @@ _DEEPEST, _LONGEST = 4, 64
 _OWN = frozenset(nn.Module().__dict__)
 # Of PyTorch's own modules, only this one holds widths in a tuple; what others hold in tuples are spatial sizes, or
 # follows from their weights.
-_SIZES = {nn.Unflatten: "unflattened_size"}
+_SIZES: dict[type, str] = {nn.Unflatten: "unflattened_size"}
 
 
 @contextmanager

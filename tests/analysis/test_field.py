@@ -451,3 +451,27 @@ def test_what_is_ignored_is_checked_on_real_data_too(ignored: tuple[str, ...]) -
         found.append({g.name: g.size for g in groups})
         assert fxprune.rewrite(model, random_plan(model, groups, 0.5))(x).shape == (2, 9, 7)
     assert found[0] == found[1]
+
+
+class SpatialTransformer(nn.Module):
+    """Its grid is asked for by the size of a map with channels (Jaderberg et al. 2015), and offsets are added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 6), nn.Conv2d(16, 5, 1)
+        self.offsets = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        grid = F.affine_grid(self.b(y.mean((2, 3))).view(-1, 2, 3), list(y.shape), align_corners=False)
+        grid = F.affine_grid(torch.eye(2, 3).expand(len(y), -1, -1), y.size(), align_corners=False) + grid
+        return self.c(F.grid_sample(y, grid + self.offsets(y).permute(0, 2, 3, 1), align_corners=False))  # type: ignore[no-any-return]
+
+
+def test_the_channels_of_an_affine_grids_size_do_not_count() -> None:
+    model, x = SpatialTransformer().eval(), torch.randn(2, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"a": 16}
+    plan = random_plan(model, groups, 0.5)
+    assert deviation(model, plan, (x,)) <= ROUNDING
+    assert fxprune.rewrite(model, plan)(torch.randn(3, 3, 5, 7)).shape == (3, 5, 5, 7)

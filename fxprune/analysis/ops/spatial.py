@@ -50,6 +50,12 @@ def grid_sample(call: Call, x: Axes, grid: Axes, *_: Any) -> Any:
     return spatial(len(x) - 2, call, x)
 
 
+def affine_grid(call: Call, theta: Axes, *_: Any) -> list[Dim]:
+    """One position for each place of an image; the channels of the image's size do not count."""
+    call.lab.fix_axes(theta, "sampling positions")
+    return [theta[0], *[_SPATIAL] * (len(call.shape) - 2), Fixed("sampling positions")]
+
+
 def fractional(n: int, call: Call, x: Axes, kernel: Any, size: Any, samples: Axes) -> Any:
     """Random positions, one set a channel."""
     call.lab.unite(x, len(x) - n - 1, samples, 1)
@@ -150,6 +156,7 @@ OPS: dict[str, OpSpec] = {
     **{f"fractional_max_pool{n}d": OpSpec(partial(fractional, n), first) for n in (2, 3)},
     **{f"max_unpool{n}d": OpSpec(partial(max_unpool, n), first) for n in (2, 3)},
     **dict.fromkeys(["grid_sampler_2d", "grid_sampler_3d"], OpSpec(grid_sample, first)),
+    "affine_grid_generator": OpSpec(affine_grid),
     "im2col": OpSpec(im2col, first),
     "col2im": OpSpec(col2im, first),
     "unfold": OpSpec(unfold, first),

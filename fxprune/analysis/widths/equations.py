@@ -109,7 +109,7 @@ class _Reader:
 
     def read(self) -> None:
         if self._where is not None:
-            _READERS[self._where.takes](self, self._where)
+            getattr(self, self._where.takes.name.lower())(self._where)  # what it takes names the method that reads it
             self._facts.explained.update(self._call.nodes if self._done else ())
         if self._torchs:
             return  # PyTorch's own modules are known
@@ -232,6 +232,12 @@ class _Reader:
         if item[0] is not None:
             self.equal(item, known[0] if known else None, int(_value(item[0])))
 
+    def images(self, where: SizeArguments) -> None:
+        axes, items = self.result(), self.items(where)
+        if axes is not None and len(items) == len(axes):
+            self.lengths([items[0], *items[2:]], axes, 0)
+            self._taken(items[1])
+
     def scale(self, where: SizeArguments) -> None:  # see `scales`
         self._done.add(where.names)
 
@@ -329,18 +335,3 @@ def _leaves(call: SizedCall) -> Iterator[Item]:
             ahead += [(v, (*path, i - len(value))) for i, v in enumerate(value)]
         else:
             yield value, path
-
-
-_READERS: dict[Takes, Callable[[_Reader, SizeArguments], None]] = {
-    Takes.SHAPE: _Reader.shape,
-    Takes.LAST_DIMS: _Reader.last_dims,
-    Takes.UNFLATTENED: _Reader.unflattened,
-    Takes.PARTS: _Reader.parts,
-    Takes.START_AND_LENGTH: _Reader.start_and_length,
-    Takes.REPEATS: _Reader.repeats,
-    Takes.GROUPS: _Reader.groups,
-    Takes.AMOUNTS: _Reader.amounts,
-    Takes.SCALE: _Reader.scale,
-    Takes.HEADS: _Reader.heads,
-    Takes.INDEX: _Reader.index,
-}
