@@ -216,6 +216,9 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "_upsample_nearest_exact1d": lambda m, x: F.interpolate(one(x), size=50, mode="nearest-exact"),
     "_upsample_nearest_exact2d": lambda m, x: F.interpolate(x, size=(7, 9), mode="nearest-exact"),
     "_upsample_nearest_exact3d": lambda m, x: F.interpolate(three(x), size=(3, 3, 7), mode="nearest-exact"),
+    "affine_grid_generator": lambda m, x: F.grid_sample(
+        x, F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), x.shape, align_corners=False), align_corners=False
+    ),
     "grid_sampler_2d": lambda m, x: F.grid_sample(x, grid(x, 2), align_corners=False),
     "grid_sampler_3d": lambda m, x: F.grid_sample(three(x), grid(x, 3), align_corners=False),
     "im2col": lambda m, x: F.unfold(x, 3, stride=2),
