@@ -22,8 +22,8 @@ from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain
 # Deeper than this, and in longer lists, attributes hold no widths but tables.
 _DEEPEST, _LONGEST = 4, 64
 _OWN = frozenset(nn.Module().__dict__)
-# Of PyTorch's own modules, only this one holds widths in a tuple; what others hold in tuples are spatial sizes, or
-# follows from their weights.
+# Of PyTorch's own modules, only this one holds widths in a tuple that no weight tells; others hold spatial sizes, or
+# what their weights tell as well.
 _SIZES: dict[type, str] = {nn.Unflatten: "unflattened_size"}
 
 

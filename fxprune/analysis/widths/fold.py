@@ -257,7 +257,7 @@ def _laid(t: Tensor, names: Sequence[str], onto: Sequence[str], shape: Sequence[
 
 
 def _any(t: Tensor) -> bool:
-    """As `Tensor.any`, which takes ten times as long."""
+    """As `Tensor.any`, by a reduction that PyTorch does in less time."""
     return bool(t.numel()) and bool(t.amax())
 
 
