@@ -1,7 +1,12 @@
-"""Settings that all tests share: one thread, a deterministic hypothesis profile."""
+"""Settings that all tests share: one thread, a deterministic hypothesis profile.
 
+`FXPRUNE_TEST_DEVICE=cuda` makes tensors and models on the GPU wherever a test does not name a device.
+"""
+
+import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import hypothesis
 import numpy as np
@@ -25,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def _seeded() -> None:
     """No test depends on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device() -> Iterator[None]:
+    """The default device of `FXPRUNE_TEST_DEVICE`."""
+    with torch.device(device) if (device := os.environ.get("FXPRUNE_TEST_DEVICE")) else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from fxprune.errors import InputError
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.gram.channels import Responses
 from fxprune.statistics.gram.collect import GroupReader, Positions, Sampling, readings, responses
+from fxprune.statistics.gram.solve import inverse
 from fxprune.statistics.gram.sums import Gram
 
 Floats = npt.NDArray[np.float64]
@@ -116,15 +117,14 @@ class RefitLoss:
         rho = self.ridge * s.diagonal(dim1=1, dim2=2).mean(1)
         # Where a layer's inputs never vary, nothing is lost; any positive number keeps the inverse finite.
         rho = torch.where(rho > 0, rho, 1.0)
-        damped = s + rho[:, None, None] * torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        inverted = inverse(s + torch.diag_embed(rho[:, None].expand(s.shape[:2])), rho)
         # All channels of a group own equally many entries of a patch; those of no channel come last.
         entries = reader.owner.argsort(dim=1, stable=True)
         size = int((reader.owner[0] < channels).sum()) // channels
         entries = entries[:, : channels * size].unflatten(1, (channels, size))  # (groups, channels, size)
         block = torch.arange(len(w), device=w.device)[:, None, None]
         own = w.mT[block, entries]  # (groups, channels, size, outputs)
-        loss = (torch.linalg.solve(inverse[block[..., None], entries[..., None], entries[:, :, None]], own) * own).sum(
+        loss = (torch.linalg.solve(inverted[block[..., None], entries[..., None], entries[:, :, None]], own) * own).sum(
             (0, 2, 3)
         )
         total = ((w @ s) * w).sum()

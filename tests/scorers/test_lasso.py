@@ -282,3 +282,16 @@ def test_bad_settings_are_refused() -> None:
     for ridge in (0.0, -1.0, float("nan")):
         with pytest.raises(fxprune.InputError, match=r"ridge out of range; seen: .*; remedy: give a positive number"):
             RefitLoss(ridge=ridge)
+
+
+@pytest.mark.parametrize("scorer", [RefitLoss(), fxprune.scorers.JointElimination(ridge=1e-6)])
+def test_sums_whose_rounding_is_above_the_ridge(scorer: Any) -> None:
+    """Channels nearly alike, and large: the sums in float32 have eigenvalues below zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 4, 3, padding=1))
+    weight, bias = model[0].weight.data, model[0].bias.data
+    weight.copy_(weight[:1] + 1e-4 * torch.randn_like(weight))
+    bias.fill_(1.0)
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 1, 8, 8)))
+    scores = scorer(model, groups, [100 * torch.rand(64, 1, 8, 8)])
+    fxprune.scorers.check_scores(scores, groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -69,8 +70,9 @@ def some(split: Any, count: int) -> Any:
 
 
 def part_of_latency(model: nn.Module, small: nn.Module, inputs: Tensor) -> float:
-    """The time of a pruned model's forward as a part of the original's: the median of forwards by turns."""
-    whole, pruned = fxprune.latency.by_turns([model, small], inputs, TURNS)
+    """The time of a pruned model's forward on the CPU as a part of the original's: the median of forwards by turns."""
+    both = [copy.deepcopy(m).cpu() for m in (model, small)]
+    whole, pruned = fxprune.latency.by_turns(both, inputs.cpu(), TURNS)
     return median(p / w for p, w in zip(pruned, whole, strict=True))
 
 

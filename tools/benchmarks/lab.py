@@ -69,9 +69,10 @@ def _path(name: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _loaded(name: str) -> tuple[nn.Module, Metadata, Splits]:
+def _loaded(name: str, device: torch.device) -> tuple[nn.Module, Metadata, Splits]:
     model, metadata = load_checkpoint(_path(name))
-    return model.eval(), metadata, load_data(metadata.data, seed=metadata.seed)
+    splits = load_data(metadata.data, seed=metadata.seed).map(lambda samples: samples.to(device))
+    return model.to(device).eval(), metadata, splits
 
 
 class Lab:
@@ -81,14 +82,19 @@ class Lab:
         name: of a network of the zoo.
         protocol: None for that of the network's data set.
         seed: of tunings, searches, and the images that statistics are made from.
+        device: where the network and its data are.
     """
 
-    def __init__(self, name: str, protocol: Protocol | None = None, seed: int = 0) -> None:
-        self.name, self.seed, self._protocol = name, seed, protocol
+    def __init__(self, name: str, protocol: Protocol | None = None, seed: int = 0, device: str = "cpu") -> None:
+        self.name, self.seed, self._protocol, self.device = name, seed, protocol, torch.device(device)
+
+    @property
+    def _loaded(self) -> tuple[nn.Module, Metadata, Splits]:
+        return _loaded(self.name, self.device)
 
     @property
     def model(self) -> nn.Module:
-        return _loaded(self.name)[0]
+        return self._loaded[0]
 
     @cached_property
     def protocol(self) -> Protocol:
@@ -96,15 +102,15 @@ class Lab:
 
     @cached_property
     def train(self) -> Any:
-        return some(_loaded(self.name)[2].train, self.protocol.images)
+        return some(self._loaded[2].train, self.protocol.images)
 
     @cached_property
     def val(self) -> Any:
-        return some(_loaded(self.name)[2].val, self.protocol.judged)
+        return some(self._loaded[2].val, self.protocol.judged)
 
     @cached_property
     def test(self) -> Any:
-        return some(_loaded(self.name)[2].test, self.protocol.tests)
+        return some(self._loaded[2].test, self.protocol.tests)
 
     @property
     def example(self) -> Tensor:
@@ -133,7 +139,7 @@ class Lab:
 
     def tune(self, model: nn.Module) -> None:
         """The fine-tuning that every contender gets, in place."""
-        p, trained = self.protocol, _loaded(self.name)[1].training
+        p, trained = self.protocol, self._loaded[1].training
         settings = Settings(p.epochs, lr=p.lr, batch_size=p.batch_size, distil=p.distil, seed=self.seed)
         change = shift(trained.get("shift", 0), trained.get("flip", False))
         teacher = self.model if p.distil else None
@@ -154,12 +160,12 @@ class Lab:
 
     def seeded(self, seed: int) -> Lab:
         """The same lab with another seed."""
-        return Lab(self.name, self._protocol, seed)
+        return Lab(self.name, self._protocol, seed, str(self.device))
 
     def with_protocol(self, **numbers: float | None) -> Lab:
         """The same lab with other numbers; None leaves one as it is."""
         known: dict[str, Any] = {name: number for name, number in numbers.items() if number is not None}
-        return Lab(self.name, replace(self.protocol, **known), self.seed)
+        return Lab(self.name, replace(self.protocol, **known), self.seed, str(self.device))
 
 
 class Meter:

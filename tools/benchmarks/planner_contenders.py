@@ -88,6 +88,11 @@ def _made(lab: Lab, plan: fxprune.Plan, refit: bool) -> Found:
     return Found(small, refitted=refit)
 
 
+def _in_one_call(lab: Lab, part: float) -> Found:
+    data = lab.batches(lab.protocol.scored)
+    return Found(fxprune.prune(lab.model, lab.example, macs=part, data=data, progress=False).model, refitted=True)
+
+
 def _budget(lab: Lab, part: float) -> Found:
     plan = Budget(part)(lab.groups, scored(lab, scorers.WeightPermutation()))
     return Found(fxprune.rewrite(lab.model, plan))
@@ -255,6 +260,7 @@ CONTENDERS: dict[str, Contender] = {
     "contribution rate, refitted": one_shot(CumulativeContribution, lambda _: _PERMUTED(), refit=True),
     "one-shot LASSO": one_shot(Uniform, lambda seed: scorers.Lasso(seed=seed), refit=True),
     "uniform elimination": one_shot(Uniform, lambda seed: scorers.JointElimination(seed=seed), refit=True),
+    "prune(data=)": Contender(_in_one_call),
     "PCP": _progressive(None),
     "PCP, published": _progressive(LayerByLayer()),
     "PCP, samplers": _progressive(LayerByLayer(), ("*.conv1",)),

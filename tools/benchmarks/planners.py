@@ -20,6 +20,7 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     ..., refitted         the same, then `repair`
     one-shot LASSO        `Uniform`, LASSO, then least squares as PCP does
     uniform elimination   `Uniform`, `JointElimination`, then `repair`
+    prune(data=)          `fxprune.prune(macs=..., data=...)`: joint elimination, widths from error curves, `repair`
     PCP                   `Progressive`: step 0.1, top 0.25, LASSO and least squares in each iteration
     PCP, published        the same, layer by layer (`LayerByLayer`), ties by cross-entropy
     PCP, samplers         the same on a network whose blocks read through channel samplers
@@ -101,7 +102,7 @@ def measure(point: PlannerPoint, lab: Lab, made_by: str | None) -> Result:
     after = accuracy(tuned, lab.test)
     latency = part_of_latency(lab.model, found.model, lab.test[:TIMED].images)
     cost = meter.seen, trained, seconds, tuning, len(lab.train)
-    return Result(macs, parameters, before, after, *cost, made_by, latency)
+    return Result(macs, parameters, before, after, *cost, made_by, latency, lab.device.type)
 
 
 def compare(
@@ -146,6 +147,7 @@ def main(
     tests: Annotated[int | None, typer.Option(min=1, help="Test images; default by data set.")] = None,
     lr: Annotated[float | None, typer.Option(min=1e-9, help="Highest rate of the tuning; default by data set.")] = None,
     distil: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the teacher in the tuning.")] = None,
+    device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/compare-planners.jsonl"),
     report_only: Annotated[
@@ -159,7 +161,8 @@ def main(
     console = Console()
     try:
         names = chosen(networks or NETWORKS, weights, "network with weights")
-        labs = {n: Lab(n).with_protocol(epochs=epochs, images=images, tests=tests, lr=lr, distil=distil) for n in names}
+        numbers = {"epochs": epochs, "images": images, "tests": tests, "lr": lr, "distil": distil}
+        labs = {n: Lab(n, device=device).with_protocol(**numbers) for n in names}
         work = list(points(labs, chosen(contender, CONTENDERS, "contender"), left or LEFT, seeds))
         book = Journal(journal, PlannerPoint, Result)
         if not report_only:

@@ -96,7 +96,8 @@ class Result:
         tuning: seconds of CPU for the tuning that all get.
         epoch: images of an epoch.
         commit: of the code.
-        latency: of a batch of images, as a part of the original's.
+        latency: of a batch of images on the CPU, as a part of the original's.
+        device: where all else was measured.
     """
 
     macs: float
@@ -110,6 +111,7 @@ class Result:
     epoch: int
     commit: str | None = None
     latency: float | None = None
+    device: str = "cpu"
 
     @property
     def epochs(self) -> float:

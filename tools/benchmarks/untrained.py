@@ -83,7 +83,8 @@ class Outcome:
         macs: part that is left.
         seconds: of CPU, for scores, plan and repair.
         code: fingerprint of fxprune's sources.
-        latency: of a batch of test inputs, as a part of the original's.
+        latency: of a batch of test inputs on the CPU, as a part of the original's.
+        device: where all else was measured.
     """
 
     accuracy: float | None
@@ -93,6 +94,7 @@ class Outcome:
     seconds: float
     code: str
     latency: float | None = None
+    device: str = "cpu"
 
 
 Contender = Callable[[Subject, float, int, Batches], nn.Module]
@@ -200,7 +202,7 @@ def judged(case: Subject, model: nn.Module, macs: float, seconds: float) -> Outc
     agreement = (wanted.argmax(1) == found.argmax(1)).double().mean()
     right = None if case.labels is None else float((found.argmax(1) == case.labels).double().mean())
     latency = part_of_latency(case.model, model, case.test[:TIMED])
-    return Outcome(right, float(agreement), float(kl), macs, seconds, fingerprint(), latency)
+    return Outcome(right, float(agreement), float(kl), macs, seconds, fingerprint(), latency, case.test.device.type)
 
 
 def measure(case: Subject, point: Point) -> Outcome:
@@ -250,6 +252,7 @@ def main(
     tests: Annotated[int, typer.Option(min=1, help="Test inputs, at most.")] = 5_000,
     size: Annotated[int, typer.Option(min=32, help="Of crops of photographs, in pixels.")] = 224,
     objects: Annotated[bool, typer.Option(help="Objects in every other calibration crop.")] = False,
+    device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/untrained.jsonl"),
     report: Annotated[bool, typer.Option(help="Measure nothing; show what the journal holds.")] = False,
@@ -270,7 +273,7 @@ def main(
             case, known = (
                 (case, known)
                 if known == point.network
-                else (subject(point.network, tests, size, objects), point.network)
+                else (subject(point.network, tests, size, objects, device), point.network)
             )
             progress.update(task, description=f"{point.network} {point.contender} {point.keep:.0%}")
             assert case is not None

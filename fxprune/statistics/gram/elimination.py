@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import WIDE, best_ridge, joined, mixed, rough
+from fxprune.statistics.gram.solve import WIDE, best_ridge, inverse, joined, mixed, rough
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
@@ -64,11 +64,14 @@ class Problem:
         entries = owner.argsort(dim=1, stable=True)[:, : channels * size].unflatten(1, (channels, size))
         return cls(gram.s, kernels.double(), entries, ridge)
 
-    def damped(self) -> Tensor:
-        """S + ρI. Where inputs never vary nothing is lost, and any positive ρ keeps the inverse finite."""
+    def rho(self) -> Tensor:
+        """ρ, of shape (groups,). Where inputs never vary nothing is lost, and any positive number will do."""
         rho = self.ridge * self.s.diagonal(dim1=1, dim2=2).mean(1)
-        rho = torch.where(rho > 0, rho, 1.0)
-        return self.s + torch.diag_embed(rho[:, None].expand(self.s.shape[:2]))
+        return torch.where(rho > 0, rho, 1.0)
+
+    def damped(self) -> Tensor:
+        """S + ρI."""
+        return self.s + torch.diag_embed(self.rho()[:, None].expand(self.s.shape[:2]))
 
     def left(self, channels: Tensor) -> Tensor:
         """The entries of a patch that stay when channels go, of shape (groups, entries)."""
@@ -98,7 +101,7 @@ class Problem:
             factor, failed = torch.linalg.cholesky_ex(s.float())
             if not failed.any():
                 return torch.cholesky_inverse(factor)
-        return torch.cholesky_inverse(torch.linalg.cholesky(s))
+        return inverse(s, self.rho())
 
 
 @dataclass(eq=False)

@@ -39,6 +39,19 @@ def fitted(gram: Gram, start: Tensor, ridge: float) -> Tensor:
     return start + torch.cholesky_solve(missing, factor).mT
 
 
+def inverse(damped: Tensor, rho: Tensor) -> Tensor:
+    """(S + ρI)⁻¹ of shape (groups, n, n), ρ of shape (groups,).
+
+    S was summed in float32, so that its smallest eigenvalues may lie below zero by more than ρ; no eigenvalue of
+    S + ρI is below ρ but by rounding.
+    """
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if not failed.any():
+        return torch.cholesky_inverse(factor)
+    values, vectors = torch.linalg.eigh(damped)
+    return (vectors / values.maximum(rho.to(values)[:, None])[:, None]) @ vectors.mT
+
+
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridges that are tried: from many rows for each weight to hardly any."""
 WIDE = 1024
