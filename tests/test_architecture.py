@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,3 +227,21 @@ def test_ops_are_named_in_their_tables_only() -> None:
 @pytest.mark.parametrize("code", ["x = torch.ops.aten.relu", "{'view'}", "'torchvision::nms'", "f == 'conv2d'"])
 def test_a_named_op_is_found(code: str) -> None:
     assert named_ops(code)
+
+def test_no_comprehension_binds_a_global_name_of_its_function() -> None:
+    """CPython 3.12.0 to 3.12.3 take the global for a local variable in the function's other comprehensions."""
+    found = []
+    for path in sorted(p for room in ("fxprune", "zoo", "tools") for p in (ROOT.parent / room).rglob("*.py")):
+        for table in _functions(symtable.symtable(path.read_text(), str(path), "exec")):
+            inner = [t for t in table.get_children() if t.get_name() in ("listcomp", "setcomp", "dictcomp", "genexpr")]
+            bound = {s.get_name() for t in inner for s in t.get_symbols() if s.is_local()}
+            read = {s.get_name() for t in (table, *inner) for s in t.get_symbols() if s.is_global()}
+            found += [f"{path}:{table.get_lineno()} {name}" for name in sorted(bound & read)]
+    assert not found
+
+
+def _functions(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    if table.get_type() == "function":
+        yield table
+    for child in table.get_children():
+        yield from _functions(child)

@@ -94,8 +94,8 @@ LABELLED: dict[str, Any] = {
     "HessianDiagonal": scorers.HessianDiagonal("given"),
 }
 PLAIN = (
-    "LAMP NISP APoZ ActivationEntropy ActivationMean BatchNormScale GeometricMedian HRank JointElimination L1Norm L2Norm "
-    "Lasso Random RefitLoss SampledPermutation ThiNet WeightPermutation"
+    "LAMP NISP APoZ ActivationEntropy ActivationMean BatchNormScale GeometricMedian HRank JointElimination L1Norm "
+    "L2Norm Lasso Random RefitLoss SampledPermutation ThiNet WeightPermutation"
 ).split()
 
 

@@ -90,7 +90,7 @@ def _made(lab: Lab, plan: fxprune.Plan, refit: bool) -> Found:
 
 def _in_one_call(lab: Lab, part: float) -> Found:
     data = lab.batches(lab.protocol.scored)
-    return Found(fxprune.prune(lab.model, lab.example, macs=part, data=data, progress=False).model, refitted=True)
+    return Found(fxprune.prune(lab.model, lab.example, macs=part, data=data).model, refitted=True)
 
 
 def _budget(lab: Lab, part: float) -> Found:

@@ -256,7 +256,7 @@ def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]
         return group_of, channel_of, np.empty(0, dtype=np.uint64)
     # Equated dims have the very same label array: one key, the sum of theirs.
     arrays = {id(labels): labels for *_, labels in places}
-    number = {key: i for i, key in enumerate(arrays)}
+    number = {array: i for i, array in enumerate(arrays)}
     keys = np.zeros(len(arrays), dtype=np.uint64)
     own = np.array([key(f"{name}:{dim}") for name, dim, _ in places], dtype=np.uint64)
     np.add.at(keys, [number[id(labels)] for *_, labels in places], own)
