@@ -228,6 +228,7 @@ def test_ops_are_named_in_their_tables_only() -> None:
 def test_a_named_op_is_found(code: str) -> None:
     assert named_ops(code)
 
+
 def test_no_comprehension_binds_a_global_name_of_its_function() -> None:
     """CPython 3.12.0 to 3.12.3 take the global for a local variable in the function's other comprehensions."""
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -83,7 +84,9 @@ def test_pruned_and_repaired_on_unlabelled_images(trained: nn.Module, splits: An
 
 def test_data_on_the_cpu_for_a_model_on_the_gpu(trained: nn.Module, splits: Any) -> None:
     data = list(splits.train.images[:128].cpu().split(64))
-    result = fxprune.prune(trained, data[0][:1], macs=0.5, data=data)
+    with pytest.raises(fxprune.InputError, match=r"on different devices; .*\.to\('cuda:0'\)"):
+        fxprune.prune(trained, data[0][:1], macs=0.5, data=data)
+    result = fxprune.prune(trained, data[0][:1].to(CUDA), macs=0.5, data=data)
     assert all(p.device == CUDA for p in result.model.parameters())
     assert accuracy(result.model, splits.test) > 0.96
 
@@ -163,13 +166,19 @@ def test_gradual_pruning_cuts_the_optimizer_along(trained: nn.Module, splits: An
     assert sum(p.numel() for p in model.parameters()) < 0.8 * sum(p.numel() for p in trained.parameters())
 
 
-def test_latency_table_and_budget(trained: nn.Module, splits: Any, tmp_path: Path) -> None:
-    images = splits.train.images[:128]
-    groups = fxprune.find_groups(fxprune.trace(trained, images))
-    table = fxprune.latency.measure(groups, tmp_path, rounds=1, progress=False)
-    assert 0 < table.rising({g.name: 1 for g in groups}) <= table.rising({g.name: g.size for g in groups})
-    result = fxprune.prune(trained, images, latency=0.95)
-    assert result.report.after.macs < result.report.before.macs
+def test_latency_table_and_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = torchvision.models.resnet18(weights=None).to(CUDA).eval()
+    images = torch.rand(64, 3, 160, 160, device=CUDA)
+    result = fxprune.prune(model, images, latency=0.6, verify=False)
+    assert result.report.after.macs < 0.8 * result.report.before.macs
+    whole, small = fxprune.latency.by_turns([model, result.model], images)
+    assert median(small) < 0.8 * median(whole)
+
+
+def test_wrapped_for_several_devices_is_refused(trained: nn.Module, splits: Any) -> None:
+    with pytest.raises(fxprune.InputError, match=r"DataParallel; remedy: give model\.module"):
+        fxprune.prune(nn.DataParallel(trained), splits.train.images[:1], 0.5)
 
 
 def test_compiled_and_half_precision(trained: nn.Module, splits: Any) -> None:

@@ -37,6 +37,7 @@ def test_sample(name: str, model: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_no_network_is_asked_for() -> None:
     """What is drawn from a package is made on this machine."""
+    pytest.importorskip("ultralytics")
     suite("ultralytics")
     from ultralytics.utils import ONLINE
 

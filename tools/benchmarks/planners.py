@@ -147,12 +147,12 @@ def main(
     tests: Annotated[int | None, typer.Option(min=1, help="Test images; default by data set.")] = None,
     lr: Annotated[float | None, typer.Option(min=1e-9, help="Highest rate of the tuning; default by data set.")] = None,
     distil: Annotated[float | None, typer.Option(min=0, max=1, help="Share of the teacher in the tuning.")] = None,
-    device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/compare-planners.jsonl"),
     report_only: Annotated[
         bool, typer.Option("--report", help="Measure nothing; show what the journal holds.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
 ) -> None:
     """Compare planners: accuracy at equal MACs before and after the same fine-tuning, and what the search costs."""
     torch.set_num_threads(threads)

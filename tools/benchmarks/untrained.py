@@ -252,10 +252,10 @@ def main(
     tests: Annotated[int, typer.Option(min=1, help="Test inputs, at most.")] = 5_000,
     size: Annotated[int, typer.Option(min=32, help="Of crops of photographs, in pixels.")] = 224,
     objects: Annotated[bool, typer.Option(help="Objects in every other calibration crop.")] = False,
-    device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/untrained.jsonl"),
     report: Annotated[bool, typer.Option(help="Measure nothing; show what the journal holds.")] = False,
+    device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
 ) -> None:
     """Compare ways to prune without training."""
     torch.set_num_threads(threads)
