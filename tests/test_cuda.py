@@ -207,3 +207,17 @@ def test_a_model_over_two_devices_is_refused_or_pruned() -> None:
     assert small.first.out_channels == 4
     assert next(small.first.parameters()).device == CUDA
     assert small(image).shape == model(image).shape
+
+
+@pytest.mark.parametrize("model_on", ["cuda", "cpu"])
+def test_under_a_default_device(model_on: str) -> None:
+    """As `torch.set_default_device("cuda")`, wherever the model is."""
+    model = torchvision.models.resnet18(weights=None).to(model_on).eval()
+    images = torch.rand(16, 3, 64, 64, device=model_on)
+    wanted = fxprune.prune(model, images[:1], 0.5)
+    with torch.device(CUDA):
+        found = fxprune.prune(model, images[:1], 0.5)
+        repaired = fxprune.prune(model, images[:1], macs=0.5, data=list(images.split(4)))
+    assert found.plan == wanted.plan
+    assert found.report.deviation < 1e-6
+    assert {p.device.type for m in (found.model, repaired.model) for p in m.parameters()} == {model_on}
