@@ -169,7 +169,7 @@ def test_gradual_pruning_cuts_the_optimizer_along(trained: nn.Module, splits: An
 def test_latency_table_and_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = torchvision.models.resnet18(weights=None).to(CUDA).eval()
-    images = torch.rand(64, 3, 160, 160, device=CUDA)
+    images = torch.rand(32, 3, 160, 160, device=CUDA)
     result = fxprune.prune(model, images, latency=0.6, verify=False)
     assert result.report.after.macs < 0.8 * result.report.before.macs
     whole, small = fxprune.latency.by_turns([model, result.model], images)
