@@ -170,7 +170,7 @@ def test_latency_table_and_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = torchvision.models.resnet18(weights=None).to(CUDA).eval()
     images = torch.rand(32, 3, 160, 160, device=CUDA)
-    result = fxprune.prune(model, images, latency=0.6, verify=False)
+    result = fxprune.prune(model, images, latency=0.6, round_to=16, verify=False)
     assert result.report.after.macs < 0.8 * result.report.before.macs
     whole, small = fxprune.latency.by_turns([model, result.model], images)
     assert median(small) < 0.8 * median(whole)
@@ -185,10 +185,10 @@ def test_compiled_and_half_precision(trained: nn.Module, splits: Any) -> None:
     small = fxprune.prune(trained, splits.train.images[:1], 0.3).model
     image = splits.test.images[:64]
     wanted = small(image)
-    torch.testing.assert_close(torch.compile(small)(image), wanted, rtol=1e-3, atol=1e-3)
-    half = fxprune.prune(copy.deepcopy(trained).half(), image[:1].half(), 0.3).model
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # the compiler has advice on TF32
+        torch.testing.assert_close(torch.compile(small)(image), wanted, rtol=1e-3, atol=1e-3)
+        half = fxprune.prune(copy.deepcopy(trained).half(), image[:1].half(), 0.3).model
         agree = (half(image.half()).argmax(1) == wanted.argmax(1)).float().mean()
     assert agree > 0.9
 
@@ -212,12 +212,12 @@ def test_a_model_over_two_devices_is_refused_or_pruned() -> None:
 @pytest.mark.parametrize("model_on", ["cuda", "cpu"])
 def test_under_a_default_device(model_on: str) -> None:
     """As `torch.set_default_device("cuda")`, wherever the model is."""
-    model = torchvision.models.resnet18(weights=None).to(model_on).eval()
-    images = torch.rand(16, 3, 64, 64, device=model_on)
+    model = load(WEIGHTS / "digits-resnet20.safetensors")[0].to(model_on).eval()
+    images = torch.rand(128, 1, 8, 8, device=model_on)
     wanted = fxprune.prune(model, images[:1], 0.5)
     with torch.device(CUDA):
         found = fxprune.prune(model, images[:1], 0.5)
-        repaired = fxprune.prune(model, images[:1], macs=0.5, data=list(images.split(4)))
+        repaired = fxprune.prune(model, images[:1], macs=0.5, data=list(images.split(32)))
     assert found.plan == wanted.plan
     assert found.report.deviation < 1e-6
     assert {p.device.type for m in (found.model, repaired.model) for p in m.parameters()} == {model_on}
