@@ -37,6 +37,13 @@ CLAIMS = (
     ("the bee colony beats uniform", "bee colony", "uniform L1"),
     ("the bee colony with repairs beats uniform, refitted", "bee colony, refitted", "uniform L1, refitted"),
     ("the bee colony on error curves beats uniform", "bee colony, curves", "uniform elimination"),
+    *(
+        ("one call is ahead of the others", "prune(data=)", other)
+        for other in (
+            *("one-shot LASSO", "uniform elimination", "uniform L1, refitted", "contribution rate, refitted"),
+            *("uniform permutation, refitted", "TP local", "TP global", "uniform FPGM", "uniform NISP"),
+        )
+    ),
 )
 """What was claimed, who is to win, and against whom; the two differ in the planner alone where that is possible."""
 
