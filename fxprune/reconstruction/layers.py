@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -124,9 +124,9 @@ def _means(run: RecordedRun[Recorded]) -> dict[str, str]:
 
 
 @contextmanager
-def or_as_before(small: nn.Module, layers: Mapping[str, Layer]) -> Iterator[None]:
-    """If the block raises, weights and places are as they were before it."""
-    names = [n for layer in layers.values() for n in (layer.name, layer.place) if n]
+def or_as_before(small: nn.Module, layers: Mapping[str, Layer], others: Iterable[str] = ()) -> Iterator[None]:
+    """If the block raises, weights and places, and other tensors of the given names, are as they were before it."""
+    names = [*others, *(n for layer in layers.values() for n in (layer.name, layer.place) if n)]
     saved = {n: tensors_of(small)[n].detach().clone() for n in names}
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.module.batches import Batch, batches
+from fxprune.reconstruction.mixtures import Mixture, targets
 from fxprune.reconstruction.original import Given, Original, prints
 from fxprune.reconstruction.readers import Reader
 from fxprune.reconstruction.record import Recorded, Replay, last_event, recording
@@ -38,6 +39,7 @@ class Pair:
         tapes: hold what the pruned model computes before the layers that are still to be fitted.
         events: of the readers in a forward of the pruned model (see `RecordedRun`), so that the first batch of a pass
             needs no run to the end either; empty where they are not known.
+        mixtures: of the layers that should give mixtures of the original's outputs.
     """
 
     original: Original
@@ -47,6 +49,7 @@ class Pair:
     repairs: Callable[[str, str], bool]
     tapes: Tapes | None = None
     events: Sequence[str] = ()
+    mixtures: Mapping[str, Sequence[Mixture]] = field(default_factory=dict)
 
     def current(self, names: Set[str], parts: int = 1, pending: Set[str] = frozenset()) -> dict[str, list[Gram]]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
@@ -88,7 +91,7 @@ class Pair:
     def _wanted(self, seen: Contraction, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The original's output channels that stay, and what a layer should give there, of shape (rows, kept)."""
         kept, factors = (t.to(outputs.device) for t in self.readers[seen.name].outputs(seen))
-        return kept, outputs[:, kept].double() * factors
+        return kept, targets(self.mixtures.get(seen.name, ()), outputs, outputs[:, kept].double()) * factors
 
     def _repairs(self, name: str, addition: ResidualAdd) -> bool:
         """Of two layers that are added, the one that is fitted later repairs the other's error."""

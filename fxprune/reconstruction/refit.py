@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from fxprune.module.batches import batches
 from fxprune.module.isolation import tensors_of
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
+from fxprune.reconstruction.bilinear import Bilinear, bilinear
 from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_before
+from fxprune.reconstruction.mixtures import Moments, mixtures, moments, put, written
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.readers import readers_of, waves
@@ -92,6 +95,9 @@ def reconstruct(
     Y₁ - Y₁' + Y₂, with Y₂ the original branch, so that the sum is repaired; channels with a scale γ ≈ 0 are left out
     of that. Of two fitted layers that are added, the one that is fitted later does so.
 
+    Where dims of queries and keys are removed, and these meet in products alone (no norm or rotary embedding in
+    between), the shorter ones become the mixtures of all dims whose products come nearest to the original's.
+
     Args:
         model: the original; untouched.
         small: `fxprune.rewrite(model, plan)`. Only the weights of the fitted layers and what takes their intercepts
@@ -153,13 +159,20 @@ class Fitter:
         original: the original.
         waves: the weights of the layers that may be fitted, in waves that do not depend on each other.
         data: batches, that can be read again and again.
+        pairs: rows that meet in products alone, such as queries and keys.
         memory: as for `reconstruct`.
     """
 
     original: Original
     waves: Sequence[Sequence[str]]
     data: Iterable[Any]
+    pairs: Sequence[Bilinear] = ()
     memory: int = 2**30
+
+    @cached_property
+    def moments(self) -> dict[str, Moments]:
+        """Of what the original's layers give for these."""
+        return moments(self.original.model, self.pairs, self.data)
 
     @classmethod
     def of(
@@ -174,7 +187,7 @@ class Fitter:
             raise
         ordered = waves(graph, weights)
         names = [name for wave in ordered for name in wave]
-        return cls(Original(model, names, sampling.over(data), memory), ordered, data, memory)
+        return cls(Original(model, names, sampling.over(data), memory), ordered, data, bilinear(graph), memory)
 
     def fit(
         self, small: nn.Module, plan: Plan, order: Order, ridge: float | None, progress: bool = False
@@ -190,10 +203,12 @@ class Fitter:
         def repairs(name: str, partner: str) -> bool:
             return wave.get(partner, -1) < wave[name]
 
-        pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events)
+        mixed = mixtures(self.original.model, self.pairs, lambda: self.moments, plan)
+        pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events, mixed)
         done: list[Refit] = []
         passes = list(_passes(ordered, layers, order, self.memory))
-        with or_as_before(small, layers):
+        with or_as_before(small, layers, written(mixed)):
+            put(self.original.model, small, plan, mixed)
             left = {name: layer.place for name, layer in layers.items()}
             for names in _shown(passes) if progress else passes:
                 pending = {t for both in left.items() for t in both if t}

@@ -544,10 +544,24 @@ def test_attention_keeps_its_scale() -> None:
         for s in plan.scales:
             if s.tensor == "qkv.weight":
                 factor[s.rows] *= s.factor
-        target = model.qkv(full)[:, rows_kept].numpy() * factor[rows_kept]
-        exact = LinearRegression().fit(read, target)
+        outputs = model.qkv(full).numpy()
+        exact = LinearRegression().fit(read, outputs[:, rows_kept] * factor[rows_kept])
+        given = small.qkv(read).numpy()
     assert worst["qkv.weight"] < 1
-    np.testing.assert_allclose(small.qkv.weight.detach(), exact.coef_, rtol=1e-6, atol=1e-9)
+    values = rows_kept >= 16
+    np.testing.assert_allclose(small.qkv.weight.detach()[values], exact.coef_[values], rtol=1e-6, atol=1e-9)
+
+    # Queries and keys are any whose products are the nearest to the original's, from what the layer reads now.
+    inputs = np.column_stack([read, np.ones(len(read))])
+    projected = inputs @ np.linalg.pinv(inputs)
+    for head in range(2):
+        rows = [np.arange(4) + 4 * head + 8 * part for part in range(2)]
+        q, k = (outputs[:, r] * factor[r] for r in rows)
+        u, s, v = np.linalg.svd(q @ k.T)
+        wanted = projected @ (u[:, :2] * s[:2] @ v[:2]) @ projected
+        q, k = (given[:, np.isin(rows_kept, r)] for r in rows)
+        assert q.shape[1] == 2
+        np.testing.assert_allclose(q @ k.T, wanted, rtol=1e-6, atol=1e-9)
 
 
 # Order, memory, sampling
