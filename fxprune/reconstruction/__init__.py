@@ -5,6 +5,8 @@ replay               what a model computes before the layers that still change, 
 record               run a model on a batch, and keep what its layers read, give and land on
 layers               a layer as a refit changes it: its weight, and the bias or running mean that takes the intercept
 residual_add         where a layer's output goes: the batch norm behind it, the shortcut that it is added to
+bilinear             rows of two layers that only meet in a product, as queries and keys do
+mixtures             what such rows should be where dims of the product go
 original             what the original's layers give, from one forward
 pair                 run original and pruned model side by side and collect the statistics
 refit                all of it, layer by layer or at once, in place or not at all

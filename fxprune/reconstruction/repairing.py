@@ -35,8 +35,9 @@ def repair(
     """A pruned model that computes what the original does, as nearly as its layers can; no training, no labels.
 
     Its layers that read removed channels are fitted by least squares to what the original gives, in execution order
-    (see `fxprune.reconstruct`), and the BatchNorms' running statistics become those of the data while the outputs stay
-    as they are (see `fxprune.absorb_batchnorm`), so that a fine-tuning can follow.
+    (see `fxprune.reconstruct`); shorter queries and keys become mixtures of all their dims, so that the logits stay;
+    and the BatchNorms' running statistics become those of the data while the outputs stay as they are (see
+    `fxprune.absorb_batchnorm`), so that a fine-tuning can follow.
 
     Each batch passes through the original once. What the pruned model computes before the layers that are still to be
     fitted is held, up to 1 GiB, so that a batch passes through it about twice; one that is not held passes through
