@@ -126,7 +126,7 @@ _ADAPTATIONS = (
         )
         for shift in ("inverted", "blurred", "rotated", "noisy")
     ),
-    # To shifted Fashion-MNIST: a few minutes on one core. DANN gains five to eighteen points there.
+    # To shifted Fashion-MNIST: a few minutes on one core. DANN gains there (`zoo/results/README.md`).
     *(
         Adaptation(
             name=f"fashion-to-{shift}",
