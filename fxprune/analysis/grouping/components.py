@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,14 @@ class Group:
         slots: where the channels lie, in execution order.
         mixed_by: the op that computes over the whole of the pruned dim (a norm, mean or softmax), with its module, so
             that the pruned model differs from the masked one; empty where they are equal.
+        multiple: planners keep a multiple of this, or all; more than 1 where an op takes no other widths.
     """
 
     name: str
     size: int
     slots: tuple[Slot, ...] = field(repr=False)
     mixed_by: str = ""
+    multiple: int = 1
 
     @property
     def producers(self) -> tuple[Slot, ...]:
@@ -177,6 +180,9 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     group_of, channel_of, signatures = _partition(components, [*places, *_stations(labelling, components)])
     mixed = _mixed(labelling, components, group_of)
     groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
+    for labels, number in labelling.labeller.multiples:
+        mine = {*group_of[components.of[labels]].tolist()}
+        groups = tuple(replace(g, multiple=lcm(g.multiple, number)) if i in mine else g for i, g in enumerate(groups))
     fixed = tuple(fixed_dims(labelling, components, parameters))
     balanced = _balanced(labelling, components, group_of)
     analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)

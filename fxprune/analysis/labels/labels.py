@@ -80,6 +80,7 @@ class Labeller:
         free: names of calls whose equal parts keep equally many indices, but not the same ones.
         splits: (call, labels of the dim, number of parts) of each split into equal parts.
         balances: labels of dims that such free calls cut into parts.
+        multiples: labels of dims whose length an op takes in multiples of a number only, with that number.
         closed: identities of the label arrays of loose grids that were merged again.
     """
 
@@ -98,6 +99,7 @@ class Labeller:
         self.free, self.dead = free, dead
         self.splits: list[tuple[fx.Node, Labels, int]] = []
         self.balances: list[Labels] = []
+        self.multiples: list[tuple[Labels, int]] = []
         self.closed: set[int] = set()
 
     def fresh(self, n: int) -> Dim:
@@ -181,6 +183,11 @@ class Labeller:
         elif isinstance(flat, Fixed):
             for _, dim in factors:
                 self.fix(dim, flat.reason)
+
+    def multiple(self, dim: Dim, number: int) -> None:
+        """Whatever stays of a dim must be a multiple of a number."""
+        if isinstance(dim, np.ndarray) and number > 1:
+            self.multiples.append((dim, number))
 
     def balance(self, flat: Labels) -> bool:
         """Whether the parts into which the present call cuts `flat` need to keep equally many indices only."""

@@ -139,10 +139,15 @@ def _deformable_zeros(call: MaskedCall) -> bool:
 def grouped_mm(
     call: Call, a: Axes, b: Axes, ends: Axes | None = None, bias: Axes | None = None, *_: Any, **__: Any
 ) -> Any:
-    """Rows of `a` in runs that end at `ends`, each with a matrix of its own, (experts, in, out)."""
+    """Rows of `a` in runs that end at `ends`, each with a matrix of its own, (experts, in, out).
+
+    PyTorch's kernels refuse rows whose length is no multiple of 16 bytes.
+    """
     if len(a) != 2 or len(b) != 3:
         return None
     lab = call.lab
+    for dim in (a[1], b[1], b[2]):
+        lab.multiple(dim, 16 // call.node.meta["dtype"].itemsize)
     lab.unite(a, 1, b, 1)
     lab.sum(a[1], *call.node.args[:2])
     lab.fix(b[0], "experts are addressed by value")

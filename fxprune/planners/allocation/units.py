@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import numpy as np
 
@@ -38,12 +39,13 @@ class Unit:
             members: groups that are tied to one another, or one group.
             steps: how they shrink together.
             least: channels that each must keep.
-            round_to: kept counts are multiples of this, or full.
+            round_to: kept counts are multiples of this, and of what a group asks for, or full.
         """
         possible, kept = np.array(steps.parts(), dtype=np.int64), steps.table([g.name for g in members])
         # A balanced group may lose all channels at a small width: others of its tensors stay.
         enough = (kept >= np.minimum(least, kept[:, -1])[:, None]) | (kept == 0)
-        fits = (enough & (kept % round_to == 0)).all(0)[possible]
+        multiples = np.array([lcm(round_to, g.multiple) for g in members])[:, None]
+        fits = (enough & (kept % multiples == 0)).all(0)[possible]
         fits[-1] = True
         return cls(tuple(g.name for g in members), steps.step, possible[fits], kept)
 

@@ -128,6 +128,20 @@ def test_a_mixture_of_experts() -> None:
     torch.testing.assert_close(small(x), masked(x))
 
 
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="newer than the oldest PyTorch")
+@pytest.mark.parametrize("ratio", [0.3, 0.45, 0.7])
+def test_a_mixture_of_experts_keeps_widths_that_its_kernel_takes(ratio: float) -> None:
+    """Rows of 16 bytes: four numbers of float32."""
+    model, x = Experts().eval(), torch.randn(6, 4)
+    result = fxprune.prune(model, x, ratio)
+    assert result.report.deviation is not None
+    assert all(count % 4 == 0 for count in result.report.kept.values())
+    assert result.model.w.shape[1] < 16
+    assert result.model(x).shape == (6, 3)
+    half = fxprune.find_groups(fxprune.trace(model.bfloat16(), x.bfloat16()))
+    assert {g.multiple for g in half} == {8}
+
+
 @pytest.mark.parametrize(("groups", "sizes"), [(1, {"stem": 8, "conv": 12}), (2, {"stem": 4, "conv": 6})])
 def test_deformable_convolution(groups: int, sizes: dict[str, int]) -> None:
     class Net(nn.Module):
