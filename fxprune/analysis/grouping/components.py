@@ -181,8 +181,8 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     mixed = _mixed(labelling, components, group_of)
     groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
     for labels, number in labelling.labeller.multiples:
-        mine = {*group_of[components.of[labels]].tolist()}
-        groups = tuple(replace(g, multiple=lcm(g.multiple, number)) if i in mine else g for i, g in enumerate(groups))
+        least = np.where(np.isin(range(len(groups)), group_of[components.of[labels]]), number, 1).tolist()
+        groups = tuple(replace(g, multiple=lcm(g.multiple, n)) for g, n in zip(groups, least, strict=True))
     fixed = tuple(fixed_dims(labelling, components, parameters))
     balanced = _balanced(labelling, components, group_of)
     analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)
