@@ -178,8 +178,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         if isinstance(labels := axes.known(dim), np.ndarray)
     ]
     group_of, channel_of, signatures = _partition(components, [*places, *_stations(labelling, components)])
-    mixed = _mixed(labelling, components, group_of)
-    groups = _make_groups(graph, components, places, group_of, channel_of, mixed)
+    groups = _make_groups(graph, components, places, group_of, channel_of, _mixed(labelling, components, group_of))
     for labels, number in labelling.labeller.multiples:
         least = np.where(np.isin(range(len(groups)), group_of[components.of[labels]]), number, 1).tolist()
         groups = tuple(replace(g, multiple=lcm(g.multiple, n)) for g, n in zip(groups, least, strict=True))
