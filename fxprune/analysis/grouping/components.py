@@ -182,8 +182,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     for labels, number in labelling.labeller.multiples:
         least = np.where(np.isin(range(len(groups)), group_of[components.of[labels]]), number, 1).tolist()
         groups = tuple(replace(g, multiple=lcm(g.multiple, n)) for g, n in zip(groups, least, strict=True))
-    fixed = tuple(fixed_dims(labelling, components, parameters))
-    balanced = _balanced(labelling, components, group_of)
+    fixed, balanced = tuple(fixed_dims(labelling, components, parameters)), _balanced(labelling, components, group_of)
     analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)
     lone = {i for i, g in enumerate(groups) if g.size == 1 and not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
