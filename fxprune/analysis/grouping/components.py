@@ -46,7 +46,7 @@ class Group:
     size: int
     slots: tuple[Slot, ...] = field(repr=False)
     mixed_by: str = ""
-    multiple: int = 1
+    multiple: int = field(default=1, repr=False)
 
     @property
     def producers(self) -> tuple[Slot, ...]:
