@@ -60,20 +60,32 @@ class Bilinear:
 
 def bilinear(graph: Graph) -> list[Bilinear]:
     """The rows of linear layers that meet in a product, and nowhere else."""
-    layers = {f.node: f for node in graph.fx.nodes if (f := _followed(node)) is not None}
-    calls = Counter(f.name for f in layers.values())
+    calls = _calls(graph)
     uses: dict[fx.Node, list[_Use]] = {}
-    for layer in layers.values():
+    for layer in filter(None, map(_followed, graph.fx.nodes)):
         if calls[layer.name] == 1:
             for use in layer.uses():
                 uses.setdefault(use.node, []).append(use)
-    found = [pair for node, those in uses.items() for pair in _pairs(node, those)]
-    read = _times_read(uses)
-    return [p for p in found if all(read[s.name, row] == 1 for s in (p.left, p.right) for row in _flat(s))]
+    pairs = [pair for node, those in uses.items() for pair in _pairs(node, those)]
+    found = [p for p in pairs if max(calls[p.left.bias], calls[p.right.bias]) <= 1]
+    read, met = _times_read(uses), Counter(row for pair in found for row in _rows_of(pair))
+    return [p for p in found if all(read[row] == met[row] == 1 for row in _rows_of(p))]
 
 
-def _flat(side: Side) -> set[int]:
-    return {row for rows in side.rows for row in rows}
+def _rows_of(pair: Bilinear) -> Iterator[tuple[str, int]]:
+    """The rows of a pair, each as often as it is multiplied."""
+    return ((side.name, row) for side in (pair.left, pair.right) for rows in side.rows for row in rows)
+
+
+def _calls(graph: Graph) -> Counter[str]:
+    """How many calls take each tensor of the model, directly or transposed."""
+    found: Counter[str] = Counter()
+    for node in graph.fx.nodes:
+        for source in node.all_input_nodes:
+            tensor, turned = unturned(source)
+            if tensor.op == "get_attr" and (turned or unturned(node)[0] is node):
+                found[str(tensor.target)] += 1
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,6 +62,7 @@ class Moments:
 
     def add(self, y: Tensor) -> None:
         self.rows += len(y)
+        y = y if y.dtype == torch.float64 else y.float()  # half precision would overflow
         self.total += y.sum(0, dtype=torch.float64)
         self.products += (y.T @ y).double()
 
@@ -97,11 +98,11 @@ def mixtures(
     model: nn.Module, pairs: Sequence[Bilinear], known: Callable[[], Mapping[str, Moments]], plan: Plan
 ) -> dict[str, list[Mixture]]:
     """By weight, for the layers of which a plan removes dims of a product; `known` gives the original's moments."""
-    cuts, found = plan.cuts(), dict[str, list[Mixture]]()
+    cuts, tensors, found = plan.cuts(), tensors_of(model), dict[str, list[Mixture]]()
     for pair in pairs:
         columns = _columns(pair, cuts)
         if columns:
-            for mixture in _mixed(pair, columns, known(), tensors_of(model)):
+            for mixture in _mixed(pair, columns, known(), tensors):
                 found.setdefault(mixture.side.name, []).append(mixture)
     return found
 

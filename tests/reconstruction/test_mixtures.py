@@ -151,6 +151,31 @@ def test_rows_that_something_else_reads_are_left_alone(what: str) -> None:
     assert bilinear(fxprune.trace(Attention(between=REFUSED[what]).eval(), torch.rand(2, 5, SIZE))) == []
 
 
+class Shared(nn.Module):
+    """One weight for two inputs, or queries that meet two heads of keys."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.q, self.k = what, nn.Linear(SIZE, WIDTH), nn.Linear(SIZE, 2 * WIDTH)
+        self.table = nn.Embedding(WIDTH, SIZE)
+        if what == "a table":
+            self.q.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x)[:, None], self.k(x).view(*x.shape[:2], 2, WIDTH).transpose(1, 2)
+        logits = (q.expand(-1, 2, -1, -1) if self.what == "two heads" else q) @ k[:, : q.shape[1] + 1].transpose(-1, -2)
+        if self.what == "a weight":
+            logits = logits + self.q(x.flip(1)).mean(-1)[:, None, None]
+        if self.what == "a table":
+            logits = logits + self.table(torch.zeros(1, dtype=torch.int64)).mean()
+        return logits
+
+
+@pytest.mark.parametrize("what", ["two heads", "a weight", "a table"])
+def test_rows_that_are_used_twice_are_left_alone(what: str) -> None:
+    assert bilinear(fxprune.trace(Shared(what).eval(), torch.rand(2, 5, SIZE))) == []
+
+
 def test_an_error_leaves_the_pruned_model_as_it_was() -> None:
     torch.manual_seed(0)
     model, data = Attention().eval(), [torch.randn(16, 5, SIZE), torch.full((16, 5, SIZE), torch.nan)]
