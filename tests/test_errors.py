@@ -535,7 +535,7 @@ def test_what_is_no_model(net: Net) -> None:
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Linear(3, 4))
     with pytest.raises(fxprune.InputError, match="a scripted module has no Python code to follow in 1; remedy: give"):
-        groups_of(nn.Sequential(nn.Linear(3, 3), scripted), torch.zeros(1, 3))
+        fxprune.trace(nn.Sequential(nn.Linear(3, 3), scripted), torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize("make", [threading.Lock, lambda: (n for n in range(3)), lambda: [{"inner": threading.Lock()}]])

@@ -302,7 +302,7 @@ def find_groups(
 
     Raises:
         InputError: `graph` is not a graph, an entry of `ignored` or `heads` is not a name or matches nothing, an
-            unknown choice of `heads`, a scripted module.
+            unknown choice of `heads`.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))

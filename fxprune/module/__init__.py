@@ -2,7 +2,7 @@
 
 isolation         run a copy of it on meta tensors or in another mode, and put back what it shares with others
 structural_copy   new modules, attributes and closures over the same parameters
-saved_state       what containers and objects hold, noted and put back
+saved_state       what containers hold, noted and put back
 class_state       what classes and functions hold, noted and put back
 composite_calls   ops that reach a dispatch mode whole
 written_tensors   tensors that a run writes to, kept from just before

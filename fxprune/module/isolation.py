@@ -8,7 +8,7 @@ The rule:
 - What belongs to classes and to the process (caches of functools, closures of methods, the random states of Python,
   NumPy and PyTorch, PyTorch's choice of fused attention) is put back after the run. One lock guards it: in a process,
   one run is under way at a time, and other threads that call fxprune wait.
-- Only a model with scripted modules cannot be copied. It is changed and put back; nobody else may use it meanwhile.
+- A model with scripted modules, whose state lies outside Python, is refused.
 - What the code reaches by neither attributes, closures nor the names in its functions' globals is not looked after, nor
   are random numbers that other threads draw from the global generators during a run: they will be drawn again.
 """
@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,8 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.module.class_state import ClassState
-from fxprune.module.saved_state import Saved
-from fxprune.module.structural_copy import CopyRefusedError, StructuralCopy
+from fxprune.module.structural_copy import StructuralCopy
 from fxprune.module.written_tensors import Writes
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,44 +56,20 @@ def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
             watched. Without it only tensors that are neither are watched.
 
     Yields:
-        A structural copy of the model; the model itself, to be put back afterwards, if it holds scripted modules.
+        A structural copy of the model.
+
+    Raises:
+        InputError: the model holds a scripted module.
     """
     with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states():
         structure = StructuralCopy()
-        try:
-            work = structure.of(model)
-        except CopyRefusedError:
-            with _put_back(model, keep_buffers):
-                yield model
-        else:
-            parts = ClassState(structure.kinds).steps
-            others = [t for i, t in structure.shared.items() if keep_buffers or i not in structure.own]
-            with _watched_tensors(others, parts):
-                if keep_buffers:
-                    _copy_buffers(work)
-                yield work
-
-
-@contextmanager
-def _put_back(model: nn.Module, keep_buffers: bool) -> Iterator[None]:
-    """The caller's own model can be changed inside the block and is put back afterwards, also when the run fails."""
-    modules, seen = [m for _, m in walk(model)], set[int]()
-    saved = [Saved.of(m, seen) for m in modules]
-    kinds = [(m, type(m)) for m in modules]
-    steps = [*(step for s in saved for step in s.steps), *ClassState({k for _, k in kinds}).steps]
-    steps.append(partial(_put_back_classes, kinds))
-    own = [tensor for *_, tensor in _places(model)] if keep_buffers else []
-    with _watched_tensors([*own, *(t for s in saved for t in s.tensors)], steps):
-        if keep_buffers:
-            _copy_buffers(model)
-        yield
-
-
-def _put_back_classes(kinds: Iterable[tuple[nn.Module, type]]) -> None:
-    """Modules whose code is to hold other numbers had another class meanwhile."""
-    for module, kind in kinds:
-        if type(module) is not kind:
-            object.__setattr__(module, "__class__", kind)
+        work = structure.of(model)
+        parts = ClassState(structure.kinds).steps
+        others = [t for i, t in structure.shared.items() if keep_buffers or i not in structure.own]
+        with _watched_tensors(others, parts):
+            if keep_buffers:
+                _copy_buffers(work)
+            yield work
 
 
 @contextmanager

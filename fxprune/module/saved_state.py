@@ -1,4 +1,4 @@
-"""What a module holds beside its parameters and buffers, noted and put back: attributes and what they lead to."""
+"""What containers hold, noted and put back, and what may stand in them."""
 
 from __future__ import annotations
 
@@ -19,32 +19,18 @@ from torch import Tensor, nn
 
 
 class Saved:
-    """A module's attributes, and the contents of what they hold, at any depth.
+    """The contents of containers, and of what they hold, at any depth.
 
     That is containers, plain objects, arrays of up to 64 MB, random generators and the caches of functools.
 
     Attributes:
-        tensors: those that are met on the way, neither parameters nor buffers of the module; their values are not kept.
-        views: those of dicts (`layers.keys()`) that are met on the way.
         steps: what puts all back; each stands alone, and may be repeated.
     """
 
     def __init__(self) -> None:
-        self.tensors: list[Tensor] = []
-        self.views: list[Any] = []
         self._contents: list[tuple[Any, Any]] = []
-        self._empty: list[Any] = []  # most are: a module has a dozen empty dicts of hooks
+        self._empty: list[Any] = []
         self.steps: list[Callable[[], object]] = [self.restore]
-
-    @classmethod
-    def of(cls, module: nn.Module, seen: set[int]) -> Saved:
-        """What a module holds that is not in `seen`, the ids of what other modules hold as well."""
-        saved = cls()
-        for registry in (module._parameters, module._buffers):
-            if isinstance(registry, dict):  # a scripted module's are of its own kind
-                saved.note(registry, seen)
-        saved.save(module.__dict__, seen)
-        return saved
 
     def note(self, container: Any, seen: set[int]) -> None:
         """Note what is in a container, and not what that holds."""
@@ -80,13 +66,9 @@ class Saved:
         if isinstance(value, tuple):
             return [v for v in value if type(v) not in PLAIN] or None
         kind = type(value)
-        if isinstance(value, type | nn.Module):
-            return None
-        if isinstance(value, Tensor):
-            self.tensors.append(value)
+        if isinstance(value, type | nn.Module | Tensor):
             return None
         if kind in VIEWS:
-            self.views.append(value)
             return viewed(value)
         if issubclass(kind, _STATEFUL) and id(value) not in seen:
             seen.add(id(value))

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fxprune.errors import InputError
 from fxprune.module.saved_state import (
     LARGEST_ARRAY,
     NOTHING,
@@ -39,14 +40,11 @@ from fxprune.module.saved_state import (
 M = TypeVar("M", bound=nn.Module)
 
 
-class CopyRefusedError(Exception):
-    """The model holds a module whose state lies outside Python."""
-
-
 class StructuralCopy:
     """Copies the structure of a model.
 
     Attributes:
+        originals: all that was copied or shared, but for what holds nothing.
         shared: tensors that model and copy have in common, parameters and buffers included, by `id`.
         own: the `id`s of the model's parameters and buffers.
         kinds: classes of the modules and objects that were copied.
@@ -57,23 +55,24 @@ class StructuralCopy:
         self.own: frozenset[int] = frozenset()
         self.kinds: dict[type, list[Any]] = {}  # with their slots
         self._copies: dict[int, Any] = {}
-        self._originals: list[Any] = []  # kept alive, so that no `id` is used twice
+        self.originals: list[Any] = []  # kept alive, so that no `id` is used twice
         self._unfilled: deque[tuple[nn.Module, nn.Module]] = deque()
 
     def of(self, model: M) -> M:
         """The copy of a model.
 
         Raises:
-            CopyRefusedError: it holds a scripted module.
+            InputError: it holds a scripted module, whose state lies outside Python.
         """
-        ahead: list[nn.Module | None] = [model]
+        ahead: list[tuple[str, nn.Module | None]] = [("", model)]
         while ahead:
-            module = ahead.pop()
+            path, module = ahead.pop()
             if module is not None and id(module) not in self._copies:
+                _check_python(path, module)
                 self._copy(module)
                 self._registry(module._parameters)
                 self._registry(module._buffers)
-                ahead += module._modules.values()
+                ahead += [(f"{path}.{name}".lstrip("."), child) for name, child in module._modules.items()]
         self.own = frozenset(self.shared)
         while self._unfilled:  # one after another: modules nest deeper than Python's calls may
             self._fill(*self._unfilled.popleft())
@@ -96,7 +95,7 @@ class StructuralCopy:
         return [self._copy(v) for v in values]
 
     def _know(self, value: Any, made: Any) -> Any:
-        self._originals.append(value)
+        self.originals.append(value)
         self._copies[id(value)] = made
         return made
 
@@ -107,8 +106,6 @@ class StructuralCopy:
 
     def _module(self, module: nn.Module) -> Any:
         """An empty module of the same class, to be filled later."""
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CopyRefusedError(type(module).__name__)
         made = object.__new__(type(module))
         self._unfilled.append((module, made))
         return self._know(module, made)
@@ -280,6 +277,13 @@ class StructuralCopy:
         function = self._copy(value.__wrapped__)
         made = functools.lru_cache(**value.cache_parameters())(function)
         return self._know(value, functools.update_wrapper(made, function))
+
+
+def _check_python(path: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        remedy = "give the module that torch.jit.script or trace was given"
+        where = path or type(module).__name__
+        raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
 
 
 def _held(function: FunctionType) -> list[Any]:

@@ -13,7 +13,8 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.module.isolation import walk
-from fxprune.module.saved_state import PLAIN, VIEWS, Saved, viewed
+from fxprune.module.saved_state import PLAIN, VIEWS, viewed
+from fxprune.module.structural_copy import StructuralCopy
 from fxprune.rewriting.closures import bind_to_copies
 
 M = TypeVar("M", bound=nn.Module)
@@ -94,11 +95,12 @@ def _refused(model: nn.Module) -> tuple[dict[int, torch.Tensor], list[Any]]:
     """What attributes hold that `copy.deepcopy` refuses: tensors with a history, as copies by the originals' `id`, and
     views.
     """
-    seen = set[int]()
-    saved = [Saved.of(module, seen) for _, module in walk(model)]
+    structure = StructuralCopy()
+    structure.of(model)
+    held = structure.originals
     with torch.no_grad():
-        computed = {id(t): t.detach().clone() for s in saved for t in s.tensors if not t.is_leaf}
-    return computed, [view for s in saved for view in s.views]
+        computed = {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+    return computed, [value for value in held if type(value) in VIEWS]
 
 
 def _uncopied(model: nn.Module, memo: dict[int, Any]) -> Iterator[str]:

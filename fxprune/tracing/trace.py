@@ -87,8 +87,8 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
         The recorded calls with the model that they are of.
 
     Raises:
-        InputError: the model is none, or wrapped (compiled, on several devices); the inputs hold no tensor, or lie on a
-            device that the model does not use.
+        InputError: the model is none, wrapped (compiled, on several devices), or holds a scripted module; the inputs
+            hold no tensor, or lie on a device that the model does not use.
         TraceError: the model's forward fails, or returns no tensor.
 
     >>> import torch, fxprune

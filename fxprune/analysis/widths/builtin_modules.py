@@ -6,29 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Factoring, WidthUse
 from fxprune.analysis.labels.labels import Axes
-from fxprune.errors import InputError
 from fxprune.module.attributes import int_of
 from fxprune.module.isolation import walk
 
 
 def known_attributes(analysis: Analysis) -> list[WidthUse]:
-    """The attributes in which PyTorch's own modules hold widths, though their forward may not read them.
-
-    Raises:
-        InputError: a scripted module.
-    """
+    """The attributes in which PyTorch's own modules hold widths, though their forward may not read them."""
     known: list[WidthUse] = []
     for path, module in walk(analysis.labelling.graph.model):
-        if isinstance(module, torch.jit.ScriptModule):
-            remedy = "give the module that torch.jit.script or trace was given"
-            where = path or type(module).__name__
-            raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
         if type(module).forward is nn.MultiheadAttention.forward:
             known += _attention(analysis, path, module)
         elif module._parameters.get("weight") is None:
