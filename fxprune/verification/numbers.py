@@ -6,6 +6,7 @@ No copy of a model is made for a comparison: a tensor's numbers are made for the
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -99,15 +100,24 @@ class Numbers:
             tensor = tensor.index_fill_(dim, gone, 0)
         return tensor
 
-    def block(self, name: str) -> Tensor:
-        """What is left of the masked tensor without its zeros."""
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """What is left of the masked tensor without its zeros, in blocks of rows if it is a large matrix.
+
+        So much memory is not taken and given back for each layer.
+        """
         kept = {dim: stays for dim, (stays, _) in self._parts.get(name, {}).items()}
-        left = cut(self._source(name), kept)
-        if name not in self._agree:
-            ascending = all(np.array_equal(kept[dim].numpy(force=True), k) for dim, k in self._cuts_of(name).items())
-            made = self._made(name)
-            self._agree[name] = ascending and name not in self._scaled and (made is None or torch.equal(left, made))
-        return self._fresh(name, left)
+        source, made, alike = self._source(name), self._made(name), self._may_agree(name, kept)
+        for part in _parts_of(source, kept):
+            left = cut(source, kept if part is None else {**kept, 0: part.rows})
+            if name not in self._agree:
+                alike = alike and (made is None or torch.equal(left, made if part is None else made[part.place]))
+            yield self._fresh(name, left)
+        self._agree.setdefault(name, alike)
+
+    def _may_agree(self, name: str, kept: Mapping[int, Tensor]) -> bool:
+        """Whether the pruned model's tensor holds what is left in the same order, unless `rewrite` is wrong."""
+        ascending = all(np.array_equal(kept[dim].numpy(force=True), k) for dim, k in self._cuts_of(name).items())
+        return ascending and name not in self._scaled
 
     def forget_products(self) -> None:
         self._products.clear()
@@ -120,14 +130,14 @@ class Numbers:
     def known_product(self, name: str, x: Tensor, how: Any) -> Tensor | None:
         """What a layer of the pruned model makes, if it is the very product that the masked model has computed.
 
-        Its weight holds what `block(name)` does, and its input the same numbers.
+        Its weight holds what `blocks(name)` do, and its input the same numbers but for rounding.
         """
         noted = self._products.get(name)
         if not noted:
             return None
         known = noted.pop(0)
         unwritten = (known.x._version, known.out._version) == known.versions
-        same = unwritten and known.how == how and x.dtype == known.x.dtype and torch.equal(x, known.x)
+        same = unwritten and known.how == how and x.dtype == known.x.dtype and _alike(x, known.x)
         return known.out.clone() if same else None
 
     def pruned(self, name: str) -> Tensor:
@@ -182,6 +192,37 @@ class _Product(NamedTuple):
     out: Tensor
     versions: tuple[int, int]
     how: Any
+
+
+def _alike(x: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, or differ by less than sums of other zeros may come out as."""
+    if x.shape != other.shape or not x.is_floating_point() or torch.equal(x, other):
+        return torch.equal(x, other)
+    return bool((x - other).abs_().max() <= _ROUNDING * torch.finfo(x.dtype).eps * other.abs().max())
+
+
+_ROUNDING = 64  # times the precision: far less than any channel that is taken for another makes
+
+
+class _Rows(NamedTuple):
+    """Some rows of a tensor: which ones, and where they lie in what is left of it."""
+
+    rows: Tensor
+    place: slice
+
+
+def _parts_of(source: Tensor, kept: Mapping[int, Tensor]) -> Iterator[_Rows | None]:
+    """Blocks of rows of a large matrix; None for all of another tensor."""
+    if source.dim() != 2 or source.numel() <= _LARGE:
+        yield None
+        return
+    rows = kept[0] if 0 in kept else torch.arange(len(source), device=source.device)
+    step = max(1, _LARGE // 4 // source.shape[1])
+    for start in range(0, len(rows), step):
+        yield _Rows(rows[start : start + step], slice(start, start + step))
+
+
+_LARGE = 2**23  # numbers; the memory allocator gives back to the system what is larger than 32 MiB
 
 
 def lifted(value: Tensor) -> Tensor:

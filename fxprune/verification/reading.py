@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -146,6 +148,9 @@ class Reading(TorchFunctionMode):
         """The result of the call on numbers; what it writes to them is read by later calls."""
         if func in _LAYERS and len(args) >= _POSITIONAL and outlives_the_call(args[0]):
             return self._layer(func, self.number(args[0]), *args[1:], **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:  # its products are layers like others
+                return _attention(*args, **kwargs)
         if not any(id(a) in self.names or isinstance(a, list | tuple) for a in (*args, *kwargs.values())):
             return _FASTER.get(func, func)(*args, **kwargs)
         numbers = [self.number(a) for a in args]
@@ -220,7 +225,8 @@ class MaskedReading(Reading):
             return super()._product(func, x, weight, *how, **options)
         channel = _channel(func, weight)
         x = _selected(x, self.numbers.kept(name, 1), channel)
-        out = func(x, self.numbers.block(name), None, *how, **options)
+        parts = [func(x, block, None, *how, **options) for block in self.numbers.blocks(name)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, channel)
         self.numbers.note_product(name, x, out, (how, options))
         rows = self.numbers.kept(name, 0)
         if rows is None:
@@ -248,22 +254,27 @@ class MaskedReading(Reading):
         return super().called(func, (x, mean, self.numbers.whole(second), *args), kwargs)
 
     def _set_statistics(self, x: Tensor, mean: str, variance: str) -> None:
-        rows = x.transpose(0, 1).flatten(1)
-        middle, power = rows.mean(1), rows.square().mean(1)
-        spread = (power - middle**2).clamp_min(0)
-        typical = power.sum() / (power > 0).sum().clamp_min(1)
+        middle, power = (t.numpy(force=True) for t in _moments(x, 1))
+        spread, live = np.maximum(power - middle**2, 0), max((power > 0).sum(), 1)
         # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
-        varies = spread > max(torch.finfo(x.dtype).eps, _LEAST) * power
-        floor = torch.where(varies, 1e-6 * power, typical.clamp_min(torch.finfo(x.dtype).tiny))
+        precision = torch.finfo(x.dtype)
+        varies = spread > max(precision.eps, _LEAST) * power
+        floor = np.where(varies, 1e-6 * power, max(power.sum() / live, precision.tiny))
         first, second = (
-            torch.rand(len(middle), generator=self.numbers.generator(n), device="cpu").to(x) for n in (mean, variance)
+            torch.rand(len(middle), generator=self.numbers.generator(n), device="cpu").numpy() for n in (mean, variance)
         )
-        spread = torch.maximum(spread, floor) * (second + 0.5)
-        self.set(variance, spread)
-        self.set(mean, middle + spread.sqrt() * (first - 0.5))
+        spread = np.maximum(spread, floor) * (second + 0.5)
+        self.set(variance, torch.from_numpy(spread).to(x))
+        self.set(mean, torch.from_numpy(middle + np.sqrt(spread) * (first - 0.5)).to(x))
 
 
 _LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e5 times its rounding
+
+
+def _moments(x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
+    """The mean and the mean square of each channel; by sums, which take less time than `torch.var_mean`."""
+    rows = x.movedim(channel, 0).reshape(x.shape[channel], -1)
+    return rows.mean(1), rows.square().mean(1)
 
 
 def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
@@ -272,9 +283,8 @@ def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
     To take the mean from what hardly varies would magnify rounding, and layer by layer: tokens that attend to each
     other alike are nearly equal.
     """
-    dims = [d for d in range(out.dim()) if d != out.dim() + channel]
-    variance, mean = torch.var_mean(out, dims, correction=0) if dims else (torch.zeros_like(out), out)
-    power = variance + mean**2
+    mean, power = _moments(out, channel)
+    variance = (power - mean**2).clamp_min(0)
     typical = power.sum() / (power > 0).sum()
     typical = torch.where(typical > 0, typical, 1)  # nothing but zeros
     return torch.where(variance > _VARIES * typical, variance, typical).sqrt() * factor - mean
@@ -282,6 +292,13 @@ def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
 
 _VARIES = 0.05  # a part of the mean square: rounding of what varies more is magnified by less than 5
 
+
+# The function as it is where no mode watches; its calls are watched.
+_attention = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
 
 _POSITIONAL = 2  # a layer's input and weight; PyTorch's own modules give them so
 _TRANSPOSED = frozenset([torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d])
