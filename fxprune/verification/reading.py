@@ -254,7 +254,7 @@ class MaskedReading(Reading):
         return super().called(func, (x, mean, self.numbers.whole(second), *args), kwargs)
 
     def _set_statistics(self, x: Tensor, mean: str, variance: str) -> None:
-        middle, power = (t.numpy(force=True) for t in _moments(x, 1))
+        middle, power = (t.to("cpu", torch.float64).numpy() for t in _moments(x, 1))
         spread, live = np.maximum(power - middle**2, 0), max((power > 0).sum(), 1)
         # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
         precision = torch.finfo(x.dtype)

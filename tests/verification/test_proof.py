@@ -154,3 +154,63 @@ def test_a_pruned_model_that_goes_to_layers_which_the_example_did_not_reach() ->
     torch.manual_seed(0)
     with pytest.raises(fxprune.ProofError, match=r"give inputs that reach all layers \(1 are not, such as second\)"):
         fxprune.prune(Routed().eval(), torch.rand(2, 4), pruning_ratio=0.6)
+
+
+class Narrow(nn.Module):
+    """A model whose code insists on its own precision."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = (
+            nn.Conv2d(3, 8, 3, dtype=dtype),
+            nn.BatchNorm2d(8, dtype=dtype),
+            nn.Conv2d(8, 4, 1, dtype=dtype),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == self.a.weight.dtype != torch.float64
+        return self.b(self.norm(self.a(x)).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_a_model_that_insists_on_its_own_precision(dtype: torch.dtype) -> None:
+    report = fxprune.prune(Narrow(dtype).eval(), torch.rand(2, 3, 8, 8, dtype=dtype), pruning_ratio=0.5).report
+    assert report.deviation is not None
+    assert report.deviation < 8 * torch.finfo(dtype).eps
+
+
+def test_a_large_matrix_that_is_read_in_blocks() -> None:
+    """Whole rows, and rows of which columns are cut as well; a model of more than 8 million numbers in a matrix."""
+    model = nn.Sequential(nn.Linear(6, 3000), nn.ReLU(), nn.Linear(3000, 2900), nn.ReLU(), nn.Linear(2900, 5))
+    x = torch.rand(2, 6)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    plan = fxprune.planners.Uniform(0.3)(groups, fxprune.scorers.L2Norm()(model, groups))
+    assert fxprune.verify(model, plan, x) < 1e-12
+    wrong = plan.groups["0"].slots
+    other = np.arange(3000)[::-1].copy()
+    slots = tuple(replace(s, channels=other[s.channels]) if s.tensor == "2.weight" else s for s in wrong)
+    broken = replace(plan, groups={**plan.groups, "0": replace(plan.groups["0"], slots=slots)})
+    assert fxprune.verify(model, broken, x) > 1e-5
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, *, weights: bool, kdim: int | None = None) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True, kdim=kdim, vdim=kdim)
+        self.stem, self.inner, self.outer = nn.Linear(5, 12), nn.Linear(12, 20), nn.Linear(20, 4)
+        self.weights, self.kdim = weights, kdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = x[..., : self.kdim]
+        x = self.stem(x)
+        y, _ = self.attention(x, *[x if self.kdim is None else keys] * 2, need_weights=self.weights)
+        return self.outer(self.inner(x + y).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kdim", [None, 4])
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_products_of_attention_are_layers_like_others(weights: bool, kdim: int | None) -> None:
+    result = fxprune.prune(SelfAttention(weights=weights, kdim=kdim).eval(), torch.rand(2, 3, 5), pruning_ratio=0.5)
+    assert result.model.attention.embed_dim == 8  # two of three heads
+    assert result.report.deviation is not None
+    assert result.report.deviation < 1e-12
