@@ -1,10 +1,12 @@
 """The code of the docs runs, block after block, as a reader would run it."""
 
 import re
+import sys
 from pathlib import Path
 
 import mktestdocs
 import pytest
+import tomllib
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "```python" in p.read_text())
@@ -55,6 +57,45 @@ def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> 
         assert 10 < parameters < 30
         assert before >= 99
         assert after >= 97
+
+
+# What packages are imported as, where that is another name, and what they bring along.
+BRINGS = {
+    "scikit-learn": ["sklearn"],
+    "scikit-image": ["skimage", "PIL"],
+    "segmentation-models-pytorch": ["segmentation_models_pytorch", "timm", "torchvision"],
+    "ultralytics": ["ultralytics", "torchvision", "PIL", "cv2"],
+    "timm": ["timm", "torchvision", "PIL"],
+}
+
+
+def packages(requirement: str, extras: dict[str, list[str]]) -> set[str]:
+    """The modules that come with a requirement of `pip install`, fxprune's extras resolved."""
+    name, _, asked = re.sub(r"[<>=!~;].*", "", requirement).strip("'\"").rstrip("]").partition("[")
+    if name != "fxprune":
+        return set(BRINGS.get(name, [name]))
+    return {"fxprune", "torch", "numpy"}.union(*(packages(r, extras) for e in asked.split(",") if e for r in extras[e]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_names_what_must_be_installed(page: Path) -> None:
+    """A reader of one page, in an environment of nothing but what it says."""
+    text = page.read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    imported = {
+        m.partition(".")[0] for line in re.findall(r"^ *(?:from|import) (.+)", code, re.M) for m in modules(line)
+    }
+    extras = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = re.findall(r"pip install ([^`\n#]+)", text)
+    named = {"fxprune", "torch", "numpy"}.union(*(packages(r, extras) for line in lines for r in line.split()))
+    assert imported - named - sys.stdlib_module_names == set()
+
+
+def modules(line: str) -> list[str]:
+    """The modules of an import, without the word."""
+    if " import " in line:
+        return [line.partition(" import ")[0]]
+    return [part.strip().split(" as ")[0] for part in line.partition("#")[0].split(",")]
 
 
 def test_there_are_pages() -> None:
