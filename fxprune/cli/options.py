@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from fxprune import latency
 from fxprune.costs.latency.engines import Engine
 
 
-class EngineName(str, Enum):
+class EngineName(StrEnum):
     """Where a model runs."""
 
     eager = "eager"

@@ -2,11 +2,11 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import mktestdocs
 import pytest
-import tomllib
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "```python" in p.read_text())

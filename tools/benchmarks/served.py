@@ -10,7 +10,7 @@ CPU times; ratios are parts of the original's latency.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +27,7 @@ from fxprune.costs.latency.timer import median_by_turns
 from fxprune.module.isolation import as_call
 
 
-class EngineName(str, Enum):
+class EngineName(StrEnum):
     """What serves."""
 
     onnx_runtime = "onnx_runtime"

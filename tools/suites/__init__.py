@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from importlib import import_module, metadata
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ class Suite(Protocol):
     def case(self, name: str) -> Case: ...
 
 
-class Name(str, Enum):
+class Name(StrEnum):
     """The suites."""
 
     torchvision = "torchvision"
