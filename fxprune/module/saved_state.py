@@ -9,6 +9,7 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from types import CellType, EllipsisType, MemberDescriptorType, ModuleType
 from typing import Any
@@ -127,7 +128,8 @@ VIEWS: dict[type, Callable[[Any], Any]] = {
     for kind in (dict, OrderedDict)
     for method in (kind.keys, kind.values, kind.items)  # type: ignore[attr-defined]
 }
-_LIBRARIES = frozenset(["torch", "numpy", *sys.stdlib_module_names]) - {"types", "collections"}
+# Also pytest, which writes its own names, and with them the state of a test run, into what test modules assert.
+_LIBRARIES = frozenset(["torch", "numpy", "_pytest", "pluggy", *sys.stdlib_module_names]) - {"types", "collections"}
 # Objects of libraries whose state is their own.
 _STATEFUL = (
     *(np.ndarray, np.random.Generator, np.random.BitGenerator, np.random.RandomState),
@@ -182,10 +184,11 @@ def _fill(slot: MemberDescriptorType, value: Any, before: Any) -> None:
     """Put back what a slot held; past the object's own `__setattr__`, which may refuse."""
     if content(slot, value) is before:
         return
-    if before is NOTHING:
-        slot.__delete__(value)
-    else:
-        slot.__set__(value, before)
+    with suppress(AttributeError, TypeError):  # read-only: C code has set it
+        if before is NOTHING:
+            slot.__delete__(value)
+        else:
+            slot.__set__(value, before)
 
 
 def content_of(cell: CellType) -> Any:

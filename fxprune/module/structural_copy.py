@@ -68,7 +68,7 @@ class StructuralCopy:
         while ahead:
             path, module = ahead.pop()
             if module is not None and id(module) not in self._copies:
-                _check_python(path, module)
+                check_python(path, module)
                 self._copy(module)
                 self._registry(module._parameters)
                 self._registry(module._buffers)
@@ -279,7 +279,12 @@ class StructuralCopy:
         return self._know(value, functools.update_wrapper(made, function))
 
 
-def _check_python(path: str, module: nn.Module) -> None:
+def check_python(path: str, module: nn.Module) -> None:
+    """Refuse a scripted module.
+
+    Raises:
+        InputError: it is one.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         remedy = "give the module that torch.jit.script or trace was given"
         where = path or type(module).__name__

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fxprune
+from fxprune.module.class_state import ClassState
 from fxprune.module.isolation import isolated
 from fxprune.module.saved_state import Saved
 from fxprune.module.written_tensors import Writes
@@ -910,6 +911,43 @@ def told(held: dict[str, Any]) -> list[Any]:
     return [str(part) for part in (held["array"], drawn, own.kept, own.free, hasattr(own, "late"), *held["view"])] + [
         str(held["pair"])
     ]
+
+
+class Partial(functools.partial):  # type: ignore[type-arg]
+    """What it calls is in slots that Python code cannot write to."""
+
+
+class WithPartial(nn.Module):
+    """Its class holds an object whose C code changes what Python code cannot put back."""
+
+    held: ClassVar[list[Any]] = [Partial(print)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held[0].__setstate__((len, (), {}, {}))
+        return self.b(self.a(x).relu())
+
+
+def test_what_cannot_be_put_back_does_not_fail_the_run() -> None:
+    assert len(fxprune.find_groups(fxprune.trace(WithPartial(), torch.rand(2, 5)))) == 1
+
+
+class Asserting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == self.a.in_features, "pytest puts names of its own into this line"
+        return self.b(self.a(x).relu())
+
+
+def test_the_state_of_pytest_is_not_looked_into() -> None:
+    state = ClassState([Asserting])
+    assert len(state.steps) < 100
 
 
 class WithState(nn.Module):
