@@ -109,9 +109,7 @@ def _finish(steps: Iterable[Callable[[], object]]) -> None:
 @contextmanager
 def random_states() -> Iterator[None]:
     """Whatever the block draws or seeds, the global generators of Python, NumPy and torch are as before it."""
-    python, cpu = random.getstate(), torch.get_rng_state()
-    numpy = np.random.get_state()  # noqa: NPY002, the user's global state is what must be kept
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    python, numpy, cpu, cuda = _random_states()
     try:
         yield
     finally:
@@ -120,6 +118,24 @@ def random_states() -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _random_states() -> tuple[Any, Any, Tensor, list[Tensor]]:
+    numpy = np.random.get_state()  # noqa: NPY002, the user's global state is what must be kept
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), numpy, torch.get_rng_state(), cuda
+
+
+def has_drawn_since(seed: int) -> bool:
+    """Whether random numbers were drawn after `seed_random_states(seed)`; that is done again.
+
+    Call it inside `random_states`.
+    """
+    python, numpy, cpu, cuda = _random_states()
+    seed_random_states(seed)
+    python_now, numpy_now, cpu_now, cuda_now = _random_states()
+    same = python == python_now and all(map(np.array_equal, numpy, numpy_now))
+    return not (same and all(map(torch.equal, [cpu, *cuda], [cpu_now, *cuda_now])))
 
 
 def seed_random_states(seed: int) -> None:

@@ -23,6 +23,11 @@ def first_nan(results: Outputs) -> str | None:
     return next((name for name, t in results if not _sums_up(t) and t.isnan().any()), None)
 
 
+def is_finite(results: Outputs) -> bool:
+    """Whether they hold neither NaN nor infinity."""
+    return all(bool(t.isfinite().all()) for _, t in results)
+
+
 def _sums_up(values: Tensor) -> bool:
     """Whether no number is NaN, by what takes less time than to look at each; False if that is not known."""
     return not values.is_complex() and not bool(values.sum().isnan())

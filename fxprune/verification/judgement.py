@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from fxprune.errors import FxpruneError, InputError, ProofError
 from fxprune.module.isolation import Inputs, call, cloned, isolated, set_training
 from fxprune.plan.plan import Plan
-from fxprune.verification.compare import CLEAR, WHOLE, Outputs, deviation, first_nan
+from fxprune.verification.compare import CLEAR, WHOLE, Outputs, deviation, first_nan, is_finite
 from fxprune.verification.inputs import smaller_inputs, tensors_in
 from fxprune.verification.modes import comparable_calls
 from fxprune.verification.numbers import Numbers, lifted
@@ -191,8 +191,10 @@ def _compared_closely(question: Question, inputs: Inputs, *, double: bool) -> fl
     pair, seed = _pair(question, inputs, lazy=False, double=double), question.seed
     if first_nan(pair.expected) is not None:
         _check_numbers(question, inputs, double=double)
-    error = pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed))
-    if error > CLEAR:
+    found = pair.pruned.run(pair.inputs, seed)
+    error = pair.differ(pair.expected, found)
+    noisy = pair.masked.has_drawn or pair.pruned.has_drawn
+    if error > CLEAR and (noisy or not all(map(is_finite, (pair.expected, found)))):
         with comparable_calls():
             error = min(error, pair.differ(*(twin.run(pair.inputs, seed) for twin in (pair.masked, pair.pruned))))
     return max(error, _training_deviation(pair))

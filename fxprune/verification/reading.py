@@ -20,6 +20,7 @@ from fxprune.module.isolation import (
     Inputs,
     call,
     cloned,
+    has_drawn_since,
     isolated,
     output_tensors,
     seed_random_states,
@@ -54,6 +55,7 @@ class Twin:
         model: whose code runs.
         names: what each tensor or stand-in is called, by its id.
         held: tensors that hold their numbers themselves.
+        has_drawn: whether the last run drew random numbers; not known of lazy ones.
     """
 
     def __init__(self, model: nn.Module, numbers: Numbers, which: str, *, lazy: bool) -> None:
@@ -61,7 +63,7 @@ class Twin:
         self.numbers, self.which = numbers, which
         self.read: Callable[[str], Tensor] = getattr(numbers, which)
         self.held: dict[str, Tensor] = {}
-        self._lazy = lazy
+        self._lazy, self.has_drawn = lazy, False
         if lazy and (which != "pruned" or numbers.small is not None):
             small = numbers.small if which == "pruned" else None
             self.model = model if small is None else small
@@ -115,6 +117,7 @@ class Twin:
                 self.numbers.forget_products()
             with kind(self):
                 output = call(model, cloned(inputs))
+            self.has_drawn = not self._lazy and has_drawn_since(seed)
         return [*found, *((WHOLE, t) for t in output_tensors(output))]
 
 

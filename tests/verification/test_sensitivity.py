@@ -67,8 +67,9 @@ def check(name: str, most: int) -> None:
         model.roi_heads.score_thresh, model.roi_heads.detections_per_img = 0.0, 4
     x = tv.example(name)
     graph = fxprune.trace(model, x)
-    mixed = [g.name for g in fxprune.find_groups(graph) if g.mixed_by]
-    groups = fxprune.find_groups(graph, ignored=mixed)
+    groups = fxprune.find_groups(graph)
+    if mixed := [g.name for g in groups if g.mixed_by]:
+        groups = fxprune.find_groups(graph, ignored=mixed)
     assert len(groups)
     plan = random_plan(model, groups, 0.5)
     # Optical flow is refined in twelve rounds, each of which magnifies the rounding of those before.
