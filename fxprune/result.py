@@ -160,11 +160,7 @@ class Result(Generic[M]):
             InputError: the model's `state_dict` holds something other than tensors.
             StorageError: the system does not let them be written.
         """
-        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
-        make_folder(file.parent)
-        pruned_file.save(file, self.model, self.plan, notes)
-        page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
-        write_whole(page, result_page(self).encode())
+        write(self, path, notes)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Save a model of transformers so that its own `from_pretrained` reads it, if its config can say the widths.
@@ -177,3 +173,27 @@ class Result(Generic[M]):
             PlanError: the config cannot say the widths; the error names the two lines that save and load it.
         """
         save_pretrained(self.model, self.plan, self.report.groups.graph.inputs, path)
+
+
+def write(
+    result: Result[Any],
+    path: str | os.PathLike[str],
+    notes: Mapping[str, str] | None = None,
+    before: Plan | None = None,
+    title: str = "",
+) -> None:
+    """As `Result.save`.
+
+    Args:
+        result: what is saved.
+        path: as there.
+        notes: as there.
+        before: what the model was cut by before; the file then holds the plan for the model at full size, while the
+            report is of this cut.
+        title: of the report; the model's class name if empty.
+    """
+    file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
+    make_folder(file.parent)
+    pruned_file.save(file, result.model, result.plan if before is None else before.then(result.plan), notes)
+    page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
+    write_whole(page, result_page(result, title).encode())

@@ -20,8 +20,7 @@ import fxprune
 from fxprune.cli import data, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import Engine, compiled, eager, onnx_runtime, write_onnx
-from fxprune.cli.options import DataOptions, ModelOptions
-from fxprune.cli.prove import Original
+from fxprune.cli.options import DataOptions, ModelOptions, Original
 from fxprune.cli.quality import Evaluate, quality, valued
 from fxprune.costs.latency.timer import median_by_turns
 

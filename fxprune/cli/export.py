@@ -11,8 +11,7 @@ import typer
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, write_onnx
-from fxprune.cli.options import ModelOptions
-from fxprune.cli.prove import Original
+from fxprune.cli.options import ModelOptions, Original
 from fxprune.storage.files import make_folder
 
 

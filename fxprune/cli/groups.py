@@ -11,26 +11,28 @@ from rich.console import RenderableType
 
 import fxprune
 from fxprune import report
-from fxprune.cli import models
+from fxprune.cli import origin
 from fxprune.cli.answer import Answer, CommandError, command, write
 from fxprune.cli.libraries import Loaded
-from fxprune.cli.options import GroupOptions, ModelOptions
+from fxprune.cli.options import GroupOptions, ModelOptions, Original
 
 
 @command
 def inspect(
     model: ModelOptions,
     groups: GroupOptions,
+    original: Original = None,
     members: Annotated[bool, typer.Option("--members", help="List all members of each group.")] = False,
     svg: Annotated[Path | None, typer.Option(help="Write a picture of the groups to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a web page (picture and tables) to this file.")] = None,
 ) -> Answer:
     """Show the groups of channels that live and die together, what must stay, and why."""
-    found = find(models.load(model), groups)
+    start = origin.start(model, groups, original)
+    found, title = find(start.loaded, start.groups), start.title(model.model)
     for path, make in ((svg, report.picture), (html, report.page)):
         if path:
-            write(path, make(found, model.model))
-    return Answer(report.as_dict(found), tables(found, model.model, members))
+            write(path, make(found, title))
+    return Answer(report.as_dict(found), tables(found, title, members))
 
 
 def find(loaded: Loaded, options: GroupOptions) -> fxprune.Groups:

@@ -27,6 +27,7 @@ class EngineName(StrEnum):
 
 
 EngineOption = Annotated[EngineName, typer.Option("--engine", help="Where latency is measured.")]
+Original = Annotated[str | None, typer.Option(help="The original's name, if the pruned model's file does not say it.")]
 
 _MODEL = """What to load: torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLDER, ultralytics:NAME,
 file.py:FACTORY, module:FACTORY, an exported program (.pt2), or what `fxprune prune --out` wrote."""

@@ -28,15 +28,41 @@ class PrunedModel:
         original: with its weights, inputs and transform.
         small: the pruned model.
         plan: what it was cut by.
-        name: of the original, as on the command line.
+        options: that make the original.
         heads: the choice of heads that the groups were found with.
     """
 
     original: Loaded
     small: nn.Module
     plan: Plan
-    name: str
+    options: ModelOptions
     heads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a command works on: a model, which may be a pruned one.
+
+    Attributes:
+        loaded: the model, with its inputs.
+        options: that make the model, or the original of a pruned one.
+        groups: the command's, with the choice of heads that a pruned model was cut with, unless another is given.
+        plan: what a pruned model was cut by; None for others.
+    """
+
+    loaded: Loaded
+    options: ModelOptions
+    groups: GroupOptions
+    plan: Plan | None = None
+
+    def title(self, name: str) -> str:
+        """`name`, and what it is of where it is a pruned model's."""
+        return name if self.plan is None else f"{name} ({self.options.model}, pruned before)"
+
+    def told(self, name: str) -> list[str]:
+        """A line that says it as well."""
+        where = "the figures before the cut are its own, and the saved file is again of the original"
+        return [] if self.plan is None else [f"{name} is {self.options.model}, pruned before: {where}"]
 
 
 def notes(options: ModelOptions, groups: GroupOptions) -> dict[str, str]:
@@ -72,7 +98,26 @@ def load(options: ModelOptions, original: str | None = None) -> PrunedModel:
     loaded = models.load(full)
     small = pruned_file.load(path, loaded.model).eval()
     heads = tuple(_noted(path).get("heads", ()))
-    return PrunedModel(loaded, small, pruned_file.plan_of(path), full.model, heads)
+    return PrunedModel(loaded, small, pruned_file.plan_of(path), full, heads)
+
+
+def start(options: ModelOptions, groups: GroupOptions, original: str | None = None) -> Start:
+    """The model that a name stands for, which may be that of a pruned model's file or folder.
+
+    Args:
+        options: of the command.
+        groups: likewise.
+        original: as for `load`.
+
+    Raises:
+        CommandError: as `models.load` and `load` raise it.
+    """
+    if not is_pruned(options.model):
+        return Start(models.load(options), options, groups)
+    pair = load(options, original)
+    loaded = dataclasses.replace(pair.original, model=pair.small)
+    chosen = dataclasses.replace(groups, heads=groups.heads or list(pair.heads) or None)
+    return Start(loaded, pair.options, chosen, pair.plan)
 
 
 def _noted(path: str) -> dict[str, Any]:

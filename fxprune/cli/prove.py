@@ -12,9 +12,7 @@ import fxprune
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, command
 from fxprune.cli.groups import heads
-from fxprune.cli.options import EngineName, EngineOption, ModelOptions
-
-Original = Annotated[str | None, typer.Option(help="The original's name, if the pruned model's file does not say it.")]
+from fxprune.cli.options import EngineName, EngineOption, ModelOptions, Original
 
 
 @command

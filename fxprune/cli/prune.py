@@ -16,9 +16,10 @@ from fxprune.cli import data, models, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.groups import heads
 from fxprune.cli.libraries import check_known
-from fxprune.cli.options import DataOptions, EngineName, EngineOption, GroupOptions, ModelOptions
+from fxprune.cli.options import DataOptions, EngineName, EngineOption, GroupOptions, ModelOptions, Original
 from fxprune.cli.quality import Evaluate, accuracy
 from fxprune.planners.goals import AUTO
+from fxprune.result import write
 from fxprune.storage.files import make_folder
 
 
@@ -53,6 +54,7 @@ def prune(
     goals: GoalOptions,
     groups: GroupOptions,
     reading: DataOptions,
+    original: Original = None,
     only: Only = None,
     engine: EngineOption = EngineName.eager,
     round_to: RoundTo = "1",
@@ -63,7 +65,8 @@ def prune(
 ) -> Answer:
     """Make a model smaller: --macs 0.5 keeps half of its arithmetic. With --data its layers are repaired."""
     _make(out)
-    loaded = models.load(model)
+    start = origin.start(model, groups, original)
+    loaded, groups = start.loaded, start.groups
     result = fxprune.prune(
         loaded.model,
         loaded.inputs,
@@ -81,7 +84,7 @@ def prune(
         repair=not no_repair,
         verify=not no_verify,
     )
-    return _answer(result, out, origin.notes(model, groups))
+    return _answer(result, out, start, model.model)
 
 
 @command
@@ -91,6 +94,7 @@ def search(
     reading: DataOptions,
     max_drop: Annotated[float, typer.Option(min=0, help="How much accuracy, or of EVALUATE's value, may be lost.")],
     evaluate: Evaluate = None,
+    original: Original = None,
     tune: Annotated[
         str | None, typer.Option(help="module:FUNCTION or file.py:FUNCTION that trains a model in place.")
     ] = None,
@@ -109,7 +113,8 @@ def search(
     Each candidate is repaired on the data, and tuned.
     """
     _make(out)
-    loaded = models.load(model)
+    start = origin.start(model, groups, original)
+    loaded, groups = start.loaded, start.groups
     given = data.load(reading, loaded)
     result = fxprune.prune(
         loaded.model,
@@ -126,7 +131,7 @@ def search(
         tune=None if tune is None else models.factory(tune),
         folder=folder,
     )
-    return _answer(result, out, origin.notes(model, groups))
+    return _answer(result, out, start, model.model)
 
 
 def _make(out: Path | None) -> None:
@@ -183,15 +188,19 @@ def _scorer(name: str | None) -> Any:
     return models.attempt(getattr(scorers, name), name)
 
 
-def _answer(result: fxprune.Result[Any], out: Path | None, notes: dict[str, str]) -> Answer:
+def _answer(result: fxprune.Result[Any], out: Path | None, start: origin.Start, name: str) -> Answer:
+    """What was done to `name`; the file is of the original, so that what is pruned twice is loaded as usual."""
     pruned = result.report
     if out is not None:
-        result.save(out, notes)
+        title = start.title(name) if start.plan else ""
+        write(result, out, origin.notes(start.options, start.groups), start.plan, title)
     figures = {
         name: {"before": getattr(pruned.before, name), "after": getattr(pruned.after, name)}
         for name in ("macs", "parameters")
     }
     kept = {g.name: {"size": g.size, "kept": pruned.kept[g.name]} for g in pruned.groups}
     more = {"deviation": pruned.deviation, "warnings": pruned.warnings(), "saved": None if out is None else str(out)}
+    more |= {"original": start.options.model} if start.plan else {}
     saved = [f"saved to {out}"] if out is not None else []
-    return Answer({**figures, "groups": kept, **more}, [report.group_table(result), str(pruned), *saved])
+    lines = [str(pruned), *start.told(name), *saved]
+    return Answer({**figures, "groups": kept, **more}, [report.group_table(result), *lines])

@@ -425,6 +425,35 @@ def _net(here: Path) -> nn.Module:
     return Quiet().eval()
 
 
+def test_what_was_pruned_is_inspected_pruned_and_searched(here: Path) -> None:
+    """The file of what is pruned twice is of the original, so that all other commands take it."""
+    first = saved(here)
+    assert [(g["name"], g["size"]) for g in answer("inspect", "small")["groups"]] == [("a", 8), ("b", 4)]
+    assert "small (cli_nets.py:Quiet, pruned before): 2 prunable groups" in run("inspect", "small").stdout
+    told = answer("prune", "small", "--pruning-ratio", "0.5", "--out", "twice")
+    assert told["original"] == "cli_nets.py:Quiet"
+    assert told["groups"] == {"a": {"size": 8, "kept": 4}, "b": {"size": 4, "kept": 2}}
+    assert "small (cli_nets.py:Quiet, pruned before)" in (here / "twice" / "report.html").read_text()
+    assert answer("verify", "twice")["passed"]
+    full = _net(here)
+    full.load_state_dict(torch.load("weights.pt"))
+    small = fxprune.load("twice", full)
+    kept = first.plan.groups["a"].kept
+    assert small.a.weight.shape[0] == 4
+    assert all(any(torch.equal(w, full.a.weight[k]) for k in kept) for w in small.a.weight)
+    (here / "judge.py").write_text("def wide(model): return 1.0 if model.a.out_channels >= 6 else 0.0\n")
+    found = answer("search", "twice/model.safetensors", "--max-drop", "1", "--evaluate", "judge.py:wide", "--out", "s")
+    assert found["groups"]["a"]["size"] == 4
+    assert answer("verify", "s")["passed"]
+
+
+def test_a_pruned_file_that_names_no_original_is_pruned_with_its_name(here: Path) -> None:
+    saved(here, weights=False)
+    for start in (["inspect", "small"], ["prune", "small", "--macs", "0.5"]):
+        assert "does not say of which model it is; give --original" in run(*start).stderr
+        assert answer(*start, "--original", "cli_nets.py:Quiet", *SHAPE)
+
+
 def test_prune_shows_a_table_and_the_report(here: Path) -> None:
     found = run("prune", "cli_nets.py:Quiet", *SHAPE, "--pruning-ratio", "a=0.5", "--scorer", "L1Norm")
     assert found.exit_code == 0, found.stderr
