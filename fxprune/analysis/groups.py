@@ -119,8 +119,8 @@ wrapper that drops it frees them
         return self._of(self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Groups:
-        memo[id(self)] = made = self._of({})
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        """The copy shares the recorded calls and the model that they are of; nothing changes either."""
+        memo[id(self)] = made = self._of(self.__dict__)
         return made
 
     def _of(self, attributes: Mapping[str, Any]) -> Groups:

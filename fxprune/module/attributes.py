@@ -7,7 +7,7 @@ import dis
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import FunctionType
 from typing import Any, TypeVar
@@ -165,9 +165,25 @@ def _follow_tensors(model: nn.Module) -> None:
     for module in model.modules():
         for kind, widths in _WIDTHS.items():
             if isinstance(module, kind):
-                for name, value in widths(module):
+                with _at_rest(module):
+                    known = list(widths(module))
+                for name, value in known:
                     if getattr(module, name, None) != value:
                         setattr(module, name, value)
+
+
+@contextmanager
+def _at_rest(module: nn.Module) -> Iterator[None]:
+    """A weight that is computed can be read: in training mode, spectral norm changes with each look at it."""
+    computing = getattr(module, "parametrizations", None)
+    modes = [(m, m.training) for m in computing.modules()] if isinstance(computing, nn.Module) else []
+    for part, _ in modes:
+        part.__dict__["training"] = False
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.__dict__["training"] = training
 
 
 Widths = Iterator[tuple[str, Any]]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset, IterableDataset
 
 from fxprune.errors import InputError, check_function
 from fxprune.optional import progress_bar
 
+_MANY, _SMALL = 64, 8  # so many batches of fewer samples cost time that is worth a word
 _FORM = "give an iterable of batches: inputs, or (inputs, targets)"
 
 
@@ -65,12 +68,18 @@ class Batches:
     def _read(self) -> Iterator[Any]:
         """The batches up to the limit, unpacked."""
         seen = 0
-        for batch in self._data:
+        for count, batch in enumerate(self._data, 1):
             if self.samples is not None and seen >= self.samples:
                 return
             given = batch if self._unpack is None else self._unpack(batch)
             yield given
             seen += samples_of(given)
+            if count == _MANY and seen < _SMALL * count:
+                warnings.warn(
+                    f"the data come in batches of {seen / count:.3g} samples, each of which takes about as long as one "
+                    "of 32: DataLoader(..., batch_size=32) saves most of the time",
+                    stacklevel=2,
+                )
 
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
@@ -126,5 +135,10 @@ def check_batches(data: Any) -> None:
     """
     if isinstance(data, Tensor | dict | str):
         raise InputError("the data is one batch", seen=type(data).__name__, remedy="give a list of batches: [batch]")
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        remedy = "give DataLoader(dataset, batch_size=32), or batch_size=None if its items are batches"
+        raise InputError(
+            "the data is a dataset of samples, and batches are wanted", seen=type(data).__name__, remedy=remedy
+        )
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
         raise InputError("the data cannot be iterated", seen=type(data).__name__, remedy=_FORM)

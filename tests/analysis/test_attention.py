@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 from collections import Counter
 from functools import cache
 from typing import Any
@@ -162,3 +163,27 @@ def saved(net: nn.Module) -> dict[str, Tensor]:
     torch.save(net.state_dict(), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+class Padded(nn.Module):
+    """Some tokens are padding; PyTorch's encoder asks whether they are the last ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.encoder = nn.TransformerEncoder(layer, 2)
+        self.stem, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.head(self.encoder(self.stem(x), src_key_padding_mask=padding).mean(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_encoder_of_padded_tokens() -> None:
+    padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    result = fxprune.prune(Padded().eval(), (torch.rand(2, 6, 8), padding), pruning_ratio=0.5)
+    assert result.model.stem.out_features == 8
+    assert result.model.encoder.layers[0].linear1.out_features == 12
+    assert result.model(torch.rand(2, 6, 8), padding).shape == (2, 5)

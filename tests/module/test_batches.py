@@ -1,5 +1,6 @@
 """Batches as data loaders give them, as calls of a model."""
 
+import warnings
 from collections import UserDict
 from typing import Any
 
@@ -125,3 +126,30 @@ def test_samples_are_counted_as_they_are_unpacked(once: bool) -> None:
     given = fxprune.Batches(iter(raw) if once else raw, lambda batch: (batch["images"],), samples=8)
     for _ in range(2):
         assert [len(images) for (images,) in given] == [5, 5]
+
+
+class Samples(torch.utils.data.Dataset[Any]):
+    """Vectors, each of which could be taken for a batch."""
+
+    def __len__(self) -> int:
+        return 200
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.full((6,), float(i)), 0
+
+
+def test_a_dataset_is_no_loader() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(fxprune.InputError, match=r"a dataset of samples.*seen: Samples; remedy: give DataLoader"):
+        fxprune.prune(model, torch.rand(1, 6), macs=0.5, data=Samples())
+    fxprune.prune(model, torch.rand(1, 6), macs=0.5, data=torch.utils.data.DataLoader(Samples(), 32))
+
+
+def test_small_batches_are_worth_a_word() -> None:
+    images = torch.rand(100, 3, 2, 2)
+    with pytest.warns(UserWarning, match=r"in batches of 1 samples.*batch_size=32"):
+        assert len(list(fxprune.Batches(images.split(1)))) == 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(fxprune.Batches(images[:60].split(1)))  # few
+        list(fxprune.Batches(torch.rand(1000, 3, 2, 2).split(8)))

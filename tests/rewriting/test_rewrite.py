@@ -491,3 +491,27 @@ def test_functions_hold_the_smaller_model(patch: Callable[[Any], None]) -> None:
     assert small.scale.grad is not None
     assert model.scale.grad is None
     assert torch.equal(model(x), full)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_weights_that_change_with_each_look_in_training_mode(inplace: bool) -> None:
+    """Spectral norm iterates in each forward of training; to rewrite is none."""
+    first = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 8, 3))
+    model = nn.Sequential(first, nn.ReLU(), nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 4, 3))).train()
+    groups = fxprune.find_groups(fxprune.trace(model, torch.rand(1, 3, 8, 8)))
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    small = fxprune.rewrite(model, groups.plan({next(iter(groups)).name: [0, 2, 5]}), inplace=inplace)
+    for part in (0, 2):
+        vectors = small.get_submodule(f"{part}.parametrizations.weight.0")
+        kept = [0, 2, 5] if part == 0 else [0, 1, 2, 3]
+        assert torch.equal(vectors._u, before[f"{part}.parametrizations.weight.0._u"][kept])
+    assert all(m.training for m in small.modules())
+    assert (small[0].out_channels, small[2].in_channels) == (3, 3)
+
+
+def test_a_model_with_spectral_norm_straight_after_training() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 6, 3)), nn.ReLU())
+    model = nn.Sequential(model, nn.Conv2d(6, 4, 3)).train()
+    report = fxprune.prune(model, torch.rand(1, 3, 9, 9), pruning_ratio=0.5).report
+    assert report.deviation is not None
+    assert report.deviation < ROUNDING

@@ -149,6 +149,11 @@ def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
     return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, f"{call.node.target} depends on values")
 
 
+def left_aligned(call: Call, tokens: Any, mask: Any) -> Any:
+    """Whether a mask leaves out tokens at the end only: of the tokens the number counts, and not their channels."""
+    return data_dependent(call, mask)
+
+
 _DATA = """
 _local_scalar_dense nonzero masked_select _unique2 bincount searchsorted bucketize histc equal item is_nonzero
 torchvision::nms cdist _cdist_forward
@@ -166,5 +171,6 @@ OPS: dict[str, OpSpec] = {
     "index": OpSpec(index, zeros.first),
     "index_put": OpSpec(index_put),
     "index_select": OpSpec(index_select, zeros.first),
+    "_nested_tensor_from_mask_left_aligned": OpSpec(left_aligned),
     **dict.fromkeys(_DATA, OpSpec(data_dependent)),
 }
