@@ -181,8 +181,7 @@ class _Job:
             if made is not None:
                 now = self.groups(made.model)
                 measures = Measures(now, goals.engine)
-            part = goals.step(step, steps, whole)
-            made = self.cut(now, planner or self.planner(part, measures, whole))
+            made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
             plan = made.plan if plan is None else plan.then(made.plan)
             if self.tune is not None:
                 self.tune(made.model)

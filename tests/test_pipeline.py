@@ -1,5 +1,6 @@
 """`fxprune.prune`: goals, data, steps, the smallest model that is good enough, and mistakes."""
 
+import itertools
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.errors import StorageError
-from fxprune.planners.goals import Goals
 
 
 class Net(nn.Module):
@@ -228,6 +228,41 @@ def test_ratios_in_steps_multiply(net: Net) -> None:
     assert fxprune.prune(net, X, 0.75, steps=2).plan.kept_counts() == {"a": 4, "b": 8, "c": 6}
 
 
+def row(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 2 * width, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10)),
+    )
+
+
+@pytest.mark.parametrize("steps", [2, 4, 9, 40])
+@pytest.mark.parametrize(
+    ("goal", "width"),
+    [
+        ({"pruning_ratio": 0.5}, 16),
+        ({"pruning_ratio": 0.5, "round_to": 8}, 32),
+        ({"pruning_ratio": {"0": 0.75, "2": 0.1}}, 16),
+        ({"macs": 0.5, "round_to": 8}, 32),
+        ({"parameters": 0.3}, 16),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
+def test_steps_end_where_one_cut_does(goal: dict[str, Any], width: int, steps: int) -> None:
+    torch.manual_seed(0)
+    model, image, seen = row(width), torch.rand(1, 3, 8, 8), []
+    at_once = fxprune.prune(model, image, **goal)
+
+    def tune(small: Any) -> None:
+        seen.append((small[0].out_channels, small[2].out_channels))
+
+    result = fxprune.prune(model, image, steps=steps, tune=tune, verify=steps < 9, **goal)
+    assert result.report.kept == at_once.report.kept
+    assert len(seen) == steps
+    assert all(after <= before for one, two in itertools.pairwise(seen) for before, after in zip(one, two, strict=True))
+    assert len(set(seen)) >= min(steps, 3)  # the cuts are spread
+
+
 # The smallest model that is good enough
 
 
@@ -383,9 +418,3 @@ def test_mistakes_are_told_before_anything_runs(net: Net, arguments: dict[str, A
 def test_swapped_arguments(net: Net) -> None:
     with pytest.raises(fxprune.InputError, match="model and example inputs are swapped"):
         fxprune.prune(X, net, 0.5)  # type: ignore[type-var]
-
-
-def test_goals_of_steps() -> None:
-    assert Goals(macs=0.25).step(1, 2, {"macs": 10}).macs == 0.5
-    assert Goals(macs=250).step(1, 2, {"macs": 1000}).macs == 0.5
-    assert Goals(pruning_ratio={"a": 0.75}).step(2, 2, {}).pruning_ratio == {"a": 0.5}

@@ -21,6 +21,7 @@ from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.error_curves import ErrorCurves, Limit
+from fxprune.planners.stepwise import Towards, Widths
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.scorers.joint_elimination import ErrorCurve
 
@@ -105,22 +106,22 @@ parameters=, latency=), or pruning_ratio=
         """Which widths are allowed."""
         return replace(UNCONSTRAINED, round_to=self.round_to)  # type: ignore[arg-type]  # which checks it
 
-    def step(self, number: int, steps: int, original: Mapping[str, float]) -> Goals:
-        """The goals of one of several steps: in each, the same part of what is left goes.
+    def step(self, planner: Planner, number: int, steps: int, first: Groups) -> Planner:
+        """The planner of one of several steps: in each, the same part of what is left goes.
 
         Args:
+            planner: what reaches the goals, from `planner` or of `candidates`; the last step's.
             number: of the step, from 1.
             steps: how many there are.
-            original: the original's costs by name, of which budgets are parts.
-
-        >>> Goals(macs=0.25).step(1, 2, {"macs": 1000}).macs, Goals(pruning_ratio=0.75).step(2, 2, {}).pruning_ratio
-        (0.5, 0.5)
+            first: the original's groups, of whose widths ratios are parts.
         """
-        kept = {n: relative(v, original[n]) ** (number / steps) for n, v in self.budgets().items()}
-        ratio = self.pruning_ratio
-        if isinstance(ratio, Mapping):
-            return replace(self, pruning_ratio={p: _each(r, steps) for p, r in ratio.items()})
-        return replace(self, pruning_ratio=None if ratio is None else _each(ratio, steps), **kept)
+        if steps == 1:
+            return planner
+        if self.pruning_ratio is not None:
+            # Ratios do not look at scores. What is left of a cut model is no measure for them.
+            alike = {g.name: torch.ones(g.size) for g in first}
+            planner = Widths(self._of_ratios()(first, alike).kept_counts(), self.constraints())
+        return Towards(planner, number / steps, {g.name: g.size for g in first}, self.constraints())
 
     def original(self, measures: Measures) -> dict[str, float]:
         """The costs of the original by name, of which budgets are parts.
@@ -143,10 +144,8 @@ parameters=, latency=), or pruning_ratio=
         Returns:
             A planner that keeps everything if the model meets all budgets already.
         """
-        if isinstance(self.pruning_ratio, Mapping):
-            return PerGroup(self.pruning_ratio, constraints=self.constraints())
         if self.pruning_ratio is not None:
-            return Uniform(self.pruning_ratio, self.constraints())
+            return self._of_ratios()
         tight = self._tight(measures, original)
         if not tight:
             return Uniform(0.0, self.constraints())
@@ -169,6 +168,12 @@ parameters=, latency=), or pruning_ratio=
         limits = tuple(Limit(limit, measure=measures.of(name)) for name, limit in tight.items())
         curves = [_Tempered(limits, power, self.constraints()) for power in _POWERS]
         return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), *curves
+
+    def _of_ratios(self) -> Planner:
+        if isinstance(self.pruning_ratio, Mapping):
+            return PerGroup(self.pruning_ratio, constraints=self.constraints())
+        assert self.pruning_ratio is not None
+        return Uniform(self.pruning_ratio, self.constraints())
 
     def _tight(self, measures: Measures, original: Mapping[str, float]) -> dict[str, float]:
         """The parts of the model's own costs that may stay, of the budgets that it does not meet already."""
@@ -266,11 +271,6 @@ def relative(budget: float, whole: float) -> float:
     (0.5, 0.25)
     """
     return budget if budget <= 1 else min(1.0, budget / whole)
-
-
-def _each(ratio: float, steps: int) -> float:
-    """The pruning ratio that, `steps` times in a row, gives `ratio`."""
-    return 1 - (1 - ratio) ** (1 / steps)
 
 
 def _check_reachable(name: str, value: float, least: float) -> None:

@@ -21,7 +21,7 @@ from fxprune.module.names import names_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan
-from fxprune.planners.goals import GOAL_NAMES, Goals, Measures
+from fxprune.planners.goals import GOAL_NAMES, Goals, Measures, Planner
 from fxprune.planners.nearest import NearestOutput
 from fxprune.reconstruction import repair
 from fxprune.result import Report, Result
@@ -191,11 +191,15 @@ class Gradual(Generic[M]):
         measures = Measures(groups, self._goals.engine)
         if not self._whole:
             self._whole = self._goals.original(measures)
-        goals = self._goals.step(number, len(self.epochs), self._whole)
+        planner = self._goals.step(self._planner(measures), number, len(self.epochs), self._groups or groups)
+        return planner(groups, scores)
+
+    def _planner(self, measures: Measures) -> Planner:
+        """What reaches the goal at once."""
         data, repaired = self._options.get("data"), self._options.get("repair", True)
         if data is None or not repaired or self._options.get("scorer") is not None:
-            return goals.planner(measures, self._whole)(groups, scores)
-        return NearestOutput(goals.candidates(measures, self._whole), data)(groups, scores)
+            return self._goals.planner(measures, self._whole)
+        return NearestOutput(self._goals.candidates(measures, self._whole), data)
 
     def _apply(self, plan: Plan, small: M | None) -> None:
         """Cut all that holds the weights; what can fail comes first."""

@@ -53,6 +53,23 @@ def test_parts_go_before_the_epochs_given() -> None:
     assert (report.before.macs, report.after.macs) == (full, macs)
 
 
+@pytest.mark.parametrize(
+    "goal", [{"pruning_ratio": 0.5}, {"pruning_ratio": 0.5, "round_to": 4}, {"macs": 0.5}], ids=str
+)
+def test_many_cuts_end_where_one_does(goal: dict[str, Any]) -> None:
+    model = net()
+    at_once = fxprune.prune(model, X, **goal)
+    pruner = fxprune.Gradual(model, X, epochs=range(10), verify=False, **goal)
+    pruner.step(4)
+    rest = net()  # and a checkpoint half-way changes nothing
+    rest_of = fxprune.Gradual(rest, X, epochs=range(10), verify=False, **goal)
+    rest_of.load_state_dict(pruner.state_dict())
+    rest.load_state_dict(model.state_dict())
+    for one in (pruner, rest_of):
+        one.step(9)
+        assert one.result.report.kept == at_once.report.kept
+
+
 def test_epochs_that_were_left_out_are_caught_up_on() -> None:
     by_steps, at_once = net(), net()
     at_once.load_state_dict(by_steps.state_dict())
