@@ -57,7 +57,7 @@ def deviation(
 def _errors(
     masked: Outputs, pruned: Outputs, scaled: Container[str], planned: Mapping[str, Sequence[Ints]]
 ) -> Iterator[float]:
-    for (name, m), (_, p) in zip(masked, pruned, strict=False):
+    for (name, m), (_, p) in zip(map(_in_reals, masked), map(_in_reals, pruned), strict=False):
         if name == WHOLE and m.shape != p.shape:
             yield inf
         elif m.is_floating_point() and m.numel() and p.numel():
@@ -66,6 +66,12 @@ def _errors(
                 yield _error(m, p, m, nan_is_nan=nan_is_nan)
             elif name not in scaled and (dim := _cut_dim(m, p)) is not None:
                 yield from _error_of_rest(m, p, dim, planned.get(name, ()))
+
+
+def _in_reals(result: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    """Complex numbers as pairs of real ones, in a last dim."""
+    name, value = result
+    return name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 def _cut_dim(masked: Tensor, pruned: Tensor) -> int | None:

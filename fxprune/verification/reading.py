@@ -241,7 +241,9 @@ class MaskedReading(Reading):
     def _biased(self, out: Tensor, bias: Tensor | None, channel: int) -> Tensor:
         """With a bias that is set at its first use: every channel has both signs, and none is mostly negative."""
         name = self.names.get(id(bias))
-        if bias is not None and name is not None and self.numbers.random and not self.numbers.is_set(name):
+        if bias is None or name is None or out.is_complex():
+            return super()._biased(out, bias, channel)
+        if self.numbers.random and not self.numbers.is_set(name):
             factor = torch.rand(len(bias), generator=self.numbers.generator(f"{name}:mean"), device="cpu").to(out)
             self.set(name, _live_bias(out, channel, factor + 0.3).nan_to_num(0, 0, 0))  # an empty batch has no mean
         return super()._biased(out, bias, channel)

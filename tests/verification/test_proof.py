@@ -214,3 +214,26 @@ def test_the_products_of_attention_are_layers_like_others(weights: bool, kdim: i
     assert result.model.attention.embed_dim == 8  # two of three heads
     assert result.report.deviation is not None
     assert result.report.deviation < 1e-12
+
+
+def complex_net() -> nn.Sequential:
+    kind = torch.complex64
+    return nn.Sequential(nn.Linear(8, 32, dtype=kind), nn.Linear(32, 4, dtype=kind))
+
+
+def test_complex_numbers_are_compared() -> None:
+    model, x = complex_net(), torch.rand(2, 8, dtype=torch.complex64)
+    report = fxprune.prune(model, x, pruning_ratio=0.5).report
+    assert report.deviation is not None
+    assert report.deviation < ROUNDING
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"0": list(range(16))})
+    other = np.arange(32)[::-1].copy()
+    slots = [replace(s, channels=other[s.channels]) if s.tensor == "1.weight" else s for s in plan.groups["0"].slots]
+    wrong = replace(plan, groups={"0": replace(plan.groups["0"], slots=tuple(slots))})
+    assert fxprune.verify(model, wrong, x) > 1e-3
+
+
+def test_complex_numbers_are_not_fitted() -> None:
+    x = torch.rand(64, 8, dtype=torch.complex64)
+    with pytest.raises(fxprune.InputError, match=r"complex numbers are neither chosen nor fitted.*leave data= out"):
+        fxprune.prune(complex_net(), x[:2], pruning_ratio=0.5, data=[x])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxprune.errors import InputError
 from fxprune.statistics.moments import merged
 
 
@@ -44,7 +45,14 @@ class Gram:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor | None = None) -> Gram:
-        """Of patches of shape (rows, groups, n) and targets of shape (rows, groups, outputs); None: no targets."""
+        """Of patches of shape (rows, groups, n) and targets of shape (rows, groups, outputs); None: no targets.
+
+        Raises:
+            InputError: the numbers are complex.
+        """
+        if x.is_complex():
+            remedy = "leave data= out, or give a scorer that reads weights only and repair=False"
+            raise InputError("layers of complex numbers are neither chosen nor fitted on data", remedy=remedy)
         x = x if x.dtype == torch.float32 and x.shape[-1] >= _WIDE else x.double()
         y = x[..., :0] if y is None else y.double()
         x_mean, y_mean = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
