@@ -11,15 +11,14 @@ from fxprune.module.isolation import walk
 def check_unwrapped(model: nn.Module) -> None:
     """Refuse a wrapper: what it calls is compiled, or belongs to other devices and processes; its names are others.
 
-    A `DataParallel` without devices calls the model in it as it is.
+    A `DataParallel` is refused without devices as well, so that what works does not depend on the machine.
 
     Raises:
         InputError: a part of the model is wrapped.
     """
     for path, module in walk(model):
         compiled = "_orig_mod" in module._modules and type(module).__module__.startswith("torch._dynamo")
-        scatters = isinstance(module, nn.DataParallel) and module.device_ids
-        if compiled or scatters or isinstance(module, nn.parallel.DistributedDataParallel):
+        if compiled or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise InputError(
                 "the model is compiled" if compiled else "the model is wrapped to run on several devices",
                 where=path or type(model).__name__,

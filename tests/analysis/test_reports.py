@@ -172,14 +172,8 @@ class Wrapped(nn.Module):
         return self.fc(F.relu(self.b2(self.c2(F.relu(self.b1(self.c1(x)))))).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-_WITHOUT_DEVICES = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/test_cuda.py tests it with devices")
-
-
-@pytest.mark.parametrize(
-    "wrap", [nn.SyncBatchNorm.convert_sync_batchnorm, pytest.param(nn.DataParallel, marks=_WITHOUT_DEVICES)]
-)
-def test_wrapped_for_several_devices(wrap: Any) -> None:
-    model, x = wrap(Wrapped()).eval(), torch.randn(2, 3, 10, 10)
+def test_batchnorm_of_several_devices() -> None:
+    model, x = nn.SyncBatchNorm.convert_sync_batchnorm(Wrapped()).eval(), torch.randn(2, 3, 10, 10)
     groups = fxprune.find_groups(fxprune.trace(model, x))
     assert [g.size for g in groups] == [16, 32]
     plan = random_plan(model, groups, 0.5)

@@ -34,6 +34,13 @@ def test_compiled_models_are_refused(use: Callable[[Any, fxprune.Plan, Any], Any
         use(torch.compile(model), plan, x)
 
 
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_wrappers_of_devices_are_refused_without_devices(use: Callable[[Any, fxprune.Plan, Any], Any]) -> None:
+    model, plan, x = planned()
+    with pytest.raises(fxprune.InputError, match=r"devices in DataParallel; .* remedy: give model\.module"):
+        use(nn.DataParallel(model), plan, x)
+
+
 def test_a_model_that_was_compiled_in_place() -> None:
     model, plan, x = planned()
 
