@@ -16,7 +16,7 @@ from torch import nn
 
 from fxprune.analysis.alternatives import settled
 from fxprune.analysis.grouping.components import Analysis, Group, mended
-from fxprune.analysis.grouping.reasons import FixedDim
+from fxprune.analysis.grouping.reasons import IGNORED, FixedDim
 from fxprune.analysis.grouping.steps import Balanced, Steps
 from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
@@ -335,7 +335,7 @@ def _ignored(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, s
         hits = [g.name for g in analysis.groups if touches(g, pattern)]
         if not hits and not any(matches(tensor, pattern) for tensor in analysis.labelling.graph.tensors):
             raise InputError("nothing has the ignored name", seen=pattern, remedy="give a module, parameter or group")
-        reasons |= dict.fromkeys(hits, (f"ignored by the caller ('{pattern}')", ""))
+        reasons |= dict.fromkeys(hits, (f"{IGNORED} ('{pattern}')", ""))
     return reasons
 
 

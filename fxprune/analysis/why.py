@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.partial_reads import NOT_READ, REPLACED
-from fxprune.analysis.grouping.reasons import FixedDim, place
+from fxprune.analysis.grouping.reasons import IGNORED, FixedDim, place
 from fxprune.analysis.labels.dims import AS_BUFFER
 from fxprune.errors import InputError
 from fxprune.module.names import matches, names_of
@@ -104,11 +104,22 @@ def explained(groups: _Groups, part: str | nn.Module) -> Why:
     found = {group: mine for group, mine in slots.items() if mine}
     fixed = [d for d in groups.fixed if matches(d.tensor, name)]
     if not found and not fixed:
-        remedy = "give the name of a module, a parameter or a group"
-        raise InputError("nothing in the model has the name", seen=name, remedy=remedy)
+        raise _unknown(groups.graph.model, name)
     ways = _Ways(groups.graph)
     noted = tuple(note for group in found for note in notes(groups, group))
     return Why(name, found, noted, tuple(_held(groups, d, ways) for d in fixed))
+
+
+def _unknown(model: nn.Module, name: str) -> InputError:
+    """What is wrong with a name of which nothing is known."""
+    module = dict(model.named_modules(remove_duplicate=False)).get(name)
+    if module is None:
+        remedy = "give the name of a module, a parameter or a group"
+        return InputError("nothing in the model has the name", seen=name, remedy=remedy)
+    bare = next(module.parameters(), None) is None and next(module.buffers(), None) is None
+    what = "the module has no parameters" if bare else "no dim of the module's parameters is longer than 1"
+    remedy = "ask for the layer that makes its channels; only dims of parameters belong to groups"
+    return InputError(what, where=name, seen=type(module).__name__, remedy=remedy)
 
 
 def _asked(name: str, group: str, tensor: str) -> bool:
@@ -194,7 +205,7 @@ def _code(model: nn.Module, node: fx.Node) -> str:
 
 def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     model = groups.graph.model
-    if dim.reason.startswith("ignored by the caller"):
+    if dim.reason.startswith(IGNORED):
         return "take it out of ignored="
     if dim.reason.startswith("model output"):
         return _output_remedy(model, dim.reason.removeprefix("model output").strip())

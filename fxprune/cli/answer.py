@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.console import Console, RenderableType
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, StorageError
 from fxprune.storage.files import write_whole
 
 _PIPE_WIDTH = 120
@@ -150,5 +150,6 @@ def write(path: Path, text: str) -> None:
     try:
         write_whole(path, text.encode())
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
+        seen = error.seen if isinstance(error, StorageError) else error.strerror or error
+        raise CommandError(f"cannot write {path}: {seen}") from error
     typer.echo(f"wrote {path}", err=True)

@@ -31,6 +31,8 @@ def load(options: DataOptions, loaded: Loaded) -> Batches | None:
         CommandError: there is no such folder, object or function, or it holds no images.
     """
     if options.data is None:
+        if options.unpack is not None:
+            raise CommandError("--unpack has nothing to unpack; give --data as well")
         return None
     named = _folder(Path(options.data), options, loaded) if Path(options.data).is_dir() else _object(options.data)
     unpack = None if options.unpack is None else models.factory(options.unpack)

@@ -359,6 +359,7 @@ def test_objects_of_the_caller(here: Path) -> None:
         (["compare", "small", "--data", "empty"], "no image in empty; known endings"),
         (["compare", "small", "--data", "nowhere"], "'nowhere' is neither a folder nor module:OBJECT"),
         (["compare", "small", "--data", "cli_nets.py:number"], "is not an iterable of batches; seen: int"),
+        (["compare", "small", "--unpack", "cli_nets.py:labelled"], "--unpack has nothing to unpack; give --data as"),
     ],
 )
 def test_mistakes_are_told_in_a_line(here: Path, arguments: list[str], told: str) -> None:

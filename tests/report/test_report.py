@@ -501,7 +501,10 @@ def test_program_takes_several_inputs_and_protects(app: typer.Typer, nets: Path)
             ["my_nets:small", "--input-shape", "1,4", "--heads", "num_heads", "--heads", "0=head_dim"],
             "several choices of heads",
         ),
-        (["my_nets:small", "--input-shape", "1,4", "--svg", "no/such/folder.svg"], "cannot write no/such/folder.svg"),
+        (
+            ["my_nets:small", "--input-shape", "1,4", "--svg", "no/such/folder.svg"],
+            "cannot write no/such/folder.svg: FileNotFoundError: No such file or directory",
+        ),
         (["my_nets:small", "--input-shape", "1,4", "--json", "."], "cannot write .: "),
     ],
 )

@@ -79,6 +79,7 @@ def place(node: fx.Node | None) -> str:
     return f"{node.target}" + (f" in {module}" if module else "")
 
 
+IGNORED = "ignored by the caller"
 # What every model has; other reasons say more.
 _BOUNDARIES = ("model input", "model output", "kernel size", "spatial dim")
 

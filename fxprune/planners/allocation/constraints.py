@@ -8,8 +8,9 @@ from math import ceil
 from typing import TypeVar
 
 from fxprune.analysis.grouping.components import Group
+from fxprune.analysis.grouping.reasons import IGNORED, decisive_first
 from fxprune.analysis.groups import Groups, touches
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_kind
 from fxprune.module.names import matches
 from fxprune.planners.allocation.units import Unit
 
@@ -103,11 +104,22 @@ def check_patterns(patterns: Iterable[str], groups: Groups) -> None:
         InputError: names the pattern.
     """
     for pattern in patterns:
+        check_kind("a name of groups", pattern, str, "give a name or a shell pattern")
         if not any(stands_for(pattern, g) for g in groups):
             raise unknown(pattern, groups)
 
 
 def unknown(pattern: str, groups: Groups) -> InputError:
+    """What is wrong with a name or pattern that stands for no group: what has it is fixed, or only follows a group."""
+    fixed = [d for d in groups.fixed if matches(d.tensor, pattern)]
+    reasons = decisive_first([d for d in fixed if d.dim == 0] or fixed)
+    if reasons:
+        ignored = any(reason.startswith(IGNORED) for reason in reasons)
+        remedy = "take it out of ignored=" if ignored else f'leave it out; groups.why("{pattern}") tells more'
+        return InputError("what has the name or pattern is fixed", seen=f"{pattern}: {reasons[0]}", remedy=remedy)
+    if found := [g.name for g in groups if any(matches(s.tensor, pattern) for s in g.slots)]:
+        remedy = f"give the group: {', '.join(found[:8])}"
+        return InputError("what has the name or pattern makes no channels of its own", seen=pattern, remedy=remedy)
     names = ", ".join(g.name for g in list(groups)[:8])
     return InputError("no prunable group has the name or pattern", seen=pattern, remedy=f"groups: {names} ...")
 
