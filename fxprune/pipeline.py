@@ -20,8 +20,8 @@ from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_function, check_kind
 from fxprune.module.batches import device_of
-from fxprune.module.data import Batches
-from fxprune.module.names import names_of
+from fxprune.module.data import Batches, read_batches
+from fxprune.module.names import by_name, names_of
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
 from fxprune.planners.budget import Budget
@@ -38,13 +38,12 @@ from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
 
 M = TypeVar("M", bound=nn.Module)
-_SAMPLES = 1024  # that are read where the caller's data hold more
 
 
 def prune(
     model: M,
     example_inputs: Any,
-    pruning_ratio: float | Mapping[str, float] | None = None,
+    pruning_ratio: float | Mapping[Any, float] | None = None,
     *,
     macs: float | None = None,
     parameters: float | None = None,
@@ -74,8 +73,8 @@ def prune(
     Args:
         model: the model; untouched.
         example_inputs: as for `fxprune.trace`.
-        pruning_ratio: part of every group's channels to remove, in [0, 1); or {name or pattern of groups or modules:
-            part}, where all others stay whole.
+        pruning_ratio: part of every group's channels to remove, in [0, 1); or {name or pattern of groups or modules,
+            or one of these objects: part}, where all others stay whole.
         macs: MACs that may stay: at most 1 is a part of the original's, more is a number of MACs.
         parameters: parameters that may stay, likewise.
         latency: time of a forward that may stay: at most 1 is a part of the original's, more is milliseconds. It is
@@ -125,10 +124,11 @@ def prune(
     _check_model(model, example_inputs)
     check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
-    goals = Goals(macs, parameters, latency, pruning_ratio, round_to, engine)
+    ratio = by_name(model, pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
+    goals = Goals(macs, parameters, latency, ratio, round_to, engine)
     _check_goals(goals, planner, evaluate, max_drop, folder)
     _check_steps(steps, tune, planner, max_drop)
-    batches = None if data is None else _batches(data, unpack)
+    batches = read_batches(data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
     job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify)
     goals = goals.measured(device_of(model))
@@ -256,7 +256,9 @@ class _Job:
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
         """Of every channel."""
         data = None if self.data is None else self.data.described("choosing channels")
-        return self.scorer_used()(groups.graph.model, groups, data)
+        found = self.scorer_used()(groups.graph.model, groups, data)
+        check_kind("what the scorer returns", found, Mapping, "return {name of a group: a score for each channel}")
+        return found
 
     def repaired(self, model: nn.Module, small: M, plan: Plan) -> M:
         if self.data is None or not self.repair or not plan.cuts():
@@ -293,12 +295,6 @@ def _warned(result: Result[M]) -> Result[M]:
     for line in result.report.warnings():
         warnings.warn(line, stacklevel=4)
     return result
-
-
-def _batches(data: Iterable[Any], unpack: Callable[[Any], Any] | None) -> Batches:
-    if isinstance(data, Batches):
-        return data
-    return Batches(data, unpack, samples=_SAMPLES, progress=True)
 
 
 def _check_model(model: Any, example_inputs: Any) -> None:

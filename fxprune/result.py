@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import nn
@@ -19,7 +18,7 @@ from fxprune.plan.plan import Plan
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
 from fxprune.rewriting.config_file import save_pretrained
-from fxprune.storage.files import make_folder, write_whole
+from fxprune.storage.files import checked_path, make_folder, write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
 from fxprune.verification.stale_widths import StaleWidth, stale_widths
@@ -157,7 +156,7 @@ class Result(Generic[M]):
             notes: texts by name that are kept in the file as well.
 
         Raises:
-            InputError: the model's `state_dict` holds something other than tensors.
+            InputError: the model's `state_dict` holds something other than tensors, or a note is not a text.
             StorageError: the system does not let them be written.
         """
         write(self, path, notes)
@@ -192,8 +191,9 @@ def write(
             report is of this cut.
         title: of the report; the model's class name if empty.
     """
-    file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / pruned_file.NAME
+    given = checked_path(path)
+    file = given if given.suffix == ".safetensors" else given / pruned_file.NAME
     make_folder(file.parent)
     pruned_file.save(file, result.model, result.plan if before is None else before.then(result.plan), notes)
-    page = file.with_suffix(".html") if file == Path(path) else file.with_name("report.html")
+    page = file.with_suffix(".html") if file == given else file.with_name("report.html")
     write_whole(page, result_page(result, title).encode())

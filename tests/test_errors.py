@@ -747,6 +747,96 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
         fxprune.InputError,
         "kept channels are not a list of indices in stem",
     ),
+    "ratio={0}": (
+        lambda m, g, p: fxprune.prune(m, X, {0: 0.5}),
+        fxprune.InputError,
+        "this names no part of the model; seen: int; remedy: give names or shell patterns",
+    ),
+    "PerGroup({0})": (
+        lambda m, g, p: fxprune.planners.PerGroup({0: 0.5})(g, fxprune.scorers.L2Norm()(m, g)),  # type: ignore[dict-item]
+        fxprune.InputError,
+        "a name of groups is not of type str; seen: int",
+    ),
+    "scorer=None": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5, scorer=lambda m, g, d: None),  # type: ignore[arg-type,return-value]
+        fxprune.InputError,
+        "what the scorer returns is not of type Mapping; seen: NoneType; remedy: return {name of a group",
+    ),
+    "planner(None)": (
+        lambda m, g, p: fxprune.planners.Uniform(0.5)(g, None),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "what the scorer gave is not of type Mapping",
+    ),
+    "notes={int}": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save("never", notes={"a": 1}),  # type: ignore[dict-item]
+        fxprune.InputError,
+        "a note is not a text; seen: 'a': int",
+    ),
+    "save(None)": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save(None),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "this is no path of a file or folder; seen: None",
+    ),
+    "plan.save(3)": (
+        lambda m, g, p: p.save(3),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "this is no path of a file or folder; seen: 3",
+    ),
+    "load(None)": (
+        lambda m, g, p: fxprune.load(None, m),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "this is no path of a file or folder; seen: None",
+    ),
+    "folder=3": (
+        lambda m, g, p: fxprune.prune(m, X, evaluate=lambda m: 1.0, max_drop=0.1, folder=3),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "this is no path of a file or folder; seen: 3",
+    ),
+    "picture(report)": (
+        lambda m, g, p: fxprune.report.picture(fxprune.prune(m, X, 0.5).report),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "a report needs groups or a result; seen: Report",
+    ),
+    "repair(result)": (
+        lambda m, g, p: fxprune.repair(m, fxprune.prune(m, X, 0.5), p, X),  # type: ignore[type-var]
+        fxprune.InputError,
+        "the pruned model is not of type Module; seen: Result; remedy: give a torch.nn.Module; of a result, its model",
+    ),
+    "reconstruct(result)": (
+        lambda m, g, p: fxprune.reconstruct(m, fxprune.prune(m, X, 0.5), p, X),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "the pruned model is not of type Module; seen: Result",
+    ),
+    "absorb(result)": (
+        lambda m, g, p: fxprune.absorb_batchnorm(fxprune.prune(m, X, 0.5), X),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "the model is not of type Module; seen: Result",
+    ),
+    "recalibrate(result)": (
+        lambda m, g, p: fxprune.recalibrate_batchnorm(fxprune.prune(m, X, 0.5), X),  # type: ignore[arg-type]
+        fxprune.InputError,
+        "the model is not of type Module; seen: Result",
+    ),
+    "data=[meta]": (
+        lambda m, g, p: fxprune.prune(m, X, macs=0.5, data=[X[0].to("meta")]),
+        fxprune.InputError,
+        "a meta tensor holds no data in batch 1 of the data; remedy: give batches that hold numbers",
+    ),
+    "data=[array]": (
+        lambda m, g, p: fxprune.prune(m, X, macs=0.5, data=[(X[0].numpy(), 3)]),
+        fxprune.InputError,
+        "batch 1 of the data; seen: tuple of ndarray, int; remedy: make tensors of arrays: torch.as_tensor(array)",
+    ),
+    "unpack=": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5, unpack=lambda batch: batch),
+        fxprune.InputError,
+        "unpack= has nothing to unpack; seen: no data; remedy: give data= as well",
+    ),
+    "unpack=, data=Batches": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5, data=fxprune.Batches([X[0]]), unpack=lambda batch: batch),
+        fxprune.InputError,
+        "unpack= has nothing to unpack; seen: Batches, which have their own",
+    ),
     "pickle(groups)": (lambda m, g, p: pickle.dumps(g), fxprune.InputError, "save the plan"),
 }
 
@@ -756,6 +846,41 @@ def test_arguments_of_another_kind(net: Net, plan: fxprune.Plan, name: str) -> N
     use, error, text = WRONG[name]
     with pytest.raises(error, match=re.escape(text)):
         use(net, groups_of(net), plan)
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ({"only": "8"}, ["what has the name or pattern is fixed; seen: 8: model output", 'groups.why("8") tells more']),
+        ({"pruning_ratio": {"8": 0.5}}, ["is fixed; seen: 8: model output"]),
+        ({"only": "0", "ignored": "0"}, ["seen: 0: ignored by the caller ('0')", "remedy: take it out of ignored="]),
+        ({"only": "1"}, ["makes no channels of its own; seen: 1; remedy: give the group: 0"]),
+        ({"only": "2"}, ["no prunable group has the name or pattern; seen: 2"]),
+    ],
+)
+def test_names_of_what_cannot_lose_channels_are_told_why(options: Any, texts: list[str]) -> None:
+    with refused(fxprune.InputError, *texts):
+        fxprune.prune(line(), torch.rand(1, 3, 8, 8), **{"pruning_ratio": 0.5, **options})
+
+
+def test_why_a_module_without_parameters_has_no_groups() -> None:
+    groups = groups_of(line(), torch.rand(1, 3, 8, 8))
+    with refused(fxprune.InputError, "the module has no parameters in 2; seen: ReLU; remedy: ask for the layer"):
+        groups.why("2")
+    with refused(fxprune.InputError, "nothing in the model has the name; seen: 20"):
+        groups.why("20")
+
+
+def test_ratios_of_modules_and_groups() -> None:
+    model, x = line(), torch.rand(1, 3, 8, 8)
+    group = groups_of(model, x)["3"]
+    assert fxprune.prune(model, x, {model[0]: 0.5, group: 0.25}).report.kept == {"0": 4, "3": 12}
+
+
+def line() -> nn.Sequential:
+    first = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+    second = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+    return nn.Sequential(*first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
 
 
 def test_groups_can_be_copied_in_memory(net: Net) -> None:

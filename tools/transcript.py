@@ -28,8 +28,8 @@ STEPS = (
         "fxprune verify small",
     ),
     (
-        "`inspect`, `prune` and `search` take `small` as well; what they cut further is saved as a file of the original "
-        "again.\n\nOriginal and pruned, on images that neither has seen:",
+        "`inspect`, `prune` and `search` take `small` as well; what they cut further is saved as a file of the "
+        "original again.\n\nOriginal and pruned, on images that neither has seen:",
         "fxprune compare small --data digits.py:test --threads 1",
     ),
     (

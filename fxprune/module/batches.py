@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_kind
 from fxprune.module.data import Batches, counted, samples_in, samples_of
 from fxprune.module.isolation import Inputs, as_call, call
 
@@ -67,6 +67,7 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
     Raises:
         InputError: `data` is not an iterable of batches, a batch holds no tensor, or there is none.
     """
+    check_kind("the model", model, nn.Module, "give a torch.nn.Module; of a result, its model")
     device = device_of(model)
 
     def move(t: Any) -> Any:
@@ -81,7 +82,11 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         tensors = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
         place = f"batch {count} of the data"
         if not tensors:
-            raise InputError("a batch without a tensor", where=place, seen=str(batch)[:80], remedy=_FORM)
+            raise InputError("a batch without a tensor", where=place, seen=_in_words(batch), remedy=_remedy(batch))
+        if not device.type == "meta" and any(
+            t.is_meta for t in tree_leaves((inputs, targets)) if isinstance(t, Tensor)
+        ):
+            raise InputError("a meta tensor holds no data", where=place, remedy="give batches that hold numbers")
         args, kwargs = inputs
         yield Batch(tree_map(move, inputs), tree_map(move, targets), samples_of(args or kwargs), place)
     if not count:
@@ -123,6 +128,24 @@ def _iterable(data: Any) -> Iterator[Any]:
         return iter(data)
     except TypeError as error:
         raise InputError("the data cannot be iterated", seen=type(data).__name__, remedy=_FORM) from error
+
+
+def _in_words(batch: Any) -> str:
+    """What a batch is made of.
+
+    >>> _in_words([torch.zeros(2).numpy(), 3])
+    'list of ndarray, int'
+    """
+    if not isinstance(batch, Mapping | list | tuple):
+        return type(batch).__name__
+    parts = list(batch.values() if isinstance(batch, Mapping) else batch)
+    kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
+    return f"{type(batch).__name__} of {kinds or 'nothing'}"
+
+
+def _remedy(batch: Any) -> str:
+    arrays = any(hasattr(part, "__array_interface__") for part in tree_leaves(batch))
+    return f"make tensors of arrays: torch.as_tensor(array); {_FORM}" if arrays else _FORM
 
 
 def _parts(batch: Any, forward: inspect.Signature | None) -> tuple[Inputs, Any]:

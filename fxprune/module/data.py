@@ -15,6 +15,7 @@ from fxprune.optional import progress_bar
 
 _MANY, _SMALL = 64, 8  # so many batches of fewer samples cost time that is worth a word
 _FORM = "give an iterable of batches: inputs, or (inputs, targets)"
+_SAMPLES = 1024  # that are read where the caller's data hold more
 
 
 class Batches:
@@ -84,6 +85,19 @@ class Batches:
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
         return min([n for n in (samples_in(self._data), self.samples) if n], default=None)
+
+
+def read_batches(data: Iterable[Any] | None, unpack: Callable[[Any], Any] | None) -> Batches | None:
+    """The caller's `data=` and `unpack=` as batches with the usual limit; None if there are no data.
+
+    Raises:
+        InputError: as `Batches`, or `unpack` has nothing to unpack.
+    """
+    if unpack is not None and (data is None or isinstance(data, Batches)):
+        seen = "no data" if data is None else "Batches, which have their own"
+        remedy = "give data= as well" if data is None else "give it to Batches: Batches(loader, unpack)"
+        raise InputError("unpack= has nothing to unpack", seen=seen, remedy=remedy)
+    return data if data is None or isinstance(data, Batches) else Batches(data, unpack, samples=_SAMPLES, progress=True)
 
 
 def counted(data: Iterable[Any], what: str, total: int | None) -> Iterator[Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
+
+V = TypeVar("V")
 
 
 def names_of(model: nn.Module, given: Any) -> tuple[str, ...]:
@@ -27,6 +29,19 @@ def names_of(model: nn.Module, given: Any) -> tuple[str, ...]:
     """
     several = isinstance(given, Iterable) and not isinstance(given, str | Tensor | nn.Module)
     return tuple(name for part in (given if several else [given]) for name in _names(model, part))
+
+
+def by_name(model: nn.Module, table: Mapping[Any, V]) -> dict[str, V]:
+    """A table whose keys are names or patterns, of one whose keys may be modules, parameters or groups as well.
+
+    Raises:
+        InputError: as `names_of`.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> by_name(net, {"0.*": 0.5, net[1]: 0.25})
+    {'0.*': 0.5, '1': 0.25}
+    """
+    return {name: value for key, value in table.items() for name in _names(model, key)}
 
 
 def _names(model: nn.Module, given: Any) -> Iterator[str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from fxprune.errors import PlanError
 from fxprune.plan.composition import check_composed, composed_fields
 from fxprune.plan.file import fields_of, to_data
 from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot
-from fxprune.storage.files import write_whole
+from fxprune.storage.files import checked_path, write_whole
 from fxprune.storage.html import table
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
@@ -112,7 +111,7 @@ class Plan(PlanFields):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; an existing file is replaced whole or not at all."""
-        write_whole(Path(path), self.to_json().encode())
+        write_whole(checked_path(path), self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -121,7 +120,7 @@ class Plan(PlanFields):
         Raises:
             PlanError: the file is truncated, malformed or inconsistent.
         """
-        file = Path(path)
+        file = checked_path(path)
         _check_length(file.stat().st_size, str(path))
         try:
             text = file.read_text(encoding="utf-8")

@@ -84,7 +84,7 @@ def parts_of(subject: Groups | Pruned) -> tuple[Groups, Plan | None]:
     """
     if isinstance(subject, Groups):
         return subject, None
-    if not isinstance(getattr(subject, "plan", None), Plan):
+    if not isinstance(getattr(subject, "plan", None), Plan) or not hasattr(subject, "report"):
         remedy = "give what fxprune.find_groups or fxprune.prune returns"
         raise InputError("a report needs groups or a result", seen=type(subject).__name__, remedy=remedy)
     return subject.report.groups, subject.plan

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError, PlanError, check_kind
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
-from fxprune.storage.files import write_whole
+from fxprune.storage.files import checked_path, write_whole
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,8 +36,13 @@ def save(path: Path, model: nn.Module, plan: Plan, notes: Mapping[str, str] | No
         notes: texts by name that are kept in the file as well.
 
     Raises:
-        InputError: the model's `state_dict` holds something other than tensors.
+        InputError: the model's `state_dict` holds something other than tensors, or a note is not a text.
     """
+    check_kind("notes=", {} if notes is None else notes, Mapping, "give {name: text}")
+    for name, text in (notes or {}).items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            seen, remedy = f"{name!r}: {type(text).__name__}", "give {name: text}, for instance by json.dumps"
+            raise InputError("a note is not a text", seen=seen, remedy=remedy)
     state = model.state_dict()
     other = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if other:
@@ -111,7 +116,8 @@ def notes_of(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _file(path: str | os.PathLike[str]) -> Path:
-    return Path(path) / NAME if Path(path).is_dir() else Path(path)
+    given = checked_path(path)
+    return given / NAME if given.is_dir() else given
 
 
 def _metadata(file: Path) -> dict[str, str]:

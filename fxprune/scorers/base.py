@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_data
+from fxprune.errors import InputError, check_data, check_kind
 from fxprune.plan.plan import Slot
 
 Scores = dict[str, Tensor]
@@ -109,6 +109,7 @@ def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:
     Raises:
         InputError: names the group and what is wrong.
     """
+    check_kind("what the scorer gave", scores, Mapping, "give {name of a group: a score for each channel}")
     for g in groups:
         if g.name not in scores:
             raise InputError("a group has no scores", where=g.name, remedy="score all groups that are to be planned")

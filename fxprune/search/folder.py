@@ -23,7 +23,7 @@ from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.search import checkpoint
 from fxprune.search.trial import Candidate, Floats, Outcome
-from fxprune.storage.files import accessing, claim, remove_leftovers, write_whole
+from fxprune.storage.files import accessing, checked_path, claim, remove_leftovers, write_whole
 from fxprune.storage.json_lines import Lines
 
 try:
@@ -49,7 +49,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
-        self.path = Path(path)
+        self.path = checked_path(path)
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the search's folder is a file", where=str(path), remedy="give a directory, or a new name")
         with accessing(self.path):

@@ -40,6 +40,19 @@ _REMEDIES = {
 }
 
 
+def checked_path(path: Any) -> Path:
+    """A path as the caller gives it.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return Path(path)
+    except TypeError as error:
+        remedy = "give a name, or a pathlib.Path"
+        raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=remedy) from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, where they lack.
 

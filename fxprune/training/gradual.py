@@ -17,7 +17,7 @@ from fxprune.errors import InputError, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
 from fxprune.module.isolation import tensors_of
-from fxprune.module.names import names_of
+from fxprune.module.names import by_name, names_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan
@@ -94,6 +94,8 @@ class Gradual(Generic[M]):
         check_kind("the model", model, nn.Module, "give a torch.nn.Module")
         check_unwrapped(model)
         self.model, self._inputs, self.epochs = model, example_inputs, _epochs(epochs)
+        if isinstance(ratio := goals.get("pruning_ratio"), Mapping):
+            goals["pruning_ratio"] = by_name(model, ratio)
         given, self._options = _parted(goals)
         self._goals = given.measured(device_of(model))
         self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
