@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -35,6 +35,10 @@ class _Reached:
     own: list[Any] = field(default_factory=list)
     named: list[Any] = field(default_factory=list)
 
+    def and_by(self, other: _Reached) -> _Reached:
+        """With what other functions reach."""
+        return _Reached(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
 
 class ClassState:
     """The state of classes at the time when this is made, without the caches of functools that hold tensors.
@@ -43,15 +47,18 @@ class ClassState:
 
     Args:
         kinds: the classes; their bases count, libraries' do not.
+        functions: that a model itself holds, such as hooks.
 
     Attributes:
         steps: what puts all back; each stands alone, and may be repeated.
     """
 
-    def __init__(self, kinds: Iterable[type]) -> None:
+    def __init__(self, kinds: Iterable[type], functions: Iterable[Any] = ()) -> None:
         classes = dict.fromkeys(c for kind in kinds for c in kind.__mro__ if not is_of_library(c))
         held = [v for c in classes for v in vars(c).values()]
         reached = _reached(tuple(f for value in held for f in _functions(value)))
+        if own := tuple(f for value in functions for f in _functions(value)):
+            reached = reached.and_by(_reached.__wrapped__(own))  # not kept: they may lead to the model
         saved, seen = Saved(), set[int]()
         for container in reached.named:
             saved.note(container, seen)

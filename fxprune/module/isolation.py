@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
+from types import FunctionType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -64,7 +66,8 @@ def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
     with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states():
         structure = StructuralCopy()
         work = structure.of(model)
-        parts = ClassState(structure.kinds).steps
+        own = [value for value in structure.originals if isinstance(value, FunctionType | partial)]
+        parts = ClassState(structure.kinds, own).steps
         others = [t for i, t in structure.shared.items() if keep_buffers or i not in structure.own]
         with _watched_tensors(others, parts):
             if keep_buffers:

@@ -983,6 +983,24 @@ def test_state_of_all_kinds_that_a_class_holds() -> None:
     assert [a != b for a, b in zip(after, before, strict=True)] == [True] * len(before)
 
 
+SEEN: list[Tensor] = []
+
+
+def remember(_module: nn.Module, _args: Any, out: Tensor) -> None:
+    SEEN.append(out)
+
+
+def test_what_hooks_keep_in_globals() -> None:
+    model, x = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2)), torch.rand(2, 5)
+    model[0].register_forward_hook(remember)
+    model[2].register_forward_hook(functools.partial(remember))
+    fxprune.prune(model, x, 0.5, data=[torch.rand(32, 5)])
+    assert SEEN == []
+    model(x)
+    assert len(SEEN) == 2
+    SEEN.clear()
+
+
 class InInferenceMode(nn.Module):
     def __init__(self) -> None:
         super().__init__()
