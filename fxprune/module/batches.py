@@ -131,13 +131,13 @@ def _iterable(data: Any) -> Iterator[Any]:
 
 
 def _in_words(batch: Any) -> str:
-    """What a batch is made of.
+    """What a batch is made of; a text or number as it is.
 
     >>> _in_words([torch.zeros(2).numpy(), 3])
     'list of ndarray, int'
     """
     if not isinstance(batch, Mapping | list | tuple):
-        return type(batch).__name__
+        return str(batch)[:80] if isinstance(batch, str | int | float) else type(batch).__name__
     parts = list(batch.values() if isinstance(batch, Mapping) else batch)
     kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts))
     return f"{type(batch).__name__} of {kinds or 'nothing'}"
