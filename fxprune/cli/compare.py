@@ -20,7 +20,7 @@ import fxprune
 from fxprune.cli import data, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import Engine, compiled, eager, onnx_runtime, write_onnx
-from fxprune.cli.options import DataOptions, ModelOptions, Original
+from fxprune.cli.options import DataOptions, Original, PrunedOptions
 from fxprune.cli.quality import Evaluate, quality, valued
 from fxprune.costs.latency.timer import median_by_turns
 
@@ -30,7 +30,7 @@ _OUTPUTS = ("relative difference", "value of")  # of which no part is left
 
 @command
 def compare(
-    model: ModelOptions,
+    model: PrunedOptions,
     reading: DataOptions,
     original: Original = None,
     engines: Annotated[str, typer.Option(help="Which of eager, compile, onnx to measure.")] = "eager,compile,onnx",

@@ -58,6 +58,18 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class PrunedOptions(ModelOptions):
+    """The same for commands that compare a pruned model with its original."""
+
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The folder or .safetensors file that `fxprune prune --out` or result.save wrote.", show_default=False
+        ),
+    ]
+
+
+@dataclass(frozen=True)
 class GroupOptions:
     """Which channels may go."""
 

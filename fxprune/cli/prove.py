@@ -12,12 +12,12 @@ import fxprune
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, command
 from fxprune.cli.groups import heads
-from fxprune.cli.options import EngineName, EngineOption, ModelOptions, Original
+from fxprune.cli.options import EngineName, EngineOption, ModelOptions, Original, PrunedOptions
 
 
 @command
 def verify(
-    model: ModelOptions,
+    model: PrunedOptions,
     original: Original = None,
     tolerance: Annotated[float, typer.Option(help="Largest relative deviation that passes.")] = 1e-6,
 ) -> Answer:

@@ -97,6 +97,13 @@ def test_help_and_version() -> None:
     assert "--input-shape" in run("inspect", "--help").stdout
 
 
+def test_help_says_which_models_a_command_takes() -> None:
+    for name in ("inspect", "prune", "search", "verify", "latency", "export", "compare"):
+        told = " ".join(run(name, "--help").stdout.split())
+        assert "prune --out" in told
+        assert ("torchvision:NAME" in told.partition("Options")[0]) == (name not in ("verify", "compare"))
+
+
 def test_inspect_shows_groups(here: Path) -> None:
     found = run("inspect", "cli_nets.py:Net", *SHAPE, "--members", "--svg", "a.svg", "--html", "a.html")
     assert found.exit_code == 0
