@@ -21,6 +21,7 @@ from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_function, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches, read_batches
+from fxprune.module.isolation import same_modes
 from fxprune.module.names import by_name, names_of
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
@@ -91,7 +92,7 @@ def prune(
         unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
         repair: with data, fit the layers that read what is gone by least squares (see `fxprune.repair`).
         steps: cut in so many steps; in each, the same part of what is left goes, and `tune` follows.
-        tune: trains a pruned model in place, after each step.
+        tune: trains a pruned model in place, after each step; then its modules train or not as those of `model` do.
         evaluate: the quality of a model, higher is better; for `max_drop`.
         max_drop: how much of `evaluate(model)` may be lost, in its unit: the smallest model that loses no more is
             searched for, in MACs, by bisection; each candidate is repaired and tuned.
@@ -184,7 +185,8 @@ class _Job:
             made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
             plan = made.plan if plan is None else plan.then(made.plan)
             if self.tune is not None:
-                self.tune(made.model)
+                with same_modes(made.model):
+                    self.tune(made.model)
         assert made is not None
         assert plan is not None
         costs = before, measures.cost(made.plan)

@@ -294,6 +294,27 @@ def test_candidates_are_repaired_and_tuned(net: Net) -> None:
     assert parts(result)[0] < 0.8
 
 
+def test_models_are_judged_and_returned_in_the_modes_of_the_original(net: Net) -> None:
+    net.eval()
+    net.head.train()  # modes may be mixed
+    seen = []
+
+    def evaluate(model: Net) -> float:
+        seen.append((model.training, model.a.training, model.head.training))
+        model.train()
+        return 1.0
+
+    def tune(small: Net) -> None:
+        assert not small.training
+        small.train()
+
+    found = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.5, tune=tune).model
+    assert len(seen) > 2
+    for model in (found, fxprune.prune(net, X, 0.5, tune=tune, steps=2).model, net):
+        seen.append((model.training, model.a.training, model.head.training))
+    assert set(seen) == {(False, False, True)}
+
+
 def test_an_interrupted_search_goes_on_from_its_folder(net: Net, tmp_path: Path) -> None:
     calls: list[int] = []
 

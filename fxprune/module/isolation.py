@@ -231,6 +231,22 @@ def set_training(model: nn.Module, training: bool) -> None:
         module.__dict__["training"] = training and not isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
+@contextmanager
+def same_modes(model: nn.Module) -> Iterator[None]:
+    """Afterwards each module trains or not as it did before, whatever the caller's function has left it in."""
+    before = {name: module.training for name, module in walk(model)}
+    yield
+    after = list(walk(model))
+    if all(module.training == before.get(name, model.training) for name, module in after):
+        return
+    if model.training != before[""]:
+        model.train(before[""])  # its own `train` may do more than to set modes, and has done so in the function
+    for name, module in walk(model):
+        mode = before.get(name, before[""])
+        if module.training != mode:
+            module.training = mode
+
+
 def watch_forwards(model: nn.Module, stack: list[str]) -> None:
     """Keep in `stack` the qualified names of the modules whose `forward` is running. Call it inside `isolated`."""
     for path, module in walk(model):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
-from fxprune.module.isolation import random_states, seed_random_states
+from fxprune.module.isolation import random_states, same_modes, seed_random_states
 from fxprune.plan.plan import Plan
 from fxprune.scorers.base import Scorer, check_scores
 
@@ -136,14 +136,19 @@ class Job(Generic[M]):
 
 
 def attempt(job: Job[M]) -> tuple[Outcome, M]:
-    """Tune and evaluate; the random states of this process are as before."""
+    """Tune and evaluate; the random states of this process are as before.
+
+    The model is evaluated, and given back, in the modes (`training`) that it has before the tuning: the original's.
+    """
     start = time.perf_counter()
     with random_states():
         seed_random_states(job.seed)
         torch.manual_seed(job.seed)  # also for a GPU that the tuning is the first to use
-        if job.tune is not None:
-            job.tune(job.model)
-        fitness, samples = measured(job.evaluate(job.model))
+        with same_modes(job.model):
+            if job.tune is not None:
+                with same_modes(job.model):
+                    job.tune(job.model)
+            fitness, samples = measured(job.evaluate(job.model))
     return Outcome(job.key, fitness, samples, job.seed, time.perf_counter() - start), job.model
 
 

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fxprune
 from fxprune.module.class_state import ClassState
-from fxprune.module.isolation import isolated
+from fxprune.module.isolation import isolated, same_modes
 from fxprune.module.saved_state import Saved
 from fxprune.module.written_tensors import Writes
 
@@ -1080,3 +1080,30 @@ def test_an_empty_container_that_two_modules_share_is_shared_by_their_copies() -
         work(torch.ones(1, 4))
         assert len(work[0].notes) == 2  # type: ignore[arg-type]
     assert shared == []
+
+
+def test_modes_are_put_back_by_the_models_own_train() -> None:
+    class Merging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.merged, self.norm, self.head = True, nn.BatchNorm1d(2), nn.Linear(2, 2)
+
+        def train(self, mode: bool = True) -> "Merging":
+            self.merged = not mode
+            return super().train(mode)
+
+    model = Merging().eval()
+    model.norm.train()
+    with same_modes(model):
+        model.train()
+        model.head = nn.Sequential(nn.Linear(2, 2))
+    assert model.merged
+    assert {name: m.training for name, m in model.named_modules()} == {
+        "": False,
+        "norm": True,
+        "head": False,
+        "head.0": False,
+    }
+    with same_modes(model):
+        model.merged = False
+    assert not model.merged  # modes as before: nothing is called

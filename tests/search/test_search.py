@@ -96,6 +96,25 @@ def test_the_model_and_the_generators_are_as_before(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SEARCHES)
+def test_models_are_judged_and_returned_in_the_modes_of_the_original(name: str) -> None:
+    model, groups, scores = perceptron(64, 40)
+    model.eval()
+    seen = []
+
+    def evaluate(m: nn.Module) -> Any:
+        seen.extend(part.training for part in m.modules())
+        return Judged()(m)
+
+    def tune(m: nn.Module) -> None:
+        jitter(m.train())
+
+    found = SEARCHES[name](model, groups, evaluate, **given_to(name, scores), tune=tune)
+    assert seen
+    assert not any(seen)
+    assert not any(part.training for part in found.model.modules())
+
+
+@pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_depends_on_its_seed_alone(name: str) -> None:
     first, other = run(name, None), run(name, None)
     torch.manual_seed(99)
