@@ -191,6 +191,7 @@ class _Job:
         assert plan is not None
         costs = before, measures.cost(made.plan)
         report = self.report(groups if steps > 1 else made.groups, plan, made.proof, costs)
+        report = replace(report, untouched=goals.untouched(report.groups, plan))
         return _warned(Result(made.model, plan, report))
 
     def smallest(

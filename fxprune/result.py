@@ -39,6 +39,7 @@ class Report:
         unreached: modules with parameters that the example inputs did not reach; they stay as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         history: what a search for the smallest model tried; empty without one.
+        untouched: why a ratio has removed nothing; empty if it has removed something.
     """
 
     before: Cost
@@ -49,6 +50,7 @@ class Report:
     unreached: tuple[str, ...] = ()
     repaired: bool | None = None
     history: tuple[Any, ...] = ()
+    untouched: str = ""
 
     @cached_property
     def kept(self) -> Mapping[str, int]:
@@ -69,12 +71,12 @@ class Report:
         return None if self.proof is None else self.proof.deviation
 
     def warnings(self) -> list[str]:
-        """What may surprise: groups that were disproved, and modules that the example inputs did not reach."""
+        """What may surprise: disproved groups, modules that the example inputs did not reach, a ratio without effect."""
         lines = [] if self.proof is None else self.proof.warnings()
         if self.unreached:
             names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
             lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
-        return lines
+        return [*lines, self.untouched] if self.untouched else lines
 
     def __repr__(self) -> str:
         return f"Report({self._summary()})"

@@ -224,6 +224,18 @@ def test_steps_compose_into_one_plan(net: Net) -> None:
     assert torch.equal(cut.b.weight, result.model.b.weight)
 
 
+def test_a_ratio_that_removes_nothing_says_so(net: Net) -> None:
+    with pytest.warns(UserWarning, match="nothing was removed") as told:
+        report = fxprune.prune(net, X, 0.5, round_to=64).report
+    assert "pruning_ratio=0.5 with round_to=64 leaves widths of 16, 24, 32 whole; give a larger ratio or a smaller" in (
+        str(report)
+    )
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"={'a': 0.01} leaves widths of 16 whole; give a larger ratio$"):
+        fxprune.prune(net, X, {"a": 0.01}, steps=2)
+    assert "nothing was removed" not in str(fxprune.prune(net, X, 0.0).report)  # as it was asked for
+
+
 def test_ratios_in_steps_multiply(net: Net) -> None:
     assert fxprune.prune(net, X, 0.75, steps=2).plan.kept_counts() == {"a": 4, "b": 8, "c": 6}
 
@@ -394,6 +406,7 @@ def test_a_scorer_that_leaves_groups_out(net: Net) -> None:
         ({"pruning_ratio": 0.5, "scorer": fxprune.scorers.L2Norm}, "the scorer is a class; seen: L2Norm; remedy"),
         ({"pruning_ratio": 50}, "pruning ratio out of range; seen: 50; remedy: give a number in [0, 1): 0.5 for 50 %"),
         ({"pruning_ratio": {"a": 1.5}}, "pruning ratio out of range; seen: 1.5"),
+        ({"pruning_ratio": {}}, "pruning_ratio names nothing; seen: {}; remedy: give {name or pattern"),
         ({"pruning_ratio": "half"}, "pruning ratio out of range; seen: half"),
         ({"macs": 0}, "macs out of range; seen: 0; remedy: give what may stay"),
         (

@@ -18,7 +18,7 @@ from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError, check_function
 from fxprune.plan.plan import Plan
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, first_fit
 from fxprune.planners.budget import AtBudget, Budget
 from fxprune.planners.error_curves import ErrorCurves, Limit
 from fxprune.planners.stepwise import Towards, Widths
@@ -169,6 +169,19 @@ parameters=, latency=), or pruning_ratio=
         curves = [_Tempered(limits, power, self.constraints()) for power in _POWERS]
         return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), *curves
 
+    def untouched(self, groups: Groups, plan: Plan) -> str:
+        """A sentence where a ratio above zero has removed nothing; else nothing."""
+        ratio, kept = self.pruning_ratio, plan.kept_counts()
+        table = ratio if isinstance(ratio, Mapping) else {"*": ratio or 0.0}
+        widths = sorted({g.size for g in groups if first_fit(table, g, 0.0) > 0})
+        if not widths or any(kept.get(g.name, g.size) < g.size for g in groups):
+            return ""
+        seen = ", ".join(map(str, widths[:8])) + (", ..." if len(widths) > 8 else "")
+        given, remedy = f"pruning_ratio={ratio}", "give a larger ratio"
+        if self.round_to != 1:
+            given, remedy = f"{given} with round_to={self.round_to}", f"{remedy} or a smaller round_to"
+        return f"nothing was removed: {given} leaves widths of {seen} whole; {remedy}"
+
     def _of_ratios(self) -> Planner:
         if isinstance(self.pruning_ratio, Mapping):
             return PerGroup(self.pruning_ratio, constraints=self.constraints())
@@ -288,6 +301,9 @@ def _check_budget(name: str, value: Any) -> None:
 
 
 def _check_ratio(ratio: Any) -> None:
+    if isinstance(ratio, Mapping) and not ratio:
+        remedy = 'give {name or pattern of groups or modules: part}, such as {"*": 0.5}, or one number for all'
+        raise InputError("pruning_ratio names nothing", seen="{}", remedy=remedy)
     for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
             percent = isinstance(value, Real) and 2 <= float(value) < 100
