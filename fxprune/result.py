@@ -71,7 +71,7 @@ class Report:
         return None if self.proof is None else self.proof.deviation
 
     def warnings(self) -> list[str]:
-        """What may surprise: disproved groups, modules that the example inputs did not reach, a ratio without effect."""
+        """What may surprise: disproved groups, modules that no input reached, a ratio without effect."""
         lines = [] if self.proof is None else self.proof.warnings()
         if self.unreached:
             names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
