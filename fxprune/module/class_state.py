@@ -56,9 +56,11 @@ class ClassState:
     def __init__(self, kinds: Iterable[type], functions: Iterable[Any] = ()) -> None:
         classes = dict.fromkeys(c for kind in kinds for c in kind.__mro__ if not is_of_library(c))
         held = [v for c in classes for v in vars(c).values()]
-        reached = _reached(tuple(f for value in held for f in _functions(value)))
-        if own := tuple(f for value in functions for f in _functions(value)):
-            reached = reached.and_by(_reached.__wrapped__(own))  # not kept: they may lead to the model
+        own = [f for value in functions for f in _functions(value)]
+        kept = [f for f in own if isinstance(f, FunctionType) and not (f.__closure__ or f.__defaults__ or f.__dict__)]
+        reached = _reached((*(f for value in held for f in _functions(value)), *kept))
+        if len(own) > len(kept):  # those that may lead to the model are looked at anew, and not remembered
+            reached = reached.and_by(_reached.__wrapped__(tuple(f for f in own if f not in kept)))
         saved, seen = Saved(), set[int]()
         for container in reached.named:
             saved.note(container, seen)
