@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class FxpruneError(Exception):
@@ -47,6 +47,15 @@ class StorageError(FxpruneError, OSError):
 
 class ProofError(FxpruneError):
     """A pruned model fails, or differs from the masked one, and no smaller choice of groups mends that."""
+
+
+def check_model(what: str, value: object) -> None:
+    """Refuse what is no model.
+
+    Raises:
+        InputError: it is none.
+    """
+    check_kind(what, value, nn.Module, "give a torch.nn.Module; of a result, its model")
 
 
 def check_kind(what: str, value: object, kind: type, remedy: str) -> None:

@@ -25,8 +25,8 @@ from fxprune.module.isolation import same_modes
 from fxprune.module.names import by_name, names_of
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
-from fxprune.planners.budget import Budget
-from fxprune.planners.goals import BUDGETS, Goals, Measures, Planner, check_callable
+from fxprune.planners.budget import Budget, Planner
+from fxprune.planners.goals import BUDGETS, Goals, Measures, check_callable
 from fxprune.planners.nearest import NearestOutput
 from fxprune.reconstruction import repair as repair_model
 from fxprune.result import Report, Result

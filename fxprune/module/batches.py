@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_model
 from fxprune.module.data import Batches, counted, samples_in, samples_of
 from fxprune.module.isolation import Inputs, as_call, call
 
@@ -67,7 +67,7 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
     Raises:
         InputError: `data` is not an iterable of batches, a batch holds no tensor, or there is none.
     """
-    check_kind("the model", model, nn.Module, "give a torch.nn.Module; of a result, its model")
+    check_model("the model", model)
     device = device_of(model)
 
     def move(t: Any) -> Any:
@@ -83,9 +83,8 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         place = f"batch {count} of the data"
         if not tensors:
             raise InputError("a batch without a tensor", where=place, seen=_in_words(batch), remedy=_remedy(batch))
-        if not device.type == "meta" and any(
-            t.is_meta for t in tree_leaves((inputs, targets)) if isinstance(t, Tensor)
-        ):
+        every = [*tensors, *(t for t in tree_leaves(targets) if isinstance(t, Tensor))]
+        if device.type != "meta" and any(t.is_meta for t in every):
             raise InputError("a meta tensor holds no data", where=place, remedy="give batches that hold numbers")
         args, kwargs = inputs
         yield Batch(tree_map(move, inputs), tree_map(move, targets), samples_of(args or kwargs), place)

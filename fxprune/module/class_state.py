@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -57,10 +58,10 @@ class ClassState:
         classes = dict.fromkeys(c for kind in kinds for c in kind.__mro__ if not is_of_library(c))
         held = [v for c in classes for v in vars(c).values()]
         own = [f for value in functions for f in _functions(value)]
-        kept = [f for f in own if isinstance(f, FunctionType) and not (f.__closure__ or f.__defaults__ or f.__dict__)]
-        reached = _reached((*(f for value in held for f in _functions(value)), *kept))
-        if len(own) > len(kept):  # those that may lead to the model are looked at anew, and not remembered
-            reached = reached.and_by(_reached.__wrapped__(tuple(f for f in own if f not in kept)))
+        alone, leading = filter(_stands_alone, own), tuple(itertools.filterfalse(_stands_alone, own))
+        reached = _reached((*(f for value in held for f in _functions(value)), *alone))
+        if leading:  # perhaps to the model: they are looked at anew, and not remembered
+            reached = reached.and_by(_reached.__wrapped__(leading))
         saved, seen = Saved(), set[int]()
         for container in reached.named:
             saved.note(container, seen)
@@ -75,6 +76,12 @@ class ClassState:
         ]
         for cache in reached.caches:
             _clear(cache)
+
+
+def _stands_alone(function: Any) -> bool:
+    """Whether a function holds nothing itself."""
+    plain = isinstance(function, FunctionType)
+    return plain and not (function.__closure__ or function.__defaults__ or function.__dict__)
 
 
 def _clear(cache: functools._lru_cache_wrapper[Any]) -> None:

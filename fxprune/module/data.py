@@ -77,8 +77,8 @@ class Batches:
             seen += samples_of(given)
             if count == _MANY and seen < _SMALL * count:
                 warnings.warn(
-                    f"the data come in batches of {seen / count:.3g} samples, each of which takes about as long as one "
-                    "of 32: DataLoader(..., batch_size=32) saves most of the time",
+                    f"the data come in batches of {seen / count:.3g} samples, and each costs a run of every "
+                    "layer: DataLoader(..., batch_size=32) takes less time",
                     stacklevel=2,
                 )
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.module.isolation import walk
+from fxprune.module.structural_copy import check_python
 
 
 def check_unwrapped(model: nn.Module) -> None:
@@ -14,9 +15,10 @@ def check_unwrapped(model: nn.Module) -> None:
     A `DataParallel` is refused without devices as well, so that what works does not depend on the machine.
 
     Raises:
-        InputError: a part of the model is wrapped.
+        InputError: a part of the model is wrapped, or scripted.
     """
     for path, module in walk(model):
+        check_python(path, module)
         compiled = "_orig_mod" in module._modules and type(module).__module__.startswith("torch._dynamo")
         if compiled or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise InputError(

@@ -19,13 +19,11 @@ from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError, check_function
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, first_fit
-from fxprune.planners.budget import AtBudget, Budget
+from fxprune.planners.budget import AtBudget, Budget, Planner
 from fxprune.planners.error_curves import ErrorCurves, Limit
 from fxprune.planners.stepwise import Towards, Widths
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.scorers.joint_elimination import ErrorCurve
-
-Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
 
 BUDGETS = ("macs", "parameters", "latency")
 AUTO = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -12,8 +12,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-
-Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
+from fxprune.planners.budget import Planner
 
 
 @dataclass(frozen=True)

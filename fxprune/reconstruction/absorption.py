@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_model
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, set_training
 from fxprune.statistics.moments import merged
@@ -51,7 +51,7 @@ def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
     >>> torch.allclose(net(x), before), torch.allclose(net.train()(x), before, atol=1e-4)
     (True, True)
     """
-    check_kind("the model", model, nn.Module, "give a torch.nn.Module; of a result, its model")
+    check_model("the model", model)
     norms = _norms(model)
     found = _measured(model, norms, data)
     for name, seen in found.items():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_model
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, set_training
 
@@ -43,7 +43,7 @@ def recalibrate_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
     >>> net[1].running_mean, net[1].running_var
     (tensor([4.]), tensor([8.]))
     """
-    check_kind("the model", model, nn.Module, "give a torch.nn.Module; of a result, its model")
+    check_model("the model", model)
     norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and _tracks(m)}
     found = _estimate(model, norms, data)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, PlanError, TraceError, check_kind
+from fxprune.errors import InputError, PlanError, TraceError, check_model
 from fxprune.module.batches import batches
 from fxprune.module.isolation import tensors_of
 from fxprune.optional import progress_bar
@@ -270,7 +270,7 @@ def _check_settings(order: Order, ridge: float | None, memory: int) -> None:
 
 def _check_models(model: nn.Module, small: nn.Module, plan: Plan) -> None:
     check_fit(model, plan)
-    check_kind("the pruned model", small, nn.Module, "give a torch.nn.Module; of a result, its model")
+    check_model("the pruned model", small)
     cuts, tensors = plan.cuts(), tensors_of(small)
     for name, shape in plan.shapes.items():
         wanted = tuple(len(cuts.get(name, {}).get(d, range(n))) for d, n in enumerate(shape))

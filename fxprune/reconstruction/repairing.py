@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_model
 from fxprune.module.batches import batches as batches_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.absorption import absorb_batchnorm
@@ -74,7 +74,7 @@ def repair(
     """
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
-    check_kind("the pruned model", small, nn.Module, "give a torch.nn.Module; of a result, its model")
+    check_model("the pruned model", small)
     held = held_batches(small, data, batches)
     repaired = refitted(model, small, plan, held, positions, seed, progress)
     absorb_batchnorm(repaired, held)

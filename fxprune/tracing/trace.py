@@ -31,10 +31,8 @@ from fxprune.module.isolation import (
     swap_tensors,
     tensor_names,
     tensors_of,
-    walk,
     watch_forwards,
 )
-from fxprune.module.structural_copy import check_python
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.tracing.plain_layers import spare_plain_layers
 from fxprune.tracing.provenance import Run
@@ -102,8 +100,6 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
     if not isinstance(model, nn.Module):
         raise InputError("the model is not a torch.nn.Module", seen=type(model).__name__, remedy="give a module")
     check_unwrapped(model)
-    for path, module in walk(model):
-        check_python(path, module)
     inputs = as_call(example_inputs)
     tensors = tensors_of(model)
     _check(inputs, tensors)

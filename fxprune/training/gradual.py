@@ -21,7 +21,8 @@ from fxprune.module.names import by_name, names_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan
-from fxprune.planners.goals import GOAL_NAMES, Goals, Measures, Planner
+from fxprune.planners.budget import Planner
+from fxprune.planners.goals import GOAL_NAMES, Goals, Measures
 from fxprune.planners.nearest import NearestOutput
 from fxprune.reconstruction import repair
 from fxprune.result import Report, Result
