@@ -3,7 +3,8 @@
 What the labels leave open is chosen before the widths in the code are known: which factor of a split shrinks, heads or
 their width, and whether equal parts keep the same indices or equally many. If the code then holds such a group, the
 other choice is tried as well, and the one that leaves more free is taken; so it is where choices for several splits
-have contradicted one another. What the caller has chosen stays.
+have contradicted one another. Channels that the code cuts by numbers (`x[:, : c // 4]`) are parted where that frees
+them. What the caller has chosen stays.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from fxprune.analysis.grouping.balance import analyse
-from fxprune.analysis.grouping.components import Analysis, analysed
+from fxprune.analysis.grouping.components import Analysis, analysed, parted
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.widths import Held, held_by_code
 from fxprune.tracing.trace import Graph
@@ -32,8 +33,13 @@ def settled(graph: Graph, heads: Heads, ignored: Callable[[Analysis], Reasons], 
         rewrite_code: whether literals in the code of a module may be mended.
     """
 
-    def known(analysis: Analysis) -> Known:
+    def once(analysis: Analysis) -> Known:
         return analysis, held_by_code(analysis, dict(ignored(analysis)), rewrite_code=rewrite_code)
+
+    def known(analysis: Analysis) -> Known:
+        found = once(analysis)
+        cuts = () if analysis.balances else found[1].cuts
+        return max(found, once(parted(analysis, cuts)), key=_freed) if cuts else found
 
     best = known(analyse(graph, heads))
     refused = _refused(best, ignored(best[0]))

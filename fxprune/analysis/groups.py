@@ -17,7 +17,7 @@ from torch import nn
 from fxprune.analysis.alternatives import settled
 from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.reasons import IGNORED, FixedDim
-from fxprune.analysis.grouping.steps import Balanced, Steps
+from fxprune.analysis.grouping.steps import Balanced, Limited, Steps
 from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
@@ -30,6 +30,8 @@ from fxprune.tracing.trace import Graph
 
 if TYPE_CHECKING:
     import networkx as nx
+
+_TIED = "tied groups must keep the same part of their channels"
 
 
 class UnknownGroupError(InputError, KeyError):
@@ -218,18 +220,18 @@ wrapper that drops it frees them
 
     def steps(self, tie: frozenset[str]) -> Steps:
         """How the groups of a tie can shrink together."""
-        found = self.analysis.steps(tie)
+        found = self._held.steps(self.analysis, tie)
         assert found is not None, f"a tie without a common step: {sorted(tie)[:3]}"
         return found
 
     def _check_ties(self, counts: Mapping[str, int]) -> None:
         for tie in self.ties:
-            if self.steps(tie).part_of(counts) is None:
+            steps = self.steps(tie)
+            if steps.part_of(counts) is None:
+                taken = isinstance(steps, Limited) and not steps.allows(counts)
+                what = "the model's code would take a width for another" if taken else _TIED
                 seen = ", ".join(f"{n}: {counts[n]} of {self[n].size}" for n in sorted(tie))
-                remedy = "plan them together: groups.in_step(counts) gives counts that fit"
-                raise InputError(
-                    "tied groups must keep the same part of their channels", seen=seen[:200], remedy=remedy
-                )
+                raise InputError(what, seen=seen[:200], remedy="groups.in_step(counts) gives counts that fit")
 
     def _scales(self, counts: Mapping[str, int]) -> tuple[Scale, ...]:
         uses = [(u, counts[u.group] / self[u.group].size) for u in self._held.scales if u.group in counts]

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from torch import nn
 
 from fxprune.analysis.grouping.partial_reads import never_read, replaced
+from fxprune.analysis.grouping.partition import marks, partition, stations
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
-from fxprune.analysis.grouping.traces import Keys, key, traces
+from fxprune.analysis.grouping.traces import Keys, traces
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
@@ -169,7 +170,15 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     """
     labelling = label(graph, rule_of, free)
     labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling)]
-    components = resolve(labelling.labeller, heads)
+    return _grouped(labelling, resolve(labelling.labeller, heads), heads, ())
+
+
+def parted(analysis: Analysis, parts: Sequence[Labels]) -> Analysis:
+    """The same analysis, with groups of their own for parts of a group: sets of components."""
+    return _grouped(analysis.labelling, analysis.components, analysis.heads, parts)
+
+
+def _grouped(labelling: Labelling, components: Components, heads: Heads, parts: Sequence[Labels]) -> Analysis:
     parameters = labelling.parameter_axes
     places = [
         (name, dim, labels)
@@ -177,8 +186,10 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         for dim in range(len(axes))
         if isinstance(labels := axes.known(dim), np.ndarray)
     ]
-    group_of, channel_of, signatures = _partition(components, [*places, *_stations(labelling, components)])
-    groups = _make_groups(graph, components, places, group_of, channel_of, _mixed(labelling, components, group_of))
+    passed = [*stations(labelling, components), *marks(components, parts)]
+    group_of, channel_of, signatures = partition(components, [*places, *passed])
+    mixed = _mixed(labelling, components, group_of)
+    groups = _make_groups(labelling.graph, components, places, group_of, channel_of, mixed)
     for labels, number in labelling.labeller.multiples:
         least = np.where(np.isin(range(len(groups)), group_of[components.of[labels]]), number, 1).tolist()
         groups = tuple(replace(g, multiple=lcm(g.multiple, n)) for g, n in zip(groups, least, strict=True))
@@ -186,32 +197,6 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)
     lone = {i for i, g in enumerate(groups) if g.size == 1 and not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
-
-
-def _stations(labelling: Labelling, components: Components) -> Iterator[tuple[str, int, Labels]]:
-    """Where balanced channels pass: only those that pass the same places can stand for one another."""
-    balances = labelling.labeller.balances
-    if not balances:
-        return
-    mine = np.zeros(len(components.fix), dtype=bool)
-    mine[components.of[np.concatenate(balances)]] = True
-    yield from _traced(labelling, components, mine)
-    for node, axes in labelling.axes.items():
-        for k, a in enumerate([axes] if isinstance(axes, Axes) else axes):
-            for i in range(len(a)):
-                labels = a.known(i)
-                if node.op == "call_function" and isinstance(labels, np.ndarray):
-                    yield f"{node.name}:{k}", i, labels[mine[components.of[labels]]]
-
-
-def _traced(
-    labelling: Labelling, components: Components, mine: npt.NDArray[np.bool_]
-) -> Iterator[tuple[str, int, Labels]]:
-    """The labels of each trace: in which rows and parts a channel lies is part of where it passes."""
-    found = traces(labelling, components)
-    labels = np.flatnonzero(mine[components.of])
-    for trace in np.unique(found[labels]):
-        yield f"trace:{trace}", 0, labels[found[labels] == trace]
 
 
 def _balanced(labelling: Labelling, components: Components, group_of: Labels) -> tuple[frozenset[int], ...]:
@@ -243,42 +228,6 @@ def _without(analysis: Analysis, lone: set[int]) -> Analysis:
         signatures=analysis.signatures[keep],
         balanced=tuple(frozenset(renumber[list(b)].tolist()) for b in analysis.balanced),
     )
-
-
-def _partition(components: Components, places: Sequence[tuple[str, int, Labels]]) -> tuple[Labels, Labels, Keys]:
-    """Group components that touch the same places equally often; number the channels by first appearance.
-
-    A component's signature is the sum of one 64-bit key per touch: equal multisets of places have equal sums, and
-    different ones differ but for a chance of about 1e-13 (10^3 groups).
-
-    Returns:
-        The group and the channel of each component, and the signature of each group.
-    """
-    count = len(components.fix)
-    group_of, channel_of = np.full(count, -1), np.full(count, -1)
-    if not places:
-        return group_of, channel_of, np.empty(0, dtype=np.uint64)
-    # Equated dims have the very same label array: one key, the sum of theirs.
-    arrays = {id(labels): labels for *_, labels in places}
-    number = {array: i for i, array in enumerate(arrays)}
-    keys = np.zeros(len(arrays), dtype=np.uint64)
-    own = np.array([key(f"{name}:{dim}") for name, dim, _ in places], dtype=np.uint64)
-    np.add.at(keys, [number[id(labels)] for *_, labels in places], own)
-    touched = components.of[np.concatenate(list(arrays.values()))]
-    signature = np.zeros(count, dtype=np.uint64)
-    np.add.at(signature, touched, np.repeat(keys, [len(labels) for labels in arrays.values()]))
-    first = np.full(count, len(touched))
-    first[touched[::-1]] = np.arange(len(touched))[::-1]
-    free = np.flatnonzero((first < len(touched)) & (components.fix < 0))
-    free = free[np.argsort(first[free])]
-    found, start, inverse, counts = np.unique(
-        signature[free], return_index=True, return_inverse=True, return_counts=True
-    )
-    rank = np.argsort(np.argsort(start))
-    group_of[free] = rank[inverse]
-    order = np.argsort(inverse, kind="stable")
-    channel_of[free[order]] = np.arange(len(free)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return group_of, channel_of, found[np.argsort(start)]
 
 
 def _make_groups(

@@ -73,3 +73,37 @@ class Ratio:
     def part_of(self, counts: Mapping[str, int]) -> int | None:
         parts = {counts[name] * self.step / size for name, size in self._sizes.items()}
         return int(parts.pop()) if len(parts) == 1 and min(parts).is_integer() else None
+
+
+class Limited:
+    """Steps without the widths that the model's code would take for others; see `Steps`.
+
+    Args:
+        steps: how the groups shrink together.
+        refused: {group: counts that it cannot have}; all of its channels are never among them.
+    """
+
+    def __init__(self, steps: Steps, refused: Mapping[str, frozenset[int]]) -> None:
+        self.names, self.step = steps.names, steps.step
+        self._steps, self._refused = steps, refused
+
+    def counts(self, part: int) -> Mapping[str, int] | None:
+        counts = self._steps.counts(part)
+        return counts if counts is not None and self.allows(counts) else None
+
+    def allows(self, counts: Mapping[str, int]) -> bool:
+        """Whether no group has a count that it cannot have."""
+        return not any(counts[name] in self._refused.get(name, ()) for name in self.names)
+
+    def nearest(self, part: int) -> int:
+        close = self._steps.nearest(part)
+        return close if self.counts(close) is not None else min(self.parts(), key=lambda p: abs(p - part))
+
+    def parts(self) -> list[int]:
+        return [p for p in self._steps.parts() if self.counts(p) is not None]
+
+    def table(self, names: Sequence[str]) -> Ints:
+        return self._steps.table(names) * np.isin(np.arange(self.step + 1), self.parts())
+
+    def part_of(self, counts: Mapping[str, int]) -> int | None:
+        return self._steps.part_of(counts) if self.allows(counts) else None

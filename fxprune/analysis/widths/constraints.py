@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.grouping.steps import Limited, Steps
+from fxprune.analysis.labels.dims import Labels
 from fxprune.analysis.widths.polynomials import Form, Parts
 from fxprune.plan.plan import Ints
 
@@ -52,6 +54,9 @@ class Held:
         parts: what the negative numbers in their forms stand for.
         scales: weights that absorb a scalar which follows a width.
         folded: names of the graph nodes whose scalar has been taken care of, each with {group: exponent}.
+        refused: {group: counts that would turn a comparison in the code}.
+        cuts: parts of groups, as components, of which the code takes one for a part of all by its number: they can
+            shrink where each part is a group of its own.
     """
 
     fixed: Mapping[str, Reason] = field(default_factory=dict)
@@ -60,6 +65,8 @@ class Held:
     parts: Parts | None = None
     scales: tuple[ScaleUse, ...] = ()
     folded: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    refused: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    cuts: tuple[Labels, ...] = ()
 
     def attributes(
         self, analysis: Analysis, counts: Mapping[str, int], keep: npt.NDArray[np.bool_]
@@ -87,6 +94,19 @@ class Held:
     def tied_with(self, name: str) -> frozenset[str]:
         """The group and those tied to it."""
         return next((t for t in self.ties if name in t), frozenset([name]))
+
+    def steps(self, analysis: Analysis, names: Iterable[str]) -> Steps | None:
+        """How tied groups, or a single one, can shrink together; None if they cannot."""
+        found = analysis.steps(names)
+        refused = {n: self.refused[n] for n in found.names & self.refused.keys()} if found is not None else {}
+        return Limited(found, refused) if found is not None and refused else found
+
+    def refuse(self, name: str, counts: Iterable[int]) -> Held:
+        """The named group, a tie of its own if nothing else, cannot have these counts."""
+        both = self.refused.get(name, frozenset()).union(counts)
+        return (
+            self if both == self.refused.get(name) else replace(self.tie([name]), refused={**self.refused, name: both})
+        )
 
     def tie(self, names: Iterable[str]) -> Held:
         """The named groups, and all that are tied to one of them, become one tie; fixed if one of them is."""

@@ -146,6 +146,10 @@ class Parts:
         """The group that a symbol stands for, or for a part of."""
         return symbol if symbol >= 0 else int(self._analysis.group_of[self._components[-symbol - 1][0]])
 
+    def of(self, group: int) -> list[Labels]:
+        """All parts of a group, each as components."""
+        return [c for c in self._components if self._analysis.group_of[c[0]] == group]
+
     def size(self, symbol: int) -> int:
         return self._analysis.groups[symbol].size if symbol >= 0 else len(self._components[-symbol - 1])
 

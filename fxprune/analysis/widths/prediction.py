@@ -42,7 +42,7 @@ class Prediction:
         counts: dict[str, int] = {}
         for i, g in enumerate(self.analysis.groups):
             if self.active[i] and g.name not in counts:
-                tie = self.analysis.steps(held.tied_with(g.name))
+                tie = held.steps(self.analysis, held.tied_with(g.name))
                 assert tie is not None, f"{g.name} is tied without a common step"
                 part = tie.nearest(_own_counts(i, tie.step)[self.other])
                 counts |= tie.counts(part) or {}

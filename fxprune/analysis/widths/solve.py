@@ -201,6 +201,9 @@ class _Solver:
     def _fix(self, groups: Iterable[int], e: Equation) -> None:
         active = self._active(groups)
         if active:
+            cut = {g for s in groups if s < 0 and (g := self._parts.group(s)) not in self._balanced}
+            cuts = [part for g in sorted(cut) for part in self._parts.of(g)]
+            self._held = replace(self._held, cuts=(*self._held.cuts, *cuts))
             why = f"the model's code holds this width: {in_words(e.left)} = {in_words(e.right)} in {e.what}"
             self._held = self._held.fix(active, (why + self._obstacle(e), at_line(e.site)))
 
@@ -235,6 +238,8 @@ class _Solver:
             return
         if self._is_decided(difference, g):
             return
+        if self._differs(difference, g):
+            return
         together = self._together(difference.groups)
         if together and self._is_decided(difference.put(together), g):
             self._tie(difference.groups, g)
@@ -245,6 +250,17 @@ class _Solver:
                 self._refuse([group], g)
                 return
         self._refuse(difference.groups, g)
+
+    def _differs(self, difference: Form, g: Guard) -> bool:
+        """Whether the code finds that a group's width is not another number: it is not to become that number."""
+        group = max(difference.groups, default=-1)
+        alone = difference.groups == {group} and group >= 0 and group not in self._balanced
+        if (g.operation, g.outcome) not in _DIFFERENCES or not alone:
+            return False
+        size = self._analysis.groups[group].size
+        equal = [n for n in range(1, size + 1) if difference.at(lambda _, n=n: n) == 0]
+        self._held = self._held.refuse(self._analysis.groups[group].name, equal)
+        return True
 
     def _is_decided(self, difference: Form, g: Guard) -> bool:
         """Whether a comparison with zero comes out as recorded, whatever the groups keep."""
@@ -285,6 +301,7 @@ class _Solver:
 
 
 _EQUALITIES = {("eq", True), ("ne", False)}
+_DIFFERENCES = {("eq", False), ("ne", True)}
 _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
