@@ -22,7 +22,7 @@ from fxprune.analysis.grouping.traces import Keys, traces
 from fxprune.analysis.grouping.zero_propagation import told_apart
 from fxprune.analysis.labels.dims import Dim, Labels
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
-from fxprune.analysis.labels.labels import Axes, Labelling
+from fxprune.analysis.labels.labels import Labelling
 from fxprune.analysis.labels.propagation import label
 from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.table import rule_of, spec_of_node
