@@ -258,7 +258,7 @@ class _Solver:
         if (g.operation, g.outcome) not in _DIFFERENCES or not alone:
             return False
         size = self._analysis.groups[group].size
-        equal = [n for n in range(1, size + 1) if difference.at(lambda _, n=n: n) == 0]
+        equal = [n for n in range(1, size + 1) if difference.put({group: Form.of(n)}).constant == 0]
         self._held = self._held.refuse(self._analysis.groups[group].name, equal)
         return True
 
