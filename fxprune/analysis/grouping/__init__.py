@@ -1,6 +1,7 @@
 """From labels to groups: components, balanced splits, and why dims must stay.
 
 components        components of equal labels become groups, in execution order
+partition         which components touch the same places, and are one group's channels therefore
 balance           equal splits and shuffles, whose parts keep equally many channels, but not the same ones
 traces            where in grids and splits the indices of one channel lie
 zero_propagation  which ops tell a masked channel from a removed one
