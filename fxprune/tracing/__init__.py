@@ -5,6 +5,7 @@ recorder             appends the nodes
 functions            which of PyTorch's functions take sizes, by name
 provenance           ints that remember which sizes and attributes they were computed from
 tagging              hands such ints to the model's code
+builtin_calls        `int`, `float` and `len` in the model's code keep what these ints remember
 plain_layers         hides the functions of the plainest layers, and records the commonest without running them
 unseen_reads         what the code reads of real tensors without a call
 meta_kernels         answers the commonest calls on meta tensors at once

@@ -240,6 +240,8 @@ class Real(_Sourced, float):
     __trunc__ = _Sourced.__int__
 
     def __round__(self, digits: Any = None) -> Any:
+        if digits is None and self.plain.is_integer():
+            return self.__floor__()
         return round(self._escaped(sys._getframe(1)), digits)
 
     def __floor__(self) -> int:

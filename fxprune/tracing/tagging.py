@@ -1,4 +1,4 @@
-"""Tagging: for one run, the ints that modules hold become `Width`s, and square roots of `math` keep sources."""
+"""Tagging: for one run, the ints that modules hold become `Width`s, and functions such as `math.sqrt` keep sources."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from fxprune.module.isolation import walk
 from fxprune.module.saved_state import is_of_library
+from fxprune.tracing.builtin_calls import following
 from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain
 
 # Deeper than this, and in longer lists, attributes hold no widths but tables.
@@ -115,23 +116,35 @@ def _is_plain_object(value: Any) -> bool:
 
 
 @contextmanager
-def followed_roots(model: nn.Module) -> Iterator[None]:
-    """Square roots of `math` and NumPy keep sources in the code that defines the modules; all other has its own."""
+def followed_functions(model: nn.Module) -> Iterator[None]:
+    """Some functions of Python, `math` and NumPy keep sources in the code that defines the modules; all other has its
+    own (see `fxprune.tracing.builtin_calls`).
+    """
     own = {k.__module__ for _, m in walk(model) for k in type(m).__mro__}
-    places = [vars(sys.modules[name]) for name in own if name in sys.modules and not name.startswith("torch.")]
+    modules = [sys.modules[name] for name in own if name in sys.modules and not _is_known(name)]
     instead = {"math": _MATH, "sqrt": _root, "np": _NUMPY, "numpy": _NUMPY}
     before = {"math": math, "sqrt": math.sqrt, "np": np, "numpy": np}
-    changed = [(place, key) for place in places for key in instead if place.get(key) is before[key]]
+    changed = [(vars(m), key) for m in modules for key in instead if vars(m).get(key) is before[key]]
+    added = [(vars(m), following(m)) for m in modules]
     try:
         for place, key in changed:
             place[key] = instead[key]
+        for place, names in added:
+            place.update(names)
         yield
     finally:
         for place, key in changed:
             place[key] = before[key]
+        for place, names in added:
+            for key in names:
+                place.pop(key, None)
 
 
-def _following(root: Callable[..., Any]) -> Callable[..., Any]:
+def _is_known(name: str) -> bool:
+    return name == "builtins" or name.startswith("torch.")
+
+
+def _root_of(root: Callable[..., Any]) -> Callable[..., Any]:
     def followed(value: Any, *args: Any, **kwargs: Any) -> Any:
         if type(value) in TAGGED:
             return value.run.made(math.sqrt(value.plain), "pow", value, 0.5, sys._getframe(1))
@@ -140,10 +153,17 @@ def _following(root: Callable[..., Any]) -> Callable[..., Any]:
     return followed
 
 
-def _with_root(module: ModuleType) -> ModuleType:
+def _product(values: Any, *args: Any, **kwargs: Any) -> Any:
+    """NumPy's product, of lengths too."""
+    lengths = isinstance(values, list | tuple) and any(type(v) in TAGGED for v in values)
+    return math.prod(values) if lengths and not args and not kwargs else np.prod(values, *args, **kwargs)
+
+
+def _with(module: ModuleType, **functions: Any) -> ModuleType:
     made = ModuleType(module.__name__)
-    made.__dict__.update({**vars(module), "sqrt": _following(module.sqrt)})
+    made.__dict__.update({**vars(module), **functions})
     return made
 
 
-_root, _MATH, _NUMPY = _following(math.sqrt), _with_root(math), _with_root(np)
+_root = _root_of(math.sqrt)
+_MATH, _NUMPY = _with(math, sqrt=_root), _with(np, sqrt=_root_of(np.sqrt), prod=_product)

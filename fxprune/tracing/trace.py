@@ -37,7 +37,7 @@ from fxprune.module.wrappers import check_unwrapped
 from fxprune.tracing.plain_layers import spare_plain_layers
 from fxprune.tracing.provenance import Run
 from fxprune.tracing.recorder import Functions, Recorder, meta_like
-from fxprune.tracing.tagging import followed_roots, tagged_attributes
+from fxprune.tracing.tagging import followed_functions, tagged_attributes
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -207,7 +207,7 @@ def _recording(model: nn.Module, recorder: Recorder, *, on_meta: bool) -> Iterat
             around.enter_context(plain_attention())
         if recorder.run is not None and recorder.run.tags:
             around.enter_context(tagged_attributes(model, recorder.run))
-            around.enter_context(followed_roots(model))
+            around.enter_context(followed_functions(model))
         around.enter_context(recorder)
         around.enter_context(Functions(recorder))
         yield

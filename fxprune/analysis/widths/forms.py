@@ -217,9 +217,11 @@ class Forms:
         groups = a.groups | b.groups
         if isinstance(a, Form) and isinstance(b, Form) and source.operation == "truediv":
             try:
-                return a.over(b)
+                return a.over(_exact(b))
             except NoFormError:
                 pass
+        if source.operation == "mul" and (part := _part(a, b)) is not None:
+            return part
         x, y = as_power(a), as_power(b)
         if source.operation == "pow" and x is not None and b.groups == frozenset():
             power = Power({g: e * b.constant for g, e in x.exponents.items()})
@@ -229,3 +231,21 @@ class Forms:
         else:
             raise NoFormError(groups)
         return power if power.groups else Form.of(source.value)
+
+
+def _part(a: Any, b: Any) -> Form | None:
+    """A count times a part such as 0.25 as a form."""
+    for form, part in ((a, b), (b, a)):
+        if isinstance(form, Form) and isinstance(part, Form) and type(_exact(part).constant) is Fraction:
+            return form * _exact(part)
+    return None
+
+
+def _exact(form: Form) -> Form:
+    """A plain number that a float holds exactly, as a fraction; other forms as they are."""
+    constant = form.constant
+    exact = isinstance(constant, float) and (found := Fraction(constant)).denominator <= _FINEST
+    return Form.of(found) if exact else form
+
+
+_FINEST = 1024
