@@ -236,7 +236,7 @@ class Forms:
 def _part(a: Any, b: Any) -> Form | None:
     """A count times a part such as 0.25 as a form."""
     for form, part in ((a, b), (b, a)):
-        if isinstance(form, Form) and isinstance(part, Form) and type(_exact(part).constant) is Fraction:
+        if isinstance(form, Form) and isinstance(part, Form) and isinstance(_exact(part).constant, int | Fraction):
             return form * _exact(part)
     return None
 
