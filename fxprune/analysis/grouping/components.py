@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import fx, nn
 
 from fxprune.analysis.grouping.partial_reads import never_read, replaced
 from fxprune.analysis.grouping.partition import marks, partition, stations
@@ -168,9 +168,14 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     Raises:
         NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
     """
-    labelling = label(graph, rule_of, free)
+    labelling = label(graph, rule_of, free, _is_unread)
     labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling)]
     return _grouped(labelling, resolve(labelling.labeller, heads), heads, ())
+
+
+def _is_unread(node: fx.Node) -> bool:
+    spec = spec_of_node(node)
+    return spec is not None and spec.unread
 
 
 def parted(analysis: Analysis, parts: Sequence[Labels]) -> Analysis:

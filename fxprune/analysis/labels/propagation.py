@@ -16,19 +16,26 @@ from fxprune.module.parametrizations import REMEDY, computed_weights
 from fxprune.tracing.trace import Graph
 
 
-def label(graph: Graph, rules: Callable[[Any], Rule | None], free: frozenset[str] = frozenset()) -> Labelling:
+def label(
+    graph: Graph,
+    rules: Callable[[Any], Rule | None],
+    free: frozenset[str] = frozenset(),
+    unread: Callable[[fx.Node], bool] = lambda _: False,
+) -> Labelling:
     """Run `graph` on labels instead of numbers.
 
     Args:
         graph: a recorded forward.
         rules: finds the rule of an op, or None. An op without a rule fixes all labels that it touches, and is counted.
         free: names of equal splits and grids whose parts keep equally many indices, but not the same ones.
+        unread: whether no value of a call's first argument counts, but its shape alone (`zeros_like`).
 
     Raises:
         NotLooseError: a free grid is more than moved.
     """
     dropped = dead(graph.fx)
-    lab = Labeller(free, dropped if graph.on_meta or not _has_constants(graph.fx) else frozenset())
+    seen = graph.on_meta or not _has_constants(graph.fx)
+    lab = Labeller(free, dead(graph.fx, unread) if seen else frozenset())
     axes: Env = {}
     computed = computed_weights(graph.model)
     for node in graph.fx.nodes:
@@ -124,12 +131,13 @@ def _name_parametrization(lab: Labeller, node: fx.Node, axes: Env, since: int, w
                     a.adopt(i, Fixed(told(dim.reason)))
 
 
-def dead(graph: fx.Graph) -> frozenset[fx.Node]:
-    """The calls whose results nothing depends on: neither an output, nor a tensor that is written to."""
+def dead(graph: fx.Graph, unread: Callable[[fx.Node], bool] = lambda _: False) -> frozenset[fx.Node]:
+    """The calls whose results nothing depends on, or on their shape alone: no output, no tensor that is written to."""
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if node.op == "call_function" and not _acts(node) and found.issuperset(node.users):
-            found.add(node)
+        if node.op == "call_function" and not _acts(node):
+            if all(user in found or (unread(user) and user.args[0] is node) for user in node.users):
+                found.add(node)
     return frozenset(found)
 
 

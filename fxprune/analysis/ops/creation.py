@@ -26,15 +26,16 @@ def counted(call: Call, *args: Any, **kwargs: Any) -> Any:
     return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, reason)
 
 
-_FRESH = "empty empty_strided ones rand randn new_empty new_ones".split()
+_FRESH = "empty empty_strided ones rand randn".split()
 _COUNTED = "arange linspace logspace eye tril triu tril_indices triu_indices randperm randint one_hot meshgrid".split()
 
 OPS: dict[str, OpSpec] = {
     **dict.fromkeys(_FRESH, OpSpec(fresh)),
     **dict.fromkeys(_COUNTED, OpSpec(counted)),
+    **dict.fromkeys(["new_empty", "new_ones"], OpSpec(fresh, unread=True)),
     "zeros": OpSpec(fresh, always, sizes=at(0)),
-    "new_zeros": OpSpec(fresh, always, sizes=at(1)),
+    "new_zeros": OpSpec(fresh, always, sizes=at(1), unread=True),
     "full": OpSpec(fresh, values=True),
-    "new_full": OpSpec(fresh, sizes=at(1), values=True),
+    "new_full": OpSpec(fresh, sizes=at(1), values=True, unread=True),
     "scalar_tensor": OpSpec(fresh, values=True),
 }

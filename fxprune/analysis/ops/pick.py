@@ -20,7 +20,8 @@ def slice_(call: Call, x: Axes, dim: int = 0, start: Any = None, end: Any = None
     if isinstance(labels, np.ndarray) and call.shape != x.shape:
         call.lab.suspect(*_bounds(labels, start, end))
         if call.shape[dim] <= 1:
-            call.lab.fix_read(labels, "one index is taken by the model's code")
+            fix = call.lab.fix_read if start in (0, None, -1) else call.lab.fix  # the others may be out of range
+            fix(labels, "one index is taken by the model's code")
         dims[dim] = _stepped(call, labels, start, end, step) if call.shape[dim] > 1 else None
     elif call.shape[dim] == 1:
         dims[dim] = None

@@ -88,9 +88,8 @@ acos addcdiv addcmul atan2 bitwise_not bitwise_or bitwise_xor __and__ __or__ cos
 frac ge glu_jvp gt hardsigmoid heaviside isfinite isinf isnan le log log10 log2 logical_not logical_or logical_xor logit
 lt nan_to_num ne remainder sigmoid softplus threshold true_divide where xlogy
 """
-_FIRST = """
-empty_like full_like lift lift_fresh_copy log_sigmoid_forward normal ones_like rand_like randn_like to uniform
-"""
+_FIRST = "lift lift_fresh_copy log_sigmoid_forward normal to uniform".split()
+_LIKE = "empty_like full_like ones_like rand_like randn_like".split()
 
 OPS: dict[str, OpSpec] = {
     **_elementwise(_KEEPING_ZERO, zeros.first),
@@ -118,8 +117,9 @@ OPS: dict[str, OpSpec] = {
     "lift_fresh": OpSpec(first, zeros.first, move=Move.COPY, values=True),
     "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),
     **dict.fromkeys(["dropout", "native_dropout"], OpSpec(first, zeros.first, values=True)),
-    "zeros_like": OpSpec(first, zeros.always, values=True),
+    "zeros_like": OpSpec(first, zeros.always, values=True, unread=True),
+    **dict.fromkeys(_LIKE, OpSpec(first, values=True, unread=True)),
     "bernoulli": OpSpec(first, values=True, expected=_chance),
-    **dict.fromkeys(_FIRST.split(), OpSpec(first, values=True)),
+    **dict.fromkeys(_FIRST, OpSpec(first, values=True)),
     **dict.fromkeys(["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"], OpSpec(softmax)),
 }

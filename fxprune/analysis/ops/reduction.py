@@ -91,5 +91,5 @@ OPS: dict[str, OpSpec] = {
     **dict.fromkeys(_POSITIONAL, OpSpec(positional)),
     "cumsum": OpSpec(positional, terms=mixed),
     **dict.fromkeys(["max", "min"], OpSpec(extremum)),
-    **dict.fromkeys(["var", "std", "var_mean", "std_mean"], OpSpec(variance)),
+    **dict.fromkeys(["var", "std", "var_mean", "std_mean", "aminmax"], OpSpec(variance)),
 }

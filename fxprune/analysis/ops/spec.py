@@ -113,6 +113,7 @@ class OpSpec:
         sizes: for a recorded call and present arguments, the sizes of the result that the arguments ask for, None
             where they leave one open; several results follow one another. None: no argument is a size.
         values: whether the numbers among the arguments are values, rather than sizes, dims or indices.
+        unread: whether no value of the first argument counts, but its shape or type alone.
         adds: whether the op adds its first two arguments.
         scaling: 1 where a number as second argument multiplies the first, -1 where it divides it, otherwise 0.
         power: for a recorded call, which power of its first argument it makes; None: it makes none.
@@ -132,6 +133,7 @@ class OpSpec:
     terms: TermsRule = lambda _: None
     sizes: Callable[[fx.Node, Any], list[int | None]] | None = None
     values: bool = False
+    unread: bool = False
     adds: bool = False
     scaling: int = 0
     power: Callable[[fx.Node], float | None] = lambda _: None

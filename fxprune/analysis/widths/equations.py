@@ -282,7 +282,7 @@ class _Reader:
             elif isinstance(item, slice) and at < len(axes):
                 columns = item.step not in (None, 1)  # of the grid (length / step, step): the first is not a width
                 for name, bound in (("lower", None if columns else item.start), ("upper", item.stop)):
-                    if bound is not None:
+                    if bound is not None and (item.start, item.stop) not in _ONES:
                         self._bound((bound, (i, name)), axes.known(at), axes.shape[at])
                 at += 1
             else:
@@ -310,6 +310,9 @@ class _Reader:
         elif value <= size:
             part = dim[:value] if value >= 0 else dim[max(0, size + value) :]
             self.equal(item, part, abs(value), negative=value < 0)
+
+
+_ONES = ((None, 1), (0, 1), (-1, None))  # one index, of any width; if its value counts, the dim is fixed
 
 
 def _value(source: Any) -> Any:  # 0 stands for a tensor's number, of which the check tells whether it must follow

@@ -199,13 +199,15 @@ class _Prober(DispatchMode):
         return self._graph.on_meta or any(len(self._prediction.groups(a)) for a in involved)
 
     def _check_offset(self, node: fx.Node, args: Any) -> None:
-        """A slice of the right length may still be the wrong one."""
+        """A slice of the right length may still be the wrong one; where a single index counts, the dim is fixed."""
         spec = spec_of_node(node)
         if spec is None or spec.move is not Move.PART or len(args) < 3 or isinstance(self._axes[node], tuple):
             return
         source: Axes = self._axes[node.args[0]]  # type: ignore[index,assignment]
         labels, recorded, asked = source.known(args[1]), node.args[2], args[2]
         if not isinstance(labels, np.ndarray) or not isinstance(recorded, int) or not isinstance(asked, int):
+            return
+        if node.meta["shape"][args[1]] == 1:
             return
         length = self._prediction.length(labels)
         start = self._prediction.length(labels[: recorded if recorded >= 0 else recorded + len(labels)])

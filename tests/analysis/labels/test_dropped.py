@@ -80,6 +80,43 @@ def test_an_index_counts_where_its_values_do(around: Callable[[nn.Module], nn.Mo
     assert [name.removeprefix("0.") for name in free(around(Shaped(values=False)))] == ["a"]
 
 
+class Timed(nn.Module):
+    """A column as long as one channel is put in front of the channels."""
+
+    def __init__(self, column: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.column = nn.Linear(5, 32), nn.Linear(33, 7), column
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.b(torch.cat([self.column(x), x], -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("around", [nn.Sequential, OnData])
+@pytest.mark.parametrize(
+    ("column", "counts"),
+    [
+        (lambda x: torch.ones_like(x[..., :1]) * 3, False),
+        (lambda x: torch.full_like(x[:, :, 0:1], 2.0), False),
+        (lambda x: torch.zeros_like(x[:, :, -1:].exp()) + 1, False),
+        (lambda x: x[..., :1].new_ones(*x.shape[:-1], 1), False),
+        (lambda x: torch.ones_like(x[..., 5:6]), True),
+        (lambda x: torch.ones_like(x[..., :1]) * x[..., :1], True),
+        (lambda x: torch.where(x[..., :1] > 0, torch.ones_like(x[..., :1]), 2.0), True),
+    ],
+)
+def test_one_channel_whose_shape_alone_counts(
+    column: Callable[[Tensor], Tensor], counts: bool, around: Callable[[nn.Module], nn.Module]
+) -> None:
+    model, x = around(Timed(column)).eval(), torch.rand(2, 9, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert len(groups) == (not counts)
+    for kept in ([0, 5, 9], [7], range(1, 31)) if len(groups) else []:
+        plan = groups.plan({groups[0].name: kept})
+        assert fxprune.verify(model, plan, x) <= 1e-9
+        assert fxprune.rewrite(model, plan)(torch.cat([x, x])).shape == (4, 9, 7)
+
+
 class Reading(Shaped):
     """Values of the channel are read past PyTorch's dispatcher."""
 

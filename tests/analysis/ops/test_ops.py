@@ -168,6 +168,7 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "norm": lambda m, x: aten.norm(x, 2, [2]),
     "var": lambda m, x: x.var((2, 3)),
     "std": lambda m, x: x.std((2, 3)),
+    "aminmax": lambda m, x: torch.stack(torch.aminmax(x, dim=3)),
     "std_mean": lambda m, x: torch.std_mean(x, (2, 3))[0],
     "var_mean": lambda m, x: sum(torch.var_mean(x, (2, 3))),
     # Positions along channels
