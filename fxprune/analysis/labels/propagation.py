@@ -134,10 +134,13 @@ def _name_parametrization(lab: Labeller, node: fx.Node, axes: Env, since: int, w
 def dead(graph: fx.Graph, unread: Callable[[fx.Node], bool] = lambda _: False) -> frozenset[fx.Node]:
     """The calls whose results nothing depends on, or on their shape alone: no output, no tensor that is written to."""
     found: set[fx.Node] = set()
+
+    def counts(node: fx.Node, user: fx.Node) -> bool:
+        return user not in found and not (unread(user) and user.args[0] is node)
+
     for node in reversed(graph.nodes):
-        if node.op == "call_function" and not _acts(node):
-            if all(user in found or (unread(user) and user.args[0] is node) for user in node.users):
-                found.add(node)
+        if node.op == "call_function" and not _acts(node) and not any(counts(node, user) for user in node.users):
+            found.add(node)
     return frozenset(found)
 
 
