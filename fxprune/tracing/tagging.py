@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -117,11 +118,12 @@ def _is_plain_object(value: Any) -> bool:
 
 @contextmanager
 def followed_functions(model: nn.Module) -> Iterator[None]:
-    """Some functions of Python, `math` and NumPy keep sources in the code that defines the modules; all other has its
-    own (see `fxprune.tracing.builtin_calls`).
+    """Some functions of Python, `math` and NumPy keep sources in the code that defines the modules, and in what that
+    code imports of the same packages or from no package; all other has its own (see `fxprune.tracing.builtin_calls`).
     """
     own = {k.__module__ for _, m in walk(model) for k in type(m).__mro__}
-    modules = [sys.modules[name] for name in own if name in sys.modules and not _is_known(name)]
+    defining = [sys.modules[name] for name in own if name in sys.modules and not _is_known(name)]
+    modules = list(dict.fromkeys([*defining, *(helper for m in defining for helper in _helpers(m))]))
     instead = {"math": _MATH, "sqrt": _root, "np": _NUMPY, "numpy": _NUMPY}
     before = {"math": math, "sqrt": math.sqrt, "np": np, "numpy": np}
     changed = [(vars(m), key) for m in modules for key in instead if vars(m).get(key) is before[key]]
@@ -142,6 +144,25 @@ def followed_functions(model: nn.Module) -> Iterator[None]:
 
 def _is_known(name: str) -> bool:
     return name == "builtins" or name.startswith("torch.")
+
+
+def _helpers(module: ModuleType) -> Iterator[ModuleType]:
+    """What a module imports, or imports functions of, if that is of its own package or installed with no other."""
+    package = module.__name__.partition(".")[0]
+    for value in list(vars(module).values()):
+        if isinstance(value, ModuleType | FunctionType) and not is_of_library(value):
+            found = value if isinstance(value, ModuleType) else sys.modules.get(value.__module__ or "")
+            if found is not None and (found.__name__.partition(".")[0] == package or not _is_installed(found)):
+                yield found
+
+
+def _is_installed(module: ModuleType) -> bool:
+    """Whether it is Python's, or of a package that was installed."""
+    path = getattr(module, "__file__", None)
+    return path is None or path.startswith(_INSTALLED)
+
+
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def _root_of(root: Callable[..., Any]) -> Callable[..., Any]:

@@ -183,3 +183,21 @@ def test_a_tensor_of_the_code_holds_channels_until_the_remedy(
     assert not any(h.dim.dim == 0 for h in why.held)
     plan = groups.plan({g.name: range(1, g.size, 2) for g in groups})
     assert fxprune.verify(freed, plan, x) < 1e-9
+
+
+class OuterProduct(nn.Module):
+    """Every channel with every other one, in one row: neither side of that grid can shrink alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(36, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.b((y.unsqueeze(2) * y.unsqueeze(1)).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_grid_of_which_no_factor_shrinks_says_so() -> None:
+    groups = fxprune.find_groups(fxprune.trace(OuterProduct(), torch.zeros(2, 5)))
+    assert not len(groups)
+    assert {f.reason for f in groups.fixed if f.count > 5} == {"no factor of the grid 6×6 may shrink"}

@@ -144,6 +144,46 @@ def test_code_that_does_more_with_a_kind_than_to_call_it_keeps_pythons(
     assert "holds this width: 8" in str(groups.why("a"))
 
 
+HELPER = """
+import math
+
+def attend(q, k, v):
+    return (q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).softmax(-1) @ v
+
+def halves(x):
+    return x.view(len(x), -1, 2, int(x.size(-1) / 2)).mean(2)
+"""
+USER = """
+import {0}
+from {0} import halves
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = nn.Linear(5, 16), nn.Linear(5, 16), nn.Linear(5, 12), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.o(halves({0}.attend(self.q(x), self.k(x), self.v(x))))
+"""
+
+
+def test_numbers_keep_their_sources_in_functions_of_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "helper_of_the_test.py").write_text(HELPER)
+    (tmp_path / "user_of_the_test.py").write_text(USER.format("helper_of_the_test"))
+    monkeypatch.syspath_prepend(tmp_path)
+    model, x = importlib.import_module("user_of_the_test").Net().eval(), torch.randn(2, 3, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"q": 16, "v": 6}
+    plan = groups.plan({"q": range(0, 16, 2), "v": [1, 4, 5]})
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    helper = importlib.import_module("helper_of_the_test")
+    assert helper.math is math
+    assert not {"int", "float", "len"} & vars(helper).keys()
+
+
 def test_code_that_is_not_to_be_seen_keeps_pythons() -> None:
     assert builtin_calls.following(ModuleType("nowhere")).keys() == {"len"}
 

@@ -15,7 +15,7 @@ factors that nothing fixes:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -63,7 +63,8 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             asked = _chosen_for(factoring, heads) if splits and not first else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
-    return Components(of, _first_fix(of, fixes), tuple(fixes), chosen)
+    first = _first_fix(of, fixes)
+    return Components(of, first, tuple(_told(fixes, of, first, chosen)), chosen)
 
 
 def _tied_by_splits(lab: Labeller) -> Iterator[tuple[Labels, Labels]]:
@@ -180,10 +181,26 @@ def _decide(
             edges.append(_along(f, i))
             marks[of[factor]] = np.maximum(marks[of[factor]], _SHRINKS)
         else:
-            fixes.append(Fix(factor, f"another factor of the grid {'×'.join(map(str, f.sizes))} shrinks", f.node))
+            fixes.append(Fix(factor, _another(f), f.node))
             marks[of[factor]] = _STAYS
     if k < 0:
-        fixes.append(Fix(f.flat, f"no factor of the grid {'×'.join(map(str, f.sizes))} may shrink", f.node))
+        fixes.append(Fix(f.flat, _none(f), f.node))
+
+
+def _another(f: Factoring) -> str:
+    return f"another factor of the grid {'×'.join(map(str, f.sizes))} shrinks"
+
+
+def _none(f: Factoring) -> str:
+    return f"no factor of the grid {'×'.join(map(str, f.sizes))} may shrink"
+
+
+def _told(fixes: list[Fix], of: Labels, first: Labels, chosen: dict[Factoring, int]) -> Iterator[Fix]:
+    """The reasons as they have come out: a factor that was chosen may be held by something else after all."""
+    stay = [f for f, k in chosen.items() if k >= 0 and (first[of[f.factors[k]]] >= 0).all()]  # type: ignore[index]
+    reasons = {(f.node, _another(f)): _none(f) for f in stay}
+    for fix in fixes:
+        yield replace(fix, reason=reasons.get((fix.node, fix.reason), fix.reason))  # type: ignore[arg-type]
 
 
 def _able(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> list[int]:
