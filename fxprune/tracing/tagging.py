@@ -152,7 +152,8 @@ def _helpers(module: ModuleType) -> Iterator[ModuleType]:
     for value in list(vars(module).values()):
         if isinstance(value, ModuleType | FunctionType) and not is_of_library(value):
             found = value if isinstance(value, ModuleType) else sys.modules.get(value.__module__ or "")
-            if found is not None and (found.__name__.partition(".")[0] == package or not _is_installed(found)):
+            root = found.__name__.partition(".")[0] if found is not None else _OURS
+            if found is not None and root != _OURS and (root == package or not _is_installed(found)):
                 yield found
 
 
@@ -162,6 +163,7 @@ def _is_installed(module: ModuleType) -> bool:
     return path is None or path.startswith(_INSTALLED)
 
 
+_OURS = __name__.partition(".")[0]
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
