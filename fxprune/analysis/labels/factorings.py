@@ -63,8 +63,8 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
             asked = _chosen_for(factoring, heads) if splits and not first else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
-    first = _first_fix(of, fixes)
-    return Components(of, first, tuple(_told(fixes, of, first, chosen)), chosen)
+    because = _first_fix(of, fixes)
+    return Components(of, because, tuple(_told(fixes, of, because, chosen)), chosen)
 
 
 def _tied_by_splits(lab: Labeller) -> Iterator[tuple[Labels, Labels]]:
