@@ -178,19 +178,22 @@ class _Job:
         before = measures.cost()
         made: _Cut[M] | None = None
         plan: Plan | None = None
+        proof: Proof | None = None
         for step in range(1, steps + 1):
             if made is not None:
                 now = self.groups(made.model)
                 measures = Measures(now, goals.engine)
             made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
             plan = made.plan if plan is None else plan.then(made.plan)
+            # The last step may have nothing left to do; what was proven of the one before it still holds.
+            proof = made.proof if step == 1 or made.plan.cuts() else proof
             if self.tune is not None:
                 with same_modes(made.model):
                     self.tune(made.model)
         assert made is not None
         assert plan is not None
         costs = before, measures.cost(made.plan)
-        report = self.report(groups if steps > 1 else made.groups, plan, made.proof, costs)
+        report = self.report(groups if steps > 1 else made.groups, plan, proof, costs)
         report = replace(report, untouched=goals.untouched(report.groups, plan))
         return _warned(Result(made.model, plan, report))
 

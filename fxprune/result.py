@@ -39,7 +39,7 @@ class Report:
         unreached: modules with parameters that the example inputs did not reach; they stay as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         history: what a search for the smallest model tried; empty without one.
-        untouched: why a ratio has removed nothing; empty if it has removed something.
+        untouched: why a goal has removed nothing; empty if it has removed something.
     """
 
     before: Cost

@@ -236,6 +236,22 @@ def test_a_ratio_that_removes_nothing_says_so(net: Net) -> None:
     assert "nothing was removed" not in str(fxprune.prune(net, X, 0.0).report)  # as it was asked for
 
 
+def test_a_budget_that_is_met_already_says_so(net: Net) -> None:
+    with pytest.warns(
+        UserWarning, match=r"nothing was removed: the model as it is meets macs=1e\+09 and parameters=5e"
+    ):
+        report = fxprune.prune(net, X, macs=1e9, parameters=5e8).report
+    assert "nothing was removed" in str(report)
+    assert "nothing was removed" not in str(fxprune.prune(net, X, macs=1).report)  # as it was asked for
+
+
+def test_steps_that_have_nothing_left_to_do_hide_no_proof(net: Net) -> None:
+    result = fxprune.prune(net, X, 0.5, steps=4, round_to=8, verify=True)
+    assert result.plan.cuts()
+    assert "nothing is pruned" not in str(result.report)
+    assert result.report.deviation is not None
+
+
 def test_ratios_in_steps_multiply(net: Net) -> None:
     assert fxprune.prune(net, X, 0.75, steps=2).plan.kept_counts() == {"a": 4, "b": 8, "c": 6}
 

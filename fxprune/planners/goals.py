@@ -168,8 +168,12 @@ parameters=, latency=), or pruning_ratio=
         return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), *curves
 
     def untouched(self, groups: Groups, plan: Plan) -> str:
-        """A sentence where a ratio above zero has removed nothing; else nothing."""
+        """A sentence where a budget, or a ratio above zero, has removed nothing; else nothing."""
         ratio, kept = self.pruning_ratio, plan.kept_counts()
+        if ratio is None:
+            met = " and ".join(f"{name}={value:g}" for name, value in self.budgets().items() if value != 1)
+            whole = all(kept.get(g.name, g.size) == g.size for g in groups)
+            return f"nothing was removed: the model as it is meets {met}" if met and whole else ""
         table = ratio if isinstance(ratio, Mapping) else {"*": ratio or 0.0}
         widths = sorted({g.size for g in groups if first_fit(table, g, 0.0) > 0})
         if not widths or any(kept.get(g.name, g.size) < g.size for g in groups):

@@ -9,6 +9,7 @@ The rooms:
 
     gradual       the steps, and all that holds the model's weights
     optimizers    parameters and state of optimizers
+    postponed     the arguments of a Gradual, until a trainer has a model
     ranks         one decision for all processes that train together
     lightning     the same as a callback of Lightning
     transformers  the same as a callback of transformers' Trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -61,10 +62,11 @@ class Gradual(Generic[M]):
 
     Attributes:
         optimizers: what follows the model; the list may be set anew between two steps.
+        averages: likewise, as given by `ema`.
         plan: what was cut of the original so far; None before the first cut.
 
     Raises:
-        InputError: no goal, unknown options, no epochs, a wrapped model, or an optimizer of other parameters.
+        InputError: no goal, unknown options, no epochs, a wrapped model, or an optimizer or average of another model.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
@@ -100,8 +102,8 @@ class Gradual(Generic[M]):
         given, self._options = _parted(goals)
         self._goals = given.measured(device_of(model))
         self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
-        averages = _several(ema, nn.Module)
-        self._averages = [a.module if isinstance(getattr(a, "module", None), nn.Module) else a for a in averages]
+        self.averages: list[nn.Module] = _several(ema, nn.Module)
+        _copies(self.averages, model)
         for one in self.optimizers:
             _check_optimizer(one, model)
         self.plan: Plan | None = None
@@ -130,7 +132,14 @@ class Gradual(Generic[M]):
         while self._done < due:
             self._cut(self._done + 1)
             self._done += 1
+        if cut and self._done == len(self.epochs):
+            self._tell_if_untouched()
         return cut
+
+    @property
+    def cuts(self) -> int:
+        """How many of the cuts were made."""
+        return self._done
 
     @property
     def result(self) -> Result[M]:
@@ -206,7 +215,7 @@ class Gradual(Generic[M]):
 
     def _apply(self, plan: Plan, small: M | None) -> None:
         """Cut all that holds the weights; what can fail comes first."""
-        averages = [(average, self._average(average, plan)) for average in self._averages]
+        averages = [(average, self._average(average, plan)) for average in _copies(self.averages, self.model)]
         old = tensors_of(self.model)
         rewrite(self.model, plan, inplace=True)
         new = tensors_of(self.model)
@@ -229,33 +238,19 @@ class Gradual(Generic[M]):
         assert self._groups is not None
         assert self._before is not None
         self.plan = plan
-        self._report = replace(report, before=self._before, groups=self._groups, plan=plan)
+        # The last cut may have had nothing left to do; what was proven of the one before it still holds.
+        proof = report.proof if self._report is None or report.plan.cuts() else self._report.proof
+        self._report = replace(report, before=self._before, groups=self._groups, plan=plan, proof=proof)
+
+    def _tell_if_untouched(self) -> None:
+        if self._report is not None and (told := self._goals.untouched(self._report.groups, self._report.plan)):
+            self._report = replace(self._report, untouched=told)
+            warnings.warn(told, stacklevel=3)
 
     def _found(self) -> Groups:
         graph = trace(self.model, self._inputs)
         ignored = names_of(self.model, self._options.get("ignored", ()))
         return find_groups(graph, ignored, heads=self._options.get("heads", ""))
-
-
-class Postponed:
-    """What callbacks of trainers share: the arguments of a `Gradual`, until there is a model.
-
-    Args:
-        example_inputs: as for `fxprune.trace`.
-        options: as for `Gradual`, but for the optimizer.
-
-    Attributes:
-        pruner: the `fxprune.Gradual` at work, once training has begun; `pruner.result.save(path)` keeps the model.
-    """
-
-    def __init__(self, example_inputs: Any, epochs: Iterable[int], **options: Any) -> None:
-        self._arguments, self._options = (example_inputs, tuple(epochs)), options
-        self.pruner: Gradual[nn.Module] | None = None
-
-    def begin(self, model: nn.Module) -> Gradual[nn.Module]:
-        """Make the pruner of a model."""
-        self.pruner = Gradual(model, *self._arguments, **self._options)
-        return self.pruner
 
 
 def _plan_as_text(made: Result[Any]) -> str:
@@ -305,6 +300,26 @@ def _several(given: Any, kind: type) -> list[Any]:
             raise InputError(
                 f"what is given is not of type {kind.__name__}", seen=type(one).__name__, remedy="give one, or a list"
             )
+    return found
+
+
+def _copies(averages: Iterable[nn.Module], model: nn.Module) -> list[nn.Module]:
+    """The copies of a model that averages of its weights are, or hold as `.module`.
+
+    Raises:
+        InputError: one is the model itself, or of another model.
+    """
+    found = [a.module if isinstance(getattr(a, "module", None), nn.Module) else a for a in averages]
+    for one in found:
+        if one is model:
+            remedy = "give a copy, such as torch.optim.swa_utils.AveragedModel(model)"
+            raise InputError("the average of the weights is the model itself", seen=type(one).__name__, remedy=remedy)
+        shapes = {name: t.shape for name, t in tensors_of(one).items()}
+        for name, tensor in tensors_of(model).items():
+            if shapes.get(name) != tensor.shape:
+                seen = f"{name} is {tuple(shapes[name])}, not {tuple(tensor.shape)}" if name in shapes else f"no {name}"
+                remedy = "give a copy of the model, or a wrapper that holds one as .module"
+                raise InputError("what is given as an average is of another model", seen=seen, remedy=remedy)
     return found
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.optional import require
-from fxprune.training.gradual import Postponed
+from fxprune.training.gradual import Gradual
+from fxprune.training.postponed import Postponed
 
 try:
     from lightning.pytorch import Callback
@@ -27,7 +28,9 @@ class PruningCallback(Postponed, Callback):
     """Prunes a LightningModule, or a model in it, at the start of given epochs; its optimizers follow.
 
     Under a DDP strategy, rank 0 decides, and the smaller model is wrapped again. A checkpoint holds the plan:
-    `trainer.fit(fresh_module, ckpt_path=...)` cuts the full-size module before its weights are read.
+    `trainer.fit(fresh_module, ckpt_path=...)` cuts the full-size module before its weights are read, and so do
+    `validate`, `test` and `predict`. Averages of the weights that other callbacks hold (`EMAWeightAveraging`,
+    `StochasticWeightAveraging`) are cut as the module is.
 
     Args:
         example_inputs: of the model that is pruned, as for `fxprune.trace`.
@@ -47,23 +50,27 @@ class PruningCallback(Postponed, Callback):
         require("lightning.pytorch", extra="lightning")
         super().__init__(example_inputs, epochs, **options)
         self._model = model
+        self._followed: list[nn.Module] = []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Lightning's hook. Before weights are read from a checkpoint, the module is cut as the plan in it says."""
-        if stage != "fit":
-            return
         pruner = self.begin(self._part(pl_module))
         own_hook = pl_module.on_load_checkpoint
 
         def cut_first(checkpoint: dict[str, Any]) -> None:
-            if state := checkpoint.get("callbacks", {}).get(self.state_key):
-                pruner.load_state_dict(state)
+            vars(pl_module).pop("on_load_checkpoint", None)
+            self._follow(trainer, pl_module)
+            _cut_as_saved(pruner, checkpoint.get("callbacks", {}).get(self.state_key))
             own_hook(checkpoint)
 
         pl_module.on_load_checkpoint = cut_first  # the only hook that sees a checkpoint before the weights are read
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's hook, after a checkpoint was read."""
+        vars(pl_module).pop("on_load_checkpoint", None)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Lightning's hook, in the end."""
         vars(pl_module).pop("on_load_checkpoint", None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,11 +81,21 @@ class PruningCallback(Postponed, Callback):
         """Lightning's hook: the cuts that are due."""
         assert self.pruner is not None
         self.pruner.optimizers = list(trainer.optimizers)
+        self._follow(trainer, pl_module)
         if self.pruner.step(trainer.current_epoch) and isinstance(
             trainer.strategy.model, nn.parallel.DistributedDataParallel
         ):
             trainer.strategy.model = pl_module
             trainer.strategy.configure_ddp()
+
+    def _follow(self, trainer: Any, pl_module: Any) -> None:
+        """Let averages of the weights that other callbacks hold be cut as well."""
+        assert self.pruner is not None
+        held = (value for callback in trainer.callbacks for value in vars(callback).values())
+        modules = (v if isinstance(v, type(pl_module)) else getattr(v, "module", None) for v in held)
+        found = [self._part(m) for m in modules if isinstance(m, type(pl_module)) and m is not pl_module]
+        given = [a for a in self.pruner.averages if not any(a is f for f in self._followed)]
+        self.pruner.averages, self._followed = [*given, *found], found
 
     def _part(self, module: Any) -> nn.Module:
         part = getattr(module, self._model, None) if self._model else module
@@ -86,3 +103,13 @@ class PruningCallback(Postponed, Callback):
             names = ", ".join(name for name, _ in module.named_children())
             raise InputError("no such model in the LightningModule", seen=self._model, remedy=f"one of {names}")
         return part
+
+
+def _cut_as_saved(pruner: Gradual[nn.Module], state: dict[str, Any] | None) -> None:
+    """Bring a module to the widths of a checkpoint; state is this callback's in it."""
+    saved, own = (state or {}).get("plan", ""), pruner.state_dict()["plan"]
+    if state and not pruner.cuts:
+        pruner.load_state_dict(state)
+    elif pruner.cuts and saved != own:
+        remedy = "load it into a fresh, full-size module"
+        raise InputError("the checkpoint is of the module at other widths than it has now", remedy=remedy)

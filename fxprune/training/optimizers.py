@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import cut
@@ -17,16 +17,24 @@ def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], p
     """Put the new parameters in the place of the old ones, in all parameter groups, with what is left of their state.
 
     State that lies like the parameter (momentum, squared gradients) is cut along; numbers (steps) stay. A parameter
-    whose state lies otherwise (factored moments) begins anew, with a warning. The plan's scales are not applied: state
-    is about gradients, which change the other way round, and is forgotten within some steps.
+    whose state lies otherwise (factored moments) begins anew, with a warning, and so does an optimizer whose state
+    spans all parameters (LBFGS). Optimizers inside the optimizer follow as well. The plan's scales are not applied:
+    state is about gradients, which change the other way round, and is forgotten within some steps.
 
     Args:
         optimizer: changed in place.
         renewed: {old parameter: (its name, new parameter)}.
         plan: what was cut.
     """
+    for inner in vars(optimizer).values():
+        if isinstance(inner, Optimizer):
+            follow(inner, renewed, plan)
+    held = any(p in renewed for group in optimizer.param_groups for p in group["params"])
     for group in optimizer.param_groups:
         group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
+    if isinstance(optimizer, LBFGS):
+        _forget(optimizer, held=held)
+        return
     cuts, anew = plan.cuts(), []
     for old, (name, new) in renewed.items():
         state = optimizer.state.pop(old, None)
@@ -42,6 +50,15 @@ def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], p
         kind = type(optimizer).__name__
         what = f"{kind} begins anew for {len(anew)} parameters, such as {anew[0]}: its state cannot be cut"
         warnings.warn(what, stacklevel=2)
+
+
+def _forget(optimizer: LBFGS, *, held: bool) -> None:
+    """Its history is of vectors of all parameters one after another, whose number it remembers."""
+    if held and optimizer.state:
+        optimizer.state.clear()
+        warnings.warn("LBFGS begins anew: its state spans all parameters and cannot be cut", stacklevel=3)
+    if held:
+        optimizer._numel_cache = None
 
 
 def _lies_like(value: Any, parameter: Tensor) -> bool:

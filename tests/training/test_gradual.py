@@ -175,6 +175,67 @@ def test_state_that_lies_otherwise_begins_anew() -> None:
     assert optimizer.state[model[0].weight]["step"] == 2
 
 
+def test_an_optimizer_whose_state_spans_all_parameters_begins_anew() -> None:
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=2)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = model(X).square().mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, macs=0.5)
+    with pytest.warns(UserWarning, match="LBFGS begins anew: its state spans all parameters"):
+        pruner.step(0)
+    optimizer.step(loss)  # numbers of the old parameters would be refused here
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in model.parameters()}
+
+
+def test_an_optimizer_inside_the_optimizer_follows() -> None:
+    class Outer(torch.optim.Optimizer):
+        """As sharpness-aware ones: the inner one takes the steps."""
+
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            super().__init__(inner.param_groups, {})
+            self.inner, self.param_groups = inner, inner.param_groups
+
+        def step(self, closure: Any = None) -> Any:
+            self.inner.step()
+
+    model = net()
+    outer = Outer(torch.optim.Adam(model.parameters(), 0.01))
+    train(model, outer)
+    fxprune.Gradual(model, X, epochs=[0], optimizer=outer, macs=0.5).step(0)
+    assert {id(p) for p in outer.inner.state} == {id(p) for p in model.parameters()}
+    assert all(outer.inner.state[p]["exp_avg"].shape == p.shape for p in model.parameters())
+
+
+def test_a_goal_that_removes_nothing_is_told_at_the_last_cut() -> None:
+    pruner = fxprune.Gradual(net(), X, epochs=[0, 1], pruning_ratio=0.01)
+    pruner.step(0)
+    with pytest.warns(UserWarning, match=r"nothing was removed: pruning_ratio=0.01 leaves widths of 12, 16 whole"):
+        pruner.step(1)
+    assert "nothing was removed" in str(pruner.result.report)
+
+
+def test_the_proof_is_of_the_last_cut_that_removed_something() -> None:
+    pruner = fxprune.Gradual(net(), X, epochs=[0, 1, 2], pruning_ratio=0.1)
+    for epoch in range(3):
+        pruner.step(epoch)
+    assert pruner.plan is not None
+    assert pruner.plan.cuts()
+    assert "nothing is pruned" not in str(pruner.result.report)
+
+
+@pytest.mark.parametrize(("average", "text"), [("itself", "is the model itself"), ("other", "is of another model")])
+def test_an_average_of_something_else_is_refused_at_once(average: str, text: str) -> None:
+    model = net()
+    with pytest.raises(InputError, match=text):
+        fxprune.Gradual(model, X, epochs=[3], ema=model if average == "itself" else nn.Linear(2, 2), macs=0.5)
+
+
 def test_averages_follow() -> None:
     model = net()
     average = AveragedModel(model)
