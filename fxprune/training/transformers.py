@@ -28,9 +28,9 @@ except ImportError:  # made without it, the callback says which extra is missing
 class PruningCallback(Postponed, TrainerCallback):
     """Prunes the model of a Trainer at the start of given epochs; its optimizer follows.
 
-    In one process: what a Trainer wraps for several, a callback cannot wrap again. A training that has made a cut cannot
-    be resumed from the Trainer's checkpoints, which are read before any callback is asked. After each cut the Trainer
-    looks for the best model anew: an earlier one has other widths.
+    In one process: what a Trainer wraps for several, a callback cannot wrap again. A training that has made a cut
+    cannot be resumed from the Trainer's checkpoints, which are read before any callback is asked. After each cut the
+    Trainer looks for the best model anew: an earlier one has other widths.
 
     Args:
         example_inputs: as for `fxprune.trace`; a dict of the model's keyword arguments.

@@ -72,7 +72,7 @@ def test_lightning_reads_a_checkpoint_into_a_fresh_module_to_test_it_too(tmp_pat
     module_of, trainer_of, callback_of = lightning_parts()
 
     class Tested(module_of):  # type: ignore[misc, valid-type]
-        def test_step(self, batch: Any, _: int) -> None:
+        def test_step(self, batch: Any, batch_idx: int) -> None:
             self.log("loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
 
     loader = DataLoader(TensorDataset(X, Y), 16)
