@@ -309,7 +309,10 @@ def _copies(averages: Iterable[nn.Module], model: nn.Module) -> list[nn.Module]:
     Raises:
         InputError: one is the model itself, or of another model.
     """
-    found = [a.module if isinstance(getattr(a, "module", None), nn.Module) else a for a in averages]
+    found = list[nn.Module]()
+    for average in averages:
+        inner = getattr(average, "module", None)
+        found.append(inner if isinstance(inner, nn.Module) else average)
     for one in found:
         if one is model:
             remedy = "give a copy, such as torch.optim.swa_utils.AveragedModel(model)"
