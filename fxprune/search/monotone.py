@@ -91,6 +91,7 @@ class MonotoneFit(Driver[Probe]):
             plan_at: the plan for a rate.
         """
         wanted = reference(evaluator, self.baselines).fitness - self.tolerance
+        good = dict[float, Candidate]()
         random, tried = np.random.default_rng(self.seed), dict[tuple[int, ...], int]()
         rates, values, ends = list[float](), list[float](), (0.0, 1.0)
 
@@ -105,17 +106,25 @@ class MonotoneFit(Driver[Probe]):
             return Probe(rate, score, score >= wanted, evaluator.cost(plan)), candidate
 
         for n in range(self.tunings):
-            middle = (ends[0] + ends[1]) / 2 if n < _HALVINGS else _near(rates, values, wanted, n)
-            made, _ = probe(middle)
+            known = _finite(values, wanted)
+            middle = (ends[0] + ends[1]) / 2 if n < _HALVINGS else _near(rates, known, wanted, n)
+            made, candidate = probe(middle)
+            if made.accepted:
+                good[middle] = candidate
+                evaluator.keep([], good[min(good)])
             rates.append(middle)
             values.append(made.score)
             ends = (ends[0], middle) if made.accepted else (middle, ends[1])
             yield made
-        chosen = self._chosen(rates, values, wanted, random)
+        chosen = self._chosen(rates, _finite(values, wanted), wanted, random)
         if chosen < 1:
             made, winner = probe(chosen)
-            evaluator.keep([winner.key], winner)
+            if not math.isfinite(made.score):  # a tuning that diverged; the next larger one that did not is at hand
+                winner = good.get(min((rate for rate in good if rate >= chosen), default=1.0), evaluator.original)
+            evaluator.keep([], winner)
             yield made
+        else:
+            evaluator.keep([], evaluator.original)
 
     def _chosen(self, rates: list[float], values: list[float], wanted: float, random: np.random.Generator) -> float:
         """The rate below which the crossing lies with the asked confidence; 1 where none is good enough."""
@@ -133,12 +142,18 @@ def _near(rates: list[float], values: list[float], wanted: float, n: int) -> flo
     return min(0.97, max(0.03, _crossing(x, fit, wanted) + step))
 
 
+def _finite(values: list[float], wanted: float) -> list[float]:
+    """What has no finite value is the worst, and as far below what is wanted as the best is above it, or further."""
+    finite = [v for v in values if math.isfinite(v)]
+    below = 2 * wanted - max(finite) if finite else wanted - 1
+    worst = min([below, math.nextafter(wanted, -math.inf), *finite])
+    return [v if math.isfinite(v) else worst for v in values]
+
+
 def _fitted(rates: list[float], values: list[float]) -> tuple[Floats, Floats, Floats]:
     """Rates in order, their values, and the rising function that fits these best."""
     order = np.argsort(rates, kind="stable")
     x, y = np.array(rates)[order], np.array(values)[order]
-    finite = y[np.isfinite(y)]
-    y = np.where(np.isfinite(y), y, finite.min() if len(finite) else 0.0)
     return x, y, _isotonic(y)
 
 

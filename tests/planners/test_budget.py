@@ -305,3 +305,11 @@ def test_nothing_to_prune() -> None:
         assert planner(groups, {}).kept_counts() == {}
     with pytest.raises(fxprune.InputError, match=r"cannot be reached; seen: the smallest widths cost 100.00%"):
         Budget(0.5)(groups, {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_measure_without_a_number_is_refused(value: float) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4)))
+    with pytest.raises(fxprune.errors.InputError, match="the measured cost is no number"):
+        Budget(0.5, measure=lambda counts: value)(groups, fxprune.scorers.L2Norm()(net, groups))

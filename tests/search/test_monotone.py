@@ -1,5 +1,6 @@
 """The search by a monotone fit: where it ends, what it costs, and a baseline that is tuned alike."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,30 @@ def test_the_fit_is_the_nearest_rising_function() -> None:
     )
     np.testing.assert_allclose(fit, best)
     assert x.tolist() == sorted(rates)
+
+
+def test_what_has_no_number_is_never_good_enough() -> None:
+    for good in (1.0, -1.0):  # negative as well: zero is then a good value
+        found = search(None, lambda m, good=good: good if widths_of(m)[0] >= 60 else float("nan"))
+        assert found.plan.kept_counts()["0"] >= 60
+    found = search(None, lambda m: -1.0 if widths_of(m)[0] == 100 else float("nan"))
+    assert found.plan.kept_counts()["0"] == 100
+
+
+def test_an_interrupted_search_returns_the_best_so_far_and_keeps_no_others(tmp_path: Path) -> None:
+    calls = iter(range(10))
+
+    def quality(model: nn.Module) -> float:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return 1.0 if widths_of(model)[0] >= 60 else 0.0
+
+    model, groups, scores = perceptron(100)
+    options = {"scorer": Given(scores), "folder": tmp_path, "on_interrupt": "return"}
+    found = MonotoneFit(progress=False)(model, groups, quality, tune=jitter, **options)
+    assert not found.finished
+    assert found.plan.kept_counts()["0"] < 100
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
 def _ends(cuts: int) -> list[int]:

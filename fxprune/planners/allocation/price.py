@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ class Price:
         measure: MACs, parameters, or a function of kept counts.
 
     Raises:
-        InputError: an unknown name of a measure.
+        InputError: an unknown name of a measure; when called, a function's value that is NaN, infinite or negative.
     """
 
     def __init__(self, groups: Groups, units: Sequence[Unit], measure: Measure) -> None:
@@ -60,6 +61,11 @@ class Price:
     def _own(self, measure: Callable[[Mapping[str, int]], float]) -> Callable[[Ints], Any]:
         def one(parts: Ints) -> float:
             counts = {n: c for unit, p in zip(self._units, parts, strict=True) for n, c in unit.counts(p).items()}
-            return float(measure(counts))
+            value = float(measure(counts))
+            # Comparisons with NaN are false, so that a search for widths would stop at once and keep everything.
+            if not 0 <= value < math.inf:
+                remedy = "let the measure return a finite number of at least 0, such as seconds"
+                raise InputError("the measured cost is no number", seen=f"{value} for {counts}"[:120], remedy=remedy)
+            return value
 
         return lambda parts: one(parts) if parts.ndim == 1 else np.array([one(column) for column in parts.T])
