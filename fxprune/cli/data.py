@@ -73,7 +73,8 @@ class Images(Dataset[Any]):
     """The image files of a folder; where they lie in a folder for each class, with the class's number.
 
     Args:
-        folder: of the files. Folders of classes are numbered in the order of their names, as torchvision does.
+        folder: of the files. Folders of classes are numbered in the order of their names, as torchvision does; what
+            begins with a dot does not count.
         transform: an image (PIL) to a tensor.
 
     Attributes:
@@ -85,7 +86,7 @@ class Images(Dataset[Any]):
 
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
         here = _images(folder.iterdir())
-        self.classes = [] if here else sorted(p.name for p in folder.iterdir() if p.is_dir())
+        self.classes = [] if here else sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p))
         self._transform = transform
         inside = [(file, i) for i, name in enumerate(self.classes) for file in _images((folder / name).rglob("*"))]
         self.files = [(file, -1) for file in here] or inside
@@ -102,7 +103,12 @@ class Images(Dataset[Any]):
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in _SUFFIXES)
+    return sorted(p for p in paths if p.suffix.lower() in _SUFFIXES and not _is_hidden(p))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Systems and editors leave such files beside images (`._1.jpg`) and such folders beside classes."""
+    return path.name.startswith(".")
 
 
 def _opened(file: Path) -> Any:

@@ -32,8 +32,8 @@ def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
     `recalibrate_batchnorm`, in contrast, keeps scale and shift and changes the outputs. The formula is fxprune's own.
 
     Args:
-        model: changed in place. Norms without running statistics, without a scale and shift, or that share these with
-            another norm stay as they are.
+        model: changed in place. Norms without running statistics, without a scale and shift, that share these with
+            another norm, or whose dtype cannot hold what they would need, stay as they are.
         data: batches such as training will see; labels are not read. A few hundred images do.
 
     Returns:
@@ -59,9 +59,7 @@ def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
             remedy = "look for NaN or infinite numbers in the data and the weights"
             raise InputError("the inputs of a batch norm are not finite", where=name, remedy=remedy)
     with torch.no_grad():
-        for name, seen in found.items():
-            _absorb(norms[name], seen)
-    return len(found)
+        return sum(_absorb(norms[name], seen) for name, seen in found.items())
 
 
 @dataclass
@@ -124,11 +122,16 @@ def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> 
     return found
 
 
-def _absorb(norm: Norm, seen: _Moments) -> None:
+def _absorb(norm: Norm, seen: _Moments) -> bool:
+    """Settle a norm; not where its dtype cannot hold what it would need, as float16 a large variance."""
     mean, variance = (t.double() for t in (norm.running_mean, norm.running_var))  # type: ignore[union-attr]
     own, scale = seen.squares / seen.count, norm.weight.double()
     deviation = (variance + norm.eps).sqrt()
-    norm.bias.copy_(norm.bias.double() + scale * (seen.mean - mean) / deviation)
-    norm.weight.copy_(scale * (own + norm.eps).sqrt() / deviation)
-    norm.running_mean.copy_(seen.mean)  # type: ignore[union-attr]
-    norm.running_var.copy_(own)  # type: ignore[union-attr]
+    bias = norm.bias.double() + scale * (seen.mean - mean) / deviation
+    new = scale * (own + norm.eps).sqrt() / deviation, bias, seen.mean, own
+    held = [value.to(old.dtype) for old, value in zip(_tensors(norm), new, strict=True)]
+    if not all(bool(torch.isfinite(value).all()) for value in held):
+        return False
+    for old, value in zip(_tensors(norm), held, strict=True):
+        old.copy_(value)
+    return True

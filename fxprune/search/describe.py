@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.analysis.groups import Groups
 from fxprune.module.isolation import tensors_of
 
 
@@ -36,6 +37,17 @@ def describe(value: Any) -> Any:
 
 def _name(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
+
+
+def channels_print(groups: Groups) -> str:
+    """16 hexadecimal digits that change with what any channel of any group is: another choice of heads makes others."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(f"{group.name} {group.size} ".encode())
+        for slot in group.slots:
+            digest.update(f"{slot.tensor} {slot.dim} {slot.role} ".encode())
+            digest.update(slot.positions.astype("<i8").tobytes() + slot.channels.astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(model: nn.Module) -> str:

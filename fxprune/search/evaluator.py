@@ -17,7 +17,7 @@ from fxprune.plan.plan import Plan
 from fxprune.rewriting.copying import copied
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.search.checkpoint import plan_of, restore
-from fxprune.search.describe import describe, fingerprint
+from fxprune.search.describe import channels_print, describe, fingerprint
 from fxprune.search.folder import Folder
 from fxprune.search.result import Search, Trial
 from fxprune.search.trial import Candidate, Job, Outcome, Task, attempt
@@ -182,6 +182,7 @@ class Evaluator(Generic[M]):
             "search": settings,
             "model": fingerprint(self.task.model),
             "groups": {g.name: g.size for g in self.task.groups},
+            "channels": channels_print(self.task.groups),
             "evaluate": describe(self.task.evaluate),
             "scorer": describe(self.task.scorer),
             "tune": describe(self.task.tune),

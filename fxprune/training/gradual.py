@@ -176,7 +176,7 @@ class Gradual(Generic[M]):
             self._groups = self._found()
             self._before = cost(self._groups)
             self._apply(plan, None)
-            self._tell(plan, replace(_plain_report(self._groups, self._before), after=cost(self._groups, plan)))
+            self._tell(plan, replace(self._plain_report(self._groups, self._before), after=cost(self._groups, plan)))
         self._done, self._whole = int(state["done"]), dict(state["whole"])
 
     def _cut(self, number: int) -> None:
@@ -192,7 +192,7 @@ class Gradual(Generic[M]):
     def _as_planned_elsewhere(self, plan: Plan) -> Result[M]:
         """What rank 0 has decided; its values come later."""
         groups = self._found()
-        report = replace(_plain_report(groups, cost(groups)), after=cost(groups, plan))
+        report = replace(self._plain_report(groups, cost(groups)), after=cost(groups, plan))
         return Result(rewrite(self.model, plan), plan, report)
 
     def _pruned(self, number: int) -> Result[M]:
@@ -234,6 +234,10 @@ class Gradual(Generic[M]):
         small, data = rewrite(average, plan), self._options.get("data")
         return repair(average, small, plan, data) if data is not None and self._options.get("repair", True) else small
 
+    def _plain_report(self, groups: Groups, before: Cost) -> Report:
+        repaired = None if self._options.get("data") is None else bool(self._options.get("repair", True))
+        return Report(before, before, groups, groups.plan({}), None, repaired=repaired)
+
     def _tell(self, plan: Plan, report: Report) -> None:
         assert self._groups is not None
         assert self._before is not None
@@ -263,10 +267,6 @@ def _take(model: nn.Module, small: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
             tensor.copy_(values[name])
-
-
-def _plain_report(groups: Groups, before: Cost) -> Report:
-    return Report(before, before, groups, groups.plan({}), None)
 
 
 def _epochs(given: Iterable[int]) -> tuple[int, ...]:

@@ -319,6 +319,22 @@ def test_folders_of_images(here: Path) -> None:
     assert [tuple(b.shape) for b in batches_of("flat", (1, 1, 12, 12), samples=5)] == [(5, 1, 12, 12)]
 
 
+def test_hidden_files_and_folders_are_no_images_and_no_classes(here: Path) -> None:
+    (here / "classes" / ".checkpoints").mkdir()
+    hidden = [here / "flat" / "._1.jpg", here / "classes" / ".checkpoints" / "1.png"]
+    for file in hidden:
+        file.write_bytes(b"no image")
+    try:
+        assert sum(len(b) for b in batches_of("flat")) == sum(
+            not p.name.startswith(".") for p in (here / "flat").iterdir()
+        )
+        assert {int(label) for _, labels in batches_of("classes") for label in labels} == {0, 1, 2}
+    finally:
+        for file in hidden:
+            file.unlink()
+        (here / "classes" / ".checkpoints").rmdir()
+
+
 def test_an_image_of_the_right_size_is_only_normalised(here: Path) -> None:
     (image,) = batches_of("flat", (1, 3, 20, 14), samples=1, mean="0,0.5,1", std="1,2,1")[0]
     file = next(f for f in sorted((here / "flat").iterdir()) if _is(f, image))

@@ -91,6 +91,16 @@ def test_a_norm_that_runs_twice_takes_both_and_outputs_stay() -> None:
     torch.testing.assert_close(model(x), before)
 
 
+def test_a_norm_whose_dtype_cannot_hold_the_statistics_stays() -> None:
+    """The variance of large activations is beyond float16, and an infinite one would make the outputs constant."""
+    model = shaken(nn.Sequential(nn.BatchNorm2d(3), nn.Tanh(), nn.BatchNorm2d(3))).half()
+    x = torch.randn(8, 3, 4, 4).half() * 1000
+    before = {name: t.clone() for name, t in model[0].state_dict().items()}
+    assert fxprune.absorb_batchnorm(model, [x]) == 1
+    assert all(torch.equal(t, before[name]) for name, t in model[0].state_dict().items())
+    assert all(bool(t.isfinite().all()) for t in model.state_dict().values())
+
+
 def test_what_cannot_be_made_up_for_stays() -> None:
     first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
     second.weight = first.weight

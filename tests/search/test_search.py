@@ -513,3 +513,14 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         child.join()
     assert "another process is searching here" in answers.get()
     held.close()
+
+
+def test_another_choice_of_heads_is_another_search_though_names_and_sizes_agree(tmp_path: Path) -> None:
+    layer = fxprune.untie_attention(nn.TransformerEncoderLayer(16, 4, 8, batch_first=True)).eval()
+    graph = fxprune.trace(layer, torch.rand(1, 5, 16))
+    heads, dims = (fxprune.find_groups(graph, heads=kind) for kind in ("num_heads", "head_dim"))
+    assert [(g.name, g.size) for g in heads] == [(g.name, g.size) for g in dims]
+    search = fxprune.search.Bisection(precision=0.5, progress=False)
+    search(layer, heads, lambda model: 1.0, folder=tmp_path)
+    with pytest.raises(fxprune.errors.InputError, match="another"):
+        search(layer, dims, lambda model: 1.0, folder=tmp_path)

@@ -279,6 +279,14 @@ def test_a_run_that_was_left_goes_on_as_if_it_was_not() -> None:
     assert torch.equal(again(X), whole(X))
 
 
+def test_the_report_of_a_state_that_was_loaded_knows_of_the_data() -> None:
+    first = fxprune.Gradual(net(), X, epochs=[0], data=[X], macs=0.4)
+    first.step(0)
+    again = fxprune.Gradual(net(), X, epochs=[0], data=[X], macs=0.4)
+    again.load_state_dict(first.state_dict())
+    assert "layers repaired on the data" in str(again.result.report)
+
+
 def test_widths_that_a_backbone_states_follow() -> None:
     model = net()
     model.feature_info = [{"module": "2", "num_chs": 16}]  # type: ignore[assignment]
