@@ -46,10 +46,12 @@ def checked_path(path: Any) -> Path:
     Raises:
         InputError: it is none.
     """
+    remedy = "give a name, or a pathlib.Path"
+    if isinstance(path, str) and not path:  # for which Path would take the working directory
+        raise InputError("this is no path of a file or folder", seen="an empty text", remedy=remedy)
     try:
         return Path(path)
     except TypeError as error:
-        remedy = "give a name, or a pathlib.Path"
         raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=remedy) from error
 
 

@@ -524,3 +524,28 @@ def test_another_choice_of_heads_is_another_search_though_names_and_sizes_agree(
     search(layer, heads, lambda model: 1.0, folder=tmp_path)
     with pytest.raises(fxprune.errors.InputError, match="another"):
         search(layer, dims, lambda model: 1.0, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"workers": 2}, r"workers is not a function; seen: 2; remedy: give fxprune.search.Workers\(2\)"),
+        ({"tune": 3}, "tune is not a function"),
+        ({"scorer": "L1Norm"}, r"the scorer is not a function; seen: 'L1Norm'; remedy: .*fxprune.scorers.L1Norm\(\)"),
+        ({"scorer": fxprune.scorers.L1Norm}, "the scorer is a class"),
+        ({"model": nn.Linear(2, 2)}, "the groups are of another model; seen: no 0.weight"),
+        ({"model": None}, "the model is not of type Module"),
+        ({"folder": ""}, "no path of a file or folder; seen: an empty text"),
+    ],
+    ids=str,
+)
+def test_unusable_arguments_are_refused_before_anything_runs(arguments: dict[str, Any], text: str) -> None:
+    model, groups, _ = perceptron(8)
+    given = {"model": model, "groups": groups, "evaluate": lambda _: pytest.fail("it runs"), **arguments}
+    with pytest.raises(fxprune.errors.InputError, match=text):
+        Bisection(progress=False)(**given)
+
+
+def test_one_part_on_the_way_is_no_tuple() -> None:
+    with pytest.raises(fxprune.errors.InputError, match=r"on_the_way is not a tuple of parts; .*\(0.7,\)"):
+        fxprune.search.Progressive(on_the_way=0.7)  # type: ignore[arg-type]

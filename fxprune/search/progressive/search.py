@@ -104,6 +104,9 @@ class Progressive(Driver[Step]):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.on_the_way, tuple | list):
+            remedy = f"give a tuple, such as ({self.on_the_way},)"
+            raise InputError("on_the_way is not a tuple of parts", seen=repr(self.on_the_way), remedy=remedy)
         for part in (self.keep, *self.on_the_way):
             check_budget(part, 0.0)
         for name in ("step", "top"):
