@@ -3,6 +3,7 @@
 `FXPRUNE_TEST_DEVICE=cuda` makes tensors and models on the GPU wherever a test does not name a device.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ hypothesis.settings.load_profile("fxprune")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests, PyTorch and what it imports live as long as the process: no collection need look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -60,11 +60,12 @@ def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
         foreign = not type(module).__module__.startswith("torch.")
         if foreign:
             _take_over(type(module), module.__dict__)
-        for key, value in list(module.__dict__.items()):
+        attributes, size = module.__dict__, _SIZES.get(type(module))
+        for key, value in list(attributes.items()):
             if type(value) is int:
-                module.__dict__[key] = tag.width(key, value)
-            elif (foreign and key not in _OWN) or _SIZES.get(type(module)) == key:
-                tag.inside(module.__dict__, key, value, key, 0)
+                attributes[key] = tag.width(key, value)
+            elif key not in _OWN if foreign else key == size:
+                tag.inside(attributes, key, value, key, 0)
 
 
 def _take_over(kind: type, attributes: dict[str, Any]) -> None:
