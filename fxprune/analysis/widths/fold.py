@@ -222,7 +222,8 @@ def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:
         raise _NoDegreeError
 
     def laid(t: Term | None) -> Tensor:
-        return torch.zeros((), dtype=torch.int8) if t is None else _laid(of(t.tensor), t.names, terms.names, shape, alike=True)
+        none = torch.zeros((), dtype=torch.int8)
+        return none if t is None else _laid(of(t.tensor), t.names, terms.names, shape, alike=True)
 
     shape = node.meta["shape"]
     product = [reduce(torch.add, map(laid, terms.factors))] if terms.factors else []
