@@ -12,9 +12,9 @@ from typing import Any, Generic, Literal, TypeVar
 from torch import nn
 
 from fxprune import scorers
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_function, check_kind, check_model, check_option
-from fxprune.module.isolation import tensors_of
+from fxprune.errors import InputError, check_function, check_option
 from fxprune.optional import progress_bar
 from fxprune.planners.goals import check_callable
 from fxprune.scorers.base import Scorer
@@ -98,9 +98,7 @@ class Driver(ABC, Generic[T]):
             InputError: unusable arguments or scores, or a folder of another search.
             KeyboardInterrupt: it was interrupted.
         """
-        check_kind("what is searched", groups, Groups, "give what fxprune.find_groups(graph) returns")
-        check_model("the model", model)
-        _check_groups(groups, model)
+        check_groups(groups, model)
         if not callable(evaluate):
             remedy = "give a function of a model, higher is better"
             raise InputError("evaluate is not a function", seen=type(evaluate).__name__, remedy=remedy)
@@ -132,16 +130,6 @@ class Driver(ABC, Generic[T]):
                     return evaluator.result(history, finished=False)
                 raise _interrupted(evaluator, history, folder) from interrupt
             return evaluator.result(history, finished=True)
-
-
-def _check_groups(groups: Groups, model: nn.Module) -> None:
-    tensors = tensors_of(model)
-    for slot in (s for g in groups for s in g.slots):
-        tensor = tensors.get(slot.tensor)
-        if tensor is None or tensor.dim() <= slot.dim or tensor.shape[slot.dim] != slot.length:
-            seen = f"no {slot.tensor}" if tensor is None else f"{slot.tensor} is {tuple(tensor.shape)}"
-            remedy = "give fxprune.find_groups(fxprune.trace(model, example_inputs))"
-            raise InputError("the groups are of another model", seen=seen, remedy=remedy)
 
 
 def _interrupted(

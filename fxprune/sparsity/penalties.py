@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
-from fxprune.module.isolation import tensors_of
+from fxprune.errors import InputError, check_kind
 from fxprune.plan.plan import Plan, Slot
 
 
@@ -32,8 +33,8 @@ def _along(tensor: Tensor, slot: Slot, channels: int) -> Tensor:
     return sums.new_zeros(channels).index_add(0, torch.from_numpy(slot.channels).to(tensor.device), sums)
 
 
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: t for name, t in tensors_of(model).items() if isinstance(t, nn.Parameter)}
+def _parameters(groups: Groups, model: nn.Module) -> dict[str, Tensor]:
+    return {name: t for name, t in check_groups(groups, model).items() if isinstance(t, nn.Parameter)}
 
 
 def _sizes(parameters: dict[str, Tensor], group: Group) -> float:
@@ -42,7 +43,8 @@ def _sizes(parameters: dict[str, Tensor], group: Group) -> float:
 
 
 def _check(strength: float, groups: Groups) -> None:
-    if not 0 <= strength < float("inf"):
+    check_kind("what is given as groups", groups, Groups, "give what fxprune.find_groups(graph) returns")
+    if not isinstance(strength, Real) or not 0 <= float(strength) < float("inf"):
         raise InputError("strength out of range", seen=repr(strength), remedy="give a number of at least 0")
     if not len(groups):
         raise InputError("no group to make sparse", remedy="give groups that can be pruned")
@@ -77,7 +79,7 @@ class GroupLasso:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The term, of shape (), for the weights as they are; gradients flow to them."""
-        own = _parameters(model)
+        own = _parameters(self.groups, model)
         # The root's gradient at zero is infinite; what is far below any weight keeps it finite.
         terms = [
             _sizes(own, g) ** 0.5 * (squares(own, g) + 1e-12).sqrt().sum()
@@ -124,7 +126,7 @@ class BatchNormL1:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The term, of shape (), for the scales as they are; gradients flow to them."""
-        own = tensors_of(model)
+        own = check_groups(self.groups, model)
         return self.strength * torch.stack([own[name].abs().sum() for name in self._names]).sum()
 
 
@@ -163,13 +165,14 @@ class GrowingDecay:
     def __post_init__(self) -> None:
         _check(self.strength, self.groups)
         _check(self.limit, self.groups)
+        check_kind("the plan", self.plan, Plan, "give the plan by which the model will be pruned")
         if not self.plan.cuts():
             raise InputError("the plan removes nothing", remedy="give the plan by which the model will be pruned")
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The term, of shape (), for the weights as they are; gradients flow to them. Each call makes the next grow."""
         self.calls += 1
-        own, terms = _parameters(model), list[Tensor]()
+        own, terms = _parameters(self.groups, model), list[Tensor]()
         for g in self.groups:
             gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
             if len(gone):

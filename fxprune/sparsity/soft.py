@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from fxprune import planners, scorers
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
-from fxprune.module.isolation import tensors_of
+from fxprune.errors import InputError, check_kind
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
+from fxprune.planners.goals import check_callable
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
 
@@ -36,7 +38,7 @@ class SoftPruning:
         plan: what stays after the last call; None before it.
 
     Raises:
-        InputError: no group.
+        InputError: no group, or a planner or scorer that is none.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -53,6 +55,9 @@ class SoftPruning:
     plan: Plan | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        check_kind("what is given as groups", self.groups, Groups, "give what fxprune.find_groups(graph) returns")
+        check_callable("planner", self.planner, planners, "fxprune.planners.Uniform(0.5)")
+        check_callable("scorer", self.scorer, scorers, "fxprune.scorers.L2Norm()")
         if not len(self.groups):
             raise InputError("no group to prune softly", remedy="give groups that can be pruned")
 
@@ -66,8 +71,8 @@ class SoftPruning:
         Returns:
             What stays.
         """
+        own = check_groups(self.groups, model)
         self.plan = self.planner(self.groups, self.scorer(model, self.groups, data))
-        own = tensors_of(model)
         with torch.no_grad():
             for g in self.groups:
                 gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)

@@ -146,3 +146,27 @@ def test_bad_settings(kind: Any) -> None:
         kind(groups, -1)
     with pytest.raises(fxprune.InputError, match="no group to make sparse"):
         kind(groups.subset([]))
+
+
+@pytest.mark.parametrize("kind", [GroupLasso, BatchNormL1, GrowingDecay, SoftPruning])
+@pytest.mark.parametrize("given", ["cut", "another", "compiled"])
+def test_a_model_that_the_groups_are_not_of_is_refused(kind: Any, given: str) -> None:
+    """Rather than to leave out what has other names, or to fail inside of PyTorch."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    groups = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3, 8, 8)))
+    plan = groups.plan({"0": [0, 1, 2]})
+    more: list[Any] = [plan] if kind is GrowingDecay else [fxprune.planners.Uniform(0.5)] if kind is SoftPruning else []
+    term = kind(groups, *more)
+    term(model)
+    other = {"cut": fxprune.rewrite(model, plan), "another": nn.Linear(2, 2), "compiled": torch.compile(model)}[given]
+    with pytest.raises(
+        fxprune.InputError, match="is compiled" if given == "compiled" else "the groups are of another model"
+    ):
+        term(other)
+
+
+def test_a_planner_that_is_a_number_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
+    with pytest.raises(fxprune.InputError, match=r"the planner is not a function; seen: 0\.5"):
+        SoftPruning(groups, 0.5)  # type: ignore[arg-type]
