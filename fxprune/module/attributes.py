@@ -101,7 +101,8 @@ def int_of(module: nn.Module, name: str) -> int | None:
     property is run.
     """
     first, *way = name.split(".")
-    value = None if first in vars(nn.Module) else inspect.getattr_static(module, first, None)
+    classes = first in vars(nn.Module) and first not in vars(module)  # a module may hold a width as `half`
+    value = None if classes else inspect.getattr_static(module, first, None)
     try:
         for key in way:
             value = _item(value, key)

@@ -17,6 +17,7 @@ class Takes(Enum):
     LAST_DIMS = "the lengths of the result's last dims"
     UNFLATTENED = "the lengths of the dims that one dim becomes"
     PARTS = "the lengths of the parts of a dim"
+    SECTIONS = "into how many equal parts a dim is cut, or where"
     START_AND_LENGTH = "the first index and the length of a part of a dim"
     REPEATS = "how often each dim is repeated"
     GROUPS = "into how many groups the channels fall"
@@ -54,6 +55,10 @@ SIZED = {
     "unflatten": SizeArguments(Takes.UNFLATTENED, 2, ("sizes", "unflattened_size")),
     "split": SizeArguments(Takes.PARTS, 1, ("split_size_or_sections",)),
     "split_with_sizes": SizeArguments(Takes.PARTS, 1, ("split_sizes",)),
+    **dict.fromkeys(
+        ("tensor_split", "hsplit", "vsplit", "dsplit"),
+        SizeArguments(Takes.SECTIONS, 1, ("indices_or_sections", "sections", "indices", "tensor_indices_or_sections")),
+    ),
     "narrow": SizeArguments(Takes.START_AND_LENGTH, 2, ("start", "length")),
     **dict.fromkeys(("repeat", "tile"), SizeArguments(Takes.REPEATS, 1, ("repeats", "dims"))),
     "group_norm": SizeArguments(Takes.GROUPS, 1, ("num_groups",)),

@@ -89,6 +89,25 @@ def _labelled_split(call: Call, x: Axes, dim: int, labels: Any, lengths: list[in
     return [[*rest[:dim], p if len(p) > 1 else None, *rest[dim + 1 :]] for p in parts]
 
 
+def diagonal(call: Call, x: Axes, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """The diagonal of a square: row i and column i live or die together."""
+    i, j = dim1 % len(x), dim2 % len(x)
+    if offset or x.shape[i] != x.shape[j]:
+        return fixed_result(call.lab, [x], call.shape, "positions beside a diagonal")
+    along = call.lab.unite(x, i, x, j)
+    return [*(x[k] for k in range(len(x)) if k not in (i, j)), along]
+
+
+def diag_embed(call: Call, x: Axes, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """A square with `x` on its diagonal, and zeros elsewhere."""
+    if offset:
+        return fixed_result(call.lab, [x], call.shape, "positions beside a diagonal")
+    *dims, along = x.dims()
+    for i in sorted((dim1 % len(call.shape), dim2 % len(call.shape))):
+        dims.insert(i, along)
+    return dims
+
+
 def index(call: Call, x: Axes, indices: Sequence[Any]) -> Any:
     """`x[:, i, j]` with integer tensors: indexed dims are fixed, the others keep their labels."""
     layout = _layout(x, indices)
@@ -169,6 +188,8 @@ OPS: dict[str, OpSpec] = {
     "split": OpSpec(split, zeros.first, move=Move.PART, sizes=sizes.equal_parts),
     "split_with_sizes": OpSpec(split, zeros.first, move=Move.PART, sizes=sizes.parts),
     **dict.fromkeys(["unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"], _SPLIT),
+    **dict.fromkeys(["diagonal", "diagonal_copy"], OpSpec(diagonal, zeros.first)),
+    "diag_embed": OpSpec(diag_embed, zeros.first),
     "index": OpSpec(index, zeros.first),
     "index_put": OpSpec(index_put),
     "index_select": OpSpec(index_select, zeros.first),

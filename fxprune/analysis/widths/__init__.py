@@ -17,6 +17,7 @@ The rooms:
     builtin_modules  what PyTorch's own modules are known to hold
     polynomials      in how many channels the groups keep
     forms            numbers of the code, and dims, as such polynomials
+    arguments        the numbers among the arguments of a call
     equations        what the labels predict for each number that was given to a call
     solve            which attributes, literals and ties make all equations hold
     scales           scalars that follow a width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.widths.arguments import SOURCES, Item, Path, is_indexed, leaves_of, value_of
 from fxprune.analysis.widths.builtin_modules import heads_of
 from fxprune.analysis.widths.forms import Forms, Labelled, Number
 from fxprune.analysis.widths.script import recorded_calls
@@ -87,11 +88,6 @@ def _has_groups(forms: Forms, tensor: Reference) -> bool:
     return axes is not None and any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
 
 
-_SOURCES = (Dim, Attribute, Computed)
-Path = tuple[Any, ...]
-Item = tuple[Any, Path]
-
-
 class _Reader:
     """Reads one call."""
 
@@ -104,7 +100,7 @@ class _Reader:
 
     def _from_front(self, path: Path) -> Path:
         """The path of an argument as `_leaves` has it."""
-        counted = isinstance(path[0], int) and not _is_indexed(self._call)  # there, of the index
+        counted = isinstance(path[0], int) and not is_indexed(self._call)  # there, of the index
         return (path[0] % len(self._call.args), *path[1:]) if counted else path
 
     def read(self) -> None:
@@ -113,8 +109,8 @@ class _Reader:
             self._facts.explained.update(self._call.nodes if self._done else ())
         if self._torchs:
             return  # PyTorch's own modules are known
-        for source, path in _leaves(self._call):
-            if path not in self._done and isinstance(source, _SOURCES):
+        for source, path in leaves_of(self._call):
+            if path not in self._done and isinstance(source, SOURCES):
                 self._facts.scalars.append(Scalar(source, self._call))
 
     def equal(self, item: Item, dim: Any, size: int, *, negative: bool = False) -> None:
@@ -122,7 +118,7 @@ class _Reader:
         plain = type(item[0]) is int
         source = self._taken(item)
         known = plain and (self._torchs or not isinstance(dim, np.ndarray))
-        if known or not isinstance(source, (Number, *_SOURCES)):
+        if known or not isinstance(source, (Number, *SOURCES)):
             return
         if negative:
             source = Computed("mul", source, -1, self._call.site, size)
@@ -162,7 +158,7 @@ class _Reader:
     def dim(self, position: int, default: int | None = None) -> int | None:
         """A dim of the first argument, counted from the front; None if it is no number."""
         given, axes = self.argument(position, "dim")[0], self.axes(self._call.args[0])
-        number = given.value if isinstance(given, _SOURCES) else default if given is None else given
+        number = given.value if isinstance(given, SOURCES) else default if given is None else given
         return number % len(axes) if isinstance(number, int) and axes is not None else None
 
     def items(self, where: SizeArguments) -> list[Item]:
@@ -175,7 +171,7 @@ class _Reader:
 
     def lengths(self, items: list[Item], axes: Axes, first: int) -> None:
         for i, item in enumerate(items, start=first):
-            if _value(item[0]) == -1:
+            if value_of(item[0]) == -1:
                 self._taken(item)
             else:
                 self.equal(item, axes.known(i), axes.shape[i])
@@ -202,6 +198,20 @@ class _Reader:
             axes = self.result(i)
             if axes is not None and at is not None:
                 self.equal(item, axes.known(at), axes.shape[at])
+
+    def sections(self, where: SizeArguments) -> None:
+        """So many equal parts, or where each part but the first begins."""
+        axes, at = self.axes(self._call.args[0]), self.dim(2, _ALONG[self._call.name])
+        given, path = next(i for i in (self.argument(where.first, n) for n in where.names) if i[0] is not None)
+        if axes is None or at is None:
+            return
+        for i in range(len(self._call.results)) if type(given) is not tuple else ():
+            if (part := self.result(i)) is not None and axes.shape[at] == part.shape[at] * len(self._call.results):
+                whole = Dim(self._call.args[0], at, axes.shape[at])
+                length = Computed("floordiv", whole, given, self._call.site, part.shape[at])
+                self.equal((length, path), part.known(at), part.shape[at])
+        for i, bound in enumerate(given if type(given) is tuple else ()):
+            self._bound((bound, (*path, i - len(given))), axes.known(at), axes.shape[at])
 
     def start_and_length(self, _: SizeArguments) -> None:
         axes, at = self.axes(self._call.args[0]), self.dim(1)
@@ -230,7 +240,7 @@ class _Reader:
         node = self._call.results[0].node if self._call.results and self._call.results[0] else None
         known = self._forms.analysis.labelling.labeller.counted.get(node, []) if isinstance(node, fx.Node) else []
         if item[0] is not None:
-            self.equal(item, known[0] if known else None, int(_value(item[0])))
+            self.equal(item, known[0] if known else None, int(value_of(item[0])))
 
     def images(self, where: SizeArguments) -> None:
         axes, items = self.result(), self.items(where)
@@ -248,8 +258,8 @@ class _Reader:
             if (axes := self.axes(read)) is not None:
                 self.equal(width, axes.known(len(axes) - 1), axes.shape[len(axes) - 1])
         inside = {self._calls[i] for i in self._call.nodes}
-        heads = _value(count[0])
-        each = _value(width[0]) // heads
+        heads = value_of(count[0])
+        each = value_of(width[0]) // heads
         for f in self._forms.analysis.labelling.labeller.factorings:
             if f.node in inside and (labels := heads_of(f, heads, each)):
                 quotient = Computed("floordiv", width[0], count[0], self._call.site, each)
@@ -262,7 +272,7 @@ class _Reader:
         if axes is None or result is None:
             return
         for k, item in enumerate(items):
-            i, n = len(result) - 1 - k // 2, _value(item[0])
+            i, n = len(result) - 1 - k // 2, value_of(item[0])
             source = result if n >= 0 else axes
             dim = source.known(i)
             if isinstance(dim, np.ndarray) and n:
@@ -302,7 +312,7 @@ class _Reader:
         return dims if dtype in (torch.bool, torch.uint8) else 1
 
     def _bound(self, item: Item, dim: Any, size: int) -> None:
-        value, plain = int(_value(item[0])), not isinstance(item[0], _SOURCES)
+        value, plain = int(value_of(item[0])), not isinstance(item[0], SOURCES)
         if not isinstance(dim, np.ndarray) or (value == 0 and plain):
             return
         if value >= size and plain:
@@ -312,29 +322,5 @@ class _Reader:
             self.equal(item, part, abs(value), negative=value < 0)
 
 
+_ALONG = {"tensor_split": 0, "vsplit": 0, "hsplit": 1, "dsplit": 2}
 _ONES = ((None, 1), (0, 1), (-1, None))  # one index, of any width; if its value counts, the dim is fixed
-
-
-def _value(source: Any) -> Any:  # 0 stands for a tensor's number, of which the check tells whether it must follow
-    return source.value if isinstance(source, _SOURCES) else 0 if isinstance(source, Reference) else source
-
-
-def _is_indexed(call: SizedCall) -> bool:
-    return call.name in SIZED and SIZED[call.name].takes is Takes.INDEX
-
-
-def _leaves(call: SizedCall) -> Iterator[Item]:
-    """The numbers among a call's arguments, with their paths."""
-    ahead: list[Item] = [(a, (i,)) for i, a in enumerate(call.args)]
-    ahead += [(v, (k,)) for k, v in call.kwargs.items()]
-    if _is_indexed(call):
-        index = call.args[1] if type(call.args[1]) is tuple else (call.args[1],)
-        ahead = [(v, (i,)) for i, v in enumerate(index)]
-    while ahead:
-        value, path = ahead.pop()
-        if isinstance(value, slice):
-            ahead += [(value.start, (*path, "lower")), (value.stop, (*path, "upper")), (value.step, (*path, "step"))]
-        elif type(value) is tuple:
-            ahead += [(v, (*path, i - len(value))) for i, v in enumerate(value)]
-        else:
-            yield value, path

@@ -60,10 +60,40 @@ class Halves(Cut):
         return torch.cat((x[:, :half].sigmoid(), x[:, half:]), 1)
 
 
+class Sections(Cut):
+    """Equal parts by their number."""
+
+    def cut(self, x: Tensor) -> Tensor:
+        a, b, c = torch.tensor_split(x, 3, 1)
+        return torch.cat([c.relu(), a.tanh(), b], 1)
+
+
+class Sides(Cut):
+    """Equal parts of the second dim."""
+
+    def cut(self, x: Tensor) -> Tensor:
+        a, b = x.hsplit(2)
+        return torch.hstack([b, a.tanh()])
+
+
+class Bounds(Cut):
+    """Parts by where they begin."""
+
+    def cut(self, x: Tensor) -> Tensor:
+        a, b, c = torch.tensor_split(x, indices=(6, 8), dim=1)
+        return torch.cat([c, a.tanh(), b], 1)
+
+
 @pytest.mark.parametrize(
     ("build", "kept"),
-    [(Shifts, [2, 2, 8]), (Multiples, [2, 2, 8]), (Halves, [6, 6])],
-    ids=["shifts", "multiples", "halves"],
+    [
+        (Shifts, [2, 2, 8]),
+        (Multiples, [2, 2, 8]),
+        (Halves, [6, 6]),
+        (Sections, [4, 4, 4]),
+        (Sides, [6, 6]),
+        (Bounds, [12]),
+    ],
 )
 def test_parts_that_the_code_cuts_by_their_number_shrink_together(build: type[Cut], kept: list[int]) -> None:
     torch.manual_seed(0)

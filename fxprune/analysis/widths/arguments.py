@@ -1,0 +1,38 @@
+"""Arguments: the numbers among what the model's code gave to a call of PyTorch's, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fxprune.tracing.functions import SIZED, Takes
+from fxprune.tracing.provenance import Attribute, Computed, Dim, Reference, SizedCall
+
+SOURCES = (Dim, Attribute, Computed)
+Path = tuple[Any, ...]
+Item = tuple[Any, Path]
+
+
+def value_of(source: Any) -> Any:  # 0 stands for a tensor's number, of which the check tells whether it must follow
+    return source.value if isinstance(source, SOURCES) else 0 if isinstance(source, Reference) else source
+
+
+def is_indexed(call: SizedCall) -> bool:
+    return call.name in SIZED and SIZED[call.name].takes is Takes.INDEX
+
+
+def leaves_of(call: SizedCall) -> Iterator[Item]:
+    """The numbers among a call's arguments, with their paths."""
+    ahead: list[Item] = [(a, (i,)) for i, a in enumerate(call.args)]
+    ahead += [(v, (k,)) for k, v in call.kwargs.items()]
+    if is_indexed(call):
+        index = call.args[1] if type(call.args[1]) is tuple else (call.args[1],)
+        ahead = [(v, (i,)) for i, v in enumerate(index)]
+    while ahead:
+        value, path = ahead.pop()
+        if isinstance(value, slice):
+            ahead += [(value.start, (*path, "lower")), (value.stop, (*path, "upper")), (value.step, (*path, "step"))]
+        elif type(value) is tuple:
+            ahead += [(v, (*path, i - len(value))) for i, v in enumerate(value)]
+        else:
+            yield value, path
