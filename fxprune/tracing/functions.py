@@ -35,30 +35,42 @@ class SizeArguments(NamedTuple):
         takes: what they are.
         first: the number of the first, or of the sequence of them.
         names: the keywords that may hold them.
+        dim: the dim that they are of, where no argument tells.
     """
 
     takes: Takes
     first: int = 0
     names: tuple[str, ...] = ()
+    dim: int = 0
 
 
 _CONVOLUTIONS = tuple(f"conv{way}{dims}d" for way in ("", "_transpose") for dims in (1, 2, 3))
+_SECTIONS = ("indices_or_sections", "sections", "indices", "tensor_indices_or_sections")
+_SECTIONED = {"tensor_split": 0, "vsplit": 0, "hsplit": 1, "dsplit": 2}
 SIZED = {
     **dict.fromkeys(
-        ("view", "reshape", "expand", "broadcast_to", "new_zeros", "new_ones", "new_full", "new_empty"),
+        (
+            "view",
+            "reshape",
+            "expand",
+            "broadcast_to",
+            "new_zeros",
+            "new_ones",
+            "new_full",
+            "new_empty",
+            "new_empty_strided",
+        ),
         SizeArguments(Takes.SHAPE, 1, ("shape", "size")),
     ),
     **dict.fromkeys(
-        ("zeros", "ones", "empty", "empty_strided", "full", "rand", "randn"), SizeArguments(Takes.SHAPE, 0, ("size",))
+        ("zeros", "ones", "empty", "empty_permuted", "empty_strided", "full", "rand", "randn"),
+        SizeArguments(Takes.SHAPE, 0, ("size",)),
     ),
     **dict.fromkeys(("layer_norm", "rms_norm"), SizeArguments(Takes.LAST_DIMS, 1, ("normalized_shape",))),
     "unflatten": SizeArguments(Takes.UNFLATTENED, 2, ("sizes", "unflattened_size")),
     "split": SizeArguments(Takes.PARTS, 1, ("split_size_or_sections",)),
     "split_with_sizes": SizeArguments(Takes.PARTS, 1, ("split_sizes",)),
-    **dict.fromkeys(
-        ("tensor_split", "hsplit", "vsplit", "dsplit"),
-        SizeArguments(Takes.SECTIONS, 1, ("indices_or_sections", "sections", "indices", "tensor_indices_or_sections")),
-    ),
+    **{name: SizeArguments(Takes.SECTIONS, 1, _SECTIONS, dim) for name, dim in _SECTIONED.items()},
     "narrow": SizeArguments(Takes.START_AND_LENGTH, 2, ("start", "length")),
     **dict.fromkeys(("repeat", "tile"), SizeArguments(Takes.REPEATS, 1, ("repeats", "dims"))),
     "group_norm": SizeArguments(Takes.GROUPS, 1, ("num_groups",)),

@@ -26,13 +26,16 @@ def counted(call: Call, *args: Any, **kwargs: Any) -> Any:
     return fixed_result(call.lab, (*args, *kwargs.values()), call.shape, reason)
 
 
-_FRESH = "empty empty_strided ones rand randn".split()
-_COUNTED = "arange linspace logspace eye tril triu tril_indices triu_indices randperm randint one_hot meshgrid".split()
+_FRESH = "empty empty_permuted empty_strided ones rand randn".split()
+_COUNTED = """
+arange linspace logspace range eye tril triu tril_indices triu_indices randperm randint one_hot meshgrid fft_fftfreq
+fft_rfftfreq bartlett_window blackman_window hamming_window hann_window kaiser_window
+""".split()
 
 OPS: dict[str, OpSpec] = {
     **dict.fromkeys(_FRESH, OpSpec(fresh)),
     **dict.fromkeys(_COUNTED, OpSpec(counted)),
-    **dict.fromkeys(["new_empty", "new_ones"], OpSpec(fresh, unread=True)),
+    **dict.fromkeys(["new_empty", "new_empty_strided", "new_ones"], OpSpec(fresh, unread=True)),
     "zeros": OpSpec(fresh, always, sizes=at(0)),
     "new_zeros": OpSpec(fresh, always, sizes=at(1), unread=True),
     "full": OpSpec(fresh, values=True),

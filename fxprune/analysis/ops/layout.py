@@ -151,6 +151,15 @@ def flip(call: Call, x: Axes, dims: Sequence[int]) -> list[Dim]:
     return [d[::-1] if i in turned and isinstance(d, np.ndarray) else d for i, d in enumerate(x.dims())]
 
 
+def rot90(call: Call, x: Axes, k: int = 1, dims: Sequence[int] = (0, 1)) -> list[Dim]:
+    """A flip of one dim, and both in each other's place; two of them are a flip of both."""
+    i, j = (d % len(x) for d in dims)
+    turned = flip(call, x, {1: [j], 2: [i, j], 3: [i]}.get(k % 4, []))
+    if k % 2:
+        turned[i], turned[j] = turned[j], turned[i]
+    return turned
+
+
 def roll(call: Call, x: Axes, shifts: Any, dims: Any = ()) -> list[Dim]:
     for d in dims or range(len(x)):
         call.lab.fix(x[d], "rolled by a number in the model's code")
@@ -253,6 +262,7 @@ OPS: dict[str, OpSpec] = {
     "expand": OpSpec(expand, zeros.first, move=Move.STRETCH, sizes=sizes.at(1)),
     "repeat": OpSpec(repeat, zeros.first),
     "flip": OpSpec(flip, zeros.first, move=Move.SHIFT),
+    "rot90": OpSpec(rot90, zeros.first),
     "roll": OpSpec(roll, zeros.first, move=Move.SHIFT),
     "cat": OpSpec(cat, zeros.all_inputs, move=Move.JOIN),
     "stack": OpSpec(stack, zeros.all_inputs, move=Move.JOIN),

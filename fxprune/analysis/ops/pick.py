@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call, fixed_result
@@ -109,28 +110,40 @@ def diag_embed(call: Call, x: Axes, offset: int = 0, dim1: int = -2, dim2: int =
 
 
 def index(call: Call, x: Axes, indices: Sequence[Any]) -> Any:
-    """`x[:, i, j]` with integer tensors: indexed dims are fixed, the others keep their labels."""
-    layout = _layout(x, indices)
-    if len(call.shape) != len(layout):  # a mask consumes several dims
-        return fixed_result(call.lab, [x, *indices], call.shape, "selected by a mask")
+    """`x[:, i, j]` with integer tensors or masks: indexed dims are fixed, the others keep their labels."""
+    layout = _layout(call, x, indices)
     _fix_indexed(call, x, indices)
     dims: list[Dim] = [Fixed("addressed by an index tensor") if d is None else x[d] for d in layout]
     return [None if n == 1 else d for n, d in zip(call.shape, dims, strict=True)]
 
 
-def _layout(x: Axes, indices: Sequence[Any]) -> list[int | None]:
+def _taken(call: Call, indices: Sequence[Any]) -> list[tuple[int, Axes, bool]]:
+    """The dims that index tensors take, each with its tensor, and whether that is a mask, which takes all its dims."""
+    nodes: Any = call.node.args[1]
+    found: list[tuple[int, Axes, bool]] = []
+    at = 0
+    for node, chosen in zip(nodes, indices, strict=True):
+        is_mask = chosen is not None and node.meta["dtype"] in (torch.bool, torch.uint8)
+        width = len(chosen) if is_mask else 1
+        found += [(at + i, chosen, is_mask) for i in range(width) if chosen is not None]
+        at += width
+    return found
+
+
+def _layout(call: Call, x: Axes, indices: Sequence[Any]) -> list[int | None]:
     """Which dim of `x` each dim of `x[indices]` is; None for the dims that the index tensors bring."""
-    where = [d for d, i in enumerate(indices) if i is not None]
+    taken = _taken(call, indices)
+    where = [d for d, *_ in taken]
     rest: list[int | None] = [d for d in range(len(x)) if d not in where]
     at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
-    return [*rest[:at], *([None] * max(len(indices[d]) for d in where)), *rest[at:]]
+    brought = max(1 if is_mask else len(chosen) for _, chosen, is_mask in taken)
+    return [*rest[:at], *([None] * brought), *rest[at:]]
 
 
 def _fix_indexed(call: Call, x: Axes, indices: Sequence[Any]) -> None:
-    for d, chosen in enumerate(indices):
-        if chosen is not None:
-            call.lab.fix(x[d], "addressed by an index tensor")
-            call.lab.fix_axes(chosen, "index tensor")
+    for d, chosen, is_mask in _taken(call, indices):
+        call.lab.fix(x[d], "selected by a mask" if is_mask else "addressed by an index tensor")
+        call.lab.fix_axes(chosen, "index tensor")
 
 
 def index_select(call: Call, x: Axes, dim: int, chosen: Axes) -> list[Dim]:
@@ -155,13 +168,48 @@ def _selects_only(source: Any) -> bool:
 def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any) -> Any:
     """`x[i] = values`: indexed dims are fixed, the others are equated with those of the values."""
     _fix_indexed(call, x, indices)
-    layout = _layout(x, indices)[-len(values) :] if len(values) else []
+    layout = _layout(call, x, indices)[-len(values) :] if len(values) else []
     for i, d in enumerate(layout[: len(values)], start=len(values) - len(layout)):
         if d is not None and values.shape[i] == x.shape[d]:
             call.lab.unite(x, d, values, i)
         else:
             call.lab.fix(values[i], "addressed by an index tensor")
     return x.dims()
+
+
+def masked_scatter(call: Call, x: Axes, mask: Axes, source: Axes) -> list[Dim]:
+    """Rows of `source` take the places that a mask names: the last dims, along which the mask is the same throughout,
+    are read in step.
+    """
+    same = 0
+    while same < min(len(x), len(source)) and _is_same(call, x, mask, source, same + 1):
+        same += 1
+    for i in range(1, len(x) + 1):
+        if i > same:
+            call.lab.fix(x[len(x) - i], "selected by a mask")
+        else:
+            call.lab.unite(x, len(x) - i, source, len(source) - i)
+        if i <= len(mask) and mask.shape[-i] == x.shape[-i]:
+            call.lab.unite(x, len(x) - i, mask, len(mask) - i)
+    for i in range(len(source) - same):
+        call.lab.fix(source[i], "selected by a mask")
+    return x.dims()
+
+
+def _is_same(call: Call, x: Axes, mask: Axes, source: Axes, i: int) -> bool:
+    """Whether a mask is the same all along the dim that is number `i` from the end."""
+    if x.shape[-i] != source.shape[-i]:
+        return False
+    node: Any = call.node.args[1]
+    while len(node.meta["shape"]) >= i and node.meta["shape"][-i] > 1:
+        name = getattr(node.target, "_opname", "")
+        if name not in _SAME:
+            return False
+        node = node.args[0]
+    return True
+
+
+_SAME = frozenset(["expand", "_to_copy", "clone", "alias", "detach"])
 
 
 def data_dependent(call: Call, *args: Any, **kwargs: Any) -> Any:
@@ -176,7 +224,7 @@ def left_aligned(call: Call, tokens: Any, mask: Any) -> Any:
 
 _DATA = """
 _local_scalar_dense nonzero masked_select _unique2 bincount searchsorted bucketize histc equal item is_nonzero
-torchvision::nms cdist _cdist_forward
+torchvision::nms
 """.split()
 
 _SPLIT = OpSpec(split, zeros.first, move=Move.PART)
@@ -192,6 +240,7 @@ OPS: dict[str, OpSpec] = {
     "diag_embed": OpSpec(diag_embed, zeros.first),
     "index": OpSpec(index, zeros.first),
     "index_put": OpSpec(index_put),
+    "masked_scatter": OpSpec(masked_scatter),
     "index_select": OpSpec(index_select, zeros.first),
     "_nested_tensor_from_mask_left_aligned": OpSpec(left_aligned),
     **dict.fromkeys(_DATA, OpSpec(data_dependent)),

@@ -80,16 +80,19 @@ def _chance(args: Sequence[Any]) -> float:
 
 # f(0) = 0.
 _KEEPING_ZERO = """
-abs asin atan ceil celu elu erf expm1 floor gelu hardshrink hardswish leaky_relu log1p mish prelu _prelu_kernel
-relu relu6 round rrelu_with_noise sgn sign silu sin sinh softshrink square tan tanh trunc
+_prelu_kernel abs asin asinh atan atanh ceil celu deg2rad elu erf erfinv expm1 floor gelu hardshrink hardswish
+leaky_relu log1p mish prelu rad2deg relu relu6 round rrelu_with_noise sgn sign silu sin sinh softshrink square tan
+tanh trunc
 """
 _OTHER = """
-acos addcdiv addcmul atan2 bitwise_not bitwise_or bitwise_xor __and__ __or__ cos cosh eq erfc exp exp2 floor_divide fmod
-frac ge glu_jvp gt hardsigmoid heaviside isfinite isinf isnan le log log10 log2 logical_not logical_or logical_xor logit
-lt nan_to_num ne remainder sigmoid softplus threshold true_divide where xlogy
+acos acosh addcdiv addcmul __and__ atan2 bitwise_not bitwise_or bitwise_xor copysign cos cosh digamma eq erfc exp exp2
+floor_divide fmod frac ge glu_jvp gt hardsigmoid heaviside i0 isfinite isinf isnan isneginf isposinf ldexp le lgamma
+log log10 log2 logaddexp logaddexp2 logical_not logical_or logical_xor logit lt nan_to_num ne __or__ remainder sigmoid
+signbit sinc softplus threshold true_divide where xlogy
 """
-_FIRST = "lift lift_fresh_copy log_sigmoid_forward normal to uniform".split()
-_LIKE = "empty_like full_like ones_like rand_like randn_like".split()
+_FIRST = "lift lift_fresh_copy log_sigmoid_forward to".split()
+_DRAWN = "cauchy exponential geometric log_normal normal poisson uniform".split()
+_LIKE = "empty_like full_like ones_like rand_like randint_like randn_like".split()
 
 OPS: dict[str, OpSpec] = {
     **_elementwise(_KEEPING_ZERO, zeros.first),
@@ -98,7 +101,7 @@ OPS: dict[str, OpSpec] = {
     **_elementwise("neg", zeros.first, terms=multiplied),
     **_elementwise("sub rsub", zeros.added, terms=added),
     **_elementwise("add", zeros.added, terms=added, adds=True),
-    **_elementwise("copy maximum minimum lerp", zeros.all_inputs),
+    **_elementwise("copy fmax fmin hypot maximum minimum lerp", zeros.all_inputs),
     **_elementwise("masked_fill", zeros.filled),
     **_elementwise("fill", zeros.overwritten),
     **_elementwise("zero", zeros.always),
@@ -120,6 +123,6 @@ OPS: dict[str, OpSpec] = {
     "zeros_like": OpSpec(first, zeros.always, values=True, unread=True),
     **dict.fromkeys(_LIKE, OpSpec(first, values=True, unread=True)),
     "bernoulli": OpSpec(first, values=True, expected=_chance),
-    **dict.fromkeys(_FIRST, OpSpec(first, values=True)),
+    **dict.fromkeys([*_FIRST, *_DRAWN], OpSpec(first, values=True)),
     **dict.fromkeys(["_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"], OpSpec(softmax)),
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fxprune.analysis.labels.dims import Dim
-from fxprune.analysis.labels.labels import UNSET, Axes, Call, fixed_result
+from fxprune.analysis.labels.labels import UNSET, Axes, Call, Rule, fixed_result
 from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import OpSpec
 from fxprune.analysis.ops.terms import mixed
@@ -53,6 +53,46 @@ def variance(call: Call, x: Axes, dim: Any = None, *_: Any, **kwargs: Any) -> An
     return reduce(call, x, dim)
 
 
+def difference(at: int) -> Rule:
+    """A loss, of two tensors of one shape: added up, or their mean, unless argument `at` is 0."""
+
+    def rule(call: Call, x: Axes, target: Axes, *more: Any, **_: Any) -> list[Dim]:
+        dims = [call.lab.unite(x, i, target, i) for i in range(len(x))] if x.shape == target.shape else None
+        for other in more:
+            if isinstance(other, Axes):
+                call.lab.fix_axes(other, "weights of a loss")
+        if dims is None:
+            return fixed_result(call.lab, [x, target], call.shape, "a loss of unlike shapes")  # type: ignore[no-any-return]
+        if len(more) > at - 2 and more[at - 2] == 0:
+            return dims
+        for d in dims:
+            call.lab.mix(d)
+        return []
+
+    return rule
+
+
+def distances(call: Call, a: Axes, b: Axes, p: float = 2.0, *_: Any, **__: Any) -> list[Dim]:
+    """Between all rows of `a` and all of `b`: norms of what they differ by, over their last dim."""
+    last = len(a) - 1
+    gone = call.lab.unite(a, last, b, len(b) - 1)
+    if p < 0:
+        call.lab.mix(gone)
+    for node in call.node.args[:2] if p >= 0 else ():
+        call.lab.sum(gone, node)
+    batch = [_common(call, (a, b), i) for i in range(len(call.shape) - 2)]
+    return [*batch, a[last - 1], b[len(b) - 2]]
+
+
+def _common(call: Call, tensors: Sequence[Axes], i: int) -> Dim:
+    """Dim `i` of a result of which two tensors share the first dims, as far as they are not broadcast."""
+    places = [(t, i - len(call.shape) + len(t)) for t in tensors]
+    (x, j), *others = [(t, j) for t, j in places if j >= 0 and t.shape[j] > 1] or [(tensors[0], i)]
+    for y, k in others:
+        call.lab.unite(x, j, y, k)
+    return x[j] if call.shape[i] > 1 else None
+
+
 def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     """The result holds positions along the dim (argmax, sort, top-k) or depends on their order (cumsum)."""
     ints = [a for a in (*args, kwargs.get("dim")) if isinstance(a, int) and not isinstance(a, bool)]
@@ -79,9 +119,13 @@ def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:
     return [x[i] for i in range(len(x)) if i != gone]
 
 
-_POSITIONAL = "argmax argmin argsort cumprod cummax cummin sort mode median".split()
+_POSITIONAL = "argmax argmin argsort cumprod cummax cummin kthvalue logcumsumexp nanmedian sort mode median".split()
+
+_LOSSES = {"mse_loss": 2, "smooth_l1_loss": 2, "huber_loss": 2, "soft_margin_loss": 2, "binary_cross_entropy": 3}
 
 OPS: dict[str, OpSpec] = {
+    **{name: OpSpec(difference(at)) for name, at in {**_LOSSES, "binary_cross_entropy_with_logits": 4}.items()},
+    **dict.fromkeys(["cdist", "_cdist_forward", "_euclidean_dist"], OpSpec(distances)),
     **dict.fromkeys("amax amin all prod".split(), OpSpec(reduce, zeros.first)),
     "mean": OpSpec(reduce, zeros.first, terms=mixed),
     "logsumexp": OpSpec(reduce),

@@ -201,7 +201,7 @@ class _Reader:
 
     def sections(self, where: SizeArguments) -> None:
         """So many equal parts, or where each part but the first begins."""
-        axes, at = self.axes(self._call.args[0]), self.dim(2, _ALONG[self._call.name])
+        axes, at = self.axes(self._call.args[0]), self.dim(2, where.dim)
         given, path = next(i for i in (self.argument(where.first, n) for n in where.names) if i[0] is not None)
         if axes is None or at is None:
             return
@@ -322,5 +322,4 @@ class _Reader:
             self.equal(item, part, abs(value), negative=value < 0)
 
 
-_ALONG = {"tensor_split": 0, "vsplit": 0, "hsplit": 1, "dsplit": 2}
 _ONES = ((None, 1), (0, 1), (-1, None))  # one index, of any width; if its value counts, the dim is fixed

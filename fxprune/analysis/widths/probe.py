@@ -157,6 +157,8 @@ class _Prober(DispatchMode):
         try:
             result = meta_kernels.answer(op, args, kwargs)
         except Exception as error:
+            if asks_for_data(error) and not self._graph.on_meta:  # which says nothing of widths
+                return self._graph.answers.get(node.name, _made(node, predicted, args))
             return self.differ(node, predicted, brief(error), args)
         seen = _shapes(result)
         if _as_read(node, seen) != _as_read(node, predicted):

@@ -19,7 +19,10 @@ def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
 
 def asks_for_data(error: Exception) -> bool:
     """Whether PyTorch refused to tell what stands in a meta tensor."""
-    return any(words in str(error) for words in ("meta tensor", "meta device type tensor", "unallocated storage"))
+    return any(words in str(error) for words in _REFUSALS)
+
+
+_REFUSALS = ("meta tensor", "meta device type tensor", "unallocated storage", "data-independent implementation")
 
 
 class Diverged(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import ROUNDING
+from oracle import ROUNDING, deviation
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, rnn
 from torchvision.ops import DeformConv2d
@@ -283,3 +283,71 @@ def test_a_filter_along_channels_mixes_them() -> None:
 def test_a_filter_that_shortens_fixes_what_it_sweeps() -> None:
     groups = fxprune.find_groups(fxprune.trace(NeighbouringChannels(), torch.rand(2, 3, 6, 6)))
     assert "a" not in groups
+
+
+class Masked(nn.Module):
+    """Tokens that a mask names are computed apart, in one of three ways, and put back."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.i, self.o, self.way = nn.Linear(5, 12), nn.Linear(12, 3), way
+        self.m = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12))
+        self.t = nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.i(x)
+        match self.way:
+            case "index":
+                y = torch.zeros_like(x)
+                y[mask] = self.m(x[mask])
+                y[~mask] = self.t
+            case "rows":
+                y = x.flatten(0, 1)
+                y = y.index_put((mask.flatten(),), self.m(y[mask.flatten(), :])).view(x.shape)
+            case _:
+                wide = mask.unsqueeze(-1).expand_as(x).to(x.device)
+                y = x.masked_scatter(wide, self.m(x.flatten(0, 1)))
+        return self.o(y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("way", ["index", "rows", "scatter"])
+def test_channels_of_tokens_that_a_mask_names(way: str) -> None:
+    x = torch.randn(2, 6, 5), torch.tensor([[1, 0, 1, 1, 0, 0], [0, 1, 1, 0, 1, 1]]).bool()
+    model = Masked(way).eval()
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"i": 12, "m.0": 8}
+    plan = groups.plan({"i": [0, 3, 4, 9, 11], "m.0": [1, 2, 7]})
+    assert deviation(model, plan, x) <= 1e-9
+    fxprune.rewrite(model, plan)(torch.cat([x[0]] * 2), torch.cat([~x[1]] * 2)).sum().backward()
+
+
+def test_positions_in_a_mask_of_channels_stay() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 12), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.b(y.masked_scatter(y > 0, y.flip(0)))  # type: ignore[no-any-return]
+
+    groups = fxprune.find_groups(fxprune.trace(Model().eval(), torch.randn(4, 5)))
+    assert not len(groups)
+    assert any(f.reason == "selected by a mask" for f in groups.fixed)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, float("inf")])
+def test_distances_add_up_over_channels(p: float) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c, self.b = nn.Linear(5, 12), nn.Parameter(torch.randn(7, 12)), nn.Linear(7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.exp(-torch.cdist(self.a(x), self.c.expand(len(x), -1, -1), p)))  # type: ignore[no-any-return]
+
+    model, x = Model().eval(), (torch.randn(2, 4, 5),)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: (g.size, g.mixed_by) for g in groups} == {"a": (12, ""), "c": (7, "")}
+    assert deviation(model, groups.plan({"a": [1, 5, 6]}), x) <= 1e-9

@@ -80,6 +80,12 @@ def rows(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
 
+def scattered(x: Tensor) -> Tensor:
+    """Some places get the channels of others."""
+    mask = (torch.arange(6) > 2).view(6, 1).expand_as(x)
+    return x.masked_scatter(mask, x.flip(2))
+
+
 def written(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, :, torch.tensor([0, 2]), torch.tensor([1, 3])] = x[:, :, 0, :2]
@@ -97,15 +103,17 @@ CASES: dict[str, Run | tuple[Run, str]] = {
         for name in """abs acos asin atan celu cos cosh elu erf erfc exp exp2 expm1 frac gelu hardsigmoid hardswish
         hardtanh leaky_relu log log10 log1p log2 log_sigmoid_forward logit mish nan_to_num neg
         reciprocal relu rsqrt sgn sigmoid silu sin sinh softplus sqrt tan tanh hardshrink softshrink
-        isinf isnan logical_not zero alias clone detach""".split()
+        isinf isnan logical_not zero alias clone detach asinh atanh deg2rad rad2deg erfinv digamma i0 lgamma sinc
+        signbit isposinf isneginf""".split()
     },
     **{name: scaled(name) for name in "ceil floor round trunc sign".split()},
     **{
         name: binary(name)
         for name in """add atan2 copy div eq floor_divide fmod ge gt heaviside le lt maximum minimum mul ne pow
-        remainder rsub sub xlogy""".split()
+        remainder rsub sub xlogy copysign fmax fmin hypot logaddexp logaddexp2 ldexp""".split()
     },
     **{name: logical(name) for name in "bitwise_and bitwise_or bitwise_xor logical_and logical_or logical_xor".split()},
+    "acosh": lambda m, x: aten.acosh(x + 1),
     "bitwise_not": lambda m, x: aten.bitwise_not(x > 0.5),
     "addcdiv": lambda m, x: aten.addcdiv(x, x, m.s.exp()),
     "addcmul": lambda m, x: aten.addcmul(x, x, m.s),
@@ -124,7 +132,9 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "native_dropout": lambda m, x: x + 0 * aten.native_dropout(x, 0.5, True)[0],
     "normal": noise("normal_"),
     "uniform": noise("uniform_"),
-    "rand_like": noise("rand_like"),
+    **{name: noise(name) for name in "cauchy exponential log_normal poisson rand_like".split()},
+    "geometric": noise("geometric", 0.5),
+    "randint_like": lambda m, x: x + 0 * aten.randint_like(x.detach(), 5),
     "randn_like": noise("randn_like"),
     "empty_like": lambda m, x: aten.empty_like(x).copy_(x),
     "full_like": constant(lambda x: torch.full_like(x, 2.0)),
@@ -178,7 +188,7 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     },
     **{
         name: (lambda m, x, name=name: getattr(aten, name)(x, 1)[0], POSITIONS)
-        for name in ("cummax", "cummin", "sort", "mode", "median")
+        for name in ("cummax", "cummin", "sort", "mode", "median", "nanmedian")
     },
     **{
         name: (lambda m, x, name=name: sum(t.to(x) for t in getattr(aten, name)(x, 1)), POSITIONS)
@@ -256,6 +266,8 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "diagonal": lambda m, x: torch.einsum("nchh->nch", x),
     "diagonal_copy": lambda m, x: rows(x) * torch.diag(m.v.outer(m.v)),
     "diag_embed": lambda m, x: rows(x) @ torch.diag(m.v),
+    "masked_scatter": lambda m, x: scattered(x.permute(0, 2, 3, 1)),
+    "rot90": lambda m, x: x.rot90(1, (2, 3)) + x.rot90(2, (2, 3)) + x.rot90(-1, (3, 2)),
     "split": lambda m, x: x.split(2, 3)[0],
     "split_with_sizes": lambda m, x: x.split([2, 4], 3)[1],
     "unsafe_split": lambda m, x: x.unsafe_split(2, 3)[0],
@@ -273,7 +285,16 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "bucketize": (lambda m, x: torch.bucketize(x, torch.tensor([0.0, 0.5], dtype=x.dtype)), VALUES),
     "histc": (lambda m, x: x + 0 * torch.histc(x, 3).sum(), VALUES),
     "equal": (lambda m, x: x * (2 if torch.equal(x, x) else 3), VALUES),
-    "_cdist_forward": (lambda m, x: torch.cdist(one(x), one(x[:, :2])), VALUES),
+    "_cdist_forward": lambda m, x: torch.cdist(one(x).mT, one(x.flip(2)).mT[:, :4], p=1.0),
+    "_euclidean_dist": lambda m, x: torch.cdist(one(x).mT, one(x * m.s).mT) / 36,
+    "mse_loss": lambda m, x: x * F.mse_loss(x, m.s.expand_as(x)),
+    "smooth_l1_loss": lambda m, x: x * F.smooth_l1_loss(x, m.s.expand_as(x), reduction="sum"),
+    "huber_loss": lambda m, x: F.huber_loss(x, m.s.expand_as(x), reduction="none"),
+    "soft_margin_loss": lambda m, x: F.soft_margin_loss(x, m.s.detach().expand_as(x), reduction="none"),
+    "binary_cross_entropy": lambda m, x: F.binary_cross_entropy(x, x.flip(2).detach(), reduction="none"),
+    "binary_cross_entropy_with_logits": lambda m, x: F.binary_cross_entropy_with_logits(
+        m.s.expand_as(x), x.detach(), reduction="none"
+    ),
     "torchvision::nms": (
         lambda m, x: x + 0 * torchvision.ops.nms(torch.ones(x.shape[1], 4, dtype=x.dtype), rows(x).sum(0), 0.5).sum(),
         VALUES,
@@ -304,6 +325,20 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "view_as_complex": lambda m, x: torch.view_as_complex(torch.stack([x, 2 * x], -1)).abs(),
     "_conj": lambda m, x: torch.view_as_real(torch.complex(x, 2 * x).conj().resolve_conj()),
     # Tensors made from sizes
+    "kthvalue": lambda m, x: x.kthvalue(2, 3)[0],
+    "logcumsumexp": lambda m, x: x.logcumsumexp(3),
+    "empty_permuted": constant(lambda x: torch.empty_permuted(x.shape, (0, 1, 2, 3), dtype=x.dtype).fill_(2)),
+    "new_empty_strided": constant(lambda x: x.new_empty_strided(x.shape, x.stride()).fill_(2)),
+    "fft_fftfreq": (constant(lambda x: torch.fft.fftfreq(x.shape[1])[:, None, None]), POSITIONS[:8]),
+    "fft_rfftfreq": (constant(lambda x: torch.fft.rfftfreq(2 * x.shape[1] - 1)[:, None, None]), POSITIONS[:8]),
+    "range": (constant(lambda x: aten.range(1, x.shape[1])[:, None, None]), POSITIONS[:8]),
+    **{
+        f"{name}_window": (
+            constant(lambda x, name=name: getattr(torch, f"{name}_window")(x.shape[1])[:, None, None]),
+            POSITIONS[:8],
+        )
+        for name in ("bartlett", "blackman", "hamming", "hann", "kaiser")
+    },
     "empty": constant(lambda x: torch.empty(x.shape, dtype=x.dtype, device=x.device).fill_(2)),
     "empty_strided": constant(
         lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).fill_(2)
