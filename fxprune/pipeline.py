@@ -194,7 +194,8 @@ class _Job:
         assert plan is not None
         costs = before, measures.cost(made.plan)
         report = self.report(groups if steps > 1 else made.groups, plan, proof, costs)
-        report = replace(report, untouched=goals.untouched(report.groups, plan))
+        timed = (whole["latency"], measures.at("latency", made.plan.kept_counts())) if "latency" in whole else None
+        report = replace(report, untouched=goals.untouched(report.groups, plan), latency=timed)
         return _warned(Result(made.model, plan, report))
 
     def smallest(

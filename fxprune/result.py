@@ -39,6 +39,7 @@ class Report:
         unreached: modules with parameters that the example inputs did not reach; they stay as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         history: what a search for the smallest model tried; empty without one.
+        latency: milliseconds of a forward before and after, as predicted; None without a budget of latency.
         untouched: why a goal has removed nothing; empty if it has removed something.
     """
 
@@ -51,6 +52,7 @@ class Report:
     repaired: bool | None = None
     history: tuple[Any, ...] = ()
     untouched: str = ""
+    latency: tuple[float, float] | None = None
 
     @cached_property
     def kept(self) -> Mapping[str, int]:
@@ -113,6 +115,10 @@ class Report:
             _change("MACs", self.before.macs, self.after.macs),
             _change("parameters", self.before.parameters, self.after.parameters),
         ]
+        if self.latency is not None:
+            before, after = self.latency
+            part = 100 * after / max(before, 1e-9)
+            lines.append(f"{'latency':10} {before:10,.2f} ms -> {after:9,.2f} ms ({part:.1f} %), as predicted")
         if self.proof is not None:
             lines.append(str(self.proof))
         lines += self.warnings()

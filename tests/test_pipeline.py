@@ -79,8 +79,12 @@ def test_a_latency_is_a_goal(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fxprune.planners.goals.measure", measure)
     for goal, engine in ((0.5, None), (36, fxprune.latency.onnx_runtime)):
-        assert sum(fxprune.prune(net, X, latency=goal, engine=engine).plan.kept_counts().values()) == 36
+        result = fxprune.prune(net, X, latency=goal, engine=engine)
+        assert sum(result.plan.kept_counts().values()) == 36
+        assert result.report.latency == (72.0, 36.0)
+        assert "72.00 ms ->     36.00 ms (50.0 %), as predicted" in str(result.report)
         assert engines.pop() is engine
+    assert fxprune.prune(net, X, macs=0.5).report.latency is None
 
 
 def test_a_multiple_that_is_measured(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

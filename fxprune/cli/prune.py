@@ -198,6 +198,8 @@ def _answer(result: fxprune.Result[Any], out: Path | None, start: origin.Start, 
         name: {"before": getattr(pruned.before, name), "after": getattr(pruned.after, name)}
         for name in ("macs", "parameters")
     }
+    if pruned.latency is not None:
+        figures["latency"] = dict(zip(("before", "after"), pruned.latency, strict=True))
     kept = {g.name: {"size": g.size, "kept": pruned.kept[g.name]} for g in pruned.groups}
     more = {"deviation": pruned.deviation, "warnings": pruned.warnings(), "saved": None if out is None else str(out)}
     more |= {"original": start.options.model} if start.plan else {}

@@ -76,11 +76,12 @@ def plot_widths(
     return figure
 
 
-def plot_history(history: Sequence[Any], cost: str = "macs") -> Any:
+def plot_history(history: Any, cost: str = "macs") -> Any:
     """What a search tried: the quality of each candidate against its cost, in the order in which they were tried.
 
     Args:
-        history: of a `Search` or of a report; its entries have a cost and a score or fitness.
+        history: a `Search`, or the history of one or of a report: a sequence whose entries have a cost and a score or
+            fitness.
         cost: "macs" or "parameters".
 
     Returns:
@@ -89,7 +90,8 @@ def plot_history(history: Sequence[Any], cost: str = "macs") -> Any:
     Raises:
         InputError: matplotlib is missing, or nothing was tried.
     """
-    points = [(getattr(tried.cost, cost), _quality(tried), getattr(tried, "accepted", True)) for tried in history]
+    tries: Sequence[Any] = getattr(history, "history", history)
+    points = [(getattr(tried.cost, cost), _quality(tried), getattr(tried, "accepted", True)) for tried in tries]
     figure, (left, right) = _figure(1, 2, bool(points))
     left.plot([quality for _, quality, _ in points], "o-", color="#3b4252")
     left.set(xlabel="candidate", ylabel="quality")

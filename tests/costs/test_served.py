@@ -135,6 +135,11 @@ def test_an_engine_without_a_name_of_its_own_is_not_taken_for_another(times: Non
 # Engines
 
 
+def test_an_engine_that_gives_nothing_to_run_is_refused(times: None, tmp_path: Path) -> None:
+    with pytest.raises(fxprune.InputError, match="the engine gave nothing to run; seen: NoneType"):
+        fxprune.latency.measure(groups_of(net()), path=tmp_path, progress=False, engine=lambda model, inputs: None)
+
+
 def test_onnx_runtime_runs_the_model() -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

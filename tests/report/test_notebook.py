@@ -82,6 +82,8 @@ def test_plots() -> None:
     assert len(report.plot_tradeoff({"a": [(1.0, 2.0), (0.5, 1.0)]}).axes[0].lines) == 1
     history = [fxprune.search.Probe(0.5, 0.9, taken, fxprune.Cost(macs, 1)) for taken, macs in ((True, 3), (False, 1))]
     assert len(report.plot_history(history).axes[1].lines) == 2
+    search = fxprune.search.Search(groups.plan({}), net, 1.0, tuple(history))
+    assert len(report.plot_history(search).axes[1].lines) == 2
 
 
 @pytest.mark.parametrize("draw", [lambda: report.plot_scores({}), lambda: report.plot_history([])])

@@ -31,6 +31,7 @@ from fxprune.costs.latency.grid import Floats
 from fxprune.costs.latency.prediction import Latency
 from fxprune.costs.latency.table import LatencyTable, key_of
 from fxprune.costs.latency.timer import median_by_turns
+from fxprune.errors import InputError
 from fxprune.module.isolation import isolated, set_training
 from fxprune.module.written_tensors import unwatched
 from fxprune.rewriting.rewrite import rewrite
@@ -113,7 +114,11 @@ def _ready(groups: Groups, counts: Mapping[str, int], engine: Engine, undo: Exit
     plan = groups.plan({name: range(n) for name, n in counts.items()})
     model = undo.enter_context(isolated(rewrite(groups.graph.model, plan), keep_buffers=True))
     set_training(model, False)
-    return engine(model, groups.graph.inputs)
+    run = engine(model, groups.graph.inputs)
+    if not callable(run):
+        remedy = "let engine(model, (args, kwargs)) return a function that runs the model once"
+        raise InputError("the engine gave nothing to run", seen=type(run).__name__, remedy=remedy)
+    return run
 
 
 def _fitted(
