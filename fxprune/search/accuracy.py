@@ -31,7 +31,7 @@ class Accuracy:
         data: batches (inputs, targets), with class indices of shape (samples,) as targets; read at each call.
 
     Raises:
-        InputError: unusable data, or outputs that are not logits of shape (samples, classes).
+        InputError: unusable data, labels that are no class, or outputs that are not logits of shape (samples, classes).
 
     >>> import torch, fxprune
     >>> quality = fxprune.search.Accuracy([(torch.eye(2), torch.tensor([0, 1]))])
@@ -66,3 +66,8 @@ def _check(logits: Any, labels: Any, place: str) -> None:
         )
         remedy = "give batches (inputs, class indices) of a classifier; for others, a function of your own"
         raise InputError("an accuracy needs logits and class indices", where=place, seen=seen, remedy=remedy)
+    classes = logits.shape[-1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        seen = f"classes {int(labels.min())} to {int(labels.max())}, and {classes} outputs"
+        remedy = "number the classes from 0, and leave out samples without a class"
+        raise InputError("a label is no class of the model", where=place, seen=seen, remedy=remedy)

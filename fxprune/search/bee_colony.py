@@ -49,6 +49,9 @@ class CurveFitness:
 
     def __call__(self, plan: Plan) -> float:
         counts = plan.kept_counts()
+        if unknown := [name for name in self.curves if name not in counts]:
+            remedy = "make the curves of the groups that are searched"
+            raise InputError("a curve is of no group", seen=unknown[0], remedy=remedy)
         return -math.fsum(self.weights.get(n, 1.0) * curve.at(counts[n]) for n, curve in self.curves.items())
 
 

@@ -46,3 +46,6 @@ def test_what_is_no_classification_is_named() -> None:
         Accuracy([(X, torch.eye(3).long())])(linear(1, 1, 1))
     with pytest.raises(fxprune.InputError, match="and NoneType"):
         Accuracy([(X,)])(linear(1, 1, 1))
+    for label in (-100, 3):
+        with pytest.raises(fxprune.InputError, match="a label is no class of the model in batch 1 of the data"):
+            Accuracy([(X, torch.tensor([0, 1, label]))])(linear(1, 1, 1))
