@@ -166,13 +166,22 @@ def _selects_only(source: Any) -> bool:
 
 
 def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any) -> Any:
-    """`x[i] = values`: indexed dims are fixed, the others are equated with those of the values."""
-    _fix_indexed(call, x, indices)
+    """`x[i] = values`: indexed dims are fixed, the others are equated with those of the values. Where a mask names what
+    gets one value (`x[x > 3] = 3`), its dims are those of `x`.
+    """
     layout = _layout(call, x, indices)[-len(values) :] if len(values) else []
-    for i, d in enumerate(layout[: len(values)], start=len(values) - len(layout)):
+    start = len(values) - len(layout)
+    one = all(values.shape[i] == 1 for i, d in enumerate(layout, start) if d is None)
+    taken = _taken(call, indices)
+    if one and all(is_mask for *_, is_mask in taken) and all(chosen is taken[0][1] for _, chosen, _ in taken):
+        for i, (d, mask, _) in enumerate(taken):
+            call.lab.unite(x, d, mask, i)
+    else:
+        _fix_indexed(call, x, indices)
+    for i, d in enumerate(layout, start):
         if d is not None and values.shape[i] == x.shape[d]:
             call.lab.unite(x, d, values, i)
-        else:
+        elif values.shape[i] > 1:
             call.lab.fix(values[i], "addressed by an index tensor")
     return x.dims()
 

@@ -351,3 +351,33 @@ def test_distances_add_up_over_channels(p: float) -> None:
     groups = fxprune.find_groups(fxprune.trace(model, x))
     assert {g.name: (g.size, g.mixed_by) for g in groups} == {"a": (12, ""), "c": (7, "")}
     assert deviation(model, groups.plan({"a": [1, 5, 6]}), x) <= 1e-9
+
+
+def overwritten(x: Tensor, v: Tensor) -> Tensor:
+    x = x.clone()
+    x[x > 0.5] = 0.5
+    x[x.isnan()] = 0
+    return x
+
+
+def row_by_row(x: Tensor, v: Tensor) -> Tensor:
+    x = x.clone()
+    x[torch.tensor([[True, False, True, False], [False] * 4])] = v
+    x[:, torch.tensor([False, True, False, False])] = v[None]
+    return x
+
+
+@pytest.mark.parametrize("write", [overwritten, row_by_row])
+def test_what_a_mask_names_gets_one_value(write: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.v, self.b = nn.Linear(5, 12), nn.Parameter(torch.randn(12)), nn.Linear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(write(self.a(x), self.v))  # type: ignore[no-any-return]
+
+    model, x = Model().eval(), (torch.randn(2, 4, 5),)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name: g.size for g in groups} == {"a": 12}
+    assert deviation(model, groups.plan({"a": [1, 5, 6]}), x) <= 1e-9
