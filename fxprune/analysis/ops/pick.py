@@ -173,9 +173,9 @@ def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any
     start = len(values) - len(layout)
     one = all(values.shape[i] == 1 for i, d in enumerate(layout, start) if d is None)
     taken = _taken(call, indices)
-    if one and all(is_mask for *_, is_mask in taken) and all(chosen is taken[0][1] for _, chosen, _ in taken):
-        for i, (d, mask, _) in enumerate(taken):
-            call.lab.unite(x, d, mask, i)
+    if one and all(is_mask and chosen is taken[0][1] for _, chosen, is_mask in taken):
+        for i, (at, mask, _) in enumerate(taken):
+            call.lab.unite(x, at, mask, i)
     else:
         _fix_indexed(call, x, indices)
     for i, d in enumerate(layout, start):
