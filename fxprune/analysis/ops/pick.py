@@ -174,8 +174,8 @@ def index_put(call: Call, x: Axes, indices: Sequence[Any], values: Axes, *_: Any
     one = all(values.shape[i] == 1 for i, d in enumerate(layout, start) if d is None)
     taken = _taken(call, indices)
     if one and all(is_mask and chosen is taken[0][1] for _, chosen, is_mask in taken):
-        for i, (at, mask, _) in enumerate(taken):
-            call.lab.unite(x, at, mask, i)
+        for i, at in enumerate(t[0] for t in taken):
+            call.lab.unite(x, at, taken[i][1], i)
     else:
         _fix_indexed(call, x, indices)
     for i, d in enumerate(layout, start):
