@@ -29,7 +29,11 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     Raises:
         InputError: it holds what cannot be copied.
     """
-    memo = memo or {}
+    with torch.inference_mode(False):  # tensors made in inference mode could not be trained
+        return _copied(model, memo or {})
+
+
+def _copied(model: M, memo: dict[int, Any]) -> M:
     try:
         return _deepcopy(model, dict(memo))
     except Exception:  # whatever a class of somebody's own has against it

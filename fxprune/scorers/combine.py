@@ -19,6 +19,15 @@ By = Literal["sum", "mean", "max", "rank"]
 Members = Literal["layers", "producers", "consumers"]
 
 
+def _check_scorers(*given: Any) -> None:
+    """Refuse what is no scorer; a class is taken for one easily."""
+    for scorer in given:
+        if isinstance(scorer, type) or not callable(scorer):
+            seen = scorer.__name__ if isinstance(scorer, type) else repr(scorer)[:60]
+            remedy = f"give an instance: {seen}()" if isinstance(scorer, type) else "give one, such as scorers.L2Norm()"
+            raise InputError("what is combined is no scorer", seen=seen, remedy=remedy)
+
+
 @dataclass(frozen=True)
 class Normalised:
     """Another scorer's scores, normalised in each group, so that groups can be compared.
@@ -45,6 +54,7 @@ class Normalised:
     by: By = "sum"
 
     def __post_init__(self) -> None:
+        _check_scorers(self.scorer)
         check_option("way to normalise", self.by, get_args(By))
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
@@ -71,7 +81,7 @@ class WeightedSum:
         terms: pairs (scorer, weight).
 
     Raises:
-        InputError: no terms, or data that can be iterated only once.
+        InputError: no terms, terms that are no pairs, or data that can be iterated only once.
 
     >>> import torch, fxprune
     >>> from fxprune.scorers import L1Norm, L2Norm, Normalised, WeightedSum
@@ -83,6 +93,11 @@ class WeightedSum:
     def __post_init__(self) -> None:
         if not self.terms:
             raise InputError("a weighted sum of nothing", remedy="give pairs (scorer, weight)")
+        if not all(isinstance(term, tuple | list) and len(term) == 2 for term in self.terms):
+            raise InputError(
+                "a weighted sum of no pairs", seen=repr(self.terms)[:60], remedy="give ((scorer, 0.5), ...)"
+            )
+        _check_scorers(*(scorer for scorer, _ in self.terms))
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         again = _repeatable(data)
@@ -110,6 +125,7 @@ class SeedAverage:
     seeds: int = 5
 
     def __post_init__(self) -> None:
+        _check_scorers(self.scorer)
         if not is_dataclass(self.scorer) or "seed" not in (f.name for f in fields(self.scorer)):
             seen, remedy = type(self.scorer).__name__, "give a seeded one; combinators go around this one, not inside"
             raise InputError("the scorer has no field `seed`", seen=seen, remedy=remedy)
@@ -152,6 +168,7 @@ class OverMembers:
     reduce: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
+        _check_scorers(self.scorer)
         check_option("choice of members", self.members, get_args(Members))
         check_option("reduction", self.reduce, ("mean", "max"))
 
@@ -190,6 +207,9 @@ class Fallback:
 
     first: Scorer
     second: Scorer
+
+    def __post_init__(self) -> None:
+        _check_scorers(self.first, self.second)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         again = _repeatable(data)

@@ -124,3 +124,12 @@ def test_one_batch_is_judged_by_halves() -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
     dicts = fxprune.repair(net, small, plan, [{"input": x}])  # what is not a single tensor stays as it is given
     assert not torch.equal(dicts[2].weight, whole[2].weight)
+
+
+def test_what_is_repaired_in_inference_mode_can_be_trained() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    data = [torch.rand(8, 3, 8, 8) for _ in range(2)]
+    with torch.inference_mode():
+        small = fxprune.prune(net, data[0][:1], macs=0.5, data=data).model
+    assert not any(t.is_inference() for t in (*small.parameters(), *small.buffers()))
+    small(data[0]).sum().backward()

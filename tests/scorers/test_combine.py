@@ -211,6 +211,11 @@ def test_data_that_is_used_up_by_the_first_scorer(net: Net, groups: fxprune.Grou
             "unknown way to normalise; seen: min; remedy: one of sum, mean, max, rank",
         ),  # type: ignore[arg-type]
         (lambda: WeightedSum(()), "a weighted sum of nothing"),
+        (lambda: WeightedSum({L2Norm(): 1.0}), "a weighted sum of no pairs"),  # type: ignore[arg-type]
+        (lambda: WeightedSum(((L2Norm, 1.0),)), r"no scorer; seen: L2Norm; remedy: give an instance: L2Norm\(\)"),
+        (lambda: Normalised("L2Norm"), "no scorer; seen: 'L2Norm'"),  # type: ignore[arg-type]
+        (lambda: OverMembers(L2Norm), "no scorer; seen: L2Norm"),
+        (lambda: Fallback(Normalised, L2Norm()), "no scorer; seen: Normalised"),
         (lambda: SeedAverage(L2Norm()), "no field `seed`; seen: L2Norm"),
         (
             lambda: SeedAverage(Normalised(Random())),
