@@ -157,7 +157,7 @@ class Gradual(Generic[M]):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the model and the optimizer: the plan, and how far the steps are."""
         plan = "" if self.plan is None else self.plan.to_json()
-        return {"plan": plan, "done": self._done, "whole": dict(self._whole)}
+        return {"plan": plan, "done": self._done, "of": len(self.epochs), "whole": dict(self._whole)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Cut the full-size model, its optimizers and averages as a checkpoint says; then load their own states.
@@ -166,11 +166,12 @@ class Gradual(Generic[M]):
             state: from `state_dict`.
 
         Raises:
-            InputError: the model was cut already.
+            InputError: the model was cut already, the state is none, or no epoch is left for the cuts that it lacks.
             PlanError: the plan is damaged, or for another model.
         """
         if self._done:
             raise InputError("the model was cut already", remedy="load the state before the first step")
+        self._check_state(state)
         if state["plan"]:
             plan = Plan.from_json(state["plan"], "the state of fxprune.Gradual")
             self._groups = self._found()
@@ -178,6 +179,16 @@ class Gradual(Generic[M]):
             self._apply(plan, None)
             self._tell(plan, replace(self._plain_report(self._groups, self._before), after=cost(self._groups, plan)))
         self._done, self._whole = int(state["done"]), dict(state["whole"])
+
+    def _check_state(self, state: Any) -> None:
+        if not isinstance(state, Mapping) or not {"plan", "done", "whole"} <= state.keys():
+            raise InputError(
+                "this is no state of a pruner", seen=repr(state)[:60], remedy="give what state_dict() gave"
+            )
+        done, of = int(state["done"]), int(state.get("of", len(self.epochs)))
+        if len(self.epochs) <= done < of:  # the goal would never be reached
+            seen, remedy = f"{done} of {of} cuts made, {len(self.epochs)} epochs", f"give at least {done + 1} epochs"
+            raise InputError("no epoch is left for the cuts that the state lacks", seen=seen, remedy=remedy)
 
     def _cut(self, number: int) -> None:
         made, text = decided(partial(self._pruned, number), _plan_as_text)

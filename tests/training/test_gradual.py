@@ -341,3 +341,20 @@ def test_results_and_states_come_in_their_turn() -> None:
     pruner.step(1)
     with pytest.raises(InputError, match="the model was cut already"):
         pruner.load_state_dict(pruner.state_dict())
+
+
+def test_a_state_whose_goal_no_epoch_is_left_for_is_refused() -> None:
+    pruner = fxprune.Gradual(net(), X, epochs=[0, 1, 2], macs=0.4)
+    pruner.step(0)
+    state = pruner.state_dict()
+    with pytest.raises(
+        InputError, match=r"no epoch is left .*; seen: 1 of 3 cuts made, 1 epochs; remedy: give at least 2"
+    ):
+        fxprune.Gradual(net(), X, epochs=[0], macs=0.4).load_state_dict(state)
+    again = fxprune.Gradual(net(), X, epochs=[0, 5], macs=0.4)
+    again.load_state_dict(state)
+    again.step(5)
+    assert again.result.report.after.macs <= 0.4 * again.result.report.before.macs
+    for wrong in (None, {}, {"plan": ""}):
+        with pytest.raises(InputError, match="this is no state of a pruner"):
+            fxprune.Gradual(net(), X, epochs=[0], macs=0.4).load_state_dict(wrong)  # type: ignore[arg-type]
