@@ -148,7 +148,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of the genes")] = 0,
     workers: Annotated[int, typer.Option(help="processes")] = 2,
     only: Annotated[int | None, typer.Option(help="examine this network alone, and raise its error")] = None,
-    journal: Annotated[Path, typer.Option(help="where outcomes are kept")] = Path("random_networks.jsonl"),
+    journal: Annotated[Path, typer.Option(help="where outcomes are kept")] = Path("runs/random_networks.jsonl"),
 ) -> None:
     """Prune random networks; exit with 1 if one is wrong or has crashed."""
     if only is not None:
