@@ -54,13 +54,17 @@ class PruningCallback(Postponed, Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Lightning's hook. Before weights are read from a checkpoint, the module is cut as the plan in it says."""
-        pruner = self.begin(self._part(pl_module))
+        if stage == "fit":  # the other stages need a pruner for what a checkpoint says alone
+            self.begin(self._part(pl_module))
         own_hook = pl_module.on_load_checkpoint
 
         def cut_first(checkpoint: dict[str, Any]) -> None:
             vars(pl_module).pop("on_load_checkpoint", None)
-            self._follow(trainer, pl_module)
-            _cut_as_saved(pruner, checkpoint.get("callbacks", {}).get(self.state_key))
+            state = checkpoint.get("callbacks", {}).get(self.state_key)
+            if state or (self.pruner is not None and self.pruner.model is self._part(pl_module)):
+                pruner = self.begin(self._part(pl_module))
+                self._follow(trainer, pl_module)
+                _cut_as_saved(pruner, state)
             own_hook(checkpoint)
 
         pl_module.on_load_checkpoint = cut_first  # the only hook that sees a checkpoint before the weights are read

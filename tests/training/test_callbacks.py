@@ -80,7 +80,10 @@ def test_lightning_reads_a_checkpoint_into_a_fresh_module_to_test_it_too(tmp_pat
     trainer.fit(module, loader)
     trainer.save_checkpoint(tmp_path / "left.ckpt")
     wanted = trainer.test(module, loader, verbose=False)
-    fresh, other = Tested(), trainer_of(1, callback_of(X[:1], epochs=[1], macs=0.3))
+    fresh, idle = Tested(), callback_of(X[:1], epochs=[1], macs=0.3)
+    other = trainer_of(1, idle)
+    other.test(fresh, loader, verbose=False)
+    assert idle.pruner is None  # without a checkpoint there is nothing to do
     assert other.test(fresh, loader, ckpt_path=tmp_path / "left.ckpt", verbose=False) == wanted
     assert fresh.net[0].out_channels == module.net[0].out_channels < 16
     assert "on_load_checkpoint" not in vars(fresh)
