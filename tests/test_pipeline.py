@@ -436,6 +436,7 @@ def test_a_scorer_that_leaves_groups_out(net: Net) -> None:
         ),
         ({"macs": True}, "macs out of range; seen: True"),
         ({"macs": 0.5, "round_to": 0}, "round_to must be a positive integer"),
+        ({"macs": 0.5, "round_to": True}, "round_to must be a positive integer; seen: True"),
         ({"macs": 0.5, "round_to": "8"}, "round_to must be a positive integer; seen: '8'; remedy: 8 or 16 are usual"),
         ({"macs": 0.5, "engine": len}, "engine= has nothing to measure; seen: len; remedy: give it with latency= or"),
         (

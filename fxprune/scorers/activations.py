@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
@@ -210,6 +211,7 @@ def _read(
     model: nn.Module, groups: Groups, data: Iterable[Any] | None, seed: int, new: Callable[[], _Statistic]
 ) -> Scores:
     """The mean over the places where a group's channels are seen of a statistic of their maps."""
+    check_groups(groups, model)
     places = {g.name: g.consumers or g.producers for g in groups}
     nowhere = [name for name, slots in places.items() if not slots]
     if nowhere:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.module.batches import Batch
-from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
 from fxprune.scorers.losses import Loss, default_loss, differentiate, each_loss, logits_of, loss_inputs, require_targets
@@ -49,7 +49,7 @@ class Taylor:
     loss: Loss | None = None
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        tensors = tensors_of(model)
+        tensors = check_groups(groups, model)
         return _first_order(model, groups, data, {g.name: makers(g, tensors) for g in groups}, self.loss)
 
 
@@ -127,7 +127,7 @@ class HessianDiagonal:
         if not len(groups):
             return {}
         generator = torch.Generator().manual_seed(self.seed)
-        tensors = tensors_of(model)
+        tensors = check_groups(groups, model)
         slots = {g.name: makers(g, tensors) for g in groups}
         sums = _Sums(groups, slots, tensors, lambda g, w: (g * w).square(), lambda total: total)
 
@@ -155,7 +155,7 @@ def _first_order(
 ) -> Scores:
     if not len(groups):
         return {}
-    sums = _Sums(groups, slots, tensors_of(model), torch.mul, torch.square)
+    sums = _Sums(groups, slots, check_groups(groups, model), torch.mul, torch.square)
     objective = default_loss if loss is None else lambda outputs, batch: loss(outputs, loss_inputs(batch))
     samples = differentiate(model, data, sums.wanted, objective, sums.add)
     return {name: total / samples for name, total in sums.totals.items()}

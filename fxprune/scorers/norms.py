@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.module.isolation import tensors_of
 from fxprune.scorers.base import Scores, along, makers, per_channel
 
 
@@ -30,7 +30,7 @@ class L1Norm:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        tensors = tensors_of(model)
+        tensors = check_groups(groups, model)
         return {g.name: _power_sums(g, tensors, 1) for g in groups}
 
 
@@ -49,7 +49,7 @@ class L2Norm:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        tensors = tensors_of(model)
+        tensors = check_groups(groups, model)
         return {g.name: _power_sums(g, tensors, 2).sqrt() for g in groups}
 
 
@@ -70,7 +70,7 @@ class LAMP:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        tensors = tensors_of(model)
+        tensors = check_groups(groups, model)
         return {g.name: _part_of_larger(_power_sums(g, tensors, 2)) for g in groups}
 
 

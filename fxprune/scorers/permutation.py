@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
 from fxprune.errors import check_option
 from fxprune.scorers.base import Scores, require_producers
@@ -81,6 +82,7 @@ class WeightPermutation:
         check_scale(self.scale, self.distance)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        check_groups(groups, model)
         require_producers(groups)
         sums, known = Sums(), Kernels()
         drawn = torch.Generator().manual_seed(self.seed)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, per_channel, share
 from fxprune.scorers.wiring import execution_order, gains_behind, grouped
@@ -41,7 +41,7 @@ class NISP:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        graph, tensors = groups.graph, tensors_of(model)
+        graph, tensors = groups.graph, check_groups(groups, model)
         gains, sweep = gains_behind(graph), _Sweep(groups)
         for name in reversed(execution_order(graph)):
             if name in sweep.out:

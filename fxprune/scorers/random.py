@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
 from fxprune.scorers.base import Scores
 
@@ -31,6 +32,7 @@ class Random:
     seed: int = 0
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        check_groups(groups, model)
         return {g.name: self._draw(g.name, g.size) for g in groups}
 
     def _draw(self, name: str, size: int) -> Tensor:

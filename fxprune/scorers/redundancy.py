@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.module.isolation import tensors_of
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, along, makers
 
@@ -35,7 +35,7 @@ class GeometricMedian:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        tensors = tensors_of(model)
+        tensors = check_groups(groups, model)
         return {g.name: _distances(g, tensors) for g in groups}
 
 

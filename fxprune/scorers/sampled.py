@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.scorers.base import Scores, require_producers
@@ -69,6 +70,7 @@ class SampledPermutation:
         check_scale(self.scale, self.distance)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        check_groups(groups, model)
         require_producers(groups)
         sums, generators = Sums(), dict[WeightDim, np.random.Generator]()
 

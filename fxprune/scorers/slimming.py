@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.module.isolation import tensors_of
 from fxprune.scorers.base import Scores, UnscorableError, per_channel
 from fxprune.scorers.wiring import norms
 
@@ -35,12 +35,12 @@ class BatchNormScale:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        tensors = check_groups(groups, model)
         scales = {norm.scale for norm in norms(groups.graph).values()}
         found = {g.name: [s for s in g.slots if s.tensor in scales] for g in groups}
         without = [name for name, slots in found.items() if not slots]
         if without:
             raise UnscorableError("no batch norm scales these channels", without)
-        tensors = tensors_of(model)
         return {
             g.name: torch.stack([per_channel(tensors[s.tensor].detach().abs(), s, g.size) for s in found[g.name]]).mean(
                 0

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
@@ -41,6 +42,7 @@ class TorchPruning:
     seed: int = 0
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        check_groups(groups, model)
         peer = _peer()
         with isolated(model) as work, _same_gradients(work):
             torch.manual_seed(self.seed)

@@ -127,6 +127,10 @@ class Gradual(Generic[M]):
         Raises:
             InputError, ProofError, TraceError: as `fxprune.prune`; nothing was changed by this cut.
         """
+        if not isinstance(epoch, int):
+            raise InputError(
+                "the epoch is no number", seen=repr(epoch)[:40], remedy="give that of the epoch that begins"
+            )
         due = sum(e <= epoch for e in self.epochs)
         cut = due > self._done
         while self._done < due:

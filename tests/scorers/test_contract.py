@@ -66,6 +66,22 @@ def test_contract(scorer: s.Scorer) -> None:
     check_scorer(scorer)
 
 
+@pytest.mark.parametrize("width", [4, 9])
+@pytest.mark.parametrize("scorer", SCORERS, ids=name_of)
+def test_groups_of_another_model(scorer: s.Scorer, width: int) -> None:
+    """Such as the one that was cut already, or one whose layers have other names."""
+    x, labels = torch.rand(4, 3, 6, 6), torch.zeros(4, dtype=torch.long)
+    groups = fxprune.find_groups(fxprune.trace(_small(6), x))
+    other = _small(width) if width == 4 else nn.ModuleList([_small(6)])
+    with pytest.raises(fxprune.InputError, match="the groups are of another model"):
+        scorer(other, groups, [(x, labels)])
+
+
+def _small(width: int) -> nn.Sequential:
+    layers = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(width, 5)).eval()
+
+
 def test_all_scorers_are_here() -> None:
     scorers = {v for v in vars(s).values() if isinstance(v, type) and is_dataclass(v) and "__call__" in vars(v)}
     assert scorers == {type(x) for x in SCORERS}

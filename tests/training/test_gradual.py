@@ -338,6 +338,8 @@ def test_results_and_states_come_in_their_turn() -> None:
     pruner = fxprune.Gradual(net(), X, epochs=[1], macs=0.5)
     with pytest.raises(InputError, match="nothing was cut yet"):
         _ = pruner.result
+    with pytest.raises(InputError, match="the epoch is no number; seen: 'last'"):
+        pruner.step("last")  # type: ignore[arg-type]
     pruner.step(1)
     with pytest.raises(InputError, match="the model was cut already"):
         pruner.load_state_dict(pruner.state_dict())

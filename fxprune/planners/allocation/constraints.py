@@ -48,7 +48,7 @@ class Constraints:
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.round_to, int) or self.round_to < 1:
+        if type(self.round_to) is not int or self.round_to < 1:
             raise InputError(
                 "round_to must be a positive integer", seen=repr(self.round_to), remedy="8 or 16 are usual"
             )

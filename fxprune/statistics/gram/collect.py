@@ -12,6 +12,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
@@ -258,6 +259,7 @@ def _run(
 
     What the layer reads is noted in `met` before.
     """
+    check_groups(groups, model)
     wanted, positions, images, number = _of_weight(groups), sampling.over(data).start(), 1, 0
 
     def note(seen: Contraction) -> None:
