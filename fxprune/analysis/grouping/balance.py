@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.labels.labels import Axes
 from fxprune.plan.plan import Ints
 from fxprune.tracing.trace import Graph, retrace
 
@@ -173,11 +175,28 @@ class Balance:
             if i in self._members:
                 counts[original.name] = g.size
                 found |= {(original.name, (s.tensor, s.dim)): small.by_channel(s) for s in g.slots}
+        if not self._in_order(small, np.array([mine[int(s)] in self._members for s in small.signatures], dtype=bool)):
+            return None
         held: dict[Place, int] = {}
         for (_, place), positions in found.items():
             held[place] = held.get(place, 0) + positions.size
         whole = all(held.get(p) == self._shorter(len(q), part) for p, q in self._positions.items())
         return Fit(counts, found) if whole else None
+
+    def _in_order(self, small: Analysis, members: npt.NDArray[np.bool_]) -> bool:
+        """Whether what is not balanced lies in the same order as at full size: `orders` leaves it so.
+
+        The k-th of a dim stands for the k-th; that must be the same component wherever either of them lies.
+        """
+        whole, pairs = self._analysis, list[Ints]()
+        others = _others(whole, np.isin(np.arange(len(whole.groups)), list(self._members)))
+        for place, now in _others(small, members).items():
+            before = others[place]
+            if len(before) != len(now):
+                return False
+            pairs.append(np.stack([before, now]))
+        matched = np.unique(np.concatenate(pairs, 1), axis=1)
+        return all(len(np.unique(side)) == matched.shape[1] for side in matched)
 
     def orders(self, kept: Mapping[str, npt.ArrayLike]) -> dict[Place, Ints]:
         """The indices that each dim keeps of the balanced channels and all others, in the smaller model's order."""
@@ -196,6 +215,32 @@ class Balance:
             order[order < 0] = np.setdiff1d(np.arange(length), positions)
             orders[place] = order
         return orders
+
+
+def _others(analysis: Analysis, balanced: npt.NDArray[np.bool_]) -> dict[tuple[str, int, int], Ints]:
+    """The components that are not balanced, in the dims of all tensors that hold or make them.
+
+    Args:
+        analysis: of the model, at full size or smaller.
+        balanced: of each group, whether it is.
+    """
+    labelling, components = analysis.labelling, analysis.components
+    holding = {name: [axes] for name, axes in labelling.parameter_axes.items()}
+    making = {n.name: [a] if isinstance(a, Axes) else list(a) for n, a in labelling.axes.items() if _makes(n)}
+    found = {}
+    for name, several in (*holding.items(), *making.items()):
+        for k, axes in enumerate(several):
+            for dim in range(len(axes)):
+                labels = axes.known(dim)
+                if isinstance(labels, np.ndarray):
+                    of = components.of[labels]
+                    found[name, k, dim] = of[~np.append(balanced, False)[analysis.group_of[of]]]  # -1: of no group
+    return found
+
+
+def _makes(node: fx.Node) -> bool:
+    """Whether a tensor is given, or made of no other."""
+    return node.op != "output" and not node.all_input_nodes
 
 
 def analyse(graph: Graph, heads: Heads = "") -> Analysis:

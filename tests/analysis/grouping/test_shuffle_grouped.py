@@ -119,3 +119,35 @@ def test_rows_that_cut_through_channels(channels: int) -> None:
     for count in range(1, channels):
         kept = {g.name: range(n) for g in groups if (n := groups.in_step({g.name: count})[g.name])}
         assert fxprune.verify(model, groups.plan(kept), x) < 1e-9
+
+
+class Beside(nn.Module):
+    """A shuffle and a grouped convolution behind channels that can go and, in other rows, channels that must stay."""
+
+    def __init__(self, stays: str) -> None:
+        super().__init__()
+        self.a, self.d, self.o = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(8, 4, 1, groups=4), nn.Conv2d(8, 3, 1)
+        self.p, self.stays = nn.Conv2d(4, 3, 1), stays
+        self.register_buffer("held", torch.rand(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        n, _, h, w = x.shape
+        made = torch.linspace(-1, 1, 3).view(1, 3, 1, 1)
+        other = {"input": x, "made": made.expand(n, 3, h, w), "buffer": self.held.expand(n, 3, h, w)}[self.stays]
+        x = torch.cat([self.a(x), other], 1)
+        return self.o(shuffled(x, 2)), self.p(self.d(x))
+
+
+@pytest.mark.parametrize("stays", ["input", "made", "buffer"])
+def test_channels_that_stay_keep_their_order(stays: str) -> None:
+    """With two channels less, the shuffle would turn the others in another way than at full size."""
+    torch.manual_seed(0)
+    model, x = Beside(stays).eval(), torch.randn(2, 3, 4, 4)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    for g in groups:
+        counts = groups.in_step({h.name: 1 if h is g else h.size for h in groups})
+        plan = groups.plan({name: range(groups[name].size - k, groups[name].size) for name, k in counts.items()})
+        small, masked = fxprune.rewrite(model, plan).double(), copy.deepcopy(model).double()
+        fxprune.mask(masked, plan)
+        for got, want in zip(small(x.double()), masked(x.double()), strict=True):
+            torch.testing.assert_close(got, want)
