@@ -183,20 +183,27 @@ class Balance:
         whole = all(held.get(p) == self._shorter(len(q), part) for p, q in self._positions.items())
         return Fit(counts, found) if whole else None
 
-    def _in_order(self, small: Analysis, members: npt.NDArray[np.bool_]) -> bool:
+    def _in_order(self, small: Analysis, balanced: npt.NDArray[np.bool_]) -> bool:
         """Whether what is not balanced lies in the same order as at full size: `orders` leaves it so.
 
         The k-th of a dim stands for the k-th; that must be the same component wherever either of them lies.
+
+        Args:
+            small: of the smaller model.
+            balanced: of each of its groups, whether it is.
         """
-        whole, pairs = self._analysis, list[Ints]()
-        others = _others(whole, np.isin(np.arange(len(whole.groups)), list(self._members)))
-        for place, now in _others(small, members).items():
-            before = others[place]
-            if len(before) != len(now):
-                return False
-            pairs.append(np.stack([before, now]))
-        matched = np.unique(np.concatenate(pairs, 1), axis=1)
-        return all(len(np.unique(side)) == matched.shape[1] for side in matched)
+        dims = {(id(self._dims[at]), id(labels)): (self._dims[at], labels) for at, labels in _dims(small).items()}
+        before, now = zip(*dims.values(), strict=True)  # equated dims have the very same array, and count once
+        mine = np.isin(np.arange(len(self._analysis.groups)), list(self._members))
+        (x, many), (y, left) = _others(self._analysis, mine, before), _others(small, balanced, now)
+        if not np.array_equal(many, left):
+            return False
+        matched = np.unique(x * (1 + y.max(initial=0)) + y)
+        return len(np.unique(x)) == len(np.unique(y)) == len(matched)
+
+    @cached_property
+    def _dims(self) -> dict[tuple[str, int, int], Labels]:
+        return _dims(self._analysis)
 
     def orders(self, kept: Mapping[str, npt.ArrayLike]) -> dict[Place, Ints]:
         """The indices that each dim keeps of the balanced channels and all others, in the smaller model's order."""
@@ -217,25 +224,26 @@ class Balance:
         return orders
 
 
-def _others(analysis: Analysis, balanced: npt.NDArray[np.bool_]) -> dict[tuple[str, int, int], Ints]:
-    """The components that are not balanced, in the dims of all tensors that hold or make them.
-
-    Args:
-        analysis: of the model, at full size or smaller.
-        balanced: of each group, whether it is.
-    """
-    labelling, components = analysis.labelling, analysis.components
+def _dims(analysis: Analysis) -> dict[tuple[str, int, int], Labels]:
+    """The labels of the dims of all tensors that hold or make channels, by tensor, number among several, and dim."""
+    labelling = analysis.labelling
     holding = {name: [axes] for name, axes in labelling.parameter_axes.items()}
     making = {n.name: [a] if isinstance(a, Axes) else list(a) for n, a in labelling.axes.items() if _makes(n)}
-    found = {}
-    for name, several in (*holding.items(), *making.items()):
-        for k, axes in enumerate(several):
-            for dim in range(len(axes)):
-                labels = axes.known(dim)
-                if isinstance(labels, np.ndarray):
-                    of = components.of[labels]
-                    found[name, k, dim] = of[~np.append(balanced, False)[analysis.group_of[of]]]  # -1: of no group
-    return found
+    return {
+        (name, k, dim): labels
+        for name, several in (*holding.items(), *making.items())
+        for k, axes in enumerate(several)
+        for dim in range(len(axes))
+        if isinstance(labels := axes.known(dim), np.ndarray)
+    }
+
+
+def _others(analysis: Analysis, balanced: npt.NDArray[np.bool_], dims: Sequence[Labels]) -> tuple[Ints, Ints]:
+    """The components in some dims that are not balanced, one dim after another, and how many of each dim are not."""
+    of = analysis.components.of[np.concatenate(dims)]
+    other = ~np.append(balanced, False)[analysis.group_of[of]]  # -1: of no group
+    ends = np.cumsum([len(labels) for labels in dims])
+    return of[other], np.diff(np.append(0, np.cumsum(other))[[0, *ends]])
 
 
 def _makes(node: fx.Node) -> bool:
