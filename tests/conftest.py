@@ -15,7 +15,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-# `torch.manual_seed` formats the stack three times for accelerators that may be put to use later: 3 ms a call.
+# `torch.manual_seed` formats the stack three times for accelerators that may be put to use later.
 for accelerator in (torch.cuda, torch.xpu, torch.mtia):
     if not accelerator.is_available():
         accelerator.manual_seed_all = lambda seed: None

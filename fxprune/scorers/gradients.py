@@ -50,7 +50,8 @@ class Taylor:
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         tensors = check_groups(groups, model)
-        return _first_order(model, groups, data, {g.name: makers(g, tensors) for g in groups}, self.loss)
+        slots: Slots = {g.name: makers(g, tensors) for g in groups}
+        return _first_order(model, groups, data, _Sums(groups, slots, tensors, torch.mul, torch.square), self.loss)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class GroupTaylor:
     loss: Loss | None = None
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        return _first_order(model, groups, data, {g.name: g.slots for g in groups}, self.loss)
+        slots: Slots = {g.name: g.slots for g in groups}
+        sums = _Sums(groups, slots, check_groups(groups, model), torch.mul, torch.square)
+        return _first_order(model, groups, data, sums, self.loss)
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,10 @@ class HessianDiagonal:
 
 
 def _first_order(
-    model: nn.Module, groups: Groups, data: Iterable[Any] | None, slots: Slots, loss: Loss | None
+    model: nn.Module, groups: Groups, data: Iterable[Any] | None, sums: _Sums, loss: Loss | None
 ) -> Scores:
     if not len(groups):
         return {}
-    sums = _Sums(groups, slots, check_groups(groups, model), torch.mul, torch.square)
     objective = default_loss if loss is None else lambda outputs, batch: loss(outputs, loss_inputs(batch))
     samples = differentiate(model, data, sums.wanted, objective, sums.add)
     return {name: total / samples for name, total in sums.totals.items()}

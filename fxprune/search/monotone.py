@@ -117,14 +117,14 @@ class MonotoneFit(Driver[Probe]):
             ends = (ends[0], middle) if made.accepted else (middle, ends[1])
             yield made
         chosen = self._chosen(rates, _finite(values, wanted), wanted, random)
-        if chosen < 1:
-            made, winner = probe(chosen)
-            if not math.isfinite(made.score):  # a tuning that diverged; the next larger one that did not is at hand
-                winner = good.get(min((rate for rate in good if rate >= chosen), default=1.0), evaluator.original)
-            evaluator.keep([], winner)
-            yield made
-        else:
+        if chosen >= 1:
             evaluator.keep([], evaluator.original)
+            return
+        made, winner = probe(chosen)
+        if not math.isfinite(made.score):  # a tuning that diverged; the next larger one that did not is at hand
+            winner = good.get(min((rate for rate in good if rate >= chosen), default=1.0), evaluator.original)
+        evaluator.keep([], winner)
+        yield made
 
     def _chosen(self, rates: list[float], values: list[float], wanted: float, random: np.random.Generator) -> float:
         """The rate below which the crossing lies with the asked confidence; 1 where none is good enough."""

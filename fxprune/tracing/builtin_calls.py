@@ -64,16 +64,27 @@ _KINDS: Mapping[str, Any] = {"int": _Int, "float": _Float}
 
 def following(module: ModuleType) -> dict[str, Any]:
     """The names that a module's code can be given in place of Python's own."""
-    kinds = {name: kind for name, kind in _KINDS.items() if name not in _used_otherwise(module)}
+    otherwise = _used_otherwise(_source_of(module))
+    kinds = {name: kind for name, kind in _KINDS.items() if name not in otherwise}
     return {name: value for name, value in {"len": _length, **kinds}.items() if name not in vars(module)}
 
 
-@cache
-def _used_otherwise(module: ModuleType) -> frozenset[str]:
-    """Which of the names the functions of a module do not merely call; all of them where its code is not to be seen."""
+def _source_of(module: ModuleType) -> str:
+    """A module's code as it is now, also after a reload; empty where it is not to be seen."""
     try:
-        tree = ast.parse(inspect.getsource(module))
-    except (OSError, TypeError, SyntaxError, ValueError):
+        return inspect.getsource(module)
+    except (OSError, TypeError):
+        return ""
+
+
+@cache
+def _used_otherwise(source: str) -> frozenset[str]:
+    """Which of the names the functions of a module do not merely call; all of them where its code is not to be seen."""
+    if not source:
+        return frozenset(_KINDS)
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
         return frozenset(_KINDS)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
     bodies = [s for f in functions for s in (f.body if isinstance(f.body, list) else [f.body])]

@@ -3,15 +3,14 @@
 import re
 
 import pytest
+import typer
+from benchmarks import calibrated
 from typer.testing import CliRunner
 
 
 @pytest.mark.slow
 def test_from_the_command_line() -> None:
-    pytest.importorskip("skimage")
-    import typer
-    from benchmarks import calibrated
-
+    pytest.importorskip("skimage", reason="pip install fxprune[field]")
     app = typer.Typer()
     app.command()(calibrated.main)
     arguments = "mobilenet_v3_small --images 4 --size 32 --batch 2 --threads 1".split()

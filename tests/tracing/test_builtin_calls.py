@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable
@@ -200,3 +201,15 @@ def test_kinds_are_as_pythons_to_all_other_numbers() -> None:
     assert not isinstance(3.0, kind)
     assert kind("11", 2) == 3  # type: ignore[call-arg]
     assert kind(2.5) == 2  # type: ignore[call-arg]
+
+
+def test_a_module_that_was_loaded_again_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook does after its file was edited."""
+    file = tmp_path / "edited_module.py"
+    file.write_text("def f(x):\n    return int(x)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("edited_module")
+    assert "int" in builtin_calls.following(module)
+    file.write_text("def f(x):\n    return x.sum(dtype=int)  # more than to call it\n")
+    importlib.reload(module)
+    assert "int" not in builtin_calls.following(module)

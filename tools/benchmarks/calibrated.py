@@ -1,6 +1,6 @@
 """What `fxprune.prune(macs=…, data=…)` takes, with its defaults: seconds and memory, on images of a real size.
 
-    PYTHONPATH=.:tools python -m benchmarks.calibrated  # ResNet-50, 512 crops of 224², two threads: minutes
+    PYTHONPATH=.:tools python -m benchmarks.calibrated  # ResNet-50, 512 crops of 224², more than half an hour
     PYTHONPATH=.:tools python -m benchmarks.calibrated mobilenet_v2 --images 256 --threads 1
 
 The crops are of photographs that packages ship (see `photographs.py`), the weights are untrained: neither changes what

@@ -24,7 +24,7 @@ from torch import fx
 from fxprune.analysis.grouping.components import Analysis, analysed
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
-from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.labels.labels import Axes, several
 from fxprune.plan.plan import Ints
 from fxprune.tracing.trace import Graph, retrace
 
@@ -227,12 +227,12 @@ class Balance:
 def _dims(analysis: Analysis) -> dict[tuple[str, int, int], Labels]:
     """The labels of the dims of all tensors that hold or make channels, by tensor, number among several, and dim."""
     labelling = analysis.labelling
-    holding = {name: [axes] for name, axes in labelling.parameter_axes.items()}
-    making = {n.name: [a] if isinstance(a, Axes) else list(a) for n, a in labelling.axes.items() if _makes(n)}
+    holding: dict[str, Sequence[Axes]] = {name: [axes] for name, axes in labelling.parameter_axes.items()}
+    making = {n.name: several(axes) for n, axes in labelling.axes.items() if _makes(n)}
     return {
         (name, k, dim): labels
-        for name, several in (*holding.items(), *making.items())
-        for k, axes in enumerate(several)
+        for name, results in (*holding.items(), *making.items())
+        for k, axes in enumerate(results)
         for dim in range(len(axes))
         if isinstance(labels := axes.known(dim), np.ndarray)
     }

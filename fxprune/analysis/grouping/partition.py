@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fxprune.analysis.grouping.traces import Keys, key, traces
 from fxprune.analysis.labels.dims import Labels
 from fxprune.analysis.labels.factorings import Components
-from fxprune.analysis.labels.labels import Axes, Labelling
+from fxprune.analysis.labels.labels import Labelling, several
 
 Places = Iterator[tuple[str, int, Labels]]
 
@@ -24,7 +24,7 @@ def stations(labelling: Labelling, components: Components) -> Places:
     mine[components.of[np.concatenate(balances)]] = True
     yield from _traced(labelling, components, mine)
     for node, axes in labelling.axes.items():
-        for k, a in enumerate([axes] if isinstance(axes, Axes) else axes):
+        for k, a in enumerate(several(axes)):
             for i in range(len(a)):
                 labels = a.known(i)
                 if node.op == "call_function" and isinstance(labels, np.ndarray):

@@ -61,6 +61,11 @@ class Axes:
         self._dims[i] = dim
 
 
+def several(axes: Axes | Sequence[Axes]) -> Sequence[Axes]:
+    """The results of a call, which are one tensor or more."""
+    return [axes] if isinstance(axes, Axes) else axes
+
+
 class Labeller:
     """Collects what rules find out about the labels of one graph.
 

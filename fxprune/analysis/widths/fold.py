@@ -263,7 +263,7 @@ def _any(t: Tensor) -> bool:
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of integers differ; comparing bits takes a tenth of the time of `!=`."""
+    """Whether two tensors of integers differ; comparing bits takes less time than `!=`."""
     return _any(a ^ b)
 
 

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.labels.dims import WidthUse
-from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.labels.labels import several
 from fxprune.analysis.widths.builtin_modules import known_attributes
 from fxprune.analysis.widths.constraints import Held, Reason, names_of
 from fxprune.analysis.widths.equations import Facts, gather
@@ -110,7 +110,7 @@ class _Inference:
             if len(groups):
                 return groups.tolist()  # type: ignore[no-any-return]
         inside = self._by_module.get(node.meta["module"], [])
-        near = prediction.groups([a for n in inside for a in _several(self._axes[n])]).tolist()
+        near = prediction.groups([a for n in inside for a in several(self._axes[n])]).tolist()
         return [*near, *np.flatnonzero(prediction.active).tolist()][:1]
 
     def _refused(self, prediction: Prediction, held: Held, refusal: Refusal) -> Held:
@@ -146,7 +146,3 @@ def new_attributes(analysis: Analysis, held: Held, prediction: Prediction) -> di
 
 def joined(first: dict[str, dict[str, int]], second: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     return {module: {**first.get(module, {}), **second.get(module, {})} for module in {**first, **second}}
-
-
-def _several(axes: Axes | tuple[Axes, ...]) -> Sequence[Axes]:
-    return [axes] if isinstance(axes, Axes) else axes

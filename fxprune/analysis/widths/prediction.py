@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Loose
-from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.labels.labels import Axes, several
 from fxprune.analysis.widths.constraints import Held
 
 
@@ -65,8 +65,7 @@ class Prediction:
     def touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
         """The active groups on a call's result and arguments."""
         axes = self.analysis.labelling.axes
-        several = [axes[node], *(axes[n] for n in node.all_input_nodes)]
-        return self.groups([a for s in several for a in ([s] if isinstance(s, Axes) else s)])
+        return self.groups([a for n in (node, *node.all_input_nodes) for a in several(axes[n])])
 
     def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
         """The active groups that the dims of one or several tensors carry, as indices."""

@@ -190,7 +190,7 @@ class _State:
 
 
 def _solved(a: Tensor, *bs: Tensor) -> Sequence[Tensor]:
-    """What `a` times it is each `b`; for a single number a division, which takes a third of the time."""
+    """What `a` times it is each `b`; for a single number a division, which takes less time."""
     if a.shape[-1] == 1:
         return [b / a for b in bs]
     return torch.linalg.solve(a, torch.cat(bs, 2)).split([b.shape[2] for b in bs], 2)
