@@ -41,7 +41,8 @@ def _of_model(model: nn.Module) -> Iterator[tuple[tuple[str, str], Any]]:
 
 def _of_process() -> Iterator[tuple[tuple[str, str], Any]]:
     yield ("random state", "torch"), _bytes(torch.get_rng_state())
-    yield ("random state", "numpy"), str(np.random.get_state())  # noqa: NPY002, the user's global state is meant
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002, the user's global state is meant
+    yield ("random state", "numpy"), (kind, np.asarray(keys).tobytes(), *rest)
     yield ("random state", "python"), random.getstate()
     if torch.cuda.is_initialized():
         yield ("random state", "cuda"), [_bytes(s) for s in torch.cuda.get_rng_state_all()]

@@ -89,7 +89,7 @@ def switches() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "mkldnn": torch.backends.mkldnn.enabled,
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": str(np.random.get_state()),  # noqa: NPY002 (the global state is what must not change)
+        "numpy": _numpy_state(),
         "python": hash(random.getstate()),
         "module hooks": (
             len(nn.modules.module._global_forward_hooks),
@@ -98,6 +98,11 @@ def switches() -> dict[str, Any]:
         "dispatch modes": torch._C._len_torch_dispatch_stack(),
         "function modes": torch._C._len_torch_function_stack(),
     }
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what must not change)
+    return kind, np.asarray(keys).tobytes(), *rest
 
 
 @contextmanager

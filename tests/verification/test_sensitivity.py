@@ -133,6 +133,8 @@ def test_toy_networks(case: Case) -> None:
         spots = blind_spots(model, plan, [g.name for g in groups if not g.mixed_by and g.size > 2], x, most=99)
         names = {s.partition(":")[0] for s in spots}
         blind = names if blind is None else blind & names
+        if not blind:
+            break
     excused = EQUIVALENT.get(case.name)
     assert not [s for s in blind or () if excused is None or excused not in s]
 
