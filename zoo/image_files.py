@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as transform  # type: ignore[import-untyped]  # ships no types
 
 from zoo.errors import ZooError
 from zoo.splits import Split
@@ -87,7 +87,7 @@ class ImageFiles:
         return replace(self, pixels=_stack(read(path, self.canvas) for path in self.paths))
 
     def _split(self, pixels: Tensor, rows: Tensor) -> Split:
-        square = pixels if self.crop is None else transform.center_crop(pixels, [self.crop, self.crop])
+        square = pixels if self.crop is None else _middle(pixels, self.crop)
         mean, deviation = (torch.tensor(v, device=self.device)[:, None, None] for v in (MEAN, DEVIATION))
         images = (square.to(self.device).float() / 255 - mean) / deviation
         return Split(images, self.labels[rows].to(self.device))
@@ -117,9 +117,16 @@ def read(path: Path, canvas: int) -> Tensor:
             image = file.convert("RGB")
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ZooError(f"{path}: cannot be read as an image ({error}); fetch it again or remove it") from error
-    resized = transform.resize(image, [canvas])
-    pixels: Tensor = transform.pil_to_tensor(transform.center_crop(resized, [canvas, canvas]))
+    from torchvision.transforms.v2 import functional as transform  # type: ignore[import-untyped]  # takes seconds
+
+    pixels: Tensor = transform.pil_to_tensor(_middle(transform.resize(image, [canvas]), canvas))
     return pixels
+
+
+def _middle(image: Any, side: int) -> Any:
+    from torchvision.transforms.v2 import functional as transform
+
+    return transform.center_crop(image, [side, side])
 
 
 def _stack(images: Iterator[Tensor] | Sequence[Tensor | ZooError]) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]  # ships no type information
 from torch import Tensor
 
 from zoo.errors import ZooError
@@ -102,6 +101,8 @@ def divide(labels: Tensor, part: float, seed: int, where: str) -> tuple[Tensor, 
     >>> len(rest), len(chosen)
     (6, 2)
     """
+    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]  # takes a second
+
     rows = torch.arange(len(labels)).numpy()
     try:
         rest, chosen = train_test_split(rows, test_size=part, stratify=labels.cpu().numpy(), random_state=seed)

@@ -1,7 +1,6 @@
 """torchvision's classification networks for images of about 224 x 224, with a classifier of one's own."""
 
 from torch import Tensor, nn
-from torchvision import models  # type: ignore[import-untyped]  # torchvision ships no type information
 
 from zoo.networks.parts import require_positive
 
@@ -36,6 +35,8 @@ def torchvision_network(name: str, classes: int, bottleneck: int = 0, weights: s
     >>> torchvision_network("resnet18", 31, bottleneck=256).fc.narrow
     Linear(in_features=512, out_features=256, bias=True)
     """
+    from torchvision import models  # type: ignore[import-untyped]  # it imports PyTorch's compiler: seconds
+
     require_positive("torchvision", classes=classes, bottleneck=bottleneck + 1)
     try:
         model: nn.Module = models.get_model(name, weights=weights)

@@ -3,8 +3,6 @@
 from functools import partial
 
 from torch import nn
-from torchvision.models import ConvNeXt, VisionTransformer  # type: ignore[import-untyped]
-from torchvision.models.convnext import CNBlockConfig, LayerNorm2d  # type: ignore[import-untyped]
 
 from zoo.networks.parts import require_positive
 
@@ -37,6 +35,8 @@ def vit(
     >>> sum(p.numel() for p in vit().parameters())
     306826
     """
+    from torchvision.models import VisionTransformer  # type: ignore[import-untyped]
+
     require_positive("vit", classes=classes, channels=channels, patch=patch, depth=depth, heads=heads, hidden=hidden)
     if size % patch or width % heads:
         raise ValueError(f"vit: {patch=} must divide {size=}, and {heads=} {width=}")
@@ -60,6 +60,9 @@ def convnext(classes: int = 10, channels: int = 1, width: int = 32, depths: tupl
     >>> sum(p.numel() for p in convnext().parameters())
     175338
     """
+    from torchvision.models import ConvNeXt
+    from torchvision.models.convnext import CNBlockConfig, LayerNorm2d  # type: ignore[import-untyped]
+
     require_positive("convnext", classes=classes, channels=channels, width=width, first=depths[0], second=depths[1])
     stages = [CNBlockConfig(width, 2 * width, depths[0]), CNBlockConfig(2 * width, None, depths[1])]
     made: nn.Module = ConvNeXt(stages, num_classes=classes, norm_layer=partial(LayerNorm2d, eps=1e-6))

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100, STL10  # type: ignore[import-untyped]  # ships no type information
 
 from zoo.errors import ZooError
 from zoo.sources.places import Request, Wanted, find
@@ -18,16 +17,22 @@ Open = Callable[[str, bool], Any]
 
 def cifar10(request: Request, _seed: int) -> Raw:
     """CIFAR-10: 50,000 training images of 32 x 32, of which 5,000 for validation, and 10,000 test images."""
+    from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]  # takes seconds: where it is used
+
     return _cifar(CIFAR10, "cifar-10", request)
 
 
 def cifar100(request: Request, _seed: int) -> Raw:
     """CIFAR-100: as CIFAR-10, with 100 classes."""
+    from torchvision.datasets import CIFAR100
+
     return _cifar(CIFAR100, "cifar-100", request)
 
 
 def stl10(request: Request, _seed: int) -> Raw:
     """STL-10: 5,000 labelled training images of 96 x 96, of which 500 for validation, and 8,000 test images."""
+    from torchvision.datasets import STL10
+
     files = [name for name, _ in (*STL10.train_list, *STL10.test_list)] + [STL10.class_names_file]
     wanted = _wanted(STL10, "stl-10", files, lambda folder: STL10(str(folder), download=True))
     folder = find(wanted, request)

@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]  # scikit-learn ships no types
 from torch import Tensor
 
 from zoo.sources.places import Request
@@ -25,6 +24,8 @@ def blend(images: Tensor, seed: int) -> Tensor:
     >>> blend(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), seed=0).shape
     torch.Size([2, 3, 8, 8])
     """
+    from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]  # where it is used: a second
+
     draw = np.random.default_rng(seed)
     photographs = np.stack(load_sample_images().images)
     windows = sliding_window_view(photographs, tuple(images.shape[-2:]), axis=(1, 2))

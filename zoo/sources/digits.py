@@ -1,7 +1,6 @@
 """scikit-learn's handwritten digits, which come with it."""
 
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scikit-learn ships no type information
 
 from zoo.sources.places import Request
 from zoo.sources.raw import Raw
@@ -10,6 +9,8 @@ from zoo.splits import divide
 
 def digits(_request: Request, seed: int) -> Raw:
     """1,797 images of 8 x 8 in 17 greys, split 60 / 20 / 20 %."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # where it is used: a second
+
     bunch = load_digits()
     images = (15 * torch.from_numpy(bunch.images)).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()

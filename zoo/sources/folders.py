@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]  # torchvision ships no type information
 
 from zoo.errors import ZooError
 from zoo.image_files import ImageFiles
@@ -60,6 +59,8 @@ def read(folder: Path) -> tuple[ImageFiles, tuple[str, ...]]:
     Raises:
         ZooError: there is no class folder, or one holds no image.
     """
+    from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]  # takes seconds: where it is used
+
     try:
         files = ImageFolder(str(folder))
     except FileNotFoundError as error:

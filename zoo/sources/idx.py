@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.datasets import FashionMNIST, mnist  # type: ignore[import-untyped]  # ships no type information
 
 from zoo.errors import ZooError
 from zoo.sources.places import Request, Wanted, find
@@ -24,6 +23,8 @@ _REMEDY = "fetch the data set again (apt-get install --reinstall, where a packag
 
 
 def _download(folder: Path) -> None:
+    from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]  # takes seconds: where it is used
+
     FashionMNIST(str(folder), download=True)
 
 
@@ -38,6 +39,8 @@ FASHION = Wanted(
 
 def fashion_mnist(request: Request, _seed: int) -> Raw:
     """Fashion-MNIST: 60,000 training images of 28 x 28, of which 5,000 for validation, and 10,000 test images."""
+    from torchvision.datasets import FashionMNIST
+
     folder = find(FASHION, request)
     names = tuple(FashionMNIST.classes)
     train, test = (read(folder, part, names) for part in ("train", "t10k"))
@@ -51,6 +54,8 @@ def read(folder: Path, part: str, names: tuple[str, ...]) -> tuple[Tensor, Tenso
         ZooError: a file is truncated or not gzipped idx, the two differ in length or are empty, or a label is not
             that of a class.
     """
+    from torchvision.datasets import mnist
+
     image_path, label_path = folder / IMAGES.format(part=part), folder / LABELS.format(part=part)
     images, labels = _parse(image_path, mnist.read_image_file), _parse(label_path, mnist.read_label_file)
     return checked(images.unsqueeze(1), labels, names, str(label_path), _REMEDY)
