@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from fxprune.module.dispatch import DispatchMode
 
-unwatched = _disable_current_modes  # a block whose calls are timed; what was written to before is put back all the same
+unwatched = _disable_current_modes
+"""A block whose calls are timed, or are fxprune's own; what was written to before is put back all the same."""
 
 
 class Writes(DispatchMode):

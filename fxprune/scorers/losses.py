@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from fxprune.errors import FxpruneError, InputError
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import isolated, set_training, swap_tensors
+from fxprune.module.written_tensors import unwatched
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, what `loss_inputs` gives) -> a scalar, the mean over samples
 Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a scalar to differentiate
@@ -113,7 +114,7 @@ def differentiate(
             for left in reversed(range(times)):
                 value = value_of(objective, outputs, batch)
                 found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, retain_graph=left > 0)
-                with torch.no_grad():
+                with torch.no_grad(), unwatched():
                     add(_filled(leaves, found), batch.size)
             samples += batch.size
     return samples

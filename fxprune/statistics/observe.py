@@ -21,6 +21,7 @@ from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import isolated, plain_attention, set_training, tensor_names
+from fxprune.module.written_tensors import unwatched
 from fxprune.tracing.trace import Graph
 
 
@@ -105,13 +106,17 @@ class _Observer(DispatchMode):
         name = self._names.get(id(w))
         if name in self._wanted:
             depthwise = options[5] == w.shape[0] > 1
-            self._add(Contraction(name, x, w, bias, y, options, int(options[3] and not depthwise)))  # type: ignore[arg-type]
+            self._tell(Contraction(name, x, w, bias, y, options, int(options[3] and not depthwise)))  # type: ignore[arg-type]
 
     def _product(self, y: Tensor, spec: OpSpec, args: Any) -> None:
         for layer in spec.layers(args, y, lambda w: self._weight(w)[0] in self._wanted) if spec.layers else ():
             name, turned = self._weight(args[layer.argument])
             dim = 1 - layer.producer if turned else layer.producer
-            self._add(Contraction(name, layer.x, layer.w, layer.bias, layer.y, None, dim))  # type: ignore[arg-type]
+            self._tell(Contraction(name, layer.x, layer.w, layer.bias, layer.y, None, dim))  # type: ignore[arg-type]
+
+    def _tell(self, seen: Contraction) -> None:
+        with unwatched():  # the statistics of a call are thousands of ops, which write to nothing of the model
+            self._add(seen)
 
     def _weight(self, tensor: Tensor) -> tuple[str | None, bool]:
         """The name of the weight that `tensor` is, and whether it is the weight's transpose."""
@@ -137,7 +142,7 @@ def observe(
         data: batches: inputs as for `fxprune.trace`, or (inputs, targets) as data loaders give them. None: one batch of
             standard normal inputs, seeded.
         wanted: names of weights.
-        add: receives each call; the observer itself is off while it runs.
+        add: receives each call; no mode sees what it computes.
         seed: of random inputs.
 
     Returns:
