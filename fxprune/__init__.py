@@ -21,6 +21,7 @@ from fxprune.costs import latency
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import FxpruneError, InputError, PlanError, ProofError, TraceError
 from fxprune.module.data import Batches
+from fxprune.module.random_inputs import random_inputs
 from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan, Slot
 from fxprune.reconstruction import Reconstruction, absorb_batchnorm, recalibrate_batchnorm, reconstruct, repair
@@ -64,6 +65,7 @@ __all__ = [
     "ops",
     "planners",
     "prune",
+    "random_inputs",
     "recalibrate_batchnorm",
     "reconstruct",
     "repair",

@@ -35,6 +35,16 @@ def test_a_repaired_network_agrees_more_than_a_bare_one() -> None:
     assert repaired.kl < bare.kl
 
 
+def test_a_network_repaired_on_random_inputs_agrees_more_than_a_bare_one() -> None:
+    case = subject("digits-resnet20", 100, 0)
+    bare, repaired = (
+        measure(case, replace(POINT, contender=f"L2, one ratio, {treated}", keep=0.75, images=256))
+        for treated in ("bare", "repaired on random inputs")
+    )
+    assert repaired.agreement > max(0.95, bare.agreement)
+    assert repaired.kl < bare.kl
+
+
 def test_an_unpruned_network_agrees_less_with_itself_the_more_it_is_disturbed() -> None:
     case = subject("digits-resnet20", 100, 0)
     before = {name: t.clone() for name, t in case.model.state_dict().items()}

@@ -168,6 +168,11 @@ def repaired(model: nn.Module, small: nn.Module, plan: fxprune.Plan, data: Batch
     return fxprune.repair(model, small, plan, data, progress=False)
 
 
+def repaired_on_random(model: nn.Module, small: nn.Module, plan: fxprune.Plan, data: Batches) -> nn.Module:
+    """No data are read but their shapes."""
+    return fxprune.repair(model, small, plan, fxprune.random_inputs(data[0], len(data)), progress=False)
+
+
 CONTENDERS: dict[str, Contender] = {
     "prune(data=)": in_one_call,
     "Torch-Pruning, local, bare": peer(everywhere=False, recalibrate=False),
@@ -176,6 +181,7 @@ CONTENDERS: dict[str, Contender] = {
     "Torch-Pruning, global, re-calibrated": peer(everywhere=True, recalibrate=True),
     "L2, one ratio, bare": by_parts(lambda _seed: L2Norm(), uniform, bare),
     "L2, one ratio, re-calibrated": by_parts(lambda _seed: L2Norm(), uniform, recalibrated),
+    "L2, one ratio, repaired on random inputs": by_parts(lambda _seed: L2Norm(), uniform, repaired_on_random),
     "LASSO, one ratio, refitted": by_parts(lambda seed: Lasso(seed=seed), uniform, refitted),
     "LASSO, one ratio, repaired": by_parts(lambda seed: Lasso(seed=seed), uniform, repaired),
     "joint, one ratio, repaired": by_parts(lambda seed: JointElimination(seed=seed), uniform, repaired),
