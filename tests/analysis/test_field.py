@@ -207,6 +207,24 @@ def test_activations_are_read_while_widths_are_checked() -> None:
     assert deviation(model, random_plan(model, groups, 0.5), x) <= ROUNDING
 
 
+class WritesNumbers(ReadsLengths):
+    """A number is written where data say, which meta tensors do by another call."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        y = self.b(self.a(x).relu())
+        dark = y.sum(1) < lengths.min()
+        dark[torch.where(dark.all(2))] = False
+        near = torch.einsum("bqc,bchw->bqhw", y.flatten(2)[..., :2].mT, y).sum(1)
+        return self.c(y * (near * dark)[:, None])  # type: ignore[no-any-return]
+
+
+def test_numbers_are_written_where_data_say() -> None:
+    model, x = WritesNumbers().eval(), (torch.rand(2, 3, 10, 10), torch.tensor([0, 9]))
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [(g.name, g.size) for g in groups] == [("a", 16), ("b", 16)]
+    assert deviation(model, random_plan(model, groups, 0.5), x) <= ROUNDING
+
+
 class Packed(nn.Module):
     """Sorted and packed by the lengths that it is given; read for real, as lengths are values."""
 

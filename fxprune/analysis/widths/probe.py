@@ -151,7 +151,8 @@ class _Prober(DispatchMode):
         if op not in meta_kernels.MIXED and not all_on_meta((*args, *kwargs.values())):
             args, kwargs = _moved((args, kwargs))
         if node is None:  # from meta there is no copy to a device
-            elsewhere = {"device": args[0].device} if args[0].is_meta and "device" in kwargs else {}
+            from_meta = isinstance(args[0], Tensor) and args[0].is_meta
+            elsewhere = {"device": args[0].device} if from_meta and "device" in kwargs else {}
             return meta_kernels.answer(op, args, {**kwargs, **elsewhere})
         predicted = self._prediction.shapes(self._axes[node])
         try:

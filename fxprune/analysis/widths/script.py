@@ -10,6 +10,7 @@ from torch import fx
 
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import moves, stands_for
+from fxprune.tracing.functions import OF_NUMBERS
 
 
 def recorded_calls(graph: fx.Graph) -> list[fx.Node]:
@@ -37,13 +38,15 @@ class Script:
     at: int = 0
 
     def next(self, op: Any) -> fx.Node | None:
-        """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not."""
+        """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not, and
+        for a number that is written into a meta tensor (`x[i] = 0`), as into a real one it is written without a call.
+        """
         while not stands_for(op, self._present()) and _is_copy(self._present()):
             self.at += 1
         if stands_for(op, self._present()):
             self.at += 1
             return self.nodes[self.at - 1]
-        if _is_copy(op):
+        if _is_copy(op) or op.overloadpacket.__name__ in OF_NUMBERS:
             return None
         raise Diverged(f"{op} is called where {self._present()} was")
 
