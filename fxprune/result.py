@@ -132,8 +132,8 @@ def _told_of_data(repaired: bool | None) -> str:
     if repaired is None:
         return (
             "without data: channels were chosen by their weights, and the weights that stay are as they were; "
-            "data=batches, a few hundred inputs without labels, chooses channels by what they do and repairs the layers, "
-            "and data=fxprune.random_inputs(x) with scorer=fxprune.scorers.L2Norm() repairs them where there are none"
+            "data=batches, a few hundred inputs without labels, chooses channels by what they do and repairs the "
+            "layers, and data=fxprune.random_inputs(x) with scorer=fxprune.scorers.L2Norm() repairs them without any"
         )
     return "layers repaired on the data" if repaired else "layers not repaired (repair=False)"
 

@@ -24,7 +24,7 @@ def random_inputs(example_inputs: Any, batches: int = 16, *, seed: int = 0) -> l
 
         fxprune.prune(model, x, macs=0.75, scorer=fxprune.scorers.L2Norm(), data=fxprune.random_inputs(x))
 
-    Real inputs, even a hundred without labels, are better. Such pictures are known as dead leaves (Lee, Mumford and
+    Real inputs without labels are better. Such pictures are known as dead leaves (Lee, Mumford and
     Huang 2001); networks have been trained on them (Baradad et al., NeurIPS 2021). Their use for a repair is fxprune's
     own.
 
