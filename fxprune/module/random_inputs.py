@@ -60,17 +60,18 @@ def random_inputs(example_inputs: Any, batches: int = 16, *, seed: int = 0) -> l
 
 def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
     """A picture, or numbers, of the shape, type and device of a tensor."""
-    made = _pictures(like.shape, generator) if like.dim() >= 4 else torch.randn(like.shape, generator=generator)
-    return made.to(like)
+    if like.dim() >= 4:
+        return _pictures(like.shape, generator).to(like)
+    return torch.randn(like.shape, generator=generator, device="cpu").to(like)
 
 
 def _pictures(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Shapes over shapes, of shape (batch, ..., height, width)."""
     own, colour = (shape[0], *[1] * (len(shape) - 1)), (*shape[:-2], 1, 1)
-    picture = torch.randn(colour, generator=generator).expand(shape)
+    picture = torch.randn(colour, generator=generator, device="cpu").expand(shape)
     for _ in range(_SHAPES):
         inside = _inside(shape[-2:], own, generator)
-        picture = torch.where(inside, torch.randn(colour, generator=generator), picture)
+        picture = torch.where(inside, torch.randn(colour, generator=generator, device="cpu"), picture)
     return picture
 
 
@@ -83,10 +84,11 @@ def _inside(size: torch.Size, own: tuple[int, ...], generator: torch.Generator) 
         generator: of its place, size, turn, and stretch.
     """
     height, width = size
-    row, column, radius, turn, kind = torch.rand(5, *own, generator=generator)
-    y, x = torch.arange(height)[:, None] - row * height, torch.arange(width) - column * width
+    row, column, radius, turn, kind = torch.rand(5, *own, generator=generator, device="cpu")
+    y = torch.arange(height, device="cpu")[:, None] - row * height
+    x = torch.arange(width, device="cpu") - column * width
     sine, cosine = (math.pi * turn).sin(), (math.pi * turn).cos()
-    stretch = (torch.randn(own, generator=generator) / 2).exp()
+    stretch = (torch.randn(own, generator=generator, device="cpu") / 2).exp()
     u, v = (y * cosine + x * sine) * stretch, (x * cosine - y * sine) / stretch
     far = torch.where(kind < 0.5, u.square() + v.square(), torch.maximum(u.abs(), v.abs()).square())
     return far < (max(size) * (0.04 + 0.45 * radius.square())) ** 2

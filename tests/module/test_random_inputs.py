@@ -55,6 +55,13 @@ def test_batches_are_like_the_example_and_only_floating_tensors_are_drawn(named:
         assert drawn.unique().numel() == x.numel()
 
 
+def test_the_default_device_does_not_matter() -> None:
+    x = torch.zeros(2, 1, 8, 8)
+    with torch.device("meta"):
+        (found,) = fxprune.random_inputs(x, 1)
+    assert torch.equal(found, fxprune.random_inputs(x, 1)[0])
+
+
 def test_videos_are_pictures_in_their_last_two_dims() -> None:
     (x,) = fxprune.random_inputs(torch.zeros(50, 2, 5, 16, 16, dtype=torch.float16), 1)
     assert x.dtype == torch.float16
