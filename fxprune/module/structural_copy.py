@@ -169,6 +169,8 @@ class StructuralCopy:
     def _object(self, value: Any) -> Any:
         """An object of somebody's own class; objects of libraries, and what cannot be made anew, are shared."""
         kind = type(value)
+        if kind is torch.jit.ScriptFunction:
+            return self._share(value)
         if issubclass(kind, type | Enum) or (is_of_library(kind) and kind is not RemovableHandle):
             return value
         try:

@@ -24,7 +24,8 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     """A copy of a model; what is in `memo` stands for the copies of what has these ids.
 
     Tensors that an earlier forward has computed and left in the model, which PyTorch refuses to copy, are copied as
-    constants; views of dicts, which Python refuses to copy, are made of the copied dicts.
+    constants, and scripted functions, which it refuses as well, are shared, as functions are; views of dicts, which
+    Python refuses to copy, are made of the copied dicts.
 
     Raises:
         InputError: it holds what cannot be copied.
@@ -37,10 +38,10 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
     try:
         return _deepcopy(model, dict(memo))
     except Exception:  # whatever a class of somebody's own has against it
-        computed, views = _refused(model)
-        memo = {**computed, **memo}
+        copies, views = _refused(model)
+        memo = {**copies, **memo}
         try:
-            if not computed and not views:
+            if not copies and not views:
                 raise
             return _deepcopy(model, dict(memo), views)
         except Exception as left:
@@ -95,16 +96,17 @@ def _of_attribute(value: Any, memo: dict[int, Any]) -> Any:
     return copy.deepcopy(value, memo)
 
 
-def _refused(model: nn.Module) -> tuple[dict[int, torch.Tensor], list[Any]]:
-    """What attributes hold that `copy.deepcopy` refuses: tensors with a history, as copies by the originals' `id`, and
-    views.
+def _refused(model: nn.Module) -> tuple[dict[int, Any], list[Any]]:
+    """What attributes hold that `copy.deepcopy` refuses: tensors with a history and scripted functions, as what stands
+    for their copies by the originals' `id`, and views.
     """
     structure = StructuralCopy()
     structure.of(model)
     held = structure.originals
     with torch.no_grad():
         computed = {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
-    return computed, [value for value in held if type(value) in VIEWS]
+    scripted = {id(f): f for f in held if isinstance(f, torch.jit.ScriptFunction)}
+    return computed | scripted, [value for value in held if type(value) in VIEWS]
 
 
 def _uncopied(model: nn.Module, memo: dict[int, Any]) -> Iterator[str]:

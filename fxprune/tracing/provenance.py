@@ -103,7 +103,7 @@ class Run:
     Attributes:
         calls: the calls that took sizes.
         guards: the comparisons.
-        escapes: sources that left the numbers that can be followed, and where.
+        escapes: sources that left the numbers that can be followed, where, and to what.
         reads: the tensors whose sizes were read, and the code that did.
         tags: whether sizes and attributes carry their sources; if not, each size that is read counts as an escape.
         active: whether the run still goes on.
@@ -113,7 +113,7 @@ class Run:
     def __init__(self, stack: Sequence[str], *, tags: bool = True) -> None:
         self.calls: list[SizedCall] = []
         self.guards: list[Guard] = []
-        self.escapes: list[tuple[Source, Site]] = []
+        self.escapes: list[tuple[Source, Site, str]] = []
         self.reads: list[tuple[Reference, CodeType]] = []
         self.tags, self.active, self.inside = tags, True, False
         self._stack = stack
@@ -121,9 +121,9 @@ class Run:
     def note(self, frame: FrameType) -> Site:
         return Site(frame.f_code, frame.f_lasti, self._stack[-1] if self._stack else "")
 
-    def escape(self, source: Source, frame: FrameType) -> None:
+    def escape(self, source: Source, frame: FrameType, to: str = "Python") -> None:
         if self.active and not self.inside:
-            self.escapes.append((source, self.note(frame)))
+            self.escapes.append((source, self.note(frame), to))
 
     def length(self) -> tuple[int, ...]:
         return len(self.calls), len(self.guards), len(self.escapes), len(self.reads)
@@ -305,3 +305,13 @@ def caller(frame: FrameType, func: Any) -> FrameType:
 
 
 _OVERRIDES = str(Path("torch") / "overrides.py")
+
+
+def asking(frame: FrameType) -> FrameType:
+    """The frame of the code that made a call which fxprune's own code answers, given one of the latter's."""
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
+    return frame
+
+
+_OURS = str(Path(__file__).parent.parent) + os.sep

@@ -18,6 +18,7 @@ from torch import nn
 
 from fxprune.module.isolation import walk
 from fxprune.module.saved_state import is_of_library
+from fxprune.tracing import scripted_functions
 from fxprune.tracing.builtin_calls import following
 from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain
 
@@ -58,6 +59,7 @@ def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
     for path, module in walk(model):
         tag = _Tag(path, run, seen, touched)
         foreign = not type(module).__module__.startswith("torch.")
+        module.__dict__.update({key: other for key, _, other in scripted_functions.following(module.__dict__)})
         if foreign:
             _take_over(type(module), module.__dict__)
         attributes, size = module.__dict__, _SIZES.get(type(module))
@@ -125,19 +127,19 @@ def followed_functions(model: nn.Module) -> Iterator[None]:
     own = {k.__module__ for _, m in walk(model) for k in type(m).__mro__}
     defining = [sys.modules[name] for name in own if name in sys.modules and not _is_known(name)]
     modules = list(dict.fromkeys([*defining, *(helper for m in defining for helper in _helpers(m))]))
-    instead = {"math": _MATH, "sqrt": _root, "np": _NUMPY, "numpy": _NUMPY}
-    before = {"math": math, "sqrt": math.sqrt, "np": np, "numpy": np}
-    changed = [(vars(m), key) for m in modules for key in instead if vars(m).get(key) is before[key]]
+    instead = {"math": (math, _MATH), "sqrt": (math.sqrt, _root), "np": (np, _NUMPY), "numpy": (np, _NUMPY)}
+    changed = [(vars(m), key, *pair) for m in modules for key, pair in instead.items() if vars(m).get(key) is pair[0]]
+    changed += [(vars(m), *named) for m in modules for named in scripted_functions.following(vars(m))]
     added = [(vars(m), following(m)) for m in modules]
     try:
-        for place, key in changed:
-            place[key] = instead[key]
+        for place, key, _, other in changed:
+            place[key] = other
         for place, names in added:
             place.update(names)
         yield
     finally:
-        for place, key in changed:
-            place[key] = before[key]
+        for place, key, before, _ in changed:
+            place[key] = before
         for place, names in added:
             for key in names:
                 place.pop(key, None)

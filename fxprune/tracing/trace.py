@@ -34,9 +34,10 @@ from fxprune.module.isolation import (
     watch_forwards,
 )
 from fxprune.module.wrappers import check_unwrapped
+from fxprune.tracing.called_functions import Functions
 from fxprune.tracing.plain_layers import spare_plain_layers
 from fxprune.tracing.provenance import Run
-from fxprune.tracing.recorder import Functions, Recorder, meta_like
+from fxprune.tracing.recorder import Recorder, meta_like
 from fxprune.tracing.tagging import followed_functions, tagged_attributes
 
 

@@ -44,7 +44,7 @@ class Facts:
         scalars: numbers that calls take as values.
         guards: what the code compared.
         scaled: attention that scales by a width.
-        escapes: numbers that left what can be followed.
+        escapes: numbers that left what can be followed, where, and to what.
         explained: places of recorded calls whose sizes an equation speaks of.
         layers: places of those whose sizes are attributes of PyTorch's own layers, which follow their tensors.
         sighted: whether the code reads sizes of a tensor that holds groups.
@@ -54,7 +54,7 @@ class Facts:
     scalars: list[Scalar] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     scaled: list[SizedCall] = field(default_factory=list)
-    escapes: list[tuple[Any, Site]] = field(default_factory=list)
+    escapes: list[tuple[Any, Site, str]] = field(default_factory=list)
     explained: set[int] = field(default_factory=set)
     layers: set[int] = field(default_factory=set)
     sighted: bool = False

@@ -89,8 +89,8 @@ class _Solver:
             self.forms.groups(scalar.source)  # notes what must be whole
         for form, source in self.forms.whole:
             self._whole(form, source)
-        for source, site in facts.escapes:
-            self._fix(self.forms.groups(source), Equation(source, "a plain number", "Python", site))
+        for source, site, to in facts.escapes:
+            self._fix(self.forms.groups(source), Equation(source, "a plain number", to, site))
         return self._held
 
     # Unknowns
