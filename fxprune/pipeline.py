@@ -23,6 +23,7 @@ from fxprune.module.batches import device_of
 from fxprune.module.data import Batches, read_batches
 from fxprune.module.isolation import same_modes
 from fxprune.module.names import by_name, names_of
+from fxprune.module.random_inputs import named_data
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
 from fxprune.planners.budget import Budget, Planner
@@ -54,7 +55,7 @@ def prune(
     ignored: Any = (),
     only: Any = None,
     heads: str | Mapping[str, str] = "",
-    data: Iterable[Any] | None = None,
+    data: Iterable[Any] | Literal["random"] | None = None,
     unpack: Callable[[Any], Any] | None = None,
     repair: bool = True,
     steps: int = 1,
@@ -88,7 +89,9 @@ def prune(
         only: likewise, the modules or groups whose own channels may go, and no others; None for all.
         heads: as for `fxprune.find_groups`.
         data: batches of inputs, or (inputs, targets); labels are read by the scorers that need them. Channels are
-            chosen and layers repaired on the first 1,024 samples; `fxprune.Batches` sets other limits.
+            chosen and layers repaired on the first 1,024 samples; `fxprune.Batches` sets other limits. "random": layers
+            are repaired on 256 pictures of random shapes (`fxprune.random_inputs`), and one ratio for all groups
+            reaches budgets.
         unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
         repair: with data, fit the layers that read what is gone by least squares (see `fxprune.repair`).
         steps: cut in so many steps; in each, the same part of what is left goes, and `tune` follows.
@@ -98,8 +101,7 @@ def prune(
             searched for, in MACs, by bisection; each candidate is repaired and tuned.
         folder: a directory that remembers each candidate of `max_drop`: the same call goes on from there after Ctrl-C
             or a crash, if it is given the same data.
-        scorer: which channels matter; default `scorers.JointElimination(errors="measured")` with data, and
-            `scorers.L2Norm()` without.
+        scorer: which channels matter; by default `JointElimination(errors="measured")` with real data, else `L2Norm()`.
         planner: how many channels stay, in place of the goals. With data and neither scorer nor planner, budgets are
             reached by widths from error curves or by one ratio for all groups, whichever leaves the repaired model
             nearer to the original on every other batch, which its repair has then not seen (`planners.NearestOutput`).
@@ -129,9 +131,9 @@ def prune(
     goals = Goals(macs, parameters, latency, ratio, round_to, engine)
     _check_goals(goals, planner, evaluate, max_drop, folder)
     _check_steps(steps, tune, planner, max_drop)
-    batches = read_batches(data, unpack)
+    batches = read_batches(named_data(data, example_inputs, unpack) if isinstance(data, str) else data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
-    job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify)
+    job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify, isinstance(data, str))
     goals = goals.measured(device_of(model))
     if max_drop is not None and evaluate is not None:
         return job.smallest(model, goals, evaluate, max_drop, folder)
@@ -160,6 +162,7 @@ class _Job:
         repair: whether layers are repaired on the data.
         tune: None for none.
         verify: whether plans are proven.
+        random: whether the data are pictures of random shapes.
     """
 
     inputs: Any
@@ -169,6 +172,7 @@ class _Job:
     repair: bool
     tune: Tune | None
     verify: bool
+    random: bool
 
     def in_steps(self, model: M, goals: Goals, planner: Planner | None, steps: int) -> Result[M]:
         """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
@@ -192,8 +196,7 @@ class _Job:
                     self.tune(made.model)
         assert made is not None
         assert plan is not None
-        costs = before, measures.cost(made.plan)
-        report = self.report(groups if steps > 1 else made.groups, plan, proof, costs)
+        report = self.report(groups if steps > 1 else made.groups, plan, proof, (before, measures.cost(made.plan)))
         timed = (whole["latency"], measures.at("latency", made.plan.kept_counts())) if "latency" in whole else None
         report = replace(report, untouched=goals.untouched(report.groups, plan), latency=timed)
         return _warned(Result(made.model, plan, report))
@@ -249,8 +252,8 @@ class _Job:
 
     def planner(self, goals: Goals, measures: Measures, whole: Mapping[str, float]) -> Planner:
         """What reaches the goals; where scores are errors on data, the better of two plans on inputs held back."""
-        if self.data is None or self.scorer is not None:
-            return goals.planner(measures, whole)
+        if self.data is None or self.scorer is not None or self.random:
+            return (goals.one_ratio if self.random else goals.planner)(measures, whole)
         nearest = NearestOutput(
             goals.candidates(measures, whole), self.data.described("reading the data"), progress=True
         )
@@ -258,7 +261,7 @@ class _Job:
 
     def scorer_used(self) -> Scorer:
         """The scorer, or the default: on data if there are any."""
-        return self.scorer or (scorers.L2Norm() if self.data is None else _JOINT)
+        return self.scorer or (scorers.L2Norm() if self.data is None or self.random else _JOINT)
 
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
         """Of every channel."""
@@ -276,7 +279,7 @@ class _Job:
     def report(self, groups: Groups, plan: Plan, proof: Proof | None, costs: tuple[Cost, Cost]) -> Report:
         """Costs: before and after."""
         repaired = None if self.data is None else self.repair
-        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired)
+        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired, self.random)
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(errors="measured"), scorers.L2Norm())

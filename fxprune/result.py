@@ -38,6 +38,7 @@ class Report:
         proof: the comparison of pruned and masked; None if it was not made.
         unreached: modules with parameters that the example inputs did not reach; they stay as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
+        random: whether these data were pictures of random shapes.
         history: what a search for the smallest model tried; empty without one.
         latency: milliseconds of a forward before and after, as predicted; None without a budget of latency.
         untouched: why a goal has removed nothing; empty if it has removed something.
@@ -50,6 +51,7 @@ class Report:
     proof: Proof | None
     unreached: tuple[str, ...] = ()
     repaired: bool | None = None
+    random: bool = False
     history: tuple[Any, ...] = ()
     untouched: str = ""
     latency: tuple[float, float] | None = None
@@ -125,17 +127,24 @@ class Report:
         lines += [str(width) for width in self.stale]
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
-        return "\n".join([*lines, _told_of_data(self.repaired)])
+        return "\n".join([*lines, _told_of_data(self.repaired, self.random)])
 
 
-def _told_of_data(repaired: bool | None) -> str:
+def _told_of_data(repaired: bool | None, random: bool) -> str:
     if repaired is None:
         return (
             "without data: channels were chosen by their weights, and the weights that stay are as they were; "
             "data=batches, a few hundred inputs without labels, chooses channels by what they do and repairs the "
-            "layers, and data=fxprune.random_inputs(x) with scorer=fxprune.scorers.L2Norm() repairs them without any"
+            'layers, and data="random" repairs them without any'
         )
-    return "layers repaired on the data" if repaired else "layers not repaired (repair=False)"
+    if not repaired:
+        return "layers not repaired (repair=False)"
+    if random:
+        return (
+            "layers repaired on pictures of random shapes; data=batches, a few hundred real inputs without labels, "
+            "chooses channels by what they do and keeps more"
+        )
+    return "layers repaired on the data"
 
 
 def _change(what: str, before: int, after: int) -> str:

@@ -24,6 +24,17 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", 
 _RESIZE = 256 / 224  # of the shorter side, before the middle is cut out; as in most recipes
 
 
+def is_random(options: DataOptions) -> bool:
+    """Whether pictures of random shapes are asked for, in place of data.
+
+    Raises:
+        CommandError: there is something to unpack.
+    """
+    if options.data == "random" and options.unpack is not None:
+        raise CommandError("--unpack has nothing to unpack in --data random")
+    return options.data == "random"
+
+
 def load(options: DataOptions, loaded: Loaded) -> Batches | None:
     """The batches, or None if the command line names none.
 

@@ -63,7 +63,9 @@ def prune(
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave the plan unproven.")] = False,
     out: Out = None,
 ) -> Answer:
-    """Make a model smaller: --macs 0.5 keeps half of its arithmetic. With --data its layers are repaired."""
+    """Make a model smaller: --macs 0.5 keeps half of its arithmetic. With --data its layers are repaired, and with
+    --data random on pictures of random shapes, if there are no images (./random is a folder of that name).
+    """
     _make(out)
     start = origin.start(model, groups, original)
     loaded, groups = start.loaded, start.groups
@@ -79,7 +81,7 @@ def prune(
         ignored=groups.ignored or (),
         only=only or None,
         heads=heads(groups.heads or ()),
-        data=data.load(reading, loaded),
+        data="random" if data.is_random(reading) else data.load(reading, loaded),
         scorer=_scorer(scorer),
         repair=not no_repair,
         verify=not no_verify,

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
+from fxprune.module.data import samples_of
 
 _SHAPES = 24
 """In each picture, one over the other."""
+_SAMPLES, _BATCH = 256, 64
 
 
 def random_inputs(example_inputs: Any, batches: int = 16, *, seed: int = 0) -> list[Any]:
@@ -24,9 +26,9 @@ def random_inputs(example_inputs: Any, batches: int = 16, *, seed: int = 0) -> l
 
         fxprune.prune(model, x, macs=0.75, scorer=fxprune.scorers.L2Norm(), data=fxprune.random_inputs(x))
 
-    Real inputs without labels are better. Such pictures are known as dead leaves (Lee, Mumford and
-    Huang 2001); networks have been trained on them (Baradad et al., NeurIPS 2021). Their use for a repair is fxprune's
-    own.
+    or `fxprune.prune(model, x, macs=0.75, data="random")`, which takes one ratio for all groups.
+    Real inputs without labels are better. Such pictures are known as dead leaves (Lee, Mumford and Huang 2001);
+    networks have been trained on them (Baradad et al., NeurIPS 2021). Their use for a repair is fxprune's own.
 
     Args:
         example_inputs: as for `fxprune.trace`; each batch is like them, so give some 64 inputs, whatever they hold.
@@ -56,6 +58,31 @@ def random_inputs(example_inputs: Any, batches: int = 16, *, seed: int = 0) -> l
 
     made = [tree_map(draw, example_inputs) for _ in range(batches)]
     return made if isinstance(example_inputs, Tensor) else [(batch,) for batch in made]
+
+
+def named_data(name: str, example_inputs: Any, unpack: Any = None) -> list[Any]:
+    """What `fxprune.prune` takes for `data="random"`: 256 samples, of images 64 in a batch, else as the example inputs.
+
+    Raises:
+        InputError: the name is another, there is something to unpack, or the example inputs hold nothing that can be
+            drawn.
+    """
+    if name != "random":
+        remedy = 'give batches, such as a DataLoader, or data="random" for pictures of random shapes'
+        raise InputError("the data is a name", seen=repr(name), remedy=remedy)
+    if unpack is not None:
+        raise InputError("unpack= has nothing to unpack", seen="random data", remedy="leave it out")
+    tensors = [t for t in tree_leaves(example_inputs) if isinstance(t, Tensor)]
+    if not any(t.is_floating_point() for t in tensors):
+        seen = ", ".join(str(t.dtype) for t in tensors) or "no tensor"
+        raise InputError('data="random" draws floating tensors', seen=seen, remedy="give batches of real inputs")
+    if all(t.dim() >= 4 and t.is_floating_point() for t in tensors):  # (batch, channels, ..., height, width)
+        example_inputs = tree_map(_of_a_batch, example_inputs)
+    return random_inputs(example_inputs, math.ceil(_SAMPLES / max(1, samples_of(example_inputs))))
+
+
+def _of_a_batch(value: Any) -> Any:
+    return value[:1].expand(_BATCH, *value.shape[1:]) if isinstance(value, Tensor) else value
 
 
 def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:

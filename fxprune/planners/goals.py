@@ -161,11 +161,18 @@ parameters=, latency=), or pruning_ratio=
             original: likewise.
         """
         tight = {} if self.pruning_ratio is not None else self._tight(measures, original)
+        one = self.one_ratio(measures, original)
         if not tight:
-            return (self.planner(measures, original),)
+            return (one,)
         limits = tuple(Limit(limit, measure=measures.of(name)) for name, limit in tight.items())
         curves = [_Tempered(limits, power, self.constraints()) for power in _POWERS]
-        return AtBudget(Uniform, *self._joint(tight, measures), self.constraints()), *curves
+        return one, *curves
+
+    def one_ratio(self, measures: Measures, original: Mapping[str, float]) -> Planner:
+        """`planner`, but budgets are reached by one ratio for all groups."""
+        tight = {} if self.pruning_ratio is not None else self._tight(measures, original)
+        one = AtBudget(Uniform, *self._joint(tight, measures), self.constraints()) if tight else None
+        return one or self.planner(measures, original)
 
     def untouched(self, groups: Groups, plan: Plan) -> str:
         """A sentence where a budget, or a ratio above zero, has removed nothing; else nothing."""

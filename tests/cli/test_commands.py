@@ -441,6 +441,19 @@ def test_prune_saves_what_the_other_commands_read(here: Path) -> None:
     assert fxprune.load("small", full).head.weight.shape == (3, 8)
 
 
+def test_prune_on_pictures_of_random_shapes(here: Path) -> None:
+    plain, random = (
+        run("prune", "cli_nets.py:Quiet", *SHAPE, "--macs", "0.5", *more) for more in ([], ["--data", "random"])
+    )
+    assert "without data" in plain.output
+    assert "layers repaired on pictures of random shapes" in " ".join(random.output.split())
+    told = run(
+        "prune", "cli_nets.py:Quiet", *SHAPE, "--macs", "0.5", "--data", "random", "--unpack", "cli_nets:labelled"
+    )
+    assert told.exit_code
+    assert "--unpack has nothing to unpack in --data random" in " ".join(told.output.split())
+
+
 def _net(here: Path) -> nn.Module:
     sys.path.insert(0, str(here))
     from cli_nets import Quiet

@@ -87,3 +87,72 @@ def test_numbers_of_batches_that_cannot_be_are_refused(count: Any) -> None:
         fxprune.InputError, match=r"batches must be a positive integer; seen: .*; remedy: give a number"
     ):
         fxprune.random_inputs(torch.zeros(1, 1, 4, 4), count)
+
+
+class Pair(nn.Module):
+    """Takes a picture and numbers that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.table, self.head = nn.Conv2d(3, 8, 3), nn.Embedding(5, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).relu().mean((2, 3)) + self.table(kind))
+
+
+@pytest.mark.parametrize("samples", [1, 16])
+def test_prune_on_random_data_keeps_what_a_bare_cut_loses(samples: int) -> None:
+    torch.manual_seed(0)
+    low = torch.randn(3, 12)  # three of twelve channels suffice
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 4, 3)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_((low.T @ torch.randn(3, 3))[:, :, None, None])
+    x = torch.rand(16, 3, 10, 10)
+    given = torch.zeros(samples, 3, 10, 10)
+    bare, repaired, cut = (
+        fxprune.prune(net, given, macs=0.5, **kw)
+        for kw in ({}, {"data": "random"}, {"data": "random", "repair": False})
+    )
+    far = [float((net(x) - r.model(x)).detach().square().mean()) for r in (bare, repaired, cut)]
+    assert far[1] < 1e-3 * min(far[0], far[2])
+    assert repaired.plan.kept_counts() == cut.plan.kept_counts()
+    assert "layers repaired on pictures of random shapes" in str(repaired.report)
+    assert 'data="random"' in str(bare.report)
+    assert "layers not repaired" in str(cut.report)
+
+
+def test_random_data_take_one_ratio_for_all_groups() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 100, 1), nn.Conv2d(100, 200, 1), nn.Conv2d(200, 100, 1), nn.Conv2d(100, 4, 1)
+    ).eval()
+    with torch.no_grad():
+        net[1].weight[:150] *= 1e-3  # by these norms, three quarters of its channels are worth nothing
+    random, bare = (fxprune.prune(net, torch.zeros(1, 3, 6, 6), macs=0.5, **kw) for kw in ({"data": "random"}, {}))
+    sizes = {"0": 100, "1": 200, "2": 100}
+    parts, others = ([r.plan.kept_counts()[g] / n for g, n in sizes.items()] for r in (random, bare))
+    assert max(parts) - min(parts) <= 0.01
+    assert max(others) - min(others) > 0.2
+
+
+def test_random_data_of_several_inputs_are_like_the_example() -> None:
+    x = torch.zeros(8, 3, 8, 8), torch.arange(8) % 5
+    result = fxprune.prune(Pair().eval(), x, pruning_ratio=0.5, data="random")
+    assert result.model.conv.weight.shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "options", "told"),
+    [
+        (nn.Linear(3, 3), torch.zeros(1, 3), {"data": "photos"}, r"the data is a name; seen: 'photos'; remedy: give"),
+        (nn.Embedding(5, 8), torch.tensor([[1]]), {"data": "random"}, r'data="random" draws floating tensors; seen:'),
+        (
+            nn.Conv2d(3, 3, 1),
+            torch.zeros(1, 3, 4, 4),
+            {"data": "random", "unpack": lambda batch: batch},
+            r"unpack= has nothing to unpack; seen: random data",
+        ),
+    ],
+)
+def test_names_that_are_no_data_are_refused(model: nn.Module, x: Any, options: Any, told: str) -> None:
+    with pytest.raises(fxprune.InputError, match=told):
+        fxprune.prune(model, x, pruning_ratio=0.5, **options)
