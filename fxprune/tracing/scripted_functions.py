@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function
+from torch.overrides import handle_torch_function, has_torch_function
 
 _KINDS = ("Tensor", "List[Tensor]", "number", "float", "bool", "str")
 _VALUES = frozenset((*_KINDS, *(f"Optional[{k}]" for k in _KINDS)))
@@ -33,6 +33,8 @@ def _seen(function: Any) -> Callable[..., Any]:
 
     def follow(*args: Any, **kwargs: Any) -> Any:
         tensors = tuple(t for t in (*args, *kwargs.values()) if isinstance(t, Tensor))
+        if not has_torch_function(tensors):  # inside another function, or in another thread, where nothing is recorded
+            return function(*args, **kwargs)
         return handle_torch_function(scripted, tensors, *args, **kwargs)
 
     return follow
@@ -43,7 +45,10 @@ def _is_blind_to_sizes(function: Any) -> bool:
     """Whether a function neither reads a size nor holds one, whatever tensors it is given."""
     graph = function.inlined_graph.copy()
     torch._C._jit_pass_constant_propagation(graph)  # `relu6` asks a constant whether it is in place
-    return all(map(_is_blind, graph.nodes()))
+    try:
+        return all(map(_is_blind, graph.nodes()))
+    except RuntimeError:  # an operator of somebody's own, whose schema cannot be read
+        return False
 
 
 def _is_blind(node: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -106,3 +108,20 @@ def test_scripted_functions_inside_what_a_module_holds_are_shared_with_the_prune
     assert made is not model.extra["acts"]
     assert made[0] is swish
     assert made[1][0] is hard
+
+
+def test_other_threads_can_call_them_while_a_model_is_recorded() -> None:
+    """The names of the model's module lead to what records calls as long as the run lasts, in all threads."""
+    seen: queue.SimpleQueue[Tensor] = queue.SimpleQueue()  # a list would be put back after the run
+
+    class Spawning(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            thread = threading.Thread(target=lambda: seen.put(globals()["swish"](torch.ones(2))))
+            thread.start()
+            thread.join()
+            return super().forward(x)
+
+    assert _pruned(Spawning(swish)).model.conv.weight.shape[0] == 8
+    assert not seen.empty()
+    while not seen.empty():
+        assert torch.allclose(seen.get(), torch.ones(2).sigmoid())
