@@ -95,6 +95,16 @@ def test_functions_that_read_or_hold_sizes_keep_the_channels(act: Any, held: boo
     assert "test_scripted_functions.py" in told
 
 
+@pytest.mark.parametrize("construct", [torch.autograd.Variable, torch.Tensor])
+def test_constructors_of_tensors_let_channels_pass(construct: Any) -> None:
+    class Old(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(construct(self.conv(x)) * 2)
+
+    groups = fxprune.find_groups(fxprune.trace(Old(swish).eval(), torch.randn(2, 3, 9, 9)))
+    assert [g.name for g in groups] == ["conv"]
+
+
 def test_a_number_that_a_scripted_function_is_given_keeps_its_value() -> None:
     result = _pruned(Net(scaled))
     assert result.model.conv.weight.shape[0] == 8
