@@ -328,3 +328,5 @@ ANSWERS: dict[Any, Answer] = {
 }
 # Ops of which some arguments are read on the CPU while others are on meta: lengths of sequences.
 MIXED = frozenset([aten._pack_padded_sequence.default])
+# What `Variable(x)` and `torch.Tensor(x)` call, which are no functions of PyTorch's.
+OF_CONSTRUCTORS = frozenset([aten.detach.default, aten.alias.default])

@@ -112,7 +112,7 @@ class Recorder(DispatchMode):
         if is_composite(op):
             with self:
                 return op.decompose(*args, **kwargs)
-        known = self.run is None or self.run.inside or op in _OF_CONSTRUCTORS
+        known = self.run is None or self.run.inside or op in meta_kernels.OF_CONSTRUCTORS
         if self.run is None or known or is_torchs((frame := asking(sys._getframe())).f_code):
             return self._answer(op, args, kwargs)
         for tensor in unseen_reads.tensors_in((args, kwargs)):
@@ -256,10 +256,6 @@ class Recorder(DispatchMode):
             node = self._seen[name] = self.graph.create_node("get_attr", name, name=name.replace(".", "_"))
         self._know(tensor, self._describe(node, tensor))
         return node
-
-
-# What `Variable(x)` and `torch.Tensor(x)` call, which are no functions of PyTorch's.
-_OF_CONSTRUCTORS = frozenset((torch.ops.aten.detach.default, torch.ops.aten.alias.default))
 
 
 def all_on_meta(values: Iterable[Any]) -> bool:
