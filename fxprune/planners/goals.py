@@ -171,8 +171,9 @@ parameters=, latency=), or pruning_ratio=
     def one_ratio(self, measures: Measures, original: Mapping[str, float]) -> Planner:
         """`planner`, but budgets are reached by one ratio for all groups."""
         tight = {} if self.pruning_ratio is not None else self._tight(measures, original)
-        one = AtBudget(Uniform, *self._joint(tight, measures), self.constraints()) if tight else None
-        return one or self.planner(measures, original)
+        if not tight:
+            return self.planner(measures, original)
+        return AtBudget(Uniform, *self._joint(tight, measures), self.constraints())
 
     def untouched(self, groups: Groups, plan: Plan) -> str:
         """A sentence where a budget, or a ratio above zero, has removed nothing; else nothing."""

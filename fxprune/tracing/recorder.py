@@ -19,13 +19,7 @@ from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
 from fxprune.tracing import chunked_convolution, meta_kernels, unseen_reads
-from fxprune.tracing.provenance import (
-    Dim,
-    Reference,
-    Run,
-    asking,
-    is_torchs,
-)
+from fxprune.tracing.provenance import Dim, Reference, Run, asking, is_torchs
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
 
@@ -112,11 +106,14 @@ class Recorder(DispatchMode):
         if is_composite(op):
             with self:
                 return op.decompose(*args, **kwargs)
-        known = self.run is None or self.run.inside or op in meta_kernels.OF_CONSTRUCTORS
-        if self.run is None or known or is_torchs((frame := asking(sys._getframe())).f_code):
+        run = self.run
+        if run is None or run.inside or op in meta_kernels.OF_CONSTRUCTORS:
+            return self._answer(op, args, kwargs)
+        frame = asking(sys._getframe())
+        if is_torchs(frame.f_code):
             return self._answer(op, args, kwargs)
         for tensor in unseen_reads.tensors_in((args, kwargs)):
-            self._escape(self.run, tensor, frame)
+            self._escape(run, tensor, frame)
         with torch._C.DisableTorchFunction():  # the sizes that are read here are not read by the model's code
             return self._answer(op, args, kwargs)
 

@@ -31,6 +31,10 @@ with warnings.catch_warnings():
         return torch.cat([x.softmax(1), torch.clamp(x, 0, 6)], 1)
 
     @torch.jit.script
+    def two() -> Tensor:
+        return torch.scalar_tensor(2.0)
+
+    @torch.jit.script
     def by_size(x: Tensor) -> Tensor:
         if x.shape[1] > 10:
             return x * 2
@@ -126,7 +130,7 @@ def test_other_threads_can_call_them_while_a_model_is_recorded() -> None:
 
     def call() -> None:
         try:
-            seen.put(globals()["swish"](torch.ones(2)).tolist())
+            seen.put((globals()["swish"](torch.ones(2)) * globals()["two"]()).tolist())
         except Exception as error:  # to be seen outside the thread
             seen.put(error)
 
@@ -140,4 +144,4 @@ def test_other_threads_can_call_them_while_a_model_is_recorded() -> None:
     assert _pruned(Spawning(swish)).model.conv.weight.shape[0] == 8
     found = [seen.get() for _ in range(seen.qsize())]
     assert found
-    assert all(f == torch.ones(2).sigmoid().tolist() for f in found)
+    assert all(f == (2 * torch.ones(2).sigmoid()).tolist() for f in found)
