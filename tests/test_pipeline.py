@@ -181,8 +181,8 @@ def test_with_data_a_budget_is_reached_by_the_better_of_two_plans() -> None:
     ],
 )
 def test_batches_of_other_forms(net: Net, wrap: Callable[[Tensor], Any], unpack: Any) -> None:
-    expected = fxprune.prune(net, X, macs=0.4, data=teacher())
-    found = fxprune.prune(net, X, macs=0.4, data=[wrap(x) for x in teacher()], unpack=unpack)
+    expected = fxprune.prune(net, X, pruning_ratio=0.4, data=teacher())
+    found = fxprune.prune(net, X, pruning_ratio=0.4, data=[wrap(x) for x in teacher()], unpack=unpack)
     assert found.plan == expected.plan
     assert torch.equal(found.model.head.weight, expected.model.head.weight)
 

@@ -16,7 +16,7 @@ SEARCHES: dict[str, Any] = {
     "bisection": Bisection(0.5, precision=0.25, progress=False),
     "fastest": replace(fastest("macs", 0.5, precision=0.25), progress=False),
     "bees": BeeColony(sources=2, cycles=1, progress=False),
-    "progressive": Progressive(0.7, step=0.3, top=0.5, progress=False),
+    "progressive": Progressive(0.8, step=0.4, top=0.5, progress=False),
 }
 
 

@@ -113,8 +113,8 @@ def test_the_meter_counts_images_of_forwards_and_of_training() -> None:
 
 
 def is_search(name: str) -> bool:
-    """Whether a contender tries many candidates, which takes ten seconds and more."""
-    return CONTENDERS[name].own or name.startswith(("PCP", "bee colony"))
+    """Whether a contender tries many candidates, or scores by eliminations, which takes longer."""
+    return CONTENDERS[name].own or name.startswith(("PCP", "bee colony", "prune", "uniform elimination"))
 
 
 ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")]

@@ -22,11 +22,17 @@ SAMPLE = {
     "torchaudio": ["DeepSpeech", "ConvTasNet"],
     "onnx2torch": ["squeezenet1_1", "resnet18"],
 }
-CASES = [(name, model) for name, models in SAMPLE.items() for model in models]
+QUICK = ("levit_128s", "GptOssForCausalLM", "LevitForImageClassification", "yolo26n", *SAMPLE["smp"])
+QUICK += (*SAMPLE["torchaudio"], *SAMPLE["onnx2torch"])
+CASES = [
+    pytest.param(name, model, id=f"{name}-{model}", marks=[pytest.mark.slow] * (model not in QUICK))
+    for name, models in SAMPLE.items()
+    for model in models
+]
 
 
 @pytest.mark.filterwarnings("ignore")  # of other people's packages
-@pytest.mark.parametrize(("name", "model"), CASES, ids=[f"{n}-{m}" for n, m in CASES])
+@pytest.mark.parametrize(("name", "model"), CASES)
 def test_sample(name: str, model: str) -> None:
     if name in OPTIONAL:
         pytest.importorskip(OPTIONAL[name])

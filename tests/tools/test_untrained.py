@@ -1,6 +1,7 @@
 """The program that compares without training: what it measures, and that it goes on where it was interrupted."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from benchmarks import untrained, untrained_plot
 from benchmarks.comparison import Journal
 from benchmarks.disturbances import DISTURBED
 from benchmarks.photographs import crops, with_objects
+from benchmarks.text_lines import HEIGHT, WIDTH, lines
 from benchmarks.untrained import Outcome, Point, main, measure
 from benchmarks.untrained_subjects import PARTS, subject
 
@@ -24,11 +26,13 @@ def test_the_network_as_it_is_agrees_with_itself() -> None:
     assert found.accuracy > 0.95
 
 
-def test_a_repaired_network_agrees_more_than_a_bare_one() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("contender", ["LASSO, one ratio, repaired", "joint, error curves, repaired"])
+def test_a_repaired_network_agrees_more_than_a_bare_one(contender: str) -> None:
     case = subject("digits-resnet20", 100, 0)
     bare, repaired = (
         measure(case, replace(POINT, contender=name, keep=0.5, images=96))
-        for name in ("L2, one ratio, bare", "joint, error curves, repaired")
+        for name in ("L2, one ratio, bare", contender)
     )
     assert repaired.agreement > max(0.9, bare.agreement)
     assert repaired.macs <= 0.5
@@ -142,3 +146,33 @@ def test_the_plot_shows_latency_where_all_rows_have_it(tmp_path: Path, latency: 
         journal.add(*_row(contender, keep, latency))
     untrained_plot.main("digits-resnet20", out := tmp_path / "plot.svg", journal.path)
     assert ("latency that stays" in out.read_text().replace("<!-- ", "")) is (latency is not None)
+
+
+def test_lines_of_text_show_their_words() -> None:
+    pictures, texts = lines(12, seed=0)
+    assert pictures.shape == (12, 3, HEIGHT, WIDTH)
+    assert -1 <= float(pictures.min()) < -0.3 < 0.3 < float(pictures.max()) <= 1
+    assert all(texts)
+    again, other = lines(12, seed=0), lines(12, seed=0, test=True)
+    assert torch.equal(pictures, again[0])
+    assert texts == again[1] != other[1]
+    widths = [int((picture[0] != 0).any(0).sum()) for picture in pictures]
+    shortest, longest = (pick(range(12), key=lambda i: len(texts[i])) for pick in (min, max))
+    assert widths[shortest] < widths[longest]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of other people's packages
+def test_the_reader_of_text_reads_and_is_pruned() -> None:
+    missing = [name for name in ("rapidocr_onnxruntime", "onnx2torch", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"pip install fxprune[field] for {missing}")
+    case = subject("ppocr-v4-rec", 32, 0)
+    point = replace(POINT, network="ppocr-v4-rec", tests=32)
+    found = measure(case, point)
+    assert found.agreement == 1.0
+    assert found.accuracy is not None
+    assert found.accuracy > 0.9
+    cut = measure(case, replace(point, contender="L2, one ratio, bare", keep=0.8))
+    assert cut.macs <= 0.8
+    assert cut.kl > 0

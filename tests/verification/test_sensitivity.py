@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import fxprune
 
-SMALL = ["resnet18", "mobilenet_v2", "googlenet", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x0_5"]
+SMALL = ["resnet18", "mobilenet_v2", "squeezenet1_1"]
+LARGER = ["googlenet", "efficientnet_b0", "shufflenet_v2_x0_5"]
 EVERY = [n for n in tv.names() if not n.startswith("quantized")]  # those are the same networks
 
 
@@ -78,7 +79,7 @@ def check(name: str, most: int) -> None:
     assert blind_spots(model, plan, ends_and_middle(pruned), x, most) == []
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in LARGER)])
 def test_torchvision(name: str) -> None:
     check(name, most=2)
 

@@ -38,7 +38,10 @@ def test_the_digits_weights_reach_what_they_claim() -> None:
     assert accuracy(model, splits.test) == metadata.test_accuracy >= 0.985
 
 
-@pytest.mark.parametrize("name", [name for name in KEPT if name != "digits-resnet20"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "fashion-googlenet")) for n in KEPT if n != "digits-resnet20"],
+)
 def test_weights_reach_what_they_claim_on_a_slice(name: str) -> None:
     """250 images: two standard errors of 94 % are 3 points."""
     model, metadata = load(WEIGHTS / f"{name}.safetensors")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +15,27 @@ from torch import Tensor, nn
 import fxprune
 from benchmarks.lab import Lab
 from benchmarks.photographs import apart, crops, objects, with_objects
+from benchmarks.text_lines import HEIGHT, lines
 
 PARTS = 8
 """Batches of calibration inputs: half of them are held back from a fit and judge it."""
 
 
+class Classifier:
+    """How the outputs of a classifier are read."""
+
+    def logs(self, outputs: Tensor) -> Tensor:
+        """Logarithms of the probabilities, of shape (..., classes)."""
+        return outputs.log_softmax(-1)
+
+    def answers(self, outputs: Tensor) -> Sequence[Any]:
+        """What the network says to each input."""
+        classes: list[int] = outputs.argmax(-1).tolist()
+        return classes
+
+
 @dataclass
-class OfZoo:
+class OfZoo(Classifier):
     """A network of the zoo with its own data.
 
     Attributes:
@@ -49,8 +66,8 @@ class OfZoo:
         return images
 
     @property
-    def labels(self) -> Tensor | None:
-        labels: Tensor = self._lab.test.labels
+    def labels(self) -> Sequence[Any] | None:
+        labels: list[int] = self._lab.test.labels.tolist()
         return labels
 
     def calibration(self, count: int, seed: int) -> list[Tensor]:
@@ -59,7 +76,7 @@ class OfZoo:
 
 
 @dataclass
-class EfficientNetLite0:
+class EfficientNetLite0(Classifier):
     """EfficientNet-Lite0 with its ImageNet weights, on crops of photographs; calibration and tests share none.
 
     Attributes:
@@ -104,10 +121,89 @@ def _normalised(pixels: Tensor) -> Tensor:
     return (pixels - 127) / 128
 
 
-Subject: TypeAlias = OfZoo | EfficientNetLite0
+@dataclass
+class TextRecogniser:
+    """PP-OCRv4's reader of text lines with its trained weights, from ONNX, on lines that are rendered here.
+
+    It gives probabilities of 6,625 letters in each column of a picture, of shape (lines, columns, letters).
+
+    Attributes:
+        tests: test lines.
+        device: where the network and its data are.
+    """
+
+    tests: int
+    device: str = "cpu"
+
+    @cached_property
+    def _converted(self) -> tuple[nn.Module, str]:
+        import onnx
+        from onnx2torch import convert
+        from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+        package = find_spec("rapidocr_onnxruntime")
+        if package is None or package.submodule_search_locations is None:
+            raise ModuleNotFoundError("no module 'rapidocr_onnxruntime': pip install fxprune[field]")
+        folder = Path(next(iter(package.submodule_search_locations)))
+        read = onnx.load(folder / "models" / "ch_PP-OCRv4_rec_infer.onnx")
+        letters = next(p.value for p in read.metadata_props if p.key == "character")
+        known = SymbolicShapeInference.infer_shapes(_with_initializers(read), auto_merge=True)
+        made: nn.Module = convert(known)
+        return made.to(self.device).eval(), letters
+
+    @property
+    def model(self) -> nn.Module:
+        return self._converted[0]
+
+    @cached_property
+    def groups(self) -> fxprune.Groups:
+        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
+
+    @cached_property
+    def _rendered(self) -> tuple[Tensor, list[str]]:
+        return lines(self.tests, seed=1_000, test=True)
+
+    @property
+    def test(self) -> Tensor:
+        return self._rendered[0].to(self.device)
+
+    @property
+    def labels(self) -> Sequence[Any] | None:
+        return self._rendered[1]
+
+    def calibration(self, count: int, seed: int) -> list[Tensor]:
+        return list(lines(count, seed)[0].to(self.device).chunk(PARTS))
+
+    def logs(self, outputs: Tensor) -> Tensor:
+        return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+
+    def answers(self, outputs: Tensor) -> Sequence[Any]:
+        """The lines read: of equal letters in neighbouring columns the first; class 0 is no letter."""
+        letters = ["", *self._converted[1].splitlines(), " "]
+        columns = outputs.argmax(-1)
+        columns[:, 1:] = columns[:, 1:].where(columns[:, 1:] != columns[:, :-1], 0)
+        return ["".join(letters[c] for c in line) for line in columns.tolist()]
+
+
+def _with_initializers(model: Any) -> Any:
+    """With weights where onnx2torch looks for them, and the height of a line, by which all shapes are known."""
+    constants = [node for node in model.graph.node if node.op_type == "Constant"]
+    for node in constants:
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        model.graph.node.remove(node)
+    height = model.graph.input[0].type.tensor_type.shape.dim[2]
+    height.ClearField("dim_param")
+    height.dim_value, model.ir_version = HEIGHT, 8  # in earlier versions initializers are inputs
+    return model
+
+
+Subject: TypeAlias = OfZoo | EfficientNetLite0 | TextRecogniser
 
 
 def subject(name: str, tests: int, size: int, objects: bool = False, device: str = "cpu") -> Subject:
-    """A network by its name: `efficientnet-lite0`, or one of the zoo's."""
-    own = name == "efficientnet-lite0"
-    return EfficientNetLite0(tests, size, objects, device) if own else OfZoo(name, tests, device)
+    """A network by its name: `efficientnet-lite0`, `ppocr-v4-rec`, or one of the zoo's."""
+    if name == "efficientnet-lite0":
+        return EfficientNetLite0(tests, size, objects, device)
+    return TextRecogniser(tests, device) if name == "ppocr-v4-rec" else OfZoo(name, tests, device)
