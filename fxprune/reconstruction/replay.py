@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -22,8 +23,10 @@ SMALL = 4096
 """Numbers of a tensor that is always held: shapes, indices and other things that code may look at."""
 WORTH = 2**17
 """Numbers that the calls before a cut give on average from which holding them is faster than computing them anew."""
-_READS = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage)
-"""Functions that read a tensor without an ATen call."""
+_READS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+"""Functions that read a tensor's numbers without an ATen call."""
+_ADDRESSES = (Tensor.data_ptr, Tensor.untyped_storage)
+"""Functions after which anything may happen to a tensor."""
 
 
 class ReplayRefusedError(Exception):
@@ -51,8 +54,15 @@ class _Weak:
 
     tensor: ref[Tensor]
     shape: torch.Size
+    stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+
+    def hollow(self) -> Tensor:
+        """One of the same shape and strides, by which PyTorch chooses ops, that takes no memory and has no numbers."""
+        made = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
+        made.untyped_storage().resize_(0)
+        return made
 
 
 class Tape(DispatchMode):
@@ -61,8 +71,8 @@ class Tape(DispatchMode):
     The next run gets the results of these calls without computing them. Of the results only the tensors are held that
     the model's code itself still holds at the cut; the others have the right shape, and no numbers. A run that calls
     other ops than those on the tape, or computes with a tensor without numbers, is repeated without the tape. Models
-    that write to their inputs or buffers, or read tensors past PyTorch's dispatcher, are computed in full each time; so
-    are small models.
+    that write to their inputs or buffers, or read larger tensors past PyTorch's dispatcher, are computed in full each
+    time; so are small models.
     """
 
     def __init__(self) -> None:
@@ -100,11 +110,13 @@ class Tape(DispatchMode):
         own = cloned(inputs)
         self._known, self._pending = {id(t) for t in tree_leaves(own)} | tensors, pending
         self._at, self._cut, self._ahead, self._refused = 0, len(self._calls), True, False
-        self._made, self._foreign = WeakIdKeyDictionary(), set[int]()
+        self._versions = []  # else it would hold what the model's code has let go of since the last cut
+        self._made, self._foreign, self._shown = WeakIdKeyDictionary(), set[int](), list[tuple[Tensor, Any]]()
         whole = False
         try:
-            with _Reads(self._refuse), self:
+            with _Reads(self._read), self:
                 result = forward(own)
+            self._suits &= all(t.tolist() == numbers for t, numbers in self._shown)  # an array shares its memory
             whole = not self._ahead and not self._refused and self._suits
             if self._refused and self._cut:
                 raise ReplayRefusedError
@@ -112,6 +124,13 @@ class Tape(DispatchMode):
         finally:
             if not whole:
                 self.clear()
+
+    def _read(self, func: Any, tensor: Tensor) -> None:
+        """Small tensors have their numbers in each run."""
+        if func in _ADDRESSES or tensor.numel() > SMALL or id(tensor) in self._pending:
+            self._refuse()
+        else:
+            self._shown.append((tensor, tensor.tolist()))
 
     def _refuse(self) -> None:
         self._refused = True
@@ -141,7 +160,7 @@ class Tape(DispatchMode):
         self._at += 1
         if call.op is not op or call.constants != constants:
             self._refuse()
-        results = call.results
+        results = tree_map(_as_new, call.results) if _is_view(op) else call.results
         call.results = tree_map(self._weak, results)
         return results
 
@@ -158,7 +177,9 @@ class Tape(DispatchMode):
         if not isinstance(value, Tensor):
             return value
         self._made[value] = True
-        return value if value.numel() <= SMALL else _Weak(ref(value), value.shape, value.dtype, value.device)
+        if value.numel() <= SMALL:
+            return value
+        return _Weak(ref(value), value.shape, value.stride(), value.dtype, value.device)
 
     def _hold(self) -> None:
         """The cut: hold what the model's code holds."""
@@ -179,7 +200,7 @@ class Tape(DispatchMode):
             return value
         tensor = value.tensor()
         if tensor is None:
-            tensor = torch.empty((), dtype=value.dtype, device=value.device).expand(value.shape)
+            tensor = value.hollow()
             self._hollow[id(tensor)] = tensor
         return tensor
 
@@ -187,13 +208,13 @@ class Tape(DispatchMode):
 class _Reads(TorchFunctionMode):
     """Tells when code reads a tensor without an ATen call."""
 
-    def __init__(self, note: Callable[[], None]) -> None:
+    def __init__(self, note: Callable[[Any, Tensor], None]) -> None:
         super().__init__()
         self._note = note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READS:
-            self._note()
+        if func in _READS or func in _ADDRESSES:
+            self._note(func, args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -214,6 +235,17 @@ class Tapes:
         if sum(t.bytes() for t in self._tapes.values()) > self._memory:
             tape.clear()
         return result
+
+
+@cache
+def _is_view(op: Any) -> bool:
+    """Whether it returns what shares the memory of its arguments, and writes nothing."""
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in op._schema.returns)
+
+
+def _as_new(value: Any) -> Any:
+    """The same memory as another tensor: PyTorch makes a tensor a view of an argument once only."""
+    return torch.ops.aten.alias.default(value) if isinstance(value, Tensor) else value
 
 
 def _written(op: Any, args: Any, kwargs: Any) -> list[Tensor]:

@@ -52,6 +52,29 @@ def by_numpy(_: Any, x: Tensor) -> Tensor:
     return torch.from_numpy(np.flip(x.numpy(), 0).copy())
 
 
+def written_in_an_array(net: Any, x: Tensor) -> Tensor:
+    array = net.seen.numpy()
+    array += 1
+    return x * net.seen
+
+
+def a_view(_: Any, x: Tensor) -> Tensor:
+    return x.transpose(2, 3)
+
+
+def reshaped(_: Any, x: Tensor) -> Tensor:
+    """By other ops where the strides are others."""
+    return x.transpose(1, 2).reshape(len(x), -1, 5).reshape(x.shape)
+
+
+def scaled_by_a_list(net: Any, x: Tensor) -> Tensor:
+    return x * (net.seen + 2).tolist()[0]
+
+
+def scaled_by_an_array(net: Any, x: Tensor) -> Tensor:
+    return x * float(net.seen.detach().numpy()[0] + 2)
+
+
 @pytest.fixture(autouse=True)
 def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "WORTH", 0)
@@ -96,7 +119,57 @@ def test_only_what_the_code_still_holds_takes_memory() -> None:
     assert tape.bytes() == 0
 
 
-@pytest.mark.parametrize("step", [shifted, by_numpy])
+def test_what_the_code_has_let_go_of_since_the_last_cut_takes_no_memory() -> None:
+    """The second layer's result is held at the second cut, and at the third nobody needs it."""
+
+    class Straight(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    net, x, tape = Straight(), torch.randn(2, 4, 5, 5), Tape()
+    for pending in (1, 2, 2):
+        run(tape, net, x, pending)
+        assert tape.bytes() == x.nbytes
+
+
+@pytest.mark.parametrize("step", [a_view, reshaped, scaled_by_a_list, scaled_by_an_array])
+def test_views_and_small_tensors_that_are_read_are_answered(step: Callable[[Any, Tensor], Tensor]) -> None:
+    net, x, tape = Chain(step), torch.randn(2, 4, 5, 5), Tape()
+    for computed in (3, 1, 1):
+        found, convolutions = run(tape, net, x, 2)
+        assert torch.equal(found, expected(net, x))
+        assert convolutions == computed
+
+
+def test_writes_to_a_view_of_what_is_held_are_seen() -> None:
+    class Writing(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            first = self.layers[0](x)
+            view = first.transpose(2, 3)
+            y = self.layers[1](first)
+            view.mul_(2)
+            return self.layers[2](y) + view
+
+    net, x, tape = Writing(), torch.randn(2, 4, 5, 5), Tape()
+    for _ in range(4):
+        assert torch.equal(run(tape, net, x, 1)[0], expected(net, x))
+
+
+def test_a_small_tensor_that_may_change_is_not_taken_from_the_tape() -> None:
+    class Scaled(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](self.layers[0](x)) * self.layers[2].bias.tolist()[0]
+
+    net, x, tape = Scaled(), torch.randn(2, 4, 5, 5), Tape()
+    for _ in range(3):
+        assert torch.equal(run(tape, net, x, 2)[0], expected(net, x))
+        with torch.no_grad():
+            net.layers[2].bias += 1
+
+
+@pytest.mark.parametrize("step", [shifted, by_numpy, written_in_an_array])
 def test_code_that_cannot_be_answered_is_computed_in_full(step: Callable[[Any, Tensor], Tensor]) -> None:
     net, x, tape = Chain(step), torch.randn(2, 4, 5, 5), Tape()
     for times in (1, 2, 3):
