@@ -245,7 +245,7 @@ def _is_view(op: Any) -> bool:
 
 def _as_new(value: Any) -> Any:
     """The same memory as another tensor: PyTorch makes a tensor a view of an argument once only."""
-    return torch.ops.aten.alias.default(value) if isinstance(value, Tensor) else value
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _written(op: Any, args: Any, kwargs: Any) -> list[Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from fxprune.scorers.output_errors import measured
 from fxprune.scorers.output_sensitivity import output_sensitivity
 from fxprune.scorers.thinet import in_order, require_readers
 from fxprune.statistics.gram.collect import ENOUGH, GroupReader, Positions, Sampling, readings
-from fxprune.statistics.gram.elimination import Problem, eliminate, held_back
+from fxprune.statistics.gram.elimination import Problem, eliminate, entries_of, held_back
 from fxprune.statistics.gram.solve import joined
 from fxprune.statistics.gram.sums import Gram
 
@@ -170,19 +170,20 @@ class JointElimination:
             groups: the groups.
             data: batches of inputs, or (inputs, targets); None: standard normal inputs.
         """
+        require_readers(groups, {g.name: g.consumers for g in groups})
         found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
+        usable = {name: list(_readings(mine)) for name, mine in found.items()}
+        require_readers(groups, usable)
         sensitivity = self._sensitivity(model, groups, data)
-        curves, usable = Curves(), dict[str, Readings]()
+        curves = Curves()
         with progress_bar() as bar:
             for g in bar.track(list(groups), description="eliminating channels"):
-                usable[g.name], problems = self._problems(found[g.name], g.size, sensitivity)
-                if problems:
-                    parts = [parts for _, parts in usable[g.name]]
-                    order, errors = eliminate(problems, g.size, self.at_once)
-                    apart = all(len(p) > 1 for p in parts)
-                    judged = self._held_back(parts, problems, order) if apart else _rising(errors)
-                    curves[g.name] = ErrorCurve(order.numpy(), judged)
-        require_readers(groups, usable)
+                problems = [self._problem(r, sensitivity.get(r.reader.slot.tensor)) for r in usable[g.name]]
+                parts = [r.parts for r in usable[g.name]]
+                order, errors = eliminate(problems, g.size, self.at_once)
+                apart = all(len(p) > 1 for p in parts)
+                judged = self._held_back(parts, problems, order) if apart else _rising(errors)
+                curves[g.name] = ErrorCurve(order.numpy(), judged)
         if self.errors == "measured" and data is not None:
             return _scaled(model, groups, data, usable, curves)
         return curves
@@ -195,20 +196,13 @@ class JointElimination:
         inputs = noise(groups.graph, self.seed) if data is None else data
         return output_sensitivity(model, inputs, readers, self.errors, self.seed)
 
-    def _problems(
-        self, found: Readings, channels: int, sensitivity: dict[str, Tensor]
-    ) -> tuple[Readings, list[Problem]]:
-        """The readers that lose nothing but inputs, with their statistics, and their problems."""
-        made = []
-        for reader, parts in found:
-            gram, kernels, f = joined(parts), reader.kernels, sensitivity.get(reader.slot.tensor)
-            if f is not None:
-                kernels = _roots(f, len(kernels)) @ kernels.double()
-            problem = Problem.of(gram, kernels, reader.owner, channels, self.ridge)
-            if problem is not None:
-                worth = 1.0 if f is None else problem.energy() / gram.rows
-                made.append(((reader, parts), replace(problem, worth=worth)))
-        return [reading for reading, _ in made], [problem for _, problem in made]
+    def _problem(self, reading: _Reading, f: Tensor | None) -> Problem:
+        """What a reader misses; f: the outputs' sensitivity, where errors are worth that."""
+        gram, kernels = joined(reading.parts), reading.reader.kernels
+        if f is None:
+            return Problem.of(gram, kernels, reading.entries, self.ridge)
+        problem = Problem.of(gram, _roots(f, len(kernels)) @ kernels.double(), reading.entries, self.ridge)
+        return replace(problem, worth=problem.energy() / gram.rows)
 
     def _held_back(self, parts: list[list[Gram]], problems: list[Problem], order: Tensor) -> Floats:
         """The errors on rows that neither choice nor fit has seen, at some widths, and interpolated between them."""
@@ -222,15 +216,30 @@ class JointElimination:
 
 
 def _scaled(
-    model: nn.Module, groups: Groups, data: Iterable[Any], readings: Mapping[str, Readings], own: Curves
+    model: nn.Module, groups: Groups, data: Iterable[Any], readings: Mapping[str, list[_Reading]], own: Curves
 ) -> Curves:
     """Curves in the unit of the outputs' divergence."""
     gone = {name: _tested(curve) for name, curve in own.items()}
-    readers = {name: [(r, parts[0]) for r, parts in readings[name]] for name in own}
+    readers = {name: [(r.reader, r.parts[0]) for r in readings[name]] for name in own}
     cuts = {n: (readers[n], torch.from_numpy(own[n].order[:count].copy())) for n, count in gone.items()}
     moved = measured(model, groups, data, cuts)
     worth = {n: moved[n] / max(float(own[n].errors[gone[n]]), 1e-12) for n in moved}
     return {n: replace(c, errors=c.errors * worth.get(n, 1.0)) for n, c in own.items()}
+
+
+class _Reading(NamedTuple):
+    """A layer that loses nothing but inputs, the statistics of these, and the entries that each channel owns."""
+
+    reader: GroupReader
+    parts: list[Gram]
+    entries: Tensor
+
+
+def _readings(found: Readings) -> Iterator[_Reading]:
+    for reader, parts in found:
+        entries = entries_of(reader.owner, reader.channels)
+        if entries is not None:
+            yield _Reading(reader, parts, entries)
 
 
 def _roots(f: Tensor, groups: int) -> Tensor:

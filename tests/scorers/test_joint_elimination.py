@@ -1,5 +1,6 @@
 """Joint elimination against numpy's least squares: every prefix, every choice, and all subsets of few channels."""
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -13,11 +14,11 @@ import fxprune
 from fxprune.module.batches import batches
 from fxprune.module.dispatch import DispatchMode
 from fxprune.reconstruction import replay
-from fxprune.scorers import ErrorCurve, JointElimination, PerWeight, output_errors
+from fxprune.scorers import ErrorCurve, JointElimination, PerWeight, joint_elimination, output_errors
 from fxprune.statistics.gram import elimination, solve
 from fxprune.statistics.gram.channels import owners
 from fxprune.statistics.gram.collect import ENOUGH, Sampling, readings
-from fxprune.statistics.gram.elimination import Problem, eliminate
+from fxprune.statistics.gram.elimination import Problem, eliminate, entries_of
 from fxprune.statistics.gram.patches import draw, inputs_at
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction, observing
@@ -80,9 +81,9 @@ def problem(channels: int, size: int, seed: int = 0, rows: int = 300) -> tuple[A
     y = x @ w.T
     y = (y - y.mean(0)) / np.sqrt(((y - y.mean(0)) ** 2).sum())
     gram = Gram.of(torch.from_numpy(x)[:, None])
-    made = Problem.of(gram, torch.from_numpy(w)[None], torch.from_numpy(owner)[None], channels, 1e-11)
-    assert made is not None
-    return [(x, y, owner)], made
+    entries = entries_of(torch.from_numpy(owner)[None], channels)
+    assert entries is not None
+    return [(x, y, owner)], Problem.of(gram, torch.from_numpy(w)[None], entries, 1e-11)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -117,9 +118,31 @@ def test_several_at_once_give_exact_errors_that_are_little_larger(at_once: int) 
 
 def test_a_reader_that_loses_outputs_with_its_channels_sets_no_problem() -> None:
     """Each channel is a convolution group of its own, whose outputs go with it."""
-    gram = Gram.of(torch.randn(9, 3, 4))
-    owner = torch.arange(3)[:, None].expand(-1, 4)
-    assert Problem.of(gram, torch.randn(3, 1, 4), owner, 3, 1e-4) is None
+    assert entries_of(torch.arange(3)[:, None].expand(-1, 4), 3) is None
+
+
+def test_groups_that_no_layer_reads_are_refused_before_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(12)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    first, *others = list(groups)
+    unread = replace(first, slots=tuple(s for s in first.slots if s.role != "consumer"))
+    monkeypatch.setattr(joint_elimination, "readings", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(fxprune.scorers.UnscorableError, match="reads these channels") as refused:
+        JointElimination()(model, groups.subset([unread, *others]), [x[0]])
+    assert refused.value.groups == (first.name,)
+
+
+def test_a_group_whose_reader_loses_outputs_is_refused_before_channels_are_eliminated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = CASES["residual"]
+    model, x = case.build(), case.inputs(12)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    monkeypatch.setattr(joint_elimination, "entries_of", lambda *_: None)
+    monkeypatch.setattr(joint_elimination, "eliminate", lambda *_: pytest.fail("it eliminates"))
+    with pytest.raises(fxprune.scorers.UnscorableError):
+        JointElimination()(model, groups, [x[0]])
 
 
 def test_scores_follow_the_curve_at_every_width() -> None:

@@ -11,7 +11,7 @@ run; alone, and before the repair. All is judged on training images that calibra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -28,8 +28,10 @@ from benchmarks.comparison import Journal
 from benchmarks.sources import fingerprint
 from benchmarks.untrained_subjects import OfZoo
 from fxprune.scorers import JointElimination
-from fxprune.statistics.gram.collect import Sampling, readings
-from fxprune.statistics.gram.elimination import Problem, eliminate
+from fxprune.statistics.gram.collect import GroupReader, Sampling, readings
+from fxprune.statistics.gram.elimination import Problem, eliminate, entries_of
+from fxprune.statistics.gram.solve import joined
+from fxprune.statistics.gram.sums import Gram
 
 JUDGES = 3_000  # training images
 _ENOUGH = 1e-6  # part of the error that a swap must take away
@@ -251,13 +253,21 @@ class _Case:
         return fxprune.rewrite(self.model, plan).eval(), plan
 
 
+def _problems(found: list[tuple[GroupReader, list[Gram]]], ridge: float) -> Iterator[Problem]:
+    """As `JointElimination` sets them."""
+    for reader, parts in found:
+        entries = entries_of(reader.owner, reader.channels)
+        if entries is not None:
+            yield Problem.of(joined(parts), reader.kernels, entries, ridge)
+
+
 def swaps(case: _Case, keep: float) -> dict[str, float]:
     """Greedy elimination against the same with swaps."""
     scorer = JointElimination()
     found = readings(case.model, case.groups, case.data, Sampling(scorer.positions, scorer.seed), parts=2)
     greedy, better, left = dict[str, Any](), dict[str, Any](), list[float]()
     for g in case.groups:
-        problems = scorer._problems(found[g.name], g.size, {})[1]
+        problems = list(_problems(found[g.name], scorer.ridge))
         order = eliminate(problems, g.size)[0][: g.size - max(1, round(keep * g.size))]
         before, after, gone = swapped([Reading.of(p) for p in problems], order)
         left.append(after / before)

@@ -27,6 +27,23 @@ BLOCK = 1024
 """Weights of a kernel for each channel that goes in one step; an update of the whole inverse serves all of them."""
 
 
+def entries_of(owner: Tensor, channels: int) -> Tensor | None:
+    """The entries of a patch that each channel owns, of shape (groups, channels, size).
+
+    None where these are not as many for each channel: some take a part of the outputs with them.
+
+    Args:
+        owner: the channel of each entry of a patch, of shape (groups, n); `channels` for those of no channel.
+        channels: their number.
+    """
+    counts = torch.zeros(len(owner), channels + 1, dtype=torch.int64, device=owner.device)
+    counts.scatter_add_(1, owner, torch.ones_like(owner))
+    size = int(counts[0, 0])
+    if size == 0 or not bool((counts[:, :channels] == size).all()):
+        return None
+    return owner.argsort(dim=1, stable=True)[:, : channels * size].unflatten(1, (channels, size))
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A layer that reads the channels.
@@ -46,22 +63,8 @@ class Problem:
     worth: float = 1.0
 
     @classmethod
-    def of(cls, gram: Gram, kernels: Tensor, owner: Tensor, channels: int, ridge: float) -> Problem | None:
-        """The problem of a layer's statistics; None where a channel takes a part of the outputs with it.
-
-        Args:
-            gram: of the layer's patches.
-            kernels: its weights, of shape (groups, outputs, n).
-            owner: the channel of each entry of a patch, of shape (groups, n); `channels` for those of no channel.
-            channels: their number.
-            ridge: as above.
-        """
-        counts = torch.zeros(len(owner), channels + 1, dtype=torch.int64, device=owner.device)
-        counts.scatter_add_(1, owner, torch.ones_like(owner))
-        size = int(counts[0, 0])
-        if size == 0 or not bool((counts[:, :channels] == size).all()):
-            return None
-        entries = owner.argsort(dim=1, stable=True)[:, : channels * size].unflatten(1, (channels, size))
+    def of(cls, gram: Gram, kernels: Tensor, entries: Tensor, ridge: float) -> Problem:
+        """The problem of the statistics of a layer's patches; the rest as above."""
         return cls(gram.s, kernels.double(), entries, ridge)
 
     def rho(self) -> Tensor:
