@@ -159,7 +159,7 @@ def network(name: str) -> tuple[fxprune.Groups, dict[str, torch.Tensor]]:
     return groups, fxprune.scorers.L2Norm()(model, groups)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 @settings(max_examples=12)
 @given(st.floats(0.05, 1.0), st.sampled_from([1, 2, 4, 8]), st.sampled_from(["macs", "parameters"]), st.data())
 def test_within_one_percent_on_networks(name: str, part: float, multiple: int, of: Any, data: Any) -> None:
@@ -202,7 +202,7 @@ def test_a_latency_function_is_a_budget_too() -> None:
 
     blocks = product(range(8, 65, 8), range(8, 49, 8), range(8, 97, 8))
     costs = np.array([latency(dict(zip("012", c, strict=True))) for c in blocks]) / latency({"0": 64, "1": 48, "2": 96})
-    for part in (0.2, 0.35, 0.5, 0.8):
+    for part in (0.2, 0.5):
         for multiple in (1, 8):
             eights = Constraints(round_to=multiple)
             for planner in (Budget(part, latency, eights), AtBudget(CumulativeContribution, part, latency, eights)):

@@ -115,6 +115,7 @@ def test_a_baseline_that_is_tuned_alike(method: Any) -> None:
     assert unfair.model is model
 
 
+@pytest.mark.slow
 def test_half_the_tunings_of_robust_bisection() -> None:
     plain, row = (simulate(SEARCHES[name], 100) for name in ("plain", "monotone fit, 16 tunings"))
     assert row.tunings <= 17

@@ -70,8 +70,9 @@ PUBLISHED = (
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=str)
 def test_costs_are_those_published(published: Published) -> None:
-    net = build(published.network, published.arguments)
-    cost = fxprune.cost(fxprune.find_groups(fxprune.trace(net.eval(), torch.zeros(published.images))))
+    with torch.device("meta"):
+        net = build(published.network, published.arguments)
+        cost = fxprune.cost(fxprune.find_groups(fxprune.trace(net.eval(), torch.zeros(published.images))))
     if published.parameters:
         figure, step = published.parameters
         counted = sum(p.numel() for p in net.parameters() if p.dim() > 1) if published.weights else cost.parameters
@@ -117,7 +118,8 @@ def small(case: str, **more: object) -> nn.Module:
 
 @pytest.mark.parametrize("case", SMALL)
 def test_macs_are_those_of_torchs_counter(case: str) -> None:
-    net = small(case).to("meta")
+    with torch.device("meta"):
+        net = small(case)
     with FlopCounterMode(display=False) as counter:
         net(torch.zeros(CIFAR, device="meta"))
     groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(CIFAR, device="meta")))
@@ -127,7 +129,8 @@ def test_macs_are_those_of_torchs_counter(case: str) -> None:
 @pytest.mark.parametrize("case", SMALL)
 def test_fashion_mnist_fits(case: str) -> None:
     """One channel, 28 x 28, and as many logits as asked for."""
-    net = small(case, channels=1, classes=7).to("meta")
+    with torch.device("meta"):
+        net = small(case, channels=1, classes=7)
     assert net(torch.zeros(2, 1, 28, 28, device="meta")).shape == (2, 7)
 
 

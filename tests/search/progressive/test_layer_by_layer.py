@@ -198,4 +198,4 @@ def test_samplers_let_a_branch_drop_what_it_reads() -> None:
 
 
 def test_contract_of_interrupted_searches() -> None:
-    check_search(Progressive(0.6, step=0.2, method=LayerByLayer(), progress=False))
+    check_search(Progressive(0.8, step=0.4, method=LayerByLayer(), progress=False))
