@@ -58,11 +58,21 @@ class _Weak:
     dtype: torch.dtype
     device: torch.device
 
-    def hollow(self) -> Tensor:
-        """One of the same shape and strides, by which PyTorch chooses ops, that takes no memory and has no numbers."""
-        made = torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=self.device)
-        made.untyped_storage().resize_(0)
-        return made
+
+class _Hollow:
+    """Tensors without numbers. They share memory, of which nothing is known but that it may be read."""
+
+    def __init__(self) -> None:
+        self._memory: dict[torch.device, torch.UntypedStorage] = {}
+
+    def like(self, value: _Weak) -> Tensor:
+        """One of the same shape and strides, by which PyTorch chooses ops."""
+        last = sum((length - 1) * step for length, step in zip(value.shape, value.stride, strict=True))
+        size, memory = (last + 1) * value.dtype.itemsize, self._memory.get(value.device)
+        if memory is None or memory.nbytes() < size:
+            memory = self._memory[value.device] = torch.UntypedStorage(size, device=value.device)
+        made = torch.empty(0, dtype=value.dtype, device=value.device)
+        return made.set_(memory, 0, value.shape, value.stride)  # type: ignore[call-overload, no-any-return]
 
 
 class Tape(DispatchMode):
@@ -75,9 +85,9 @@ class Tape(DispatchMode):
     time; so are small models.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, without_numbers: _Hollow | None = None) -> None:
         super().__init__()
-        self._suits = True
+        self._suits, self._without_numbers = True, without_numbers or _Hollow()
         self.clear()
 
     def clear(self) -> None:
@@ -148,10 +158,13 @@ class Tape(DispatchMode):
             self._refuse()
         if self._ahead and any(id(t) in self._pending for t in given):
             self._hold()
-        if self._ahead and not self._may_be_answered(given, _written(op, args, kwargs)):
+        watched = self._ahead and not self._refused
+        if watched and not self._may_be_answered(given, _written(op, args, kwargs)):
             self._refuse()
         results = op(*args, **(kwargs or {}))
-        if self._ahead:
+        if watched and not all(map(_is_strided, tree_leaves(results))):
+            self._refuse()
+        if watched and not self._refused:
             self._calls.append(_Call(op, constants, tree_map(self._weak, results)))
         return results
 
@@ -160,13 +173,24 @@ class Tape(DispatchMode):
         self._at += 1
         if call.op is not op or call.constants != constants:
             self._refuse()
-        results = tree_map(_as_new, call.results) if _is_view(op) else call.results
+        results = tree_map(self._as_new, call.results) if _is_view(op) else call.results
         call.results = tree_map(self._weak, results)
         return results
+
+    def _as_new(self, value: Any) -> Any:
+        """The same memory as another tensor: PyTorch makes a tensor a view of an argument once only."""
+        if not isinstance(value, Tensor):
+            return value
+        new = value.detach()
+        if id(value) in self._hollow:
+            self._hollow[id(new)] = new
+        return new
 
     def _may_be_answered(self, given: list[Tensor], written: list[Tensor]) -> bool:
         """Whether a call works on the model's tensors and earlier results alone, and writes to results alone."""
         for t in given:
+            if not _is_strided(t):
+                return False
             if t not in self._made:
                 self._foreign.add(t.untyped_storage().data_ptr())
                 if id(t) not in self._known and t.numel() > SMALL:
@@ -200,7 +224,7 @@ class Tape(DispatchMode):
             return value
         tensor = value.tensor()
         if tensor is None:
-            tensor = value.hollow()
+            tensor = self._without_numbers.like(value)
             self._hollow[id(tensor)] = tensor
         return tensor
 
@@ -226,26 +250,26 @@ class Tapes:
     """
 
     def __init__(self, memory: int) -> None:
-        self._memory, self._tapes = memory, dict[Any, Tape]()
+        self._memory, self._tapes, self._without_numbers = memory, dict[Any, Tape](), _Hollow()
 
     def run(self, key: Any, forward: Callable[[Inputs], R], inputs: Inputs, tensors: Set[int], pending: Set[int]) -> R:
         """As `Tape.run`, with the tape of the batch that a key tells apart from others."""
-        tape = self._tapes.setdefault(key, Tape())
+        tape = self._tapes.setdefault(key, Tape(self._without_numbers))
         result = tape.run(forward, inputs, tensors, pending)
         if sum(t.bytes() for t in self._tapes.values()) > self._memory:
             tape.clear()
         return result
 
 
+def _is_strided(value: Any) -> bool:
+    """Whether it is no tensor, or one whose numbers lie in memory with strides: no sparse one."""
+    return not isinstance(value, Tensor) or value.layout is torch.strided
+
+
 @cache
 def _is_view(op: Any) -> bool:
     """Whether it returns what shares the memory of its arguments, and writes nothing."""
     return any(r.alias_info is not None and not r.alias_info.is_write for r in op._schema.returns)
-
-
-def _as_new(value: Any) -> Any:
-    """The same memory as another tensor: PyTorch makes a tensor a view of an argument once only."""
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _written(op: Any, args: Any, kwargs: Any) -> list[Tensor]:
