@@ -171,6 +171,26 @@ def test_with_data_a_budget_is_reached_by_the_better_of_two_plans() -> None:
     assert own.plan != found.plan  # a scorer of the caller's need not give errors
 
 
+def test_a_model_that_holds_a_sparse_matrix() -> None:
+    class Graph(nn.Module):
+        """Layers in front of a product with the nodes' neighbours."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(8, 64), nn.Linear(64, 48), nn.Linear(48, 4)
+            self.register_buffer("adjacency", (torch.rand(50, 50) > 0.8).float().to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sparse.mm(self.adjacency, self.third(self.second(self.first(x).relu()).relu()))
+
+    torch.manual_seed(0)
+    data = [torch.randn(50, 8) for _ in range(4)]
+    found = fxprune.prune(Graph(), data[0], pruning_ratio=0.5, data=data)
+    assert found.report.deviation is not None
+    assert found.report.deviation <= 1e-6
+    assert found.plan.kept_counts() == {"first": 32, "second": 24}
+
+
 @pytest.mark.parametrize(
     ("wrap", "unpack"),
     [

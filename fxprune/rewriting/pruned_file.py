@@ -36,7 +36,8 @@ def save(path: Path, model: nn.Module, plan: Plan, notes: Mapping[str, str] | No
         notes: texts by name that are kept in the file as well.
 
     Raises:
-        InputError: the model's `state_dict` holds something other than tensors, or a note is not a text.
+        InputError: the model's `state_dict` holds something other than tensors, or tensors that the format has no place
+            for, such as sparse ones, or a note is not a text.
     """
     check_kind("notes=", {} if notes is None else notes, Mapping, "give {name: text}")
     for name, text in (notes or {}).items():
@@ -44,18 +45,20 @@ def save(path: Path, model: nn.Module, plan: Plan, notes: Mapping[str, str] | No
             seen, remedy = f"{name!r}: {type(text).__name__}", "give {name: text}, for instance by json.dumps"
             raise InputError("a note is not a text", seen=seen, remedy=remedy)
     state = model.state_dict()
-    other = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if other:
-        raise InputError(
-            "the model's state_dict holds something other than tensors",
-            where=other[0],
-            seen=type(state[other[0]]).__name__,
-            remedy="save model.state_dict() by torch.save, and the plan by plan.save(path)",
-        )
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            what = "the model's state_dict holds something other than tensors"
+            raise InputError(what, where=name, seen=type(value).__name__, remedy=_OTHERWISE)
+        if value.layout is not torch.strided or value.dtype == torch.complex128:
+            seen = f"{value.layout}, {value.dtype}"
+            raise InputError("the file has no place for tensors of this kind", where=name, seen=seen, remedy=_OTHERWISE)
     # Cloned, because the format refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
     texts = {_NOTE + name: text for name, text in (notes or {}).items()} | {"plan": plan.to_json()}
     write_whole(path, safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)}))
+
+
+_OTHERWISE = "save model.state_dict() by torch.save, and the plan by plan.save(path)"
 
 
 def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:

@@ -154,7 +154,7 @@ class Numbers:
 
     def _made(self, name: str) -> Tensor | None:
         """The tensor of the pruned model that was made already, unless other numbers than the model's own are used."""
-        own = name in self.made and self._source(name).data_ptr() == self.tensors[name].data_ptr()
+        own = name in self.made and _same_memory(self._source(name), self.tensors[name])
         return self.made[name].detach() if own else None
 
     def is_set(self, name: str) -> bool:
@@ -182,7 +182,12 @@ class Numbers:
         """In the precision of the comparison, and nobody else's: a call may write to what it reads."""
         new = lifted(tensor) if self.double else tensor
         held = (self.tensors[name], self._given.get(name), self._vectors.get(name), self.made.get(name))
-        return new.clone() if any(t is not None and new.data_ptr() == t.data_ptr() for t in held) else new
+        return new.clone() if any(t is not None and _same_memory(new, t) for t in held) else new
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether both may hold the same numbers in the same place; of tensors that are not dense that is not known."""
+    return torch.strided not in (a.layout, b.layout) or (a.layout is b.layout and a.data_ptr() == b.data_ptr())
 
 
 class _Product(NamedTuple):

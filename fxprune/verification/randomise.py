@@ -16,8 +16,10 @@ from fxprune.module.isolation import Inputs
 
 
 def is_constant(value: Any) -> bool:
-    """Whether it is a tensor of several numbers that are all equal."""
+    """Whether it is a dense tensor of several numbers that are all equal."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 2:
+        return False
+    if value.layout is not torch.strided:  # a sparse matrix is what it is for its zeros
         return False
     first, second = value.flatten()[:2]
     return bool(first == second) and bool((value == first).all())

@@ -172,3 +172,20 @@ def test_a_model_with_mended_code_is_unpickled_without_fxprune(tmp_path: Path, m
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "model.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": "/usr/bin"})
     assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("odd", "seen"),
+    [
+        (torch.eye(3).to_sparse(), "torch.sparse_coo"),
+        (torch.zeros(2, dtype=torch.complex128), "torch.complex128"),
+    ],
+    ids=["sparse", "complex"],
+)
+def test_a_tensor_that_the_format_has_no_place_for_is_refused(
+    result: fxprune.Result[Net], tmp_path: Path, odd: Tensor, seen: str
+) -> None:
+    result.model.register_buffer("odd", odd)
+    with pytest.raises(fxprune.InputError, match=rf"no place .* in odd; seen: .*{seen}.*torch.save"):
+        result.save(tmp_path / "out")
+    assert not list(tmp_path.rglob("*.safetensors"))
