@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from fxprune.analysis.labels.dims import AS_BUFFER, Fix, Fixed, Labels, Loose, NotLooseError
@@ -65,9 +66,10 @@ def _unless_one(n: int, dim: Any) -> Any:
 
 
 def _source(lab: Labeller, node: fx.Node) -> Axes:
-    """Parameters and buffers can be sliced; constants in the model's code, and tensors of indices, cannot."""
+    """Parameters and buffers can be sliced; constants in the code, and integers, which may be places, cannot."""
     start: Any = UNSET
-    counts = not node.meta["dtype"].is_floating_point and not node.meta["dtype"].is_complex
+    dtype = node.meta["dtype"]
+    counts = dtype != torch.bool and not dtype.is_floating_point and not dtype.is_complex
     if node.meta.get("constant"):
         start = Fixed("constant held by the model's code" + ("" if counts else AS_BUFFER))
     elif counts:
