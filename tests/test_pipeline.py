@@ -171,14 +171,16 @@ def test_with_data_a_budget_is_reached_by_the_better_of_two_plans() -> None:
     assert own.plan != found.plan  # a scorer of the caller's need not give errors
 
 
-def test_a_model_that_holds_a_sparse_matrix() -> None:
+@pytest.mark.parametrize("form", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_a_model_that_holds_a_sparse_matrix(form: str) -> None:
     class Graph(nn.Module):
         """Layers in front of a product with the nodes' neighbours."""
 
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second, self.third = nn.Linear(8, 64), nn.Linear(64, 48), nn.Linear(48, 4)
-            self.register_buffer("adjacency", (torch.rand(50, 50) > 0.8).float().to_sparse())
+            self.register_buffer("adjacency", getattr((torch.rand(50, 50) > 0.8).float(), form)())
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.sparse.mm(self.adjacency, self.third(self.second(self.first(x).relu()).relu()))

@@ -59,7 +59,8 @@ class Writes(DispatchMode):
 def _has_memory(value: Any) -> bool:
     """Whether it is a tensor with memory of its own: none on meta, sparse or wrapped."""
     plain = isinstance(value, Tensor) and type(value).__torch_dispatch__ is Tensor.__torch_dispatch__
-    return plain and not value.is_meta and torch._C._has_storage(value) and bool(value.untyped_storage().data_ptr())
+    dense = plain and not value.is_meta and value.layout is torch.strided and torch._C._has_storage(value)
+    return dense and bool(value.untyped_storage().data_ptr())
 
 
 def _place(t: Tensor) -> tuple[Any, ...]:

@@ -97,16 +97,20 @@ def _of_attribute(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _refused(model: nn.Module) -> tuple[dict[int, Any], list[Any]]:
-    """What attributes hold that `copy.deepcopy` refuses: tensors with a history and scripted functions, as what stands
-    for their copies by the originals' `id`, and views.
+    """What modules hold that `copy.deepcopy` refuses: tensors with a history, sparse ones in rows or columns, and
+    scripted functions, as what stands for their copies by the originals' `id`, and views.
     """
     structure = StructuralCopy()
     structure.of(model)
     held = structure.originals
     with torch.no_grad():
-        computed = {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+        tensors = (t for t in (*held, *model.buffers()) if isinstance(t, torch.Tensor))
+        computed = {id(t): t.detach().clone() for t in tensors if not t.is_leaf or t.layout not in _COPIED}
     scripted = {id(f): f for f in held if isinstance(f, torch.jit.ScriptFunction)}
     return computed | scripted, [value for value in held if type(value) in VIEWS]
+
+
+_COPIED = (torch.strided, torch.sparse_coo)
 
 
 def _uncopied(model: nn.Module, memo: dict[int, Any]) -> Iterator[str]:
