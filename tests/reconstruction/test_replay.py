@@ -67,6 +67,18 @@ def reshaped(_: Any, x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(len(x), -1, 5).reshape(x.shape)
 
 
+def written_in_a_view(_: Any, x: Tensor) -> Tensor:
+    y = x.transpose(2, 3)
+    y.add_(1)
+    return y.relu_()
+
+
+def halves(_: Any, x: Tensor) -> Tensor:
+    first, second = x.chunk(2, 1)
+    second.mul_(2)
+    return torch.cat([second, first], 1)
+
+
 def scaled_by_a_list(net: Any, x: Tensor) -> Tensor:
     return x * (net.seen + 2).tolist()[0]
 
@@ -142,7 +154,7 @@ def test_what_the_code_has_let_go_of_since_the_last_cut_takes_no_memory() -> Non
         assert tape.bytes() == x.nbytes
 
 
-@pytest.mark.parametrize("step", [a_view, reshaped, scaled_by_a_list, scaled_by_an_array])
+@pytest.mark.parametrize("step", [a_view, reshaped, written_in_a_view, halves, scaled_by_a_list, scaled_by_an_array])
 def test_views_and_small_tensors_that_are_read_are_answered(step: Callable[[Any, Tensor], Tensor]) -> None:
     net, x, tape = Chain(step), torch.randn(2, 4, 5, 5), Tape()
     for computed in (3, 1, 1):
