@@ -60,7 +60,10 @@ class _Weak:
 
 
 class _Hollow:
-    """Tensors without numbers. They share memory, of which nothing is known but that it may be read."""
+    """Tensors without numbers. They share memory, of which nothing is known but that it may be read.
+
+    It is as large as the largest of them; a processor's is not touched, and takes none.
+    """
 
     def __init__(self) -> None:
         self._memory: dict[torch.device, torch.UntypedStorage] = {}

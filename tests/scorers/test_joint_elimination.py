@@ -139,7 +139,13 @@ def test_a_group_whose_reader_loses_outputs_is_refused_before_channels_are_elimi
     case = CASES["residual"]
     model, x = case.build(), case.inputs(12)
     groups = fxprune.find_groups(fxprune.trace(model, x))
-    monkeypatch.setattr(joint_elimination, "entries_of", lambda *_: None)
+    last = list(groups)[-1]
+    assert [g.size for g in groups].count(last.size) == 1 < len(groups)
+
+    def of_others(owner: Tensor, channels: int) -> Tensor | None:
+        return None if channels == last.size else entries_of(owner, channels)
+
+    monkeypatch.setattr(joint_elimination, "entries_of", of_others)
     monkeypatch.setattr(joint_elimination, "eliminate", lambda *_: pytest.fail("it eliminates"))
     with pytest.raises(fxprune.scorers.UnscorableError):
         JointElimination()(model, groups, [x[0]])
