@@ -143,9 +143,9 @@ def _of_one_search(lab: Lab, part: float) -> Found:
         return Found(restore(lab.model, Path(folder) / "checkpoints" / f"{key}.safetensors"), refitted=True)
 
 
-def _bees(repair: bool) -> Contender:
+def _bees(repair: bool, sources: int = 5, cycles: int = 3) -> Contender:
     def make(lab: Lab, part: float) -> Found:
-        search = BeeColony(sources=5, cycles=3, keep=part, repair=repair, progress=False, seed=lab.seed)
+        search = BeeColony(sources, cycles, keep=part, repair=repair, progress=False, seed=lab.seed)
         data = lab.batches(lab.protocol.scored)
         settle = fxprune.absorb_batchnorm if repair else fxprune.recalibrate_batchnorm
         evaluate = lab.evaluate(lab.protocol.judged)
@@ -267,6 +267,7 @@ CONTENDERS: dict[str, Contender] = {
     "PCP, of one search": Contender(_of_one_search),
     "bee colony": _bees(repair=False),
     "bee colony, refitted": _bees(repair=True),
+    "bee colony of 210, refitted": _bees(repair=True, sources=10, cycles=10),
     "bee colony, curves": Contender(_bees_on_curves),
     **{f"bee colony, at most {100 * most:.0f} %": _bees_up_to(most) for most in (0.3, 0.5, 0.7, 0.9)},
     "TP local": _peer(everywhere=False),

@@ -36,6 +36,7 @@ CLAIMS = (
     ("PCP beats one-shot without least squares", "PCP", "uniform L1"),
     ("the bee colony beats uniform", "bee colony", "uniform L1"),
     ("the bee colony with repairs beats uniform, refitted", "bee colony, refitted", "uniform L1, refitted"),
+    ("210 evaluations of the same beat uniform, refitted", "bee colony of 210, refitted", "uniform L1, refitted"),
     ("the bee colony on error curves beats uniform", "bee colony, curves", "uniform elimination"),
     *(
         ("one call is ahead of the others", "prune(data=)", other)

@@ -27,6 +27,8 @@ measured on the test images ("before"), and once more after a fine-tuning that i
     PCP, of one search    the checkpoint at the budget of a search of "PCP, published" down to a fifth
     bee colony            `BeeColony` within the budget: 5 sources, 3 cycles, re-calibrated BatchNorm, L1 norms
     bee colony, refitted  the same with `repair` as fitness
+    bee colony of 210, refitted
+                          the same with 10 sources and 10 cycles, about 210 evaluations in place of 35
     bee colony, curves    20 sources, 20 cycles, judged by the error curves of `JointElimination`, then `repair`
     bee colony, at most 30 %, ...
                           as published, without a budget: a code keeps at most this part of each group
