@@ -7,6 +7,7 @@ functions            which of PyTorch's functions take sizes, by name
 provenance           ints that remember which sizes and attributes they were computed from
 tagging              hands such ints to the model's code
 builtin_calls        `int`, `float` and `len` in the model's code keep what these ints remember
+training_runs        whether a model does more in training mode, so that this is recorded as well
 scripted_functions   lets fused activations of `torch.jit.script` pass
 plain_layers         hides the functions of the plainest layers, and records the commonest without running them
 unseen_reads         what the code reads of real tensors without a call

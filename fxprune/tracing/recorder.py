@@ -18,7 +18,7 @@ from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
-from fxprune.tracing import chunked_convolution, meta_kernels, unseen_reads
+from fxprune.tracing import chunked_convolution, meta_kernels, training_runs, unseen_reads
 from fxprune.tracing.provenance import Dim, Reference, Run, asking, is_torchs
 
 _META = torch.device("meta")  # made once: a device given by name is looked up at each call
@@ -73,15 +73,16 @@ class Recorder(DispatchMode):
         self._outputs += [(name, self._node(t)) for name, t in found]
 
     def has_seen(self, tensors: Mapping[str, Tensor]) -> bool:
-        return all(name in self._seen for name, t in tensors.items() if isinstance(t, nn.Parameter))
+        return all(name in self._seen for name, t in tensors.items() if training_runs.may_be_cut(t))
 
     def attempt_extra(self, run: Callable[[], None], tensors: Mapping[str, Tensor]) -> None:
-        """Record `run` behind what there is; forget it if it fails, or uses no more parameters of `tensors`."""
-        last, self._extra, seen = next(iter(reversed(self.graph.nodes))), True, dict(self._seen)
+        """Record `run` behind what there is; forget it if it fails, or does no more than what there is."""
+        before, self._extra, seen = list(self.graph.nodes), True, dict(self._seen)
         outputs, noted = list(self._outputs), self.run.length() if self.run else ()
         try:
             run()
-            useful = any(isinstance(tensors.get(name), nn.Parameter) for name in self._seen.keys() - seen.keys())
+            useful = any(training_runs.may_be_cut(tensors[name]) for name in self._seen.keys() - seen.keys())
+            useful = useful or self._does_more(before, outputs)
         except Exception:  # A model that cannot train on these inputs; the evaluation run stands alone.
             useful = False
         if not useful:
@@ -89,10 +90,13 @@ class Recorder(DispatchMode):
             self._seen, self._outputs = seen, outputs
             if self.run:
                 self.run.cut(noted)
-            for node in reversed(list(self.graph.nodes)):
-                if node is last:
-                    break
+            for node in list(self.graph.nodes)[: len(before) - 1 : -1]:
                 self.graph.erase_node(node)
+
+    def _does_more(self, before: list[fx.Node], outputs: list[tuple[str, fx.Node]]) -> bool:
+        """Whether the second run made other calls than the first, or gave other outputs."""
+        given, first = ([(name, node.meta["shape"]) for name, node in o] for o in (self._outputs, outputs))
+        return given != 2 * first or training_runs.does_more(list(self.graph.nodes)[len(before) :], before)
 
     def finish(self) -> fx.Graph:
         if self.run:

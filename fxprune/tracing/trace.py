@@ -39,6 +39,7 @@ from fxprune.tracing.plain_layers import spare_plain_layers
 from fxprune.tracing.provenance import Run
 from fxprune.tracing.recorder import Recorder, meta_like
 from fxprune.tracing.tagging import followed_functions, tagged_attributes
+from fxprune.tracing.training_runs import asks_for_mode
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,8 +76,9 @@ class Graph:
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """Record one forward of `model` in evaluation mode.
 
-    Where parameters remain unused in that forward and a second one, in training mode, uses them (auxiliary heads), that
-    is recorded behind it, so that their widths are known as well.
+    Where parameters or buffers remain unused in that forward, or the model's code asks whether it is trained, a second
+    one in training mode is recorded behind it if it uses more of them, makes other calls or gives other outputs
+    (auxiliary heads, codebooks that follow the data), so that the widths in it are known as well.
 
     Args:
         model: any module. Its weights, buffers, mode, hooks, gradients and attributes, and the random states, are the
@@ -164,7 +166,7 @@ def _recorded_on_meta(
     spare_plain_layers(work, recorder)
     with _recording(work, recorder, on_meta=True):
         _run(work, meta_inputs, recorder, training=False)
-        if not recorder.has_seen(tensors):
+        if not recorder.has_seen(tensors) or asks_for_mode(model):
             recorder.attempt_extra(lambda: _run(work, meta_inputs, recorder, training=True), tensors)
     return _graph(model, inputs, tensors, recorder, on_meta=True)
 

@@ -12,7 +12,7 @@ _LARGEST = 4096  # numbers in the patches of a group, of which the multiplicatio
 
 
 def conv2d(
-    x: Tensor,
+    input: Tensor,  # as PyTorch calls it: code may name it
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -21,6 +21,7 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv2d`, with all groups at once where the maps are small and of float64."""
+    x = input
     if groups == 1 or isinstance(padding, str) or not _fits(x, weight, groups):
         return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
     size = [

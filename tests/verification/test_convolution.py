@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import fxprune
 from fxprune.verification.convolution import conv2d
 
 
@@ -42,3 +43,23 @@ def test_what_does_not_fit_is_refused_as_by_pytorch(channels: int) -> None:
     _, weight, bias = a_case(3, 6)
     with pytest.raises(RuntimeError, match="to have 12 channels"):
         conv2d(torch.rand(2, channels, 6, 6, dtype=torch.float64), weight, bias, groups=3)
+
+
+class Named(nn.Module):
+    """Gives everything by name, as some code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.conv2d(input=x, weight=self.a.weight, bias=None, stride=1)
+        return F.conv2d(input=h.relu(), weight=self.b.weight, bias=self.b.bias, padding=1, groups=1)
+
+
+def test_arguments_may_be_given_by_name() -> None:
+    x, weight, bias = a_case(3, 6)
+    found = conv2d(input=x, weight=weight, bias=bias, groups=3)
+    torch.testing.assert_close(found, torch.conv2d(x, weight, bias, groups=3))
+    result = fxprune.prune(Named(), torch.rand(1, 3, 9, 9), pruning_ratio=0.5)
+    assert result.model.a.out_channels == 4

@@ -1,0 +1,161 @@
+"""What a model does in training mode alone is recorded as well, so that its pruned copy can be trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+import fxprune
+from fxprune.tracing.training_runs import asks_for_mode
+
+
+class Codebook(nn.Module):
+    """A vector quantiser, whose codes follow the data by a buffer that evaluation does not read (VQ-VAE)."""
+
+    def __init__(self, update: Callable[[Codebook, Tensor], Any]) -> None:
+        super().__init__()
+        self.before, self.codes, self.after = nn.Linear(5, 8), nn.Embedding(6, 8), nn.Linear(8, 3)
+        self.codes.weight.requires_grad = False
+        self.register_buffer("sums", self.codes.weight.data.clone())
+        self.update = update
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.before(x)
+        nearest = torch.cdist(h, self.codes.weight).argmin(1)
+        codes = self.codes(nearest)
+        if self.training:
+            with torch.no_grad():
+                self.update(self, F.one_hot(nearest, 6).float().t() @ h)
+        result: Tensor = self.after(h + (codes - h).detach())
+        return result
+
+
+def by_data(book: Codebook, sums: Tensor) -> None:
+    book.sums.data.mul_(0.9).add_(torch.mul(sums, 0.1))
+    book.codes.weight.data.copy_(book.sums / 2)
+
+
+def in_place(book: Codebook, sums: Tensor) -> None:
+    book.sums.lerp_(sums, 0.1)
+    book.codes.weight.copy_(book.sums)
+
+
+@pytest.mark.parametrize("update", [by_data, in_place])
+def test_a_buffer_that_training_alone_reads_is_cut_with_what_it_follows(update: Any) -> None:
+    torch.manual_seed(0)
+    result = fxprune.prune(Codebook(update), torch.randn(7, 5), pruning_ratio=0.5)
+    assert result.model.sums.shape == result.model.codes.weight.shape == (6, 4)
+    before = result.model.sums.clone()
+    result.model.train()(torch.randn(7, 5)).sum().backward()
+    assert result.model.sums.shape == (6, 4)
+    assert not torch.equal(result.model.sums, before)
+
+
+class Layers(nn.Module):
+    """Three layers; training mode has no tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+
+class Feature(Layers):
+    """Gives a feature in training mode alone."""
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        y = self.third(self.second(h).relu())
+        return (y, h) if self.training else y
+
+
+class Halves(Layers):
+    """Sets channel i against channel i + 4 in training mode alone, by a number in its code."""
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.first(x).relu()
+        if self.training:
+            h = h.view(-1, 2, 4).softmax(1).flatten(1)
+        return self.third(self.second(h).relu())
+
+
+def test_outputs_in_training_mode_keep_their_widths() -> None:
+    result = fxprune.prune(Feature(), torch.randn(7, 5), pruning_ratio=0.5)
+    assert [p.shape for p in result.model.parameters() if p.dim() == 2] == [(8, 5), (3, 8), (3, 3)]
+    assert result.model.train()(torch.randn(7, 5))[1].shape == (7, 8)
+
+
+def test_channels_that_meet_in_training_mode_go_together() -> None:
+    result = fxprune.prune(Halves(), torch.randn(7, 5), pruning_ratio=0.5)
+    assert result.model.first.out_features == 4
+    kept = result.plan.cuts()["first.weight"][0]
+    assert sorted(set(kept % 4)) == sorted(kept[: len(kept) // 2] % 4)
+    result.model.train()(torch.randn(7, 5)).sum().backward()
+
+
+class Dropping(nn.Module):
+    """All kinds of noise that training adds, and statistics of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        self.norm, self.dropout, self.depth = nn.BatchNorm1d(8), nn.Dropout(0.5), StochasticDepth(0.5, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d = self.layers
+        x = x + self.depth(self.norm(a(x)))
+        x = x + F.dropout(b(x), 0.5, self.training)
+        x = x + self.dropout(c(x))
+        kept = torch.rand(len(x), 1) < 0.5 if self.training else torch.ones(len(x), 1)
+        return x + d(x) * kept.to(x.dtype)
+
+
+def test_noise_is_not_recorded() -> None:
+    model = Dropping()
+    assert asks_for_mode(model)
+    graph = fxprune.trace(model, torch.randn(7, 8))
+    assert not any(n.meta.get("extra") for n in graph.fx.nodes)
+    assert any(n.meta.get("extra") for n in fxprune.trace(Feature(), torch.randn(7, 5)).fx.nodes)
+
+
+def _wrapped(function: Any) -> Any:
+    @functools.wraps(function)
+    def run(*args: Any) -> Any:
+        return function(*args)
+
+    return run
+
+
+class ByProperty(nn.Linear):
+    @property
+    def scale(self) -> float:
+        return 2.0 if self.training else 1.0
+
+
+class ByDecorated(nn.Linear):
+    @_wrapped
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x
+
+
+class ByNested(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        def run() -> Tensor:
+            return x if self.training else -x
+
+        return run()
+
+
+@pytest.mark.parametrize("kind", [ByProperty, ByDecorated, ByNested])
+def test_code_that_asks_for_the_mode_is_found(kind: Any) -> None:
+    assert asks_for_mode(nn.Sequential(nn.ReLU(), kind(2, 2)))
+
+
+def test_pytorchs_own_code_is_known() -> None:
+    assert not asks_for_mode(nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2), StochasticDepth(0.1, "row")))
