@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import nn
 
 from fxprune.analysis.alternatives import settled
+from fxprune.analysis.grouping.balance import nearest_of
 from fxprune.analysis.grouping.components import Analysis, Group, mended
 from fxprune.analysis.grouping.reasons import IGNORED, FixedDim
 from fxprune.analysis.grouping.steps import Balanced, Limited, Steps
@@ -210,13 +211,14 @@ wrapper that drops it frees them
         return view
 
     def in_step(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """The counts nearest to `counts` that tied groups can have together; others are as given."""
-        result = dict(counts)
+        """Counts near `counts` that tied groups can have together; others are as given."""
+        asked: dict[Steps, int] = {}
         for tie in self.ties:
             steps = self.steps(tie)
-            asked = sum(counts.get(n, self[n].size) for n in tie) / sum(self[n].size for n in tie)
-            result |= steps.counts(steps.nearest(round(asked * steps.step))) or {}
-        return result
+            part = sum(counts.get(n, self[n].size) for n in tie) / sum(self[n].size for n in tie)
+            asked[steps] = round(part * steps.step)
+        found = (steps.counts(nearest) or {} for steps, nearest in nearest_of(asked).items())
+        return {**counts, **{name: n for c in found for name, n in c.items()}}
 
     def steps(self, tie: frozenset[str]) -> Steps:
         """How the groups of a tie can shrink together."""

@@ -22,13 +22,14 @@ import numpy.typing as npt
 from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis, analysed
+from fxprune.analysis.grouping.recordings import Place, Recorded, everywhere, near, recorded
+from fxprune.analysis.grouping.steps import Steps
 from fxprune.analysis.labels.dims import Labels, NotLooseError
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.labels.labels import Axes, several
 from fxprune.plan.plan import Ints
-from fxprune.tracing.trace import Graph, retrace
+from fxprune.tracing.trace import Graph
 
-Place = tuple[str, int]
 _TRIED = 12  # parts evenly spread
 _NEIGHBOURS = 4  # parts on either side of the one asked for
 
@@ -47,7 +48,7 @@ class Fit:
     positions: Mapping[tuple[str, Place], Ints]
 
 
-class Balance:
+class Balance(Recorded):
     """Groups that are balanced together; see `fxprune.analysis.grouping.steps.Balanced`.
 
     Args:
@@ -57,18 +58,11 @@ class Balance:
 
     def __init__(self, analysis: Analysis, members: frozenset[int]) -> None:
         self.names = frozenset(analysis.groups[i].name for i in members)
-        self._analysis, self._members = analysis, members
+        positions = _positions(analysis, members)
+        super().__init__(analysis, members, positions, reduce(gcd, map(len, positions.values())))
+        self.all: Sequence[Balance] = (self,)  # of the analysis, that tables are made for together
         self._fits: dict[int, Fit | None] = {}
-        self.step = reduce(gcd, (len(p) for p in self._positions.values()))
-
-    @cached_property
-    def _positions(self) -> dict[Place, Ints]:
-        """The positions of all balanced channels in each dim that they touch."""
-        found: dict[Place, list[Ints]] = {}
-        for i in sorted(self._members):
-            for s in self._analysis.groups[i].slots:
-                found.setdefault((s.tensor, s.dim), []).append(s.positions)
-        return {place: np.sort(np.concatenate(parts)) for place, parts in found.items()}
+        self._is_tabled = False
 
     def counts(self, part: int) -> Mapping[str, int] | None:
         """None if the smaller model is not of the same form."""
@@ -80,13 +74,21 @@ class Balance:
 
         Each part that is tried costs a recording, so only the neighbours are, and then those that `parts` tries.
         """
+        return next(p for p in self.candidates(part) if self.counts(p) is not None)
+
+    def candidates(self, part: int) -> list[int]:
+        """Parts to try in place of the given one, the nearest first."""
         close = (p for p in range(part - _NEIGHBOURS, part + _NEIGHBOURS + 1) if 0 < p <= self.step)
-        tried = (p for some in (close, self._spread) for p in sorted(some, key=lambda p: abs(p - part)))
-        return next(p for p in tried if self.counts(p) is not None)
+        return [p for some in (close, self._spread) for p in sorted(some, key=lambda p: abs(p - part))]
 
     def parts(self) -> list[int]:
         """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
-        return [p for p in self._spread if self.counts(p) is not None]
+        alike = [b for b in self.all if len(b._spread) == len(self._spread)]
+        for k in range(len(self._spread) if len(alike) > 1 and not self._is_tabled else 0):
+            everywhere({b: b._spread[k] for b in alike}, fit_together)
+        for b in alike if len(alike) > 1 else ():
+            b._is_tabled = True  # what was not tried then is not tried now
+        return [p for p in self._spread if (self.knows(p) or not self._is_tabled) and self.counts(p) is not None]
 
     @cached_property
     def _spread(self) -> list[int]:
@@ -110,7 +112,7 @@ class Balance:
         return next((p for p in near if self.counts(p) == asked), None)
 
     def _groups(self) -> list[Any]:
-        return [self._analysis.groups[i] for i in sorted(self._members)]
+        return [self.analysis.groups[i] for i in sorted(self.members)]
 
     def fit(self, part: int) -> Fit | None:
         if part not in self._fits:
@@ -118,72 +120,52 @@ class Balance:
         return self._fits[part]
 
     def _everything(self) -> Fit:
-        positions = {(g.name, (s.tensor, s.dim)): self._analysis.by_channel(s) for g in self._groups() for s in g.slots}
+        positions = {(g.name, (s.tensor, s.dim)): self.analysis.by_channel(s) for g in self._groups() for s in g.slots}
         return Fit({g.name: g.size for g in self._groups()}, positions)
 
     def _fit(self, part: int) -> Fit | None:
         """Record the model with the smaller widths, and match its groups with the present ones."""
-        labelling = self._analysis.labelling
-        try:
-            graph = retrace(labelling.graph, self._shapes(part), self._attributes(part))
-            small = analysed(graph, self._settled, labelling.labeller.free)
-        except Exception:  # the model's own code may have anything against a width
-            return None
-        same = [n.target for n in graph.fx.nodes] == [n.target for n in labelling.graph.fx.nodes]
-        return self._match(small, part) if same else None
+        small = recorded({self: part})
+        of = None if small is None else self.originals(small, self.members)
+        return None if small is None or of is None else self.matched(small, of, part)
 
-    @cached_property
-    def _settled(self) -> Heads:
-        """What shrinks where a reshape splits a dim, as decided for full widths: smaller ones may tip the scale."""
-        found: dict[str, set[str]] = {}
-        for f, k in self._analysis.components.chosen.items():
-            if k >= 0:
-                found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
-        alike = [(module, *choices) for module, choices in found.items() if len(choices) == 1]
-        heads = self._analysis.heads
-        return (*alike, *([("*", heads)] if isinstance(heads, str) else heads))
+    def note(self, part: int, fit: Fit) -> None:
+        self._fits[part] = fit
 
-    def _shorter(self, length: int, part: int) -> int:
-        return length // self.step * part
+    def knows(self, part: int) -> bool:
+        return part == self.step or part in self._fits
 
-    def _shapes(self, part: int) -> dict[str, tuple[int, ...]]:
-        shapes = {name: list(t.shape) for name, t in self._analysis.labelling.graph.tensors.items()}
-        for (tensor, dim), positions in self._positions.items():
-            shapes[tensor][dim] += self._shorter(len(positions), part) - len(positions)
-        return {name: tuple(shape) for name, shape in shapes.items()}
+    def originals(self, small: Analysis, changed: frozenset[int]) -> list[int] | None:
+        """The group that each one of the smaller model was, by index; None if it is not of the same form.
 
-    def _attributes(self, part: int) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = {}
-        for use in self._analysis.labelling.labeller.widths:
-            mine = int(np.isin(self._owners(use.labels), list(self._members)).sum())
-            if mine:
-                found.setdefault(use.module, {})[use.attribute] = len(use.labels) - mine + self._shorter(mine, part)
-        return found
+        Args:
+            small: of the smaller model.
+            changed: the groups that keep fewer channels there.
+        """
+        mine = {int(s): i for i, s in enumerate(self.analysis.signatures)}
+        found = [mine.get(int(s), -1) for s in small.signatures]
+        for g, i in zip(small.groups, found, strict=True):
+            size = self.analysis.groups[i].size
+            if i < 0 or g.size > size or (i not in changed and g.size != size):
+                return None
+        return found if self._in_order(small, np.isin(found, list(changed)), changed) else None
 
-    def _owners(self, labels: Labels) -> Labels:
-        return self._analysis.group_of[self._analysis.components.of[labels]]
-
-    def _match(self, small: Analysis, part: int) -> Fit | None:
-        mine = {int(s): i for i, s in enumerate(self._analysis.signatures)}
+    def matched(self, small: Analysis, originals: Sequence[int], part: int) -> Fit | None:
+        """The fit from a recording of the smaller model; None if other positions are left."""
         counts = dict.fromkeys(self.names, 0)
         found: dict[tuple[str, Place], Ints] = {}
-        for g, signature in zip(small.groups, small.signatures, strict=True):
-            i = mine.get(int(signature), -1)
-            original = self._analysis.groups[i]
-            if i < 0 or g.size > original.size or (i not in self._members and g.size != original.size):
-                return None
-            if i in self._members:
-                counts[original.name] = g.size
-                found |= {(original.name, (s.tensor, s.dim)): small.by_channel(s) for s in g.slots}
-        if not self._in_order(small, np.array([mine[int(s)] in self._members for s in small.signatures], dtype=bool)):
-            return None
+        for g, i in zip(small.groups, originals, strict=True):
+            if i in self.members:
+                name = self.analysis.groups[i].name
+                counts[name] = g.size
+                found |= {(name, (s.tensor, s.dim)): small.by_channel(s) for s in g.slots}
         held: dict[Place, int] = {}
         for (_, place), positions in found.items():
             held[place] = held.get(place, 0) + positions.size
-        whole = all(held.get(p) == self._shorter(len(q), part) for p, q in self._positions.items())
+        whole = all(held.get(p) == self.shorter(len(q), part) for p, q in self.positions.items())
         return Fit(counts, found) if whole else None
 
-    def _in_order(self, small: Analysis, balanced: npt.NDArray[np.bool_]) -> bool:
+    def _in_order(self, small: Analysis, balanced: npt.NDArray[np.bool_], changed: frozenset[int]) -> bool:
         """Whether what is not balanced lies in the same order as at full size: `orders` leaves it so.
 
         The k-th of a dim stands for the k-th; that must be the same component wherever either of them lies.
@@ -191,11 +173,12 @@ class Balance:
         Args:
             small: of the smaller model.
             balanced: of each of its groups, whether it is.
+            changed: which groups of the full-size model are.
         """
         dims = {(id(self._dims[at]), id(labels)): (self._dims[at], labels) for at, labels in _dims(small).items()}
         before, now = zip(*dims.values(), strict=True)  # equated dims have the very same array, and count once
-        mine = np.isin(np.arange(len(self._analysis.groups)), list(self._members))
-        (x, many), (y, left) = _others(self._analysis, mine, before), _others(small, balanced, now)
+        mine = np.isin(np.arange(len(self.analysis.groups)), list(changed))
+        (x, many), (y, left) = _others(self.analysis, mine, before), _others(small, balanced, now)
         if not np.array_equal(many, left):
             return False
         matched = np.unique(x * (1 + y.max(initial=0)) + y)
@@ -203,7 +186,7 @@ class Balance:
 
     @cached_property
     def _dims(self) -> dict[tuple[str, int, int], Labels]:
-        return _dims(self._analysis)
+        return _dims(self.analysis)
 
     def orders(self, kept: Mapping[str, npt.ArrayLike]) -> dict[Place, Ints]:
         """The indices that each dim keeps of the balanced channels and all others, in the smaller model's order."""
@@ -212,16 +195,51 @@ class Balance:
         if fit is None or part == self.step:
             return {}
         orders = {}
-        for place, positions in self._positions.items():
-            length = self._analysis.labelling.graph.tensors[place[0]].shape[place[1]]
-            order = np.full(length - len(positions) + self._shorter(len(positions), part or 0), -1)
+        for place, positions in self.positions.items():
+            length = self.analysis.labelling.graph.tensors[place[0]].shape[place[1]]
+            order = np.full(length - len(positions) + self.shorter(len(positions), part or 0), -1)
             for g in self._groups():
                 for s in (s for s in g.slots if (s.tensor, s.dim) == place and fit.counts[g.name]):
                     stays = np.sort(np.asarray(kept[g.name]))
-                    order[fit.positions[g.name, place]] = self._analysis.by_channel(s)[stays]
+                    order[fit.positions[g.name, place]] = self.analysis.by_channel(s)[stays]
             order[order < 0] = np.setdiff1d(np.arange(length), positions)
             orders[place] = order
         return orders
+
+
+def _positions(analysis: Analysis, members: frozenset[int]) -> dict[Place, Ints]:
+    """The positions of all balanced channels in each dim that they touch."""
+    found: dict[Place, list[Ints]] = {}
+    for i in sorted(members):
+        for s in analysis.groups[i].slots:
+            found.setdefault((s.tensor, s.dim), []).append(s.positions)
+    return {place: np.sort(np.concatenate(parts)) for place, parts in found.items()}
+
+
+def fit_together(parts: Mapping[Any, int]) -> bool:
+    """Fit several sets from one recording; whether all of them could be fitted."""
+    unknown = {b: p for b, p in parts.items() if not b.knows(p)}
+    if len(unknown) > 1 and not _fitted(unknown):
+        return False
+    return all(b.counts(p) is not None for b, p in parts.items())
+
+
+def _fitted(parts: Mapping[Any, int]) -> bool:
+    """Note the fits that one recording gives; nothing if it does not give all."""
+    small, first = recorded(parts), next(iter(parts))
+    of = None if small is None else first.originals(small, frozenset[int]().union(*(b.members for b in parts)))
+    fits = [None if small is None or of is None else b.matched(small, of, p) for b, p in parts.items()]
+    for (b, p), fit in zip(parts.items(), fits, strict=True):
+        if fit is not None and None not in fits:
+            b.note(p, fit)
+    return None not in fits
+
+
+def nearest_of(asked: Mapping[Steps, int]) -> dict[Steps, int]:
+    """For each set a possible part near the one that is asked for."""
+    sets = [s for s in asked if isinstance(s, Balance)]
+    found = near({b: b.candidates(asked[b]) for b in sets}, fit_together)
+    return {steps: found.get(steps) or steps.nearest(part) for steps, part in asked.items()}  # type: ignore[call-overload]
 
 
 def _dims(analysis: Analysis) -> dict[tuple[str, int, int], Labels]:
@@ -262,7 +280,10 @@ def analyse(graph: Graph, heads: Heads = "") -> Analysis:
             free -= _alike(graph, str(error))
             continue
         sets = tuple(Balance(analysis, members) for members in analysis.balanced)
-        if sets and all(b.nearest(b.step // 2) < b.step for b in sets):
+        for b in sets:
+            b.all = sets
+        halves = nearest_of({b: b.step // 2 for b in sets})
+        if sets and all(halves[b] < b.step for b in sets):
             return replace(analysis, balances=sets)
         break
     return plain

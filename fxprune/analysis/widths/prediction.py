@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx
 
+from fxprune.analysis.grouping.balance import nearest_of
 from fxprune.analysis.grouping.components import Analysis
+from fxprune.analysis.grouping.steps import Steps
 from fxprune.analysis.labels.dims import Loose
 from fxprune.analysis.labels.labels import Axes, several
 from fxprune.analysis.widths.constraints import Held
@@ -39,13 +41,16 @@ class Prediction:
         self._lengths: dict[int, tuple[Any, int]] = {}
 
     def _choose_counts(self, held: Held) -> dict[str, int]:
-        counts: dict[str, int] = {}
+        asked: dict[Steps, int] = {}
+        seen = set[str]()
         for i, g in enumerate(self.analysis.groups):
-            if self.active[i] and g.name not in counts:
+            if self.active[i] and g.name not in seen:
                 tie = held.steps(self.analysis, held.tied_with(g.name))
                 assert tie is not None, f"{g.name} is tied without a common step"
-                part = tie.nearest(_own_counts(i, tie.step)[self.other])
-                counts |= tie.counts(part) or {}
+                asked[tie] = _own_counts(i, tie.step)[self.other]
+                seen |= tie.names
+        parts = nearest_of(asked)
+        counts = {name: n for tie in asked for name, n in (tie.counts(parts[tie]) or {}).items()}
         return {name: n for name, n in counts.items() if self.active[self.analysis.index[name]]}
 
     def _kept(self, name: str, count: int) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
-from fxprune.analysis.grouping import balance as balancing
+from fxprune.analysis.grouping import recordings
 from fxprune.tracing.trace import retrace
 
 
@@ -180,7 +180,7 @@ def test_few_widths_are_tried_where_none_is_possible(monkeypatch: pytest.MonkeyP
         tries.append(1)
         return retrace(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(balancing, "retrace", counting)
+    monkeypatch.setattr(recordings, "retrace", counting)
     graph = fxprune.trace(Refusing(512), torch.zeros(1, 3, 4, 4))
     fxprune.find_groups(graph)
     assert 0 < len(tries) <= 50
