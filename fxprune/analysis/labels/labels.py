@@ -82,6 +82,7 @@ class Labeller:
         unknown: ops without a rule, by how often they occurred.
         node: the present call.
         dead: calls whose results the model drops (or uses for their shape only).
+        idle: those of them that no layer depends on.
         free: names of calls whose equal parts keep equally many indices, but not the same ones.
         splits: (call, labels of the dim, number of parts) of each split into equal parts.
         balances: labels of dims that such free calls cut into parts.
@@ -89,7 +90,12 @@ class Labeller:
         closed: identities of the label arrays of loose grids that were merged again.
     """
 
-    def __init__(self, free: frozenset[str] = frozenset(), dead: frozenset[fx.Node] = frozenset()) -> None:
+    def __init__(
+        self,
+        free: frozenset[str] = frozenset(),
+        dead: frozenset[fx.Node] = frozenset(),
+        idle: frozenset[fx.Node] = frozenset(),
+    ) -> None:
         self.count = 0
         self.edges: list[tuple[Labels, Labels]] = []
         self.fixes: list[Fix] = []
@@ -101,7 +107,7 @@ class Labeller:
         self.counted: dict[fx.Node, list[Labels]] = {}
         self.unknown: Counter[str] = Counter()
         self.node: fx.Node | None = None
-        self.free, self.dead = free, dead
+        self.free, self.dead, self.idle = free, dead, idle
         self.splits: list[tuple[fx.Node, Labels, int]] = []
         self.balances: list[Labels] = []
         self.multiples: list[tuple[Labels, int]] = []
@@ -132,13 +138,13 @@ class Labeller:
         Does not matter where nobody uses the result (average weights of attention, returned and dropped).
         """
         _check_read(dim)
-        if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.dead:
+        if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.idle:
             self.mixes.append(Fix(dim, str(self.node.target), self.node))
 
     def sum(self, dim: Dim, *factors: Any) -> None:
         """The present op adds up over `dim` the products of these nodes: masked channels add nothing if one is zero."""
         _check_read(dim)
-        if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.dead:
+        if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.idle:
             self.sums.append((Fix(dim, str(self.node.target), self.node), factors))
 
     def fix_axes(self, axes: Axes, reason: str) -> None:

@@ -36,7 +36,7 @@ def label(
     """
     dropped = dead(graph.fx)
     seen = graph.on_meta or not _has_constants(graph.fx)
-    lab = Labeller(free, dead(graph.fx, unread) if seen else frozenset())
+    lab = Labeller(free, unused := dead(graph.fx, unread) if seen else frozenset(), _of_no_layer(unused))
     axes: Env = {}
     computed = computed_weights(graph.model)
     for node in graph.fx.nodes:
@@ -144,6 +144,17 @@ def dead(graph: fx.Graph, unread: Callable[[fx.Node], bool] = lambda _: False) -
         if node.op == "call_function" and not _acts(node) and not any(counts(node, user) for user in node.users):
             found.add(node)
     return frozenset(found)
+
+
+def _of_no_layer(dead: frozenset[fx.Node]) -> frozenset[fx.Node]:
+    """Dead calls that no layer depends on; what a layer gives counts, for another forward may return it."""
+    layers = {node for node in dead if any(source.op == "get_attr" for source in node.all_input_nodes)}
+    ahead = list(layers)
+    while ahead:
+        before = {s for s in ahead.pop().all_input_nodes if s in dead and s not in layers}
+        layers |= before
+        ahead += before
+    return dead - layers
 
 
 def _has_constants(graph: fx.Graph) -> bool:

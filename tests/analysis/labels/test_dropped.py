@@ -1,6 +1,7 @@
 """Results that the recorded forward drops: where only their shape counts, and where another forward may return them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,3 +170,27 @@ def test_beside_a_tensor_of_unknown_origin_every_result_counts() -> None:
 def test_a_dropped_head_keeps_its_classes_on_real_data() -> None:
     groups = fxprune.find_groups(fxprune.trace(OnData(Heads(always=True)).eval(), torch.rand(2, 3, 9, 9)))
     assert [(g.name, g.size) for g in groups] == [("net.a", 16), ("net.b", 16), ("net.aux.0", 8)]
+
+
+class Unreturned(nn.Module):
+    """A normed branch that always runs, and whose result this forward does not return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 4), nn.Linear(8, 8)
+        self.norm, self.d = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, both: bool = False) -> Any:
+        h = self.a(x)
+        branch = self.d(self.norm(self.c(h)))
+        return (self.b(h), branch) if both else self.b(h)
+
+
+def test_a_norm_in_a_branch_that_is_not_returned_is_no_fault() -> None:
+    torch.manual_seed(0)
+    model, x = Unreturned(), torch.randn(7, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert {g.name for g in groups if g.mixed_by} == {"c"}
+    result = fxprune.prune(model, x, pruning_ratio=0.5)
+    assert not result.report.proof.disproved
+    assert [t.shape for t in result.model(x, both=True)] == [(7, 4), (7, 3)]
