@@ -4,8 +4,9 @@ from itertools import combinations
 
 import pytest
 import torch
-from benchmarks.refinements import Reading, fit_norms, swapped
+from benchmarks.refinements import Reading, fit_norms, swapped, with_moments
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d
 
 import fxprune
 from fxprune.statistics.gram.elimination import Problem, eliminate
@@ -61,3 +62,20 @@ def test_a_fitted_norm_gives_what_the_original_gave_on_average() -> None:
     given = small[:2](x)
     assert torch.allclose(given.mean(0), wanted.mean(0), atol=1e-4)
     assert bool(((given - wanted).square().mean(0) <= before + 1e-6).all())
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_norm_that_counts_constant_channels_gives_what_it_gave_with_them(image: bool) -> None:
+    torch.manual_seed(0)
+    layer: nn.Module = nn.Conv2d(4, 8, 1) if image else nn.Linear(4, 8)
+    norm: nn.Module = LayerNorm2d(8) if image else nn.LayerNorm(8)
+    last: nn.Module = nn.Conv2d(8, 3, 1) if image else nn.Linear(8, 3)
+    kept, gone = [0, 2, 3, 5, 7], [1, 4, 6]
+    with torch.no_grad():
+        layer.weight[gone] = 0  # type: ignore[index]
+        nn.init.normal_(norm.weight)  # type: ignore[arg-type]
+    model, x = nn.Sequential(layer, norm, last), torch.randn(50, 4, 3, 3) if image else torch.randn(50, 4)
+    plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"0": kept})
+    small = fxprune.rewrite(model, plan)
+    with_moments(model, small, plan, [x])
+    torch.testing.assert_close(small[:2](x), model[:2](x)[:, kept], rtol=1e-4, atol=1e-5)

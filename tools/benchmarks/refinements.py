@@ -1,12 +1,15 @@
-"""What two refinements of pruning without training bring, which fxprune does without.
+"""What three refinements of pruning without training bring, which fxprune does without.
 
     PYTHONPATH=.:tools python -m benchmarks.refinements swaps fashion-resnet20 fashion-vgg16
     PYTHONPATH=.:tools python -m benchmarks.refinements norms fashion-vit fashion-convnext
+    PYTHONPATH=.:tools python -m benchmarks.refinements moments fashion-vit fashion-convnext
 
 `swaps`: after the greedy elimination of each group, a removed channel is exchanged for a kept one as long as the error
 falls (OSSCAR, Meng et al. 2024), at one part of all groups' channels. `norms`: where a residual stream is cut, each
 LayerNorm over it is fitted to what the original's gives, one scale and shift a channel, in the order in which they
-run; alone, and before the repair. All is judged on training images that calibrate nothing; test images are not read.
+run; alone, and before the repair. `moments`: each of these LayerNorms divides by what it would without the cut: the
+removed channels count by their mean and mean square over the calibration images. All is judged on training images that
+calibrate nothing; test images are not read.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ class Kind(Enum):
 
     swaps = "swaps"
     norms = "norms"
+    moments = "moments"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Point:
     Attributes:
         kind: of refinement.
         network: its name in the zoo.
-        keep: part of the channels that stays, of all groups (swaps) or of the residual streams (norms).
+        keep: part of the channels that stays, of all groups (swaps) or of the residual streams (others).
         seed: of the calibration images.
         images: calibration images.
     """
@@ -198,6 +202,57 @@ def _fit_norm(norm: Any, wanted: Tensor, given: Tensor) -> None:
         norm.bias.mul_(slope).add_(wanted.mean(1) - slope * given.mean(1))
 
 
+class _OfMore:
+    """A LayerNorm whose statistics count channels that are gone."""
+
+    gone: tuple[int, float, float]  # how many, and the sums of their means and mean squares
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        rows, (count, total, power) = x.movedim(_channels(self), -1), self.gone
+        size = rows.shape[-1] + count
+        mean = (rows.sum(-1, keepdim=True) + total) / size
+        variance = (rows.square().sum(-1, keepdim=True) + power) / size - mean.square()
+        normed = (rows - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+        return normed.movedim(-1, _channels(self))
+
+
+class _NormOfMore(_OfMore, nn.LayerNorm): ...
+
+
+class _ImageNormOfMore(_OfMore, LayerNorm2d): ...  # type: ignore[misc]
+
+
+def _channels(norm: nn.Module) -> int:
+    return 1 if isinstance(norm, LayerNorm2d) else -1
+
+
+def with_moments(model: nn.Module, small: nn.Module, plan: fxprune.Plan, data: Sequence[Tensor]) -> None:
+    """Let each LayerNorm over a cut dim count the channels that are gone, as constants; in place."""
+    cuts = plan.cuts()
+    for name in _order(small, data[0]):
+        kept = cuts.get(f"{name}.weight", {}).get(0)
+        if kept is not None:
+            norm: Any = small.get_submodule(name)
+            read = _read(model, name, data)
+            gone = torch.ones(len(read), dtype=torch.bool).index_fill(0, torch.as_tensor(kept), False)
+            lost = read[gone]
+            norm.gone = len(lost), float(lost.mean(1).sum()), float(lost.square().mean(1).sum())
+            norm.__class__ = _ImageNormOfMore if isinstance(norm, LayerNorm2d) else _NormOfMore
+
+
+def _read(model: nn.Module, name: str, data: Sequence[Tensor]) -> Tensor:
+    """What a norm reads, of shape (channels, rows)."""
+    norm, found = model.get_submodule(name), list[Tensor]()
+    handle = norm.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        with torch.no_grad():
+            for x in data:
+                model(x)
+    finally:
+        handle.remove()
+    return torch.cat(found).movedim(_channels(norm), 0).flatten(1)
+
+
 def _order(model: nn.Module, x: Tensor) -> list[str]:
     """The LayerNorms, in the order in which they run."""
     ran: list[str] = []
@@ -210,7 +265,7 @@ def _given(model: nn.Module, name: str, data: Sequence[Tensor]) -> Tensor:
     """What a norm gives, of shape (channels, rows)."""
     norm, found = model.get_submodule(name), list[Tensor]()
     _watched(model, data, [(name, norm)], lambda _, y: found.append(y))
-    return torch.cat(found).movedim(1 if isinstance(norm, LayerNorm2d) else -1, 0).flatten(1)
+    return torch.cat(found).movedim(_channels(norm), 0).flatten(1)
 
 
 def _watched(
@@ -279,6 +334,15 @@ def swaps(case: _Case, keep: float) -> dict[str, float]:
 
 def norms(case: _Case, keep: float) -> dict[str, float]:
     """The repair as it is, and norms fitted alone and before it."""
+    return _with_norms(case, keep, "norms fitted", fit_norms)
+
+
+def moments(case: _Case, keep: float) -> dict[str, float]:
+    """The repair as it is, and norms that count the channels that are gone, alone and before it."""
+    return _with_norms(case, keep, "with moments", with_moments)
+
+
+def _with_norms(case: _Case, keep: float, what: str, change: Callable[..., object]) -> dict[str, float]:
     names = {f"{n}.weight" for n, m in case.model.named_modules() if isinstance(m, nn.LayerNorm)}
     streams = {g.name for g in case.groups if any(s.tensor in names for s in g.slots)}
     tied = streams.union(*(t for t in case.groups.ties if t & streams))
@@ -286,8 +350,11 @@ def norms(case: _Case, keep: float) -> dict[str, float]:
     scores = JointElimination()(case.model, case.groups, case.data)
     small, plan = case.of_plan({n: sorted(scores[n].topk(count).indices.tolist()) for n, count in counts.items()})
     values = {"bare": case.accuracy(small), "repaired": case.repaired(small, plan)}
-    fit_norms(case.model, small, plan, case.data)
-    return values | {"norms fitted": case.accuracy(small), "norms fitted, repaired": case.repaired(small, plan)}
+    change(case.model, small, plan, case.data)
+    return values | {what: case.accuracy(small), f"{what}, repaired": case.repaired(small, plan)}
+
+
+_MEASURES = {Kind.swaps: swaps, Kind.norms: norms, Kind.moments: moments}
 
 
 def main(
@@ -307,8 +374,8 @@ def main(
             missing = [p for p in wanted if p not in rows.rows]
             case = _Case(network, seed, images) if missing else None
             for point in missing:
-                measured = (swaps if kind is Kind.swaps else norms)(case, point.keep)  # type: ignore[arg-type]
-                rows.add(point, Outcome(measured, fingerprint()))
+                assert case is not None, "made where a point is missing"
+                rows.add(point, Outcome(_MEASURES[kind](case, point.keep), fingerprint()))
             for point in wanted:
                 shown = {name: round(value, 4) for name, value in rows.rows[point].values.items()}
                 console.print(asdict(point), shown)
