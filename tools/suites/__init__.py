@@ -61,6 +61,9 @@ class Name(StrEnum):
     smp = "smp"
     torchaudio = "torchaudio"
     onnx2torch = "onnx2torch"
+    pytorchcv = "pytorchcv"
+    monai = "monai"
+    diffusers = "diffusers"
 
 
 def suite(name: str) -> Suite:
