@@ -20,6 +20,7 @@ class Takes(Enum):
     SECTIONS = "into how many equal parts a dim is cut, or where"
     START_AND_LENGTH = "the first index and the length of a part of a dim"
     REPEATS = "how often each dim is repeated"
+    REPEATED = "the length of a dim, each of whose indices is repeated"
     GROUPS = "into how many groups the channels fall"
     AMOUNTS = "how many indices a dim gains or loses, before and behind, from the last dim on"
     IMAGES = "the size of a batch of images, of which the channels do not count"
@@ -73,6 +74,7 @@ SIZED = {
     **{name: SizeArguments(Takes.SECTIONS, 1, _SECTIONS, dim) for name, dim in _SECTIONED.items()},
     "narrow": SizeArguments(Takes.START_AND_LENGTH, 2, ("start", "length")),
     **dict.fromkeys(("repeat", "tile"), SizeArguments(Takes.REPEATS, 1, ("repeats", "dims"))),
+    "repeat_interleave": SizeArguments(Takes.REPEATED, 3, ("output_size",)),
     "group_norm": SizeArguments(Takes.GROUPS, 1, ("num_groups",)),
     **dict.fromkeys(_CONVOLUTIONS, SizeArguments(Takes.GROUPS, 6, ("groups",))),
     "pad": SizeArguments(Takes.AMOUNTS, 1, ("pad",)),

@@ -184,6 +184,8 @@ def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tens
             recorder, given = Recorder(tensor_names(work), stack, real=True, tags=tags), cloned(inputs)
             with _recording(work, recorder, on_meta=False):
                 _run(work, given, recorder, training=False)
+                if not recorder.has_seen(tensors) or asks_for_mode(model):
+                    recorder.attempt_extra(lambda: _run(work, cloned(inputs), recorder, training=True), tensors)
     except Exception as error:
         raise _failure(model, error, stack) from error
     return _graph(model, inputs, tensors, recorder, on_meta=False)

@@ -159,3 +159,34 @@ def test_code_that_asks_for_the_mode_is_found(kind: Any) -> None:
 
 def test_pytorchs_own_code_is_known() -> None:
     assert not asks_for_mode(nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2), StochasticDepth(0.1, "row")))
+
+
+class Routed(nn.Module):
+    """Experts of which evaluation runs those that the data choose, and training all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 8)) for n in (4, 6, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        weights = self.gate(h.mean(0)).softmax(0)
+        if self.training:
+            h = h + sum(weight * expert(h) for weight, expert in zip(weights, self.experts, strict=True))
+        else:
+            chosen = int(weights.argmax())
+            h = h + weights[chosen] * self.experts[chosen](h)
+        y: Tensor = self.head(h)
+        return y
+
+
+def test_experts_that_the_example_does_not_reach_are_cut_as_training_tells() -> None:
+    torch.manual_seed(0)
+    model, x = Routed(), torch.randn(7, 5)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    result = fxprune.prune(model, x, pruning_ratio=0.5)
+    assert [e[0].weight.shape for e in result.model.experts] == [(2, 4), (3, 4), (5, 4)]
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert model.stem.weight.grad is None
+    result.model.train()(x).sum().backward()

@@ -282,8 +282,8 @@ def analyse(graph: Graph, heads: Heads = "") -> Analysis:
         sets = tuple(Balance(analysis, members) for members in analysis.balanced)
         for b in sets:
             b.all = sets
-        halves = nearest_of({b: b.step // 2 for b in sets})
-        if sets and all(halves[b] < b.step for b in sets):
+        halves = near({b: b.candidates(b.step // 2) for b in sets}, fit_together)
+        if sets and all(b in halves or b.nearest(b.step // 2) < b.step for b in sets):
             return replace(analysis, balances=sets)
         break
     return plain

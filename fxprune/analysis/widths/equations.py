@@ -234,6 +234,11 @@ class _Reader:
                 product = Computed("mul", times, axes.shape[j], self._call.site, result.shape[i])
                 self._note(product, Labelled(result.known(i), result.shape[i]))
 
+    def repeated(self, where: SizeArguments) -> None:
+        axes, at, item = self.result(), self.dim(2), self.argument(where.first, where.names[0])
+        if axes is not None and at is not None and item[0] is not None:
+            self.equal(item, axes.known(at), axes.shape[at])
+
     def groups(self, where: SizeArguments) -> None:
         """A number of groups, which the rule for the op has named."""
         item = self.argument(where.first, where.names[0])

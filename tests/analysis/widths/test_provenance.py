@@ -380,3 +380,23 @@ def test_widths_that_are_compared_keep_the_same_part_where_that_decides() -> Non
     assert set(groups.ties) == {frozenset({"a", "b"})}
     plan = groups.plan({"a": range(3), "b": range(0, 12, 2)})
     assert fxprune.verify(model, plan, x) < 1e-9
+
+
+class Repeated(nn.Module):
+    """Repeats each channel, and says how many that makes (as decoders with shortcuts do)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.times = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 32, 1), nn.Conv2d(8, 4, 1), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        more = h.repeat_interleave(self.times, dim=1, output_size=h.shape[1] * self.times)
+        y: Tensor = self.c(F.pixel_shuffle(self.b(h) + more, 2))
+        return y
+
+
+def test_the_length_of_what_is_repeated_follows() -> None:
+    result = fxprune.prune(Repeated(), torch.randn(1, 3, 8, 8), pruning_ratio=0.5)
+    assert [m.out_channels for m in (result.model.a, result.model.b)] == [4, 16]
+    assert result.model(torch.randn(2, 3, 6, 6)).shape == (2, 4, 12, 12)
