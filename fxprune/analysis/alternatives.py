@@ -9,32 +9,32 @@ them. What the caller has chosen stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.grouping.components import Analysis, analysed, parted
+from fxprune.analysis.ignored import Ignored
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.widths import Held, held_by_code
 from fxprune.tracing.trace import Graph
 
-Reasons = Mapping[str, tuple[str, str]]
 Known = tuple[Analysis, Held]
 
 
-def settled(graph: Graph, heads: Heads, ignored: Callable[[Analysis], Reasons], *, rewrite_code: bool) -> Known:
+def settled(graph: Graph, heads: Heads, ignored: Ignored, *, rewrite_code: bool) -> Known:
     """The analysis of a graph and what the code holds, for the choice that leaves most free.
 
     Args:
         graph: the recorded forward.
         heads: what the caller has chosen.
-        ignored: {group: reason} of what the caller wants kept, for an analysis.
+        ignored: what the caller wants kept.
         rewrite_code: whether literals in the code of a module may be mended.
     """
 
     def once(analysis: Analysis) -> Known:
-        return analysis, held_by_code(analysis, dict(ignored(analysis)), rewrite_code=rewrite_code)
+        return analysis, held_by_code(analysis, ignored(analysis), rewrite_code=rewrite_code)
 
     def known(analysis: Analysis) -> Known:
         found = once(analysis)
@@ -42,17 +42,17 @@ def settled(graph: Graph, heads: Heads, ignored: Callable[[Analysis], Reasons], 
         return max(found, once(parted(analysis, cuts)), key=_freed) if cuts else found
 
     best = known(analyse(graph, heads))
-    refused = _refused(best, ignored(best[0]))
+    refused = _refused(best, ignored.asked(best[0]))
     if any(b.names & refused for b in best[0].balances):
         best = max(best, known(analysed(graph, heads)), key=_freed)
-        refused = _refused(best, ignored(best[0]))
+        refused = _refused(best, ignored.asked(best[0]))
     others = [dict(_turned(best[0], refused)), *_agreed(best[0])] if heads == "" else []
     return max([best, *(known(analyse(graph, tuple(other.items()))) for other in others if other)], key=_freed)
 
 
-def _refused(known: Known, ignored: Reasons) -> set[str]:
+def _refused(known: Known, ignored: set[str]) -> set[str]:
     """The groups that the code holds."""
-    return known[1].fixed.keys() - ignored.keys()
+    return known[1].fixed.keys() - ignored
 
 
 def _freed(known: Known) -> int:

@@ -17,15 +17,16 @@ from torch import nn
 from fxprune.analysis.alternatives import settled
 from fxprune.analysis.grouping.balance import nearest_of
 from fxprune.analysis.grouping.components import Analysis, Group, mended
-from fxprune.analysis.grouping.reasons import IGNORED, FixedDim
+from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.grouping.steps import Balanced, Limited, Steps
+from fxprune.analysis.ignored import Ignored
 from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
 from fxprune.analysis.widths import Held, joined
 from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import aliases_of, walk
-from fxprune.module.names import matches, names_of
+from fxprune.module.names import names_of
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.trace import Graph
 
@@ -319,7 +320,9 @@ def find_groups(
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
     names = names_of(graph.model, ignored)
     choice = _choice(graph, heads)
-    return Groups(*settled(graph, choice, lambda analysis: _ignored(analysis, names), rewrite_code=rewrite_code))
+    ignore = Ignored(names)
+    found = settled(graph, choice, ignore, rewrite_code=rewrite_code)
+    return Groups(*(settled(graph, choice, ignore, rewrite_code=rewrite_code) if ignore.has_learned() else found))
 
 
 def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
@@ -331,18 +334,3 @@ def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
         if not any(fnmatchcase(path, str(pattern)) for path, _ in walk(graph.model)):
             raise InputError("no module has the name or pattern", seen=str(pattern), remedy="heads={module: choice}")
     return choice
-
-
-def _ignored(analysis: Analysis, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    reasons: dict[str, tuple[str, str]] = {}
-    for pattern in names:
-        hits = [g.name for g in analysis.groups if touches(g, pattern)]
-        if not hits and not any(matches(tensor, pattern) for tensor in analysis.labelling.graph.tensors):
-            raise InputError("nothing has the ignored name", seen=pattern, remedy="give a module, parameter or group")
-        reasons |= dict.fromkeys(hits, (f"{IGNORED} ('{pattern}')", ""))
-    return reasons
-
-
-def touches(group: Group, pattern: str) -> bool:
-    """Whether a name or shell pattern stands for the group: its own name, its module, or a parameter that it cuts."""
-    return matches(group.name, pattern) or any(matches(s.tensor, pattern) for s in group.slots)

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import IGNORED, decisive_first
-from fxprune.analysis.groups import Groups, touches
+from fxprune.analysis.groups import Groups
+from fxprune.analysis.ignored import touches
 from fxprune.errors import InputError, check_kind
 from fxprune.module.names import matches
 from fxprune.planners.allocation.units import Unit
