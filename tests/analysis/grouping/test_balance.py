@@ -7,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
 from fxprune.analysis.grouping import recordings
+from fxprune.analysis.grouping.balance import Balance, fit_together
 from fxprune.tracing.trace import retrace
 
 
@@ -174,13 +176,69 @@ class Refusing(nn.Module):
 
 
 def test_few_widths_are_tried_where_none_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[int] = []
-
-    def counting(*args: object) -> object:
-        tries.append(1)
-        return retrace(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(recordings, "retrace", counting)
+    tries = recordings_of(monkeypatch)
     graph = fxprune.trace(Refusing(512), torch.zeros(1, 3, 4, 4))
     fxprune.find_groups(graph)
     assert 0 < len(tries) <= 50
+
+
+class Stages(nn.Module):
+    """Three shuffled stages that share no dim of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(Units(width) for width in (8, 12, 16))
+        self.joints = nn.ModuleList(nn.Conv2d(5, 3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage, joint in zip(self.stages, self.joints, strict=True):
+            x = joint(stage(F.pad(x, (2, 2, 2, 2))))
+        return x
+
+
+def recordings_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    made: list[int] = []
+
+    def counting(*args: object) -> object:
+        made.append(1)
+        return retrace(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recordings, "retrace", counting)
+    return made
+
+
+def test_sets_that_share_no_dim_are_recorded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recordings_of(monkeypatch)
+    groups = fxprune.find_groups(fxprune.trace(Stages(), X))
+    assert len(groups.analysis.balances) == 3
+    assert len(made) <= 6  # of what is asked for at first, and of two choices of widths, each at most twice
+    made.clear()
+    tables = [b.parts() for b in groups.analysis.balances]
+    assert min(map(len, tables)) > 2
+    assert len(made) <= sum(map(len, tables)) * 2 / 3
+
+
+def test_what_is_recorded_together_fits_as_it_does_alone() -> None:
+    analysis = fxprune.find_groups(fxprune.trace(Stages(), X)).analysis
+    sets = analysis.balances
+    assert isinstance(sets[0], Balance)
+    for fraction in (0.25, 0.5, 0.75):
+        parts = {Balance(analysis, b.members): round(fraction * b.step) for b in sets}  # type: ignore[attr-defined]
+        assert fit_together(parts)
+        for together, part in parts.items():
+            alone = Balance(analysis, together.members).fit(part)
+            found = together.fit(part)
+            assert found is not None
+            assert alone is not None
+            assert found.counts == alone.counts
+            assert found.positions.keys() == alone.positions.keys()
+            assert all(np.array_equal(found.positions[k], alone.positions[k]) for k in alone.positions)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.7])
+def test_stages_are_pruned_exactly(ratio: float) -> None:
+    torch.manual_seed(0)
+    result = fxprune.prune(Stages(), X, pruning_ratio=ratio)
+    assert result.report.deviation is not None
+    assert result.report.deviation < 1e-10
+    assert not result.report.proof.disproved  # type: ignore[union-attr]
