@@ -51,7 +51,7 @@ class Recorder(DispatchMode):
         self._seen: dict[str, fx.Node] = {}
         self._nodes: dict[int, tuple[Any, fx.Node, int | None]] = {}
         self._pinned: list[Any] = []
-        self._extra = False
+        self._extra = self.extra_failed = False
         self._inputs: list[fx.Node] = []
         self._outputs: list[tuple[str, fx.Node]] = []
 
@@ -76,15 +76,18 @@ class Recorder(DispatchMode):
         return all(name in self._seen for name, t in tensors.items() if training_runs.may_be_cut(t))
 
     def attempt_extra(self, run: Callable[[], None], tensors: Mapping[str, Tensor]) -> None:
-        """Record `run` behind what there is; forget it if it fails, or does no more than what there is."""
+        """Record `run` behind what there is; forget it if it fails, or does no more than what there is.
+
+        Sets `extra_failed` where it may have failed for want of data, and not for what it was given.
+        """
         before, self._extra, seen = list(self.graph.nodes), True, dict(self._seen)
         outputs, noted = list(self._outputs), self.run.length() if self.run else ()
         try:
             run()
             useful = any(training_runs.may_be_cut(tensors[name]) for name in self._seen.keys() - seen.keys())
             useful = useful or self._does_more(before, outputs)
-        except Exception:  # A model that cannot train on these inputs; the evaluation run stands alone.
-            useful = False
+        except Exception as error:  # A model that cannot train on these inputs; the evaluation run stands alone.
+            useful, self.extra_failed = False, not isinstance(error, ValueError | TypeError | AssertionError)
         if not useful:
             self.stack.clear()
             self._seen, self._outputs = seen, outputs

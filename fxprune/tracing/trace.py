@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,7 +155,13 @@ def retrace(graph: Graph, shapes: Mapping[str, tuple[int, ...]], attributes: Map
 def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
     with isolated(model) as work:
         recorder = Recorder(swap_tensors(work, meta_like), tags=tags)
-        return _recorded_on_meta(model, work, inputs, tensors, recorder)
+        graph = _recorded_on_meta(model, work, inputs, tensors, recorder)
+    if recorder.extra_failed and not all(t.is_meta for t in tensors.values()):
+        with suppress(Exception):  # what training mode does may follow the data, though evaluation does not
+            for_real = _trace_for_real(model, inputs, tensors, tags)
+            if any(node.meta.get("extra") for node in for_real.fx.nodes):
+                return for_real
+    return graph
 
 
 def _recorded_on_meta(

@@ -31,12 +31,15 @@ class Proof:
         mixed: groups that a norm, mean or softmax runs over, and those tied to them, with the op. There the pruned
             model differs from the masked one as it should, so that it is compared with these groups kept whole.
         disproved: groups that were planned and made the pruned model differ; they are kept whole.
+        unreached: layers that the example inputs did not reach, where groups were disproved: other inputs may reach
+            them, and they read what was kept.
     """
 
     deviation: float | None
     pruned: int
     mixed: Mapping[str, str] = field(default_factory=dict)
     disproved: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         found = "" if self.deviation is None else f"largest relative deviation {self.deviation:.1e}"
@@ -51,10 +54,13 @@ class Proof:
     def warnings(self) -> list[str]:
         if not self.disproved:
             return []
+        why = "a fault of fxprune; please report the model"
+        if self.unreached:
+            why = f"other inputs reach layers that these do not; give some that reach all, such as {self.unreached[0]}"
         names = ", ".join(self.disproved[:8]) + (", ..." if len(self.disproved) > 8 else "")
         return [
             f"{len(self.disproved)} groups are kept whole, for pruning them makes the model differ from the masked one "
-            f"(a fault of fxprune; please report the model): {names}"
+            f"({why}): {names}"
         ]
 
 
@@ -150,7 +156,8 @@ def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: l
     cut, compared = ({name for name, g in p.groups.items() if len(g.kept) < g.size} for p in (plan, part))
     ops = {g.name: g.mixed_by.partition(" in ")[0] for g in groups}
     mixed = {name: ops[name] or "what they are tied to" for name in plan.groups if name in cut - compared}
-    return Proof(found.deviation if compared else None, len(cut), mixed, tuple(disproved))
+    missed = unreached(groups.graph) if disproved else ()
+    return Proof(found.deviation if compared else None, len(cut), mixed, tuple(disproved), missed)
 
 
 def unreached(graph: Graph) -> tuple[str, ...]:

@@ -190,3 +190,66 @@ def test_experts_that_the_example_does_not_reach_are_cut_as_training_tells() -> 
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert model.stem.weight.grad is None
     result.model.train()(x).sum().backward()
+
+
+class Prototypes(nn.Module):
+    """A mean for each class, which training moves where the class occurs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.register_buffer("means", torch.zeros(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        y: Tensor = self.second(h)
+        if self.training:
+            with torch.no_grad():
+                for k in range(3):
+                    chosen = y.argmax(1) == k
+                    if chosen.any():
+                        self.means[k] = 0.9 * self.means[k] + 0.1 * h[chosen].mean(0)
+        return y
+
+
+def test_training_that_follows_its_data_is_recorded_on_the_example() -> None:
+    torch.manual_seed(0)
+    model, x = Prototypes(), torch.randn(7, 5)
+    result = fxprune.prune(model, x, pruning_ratio=0.5)
+    assert result.model.means.shape == (3, 4)
+    assert not model.means.any()
+    result.model.train()(x)
+    assert result.model.means.any()
+
+
+class Switch(nn.Module):
+    """Each sample goes to the expert that its own features choose; few samples do not reach all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Linear(5, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        weights, chosen = self.gate(h).softmax(-1).max(-1)
+        out = torch.zeros_like(h)
+        for k, expert in enumerate(self.experts):
+            mine = chosen == k
+            if mine.any():
+                out[mine] = expert(h[mine]) * weights[mine, None]
+        y: Tensor = self.head(h + out)
+        return y
+
+
+def test_a_report_tells_that_the_example_does_not_reach_all_experts() -> None:
+    torch.manual_seed(0)
+    few, many = torch.randn(1, 5), torch.randn(200, 5)
+    model = Switch()
+    with pytest.warns(UserWarning, match="other inputs reach layers that these do not; give some that reach all, such"):
+        result = fxprune.prune(model, few, pruning_ratio=0.5)
+    assert result.model(many).shape == (200, 3)
+    assert "not reached by the example" in str(result.report)
+    result = fxprune.prune(model, many, pruning_ratio=0.5)
+    assert "not reached" not in str(result.report)
+    assert [e[0].weight.shape for e in result.model.experts] == [(6, 4)] * 4
