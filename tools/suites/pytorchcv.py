@@ -18,7 +18,7 @@ PACKAGE = "pytorchcv"
 _OTHER = ("raft", "propainter", "quartznet", "jasper", "nvpatt", "pfpcnet", "prnet", "visemenet", "voca")
 _BY_DATA = ("superpointnet", "ntsnet_cub")
 # Sides of an image where 224 does not do.
-_SIDES = {"inception": 299, "xception": 299, "polynet": 299, "pnasnet": 331, "ibppose": 256}
+_SIDES = {"inception": 299, "xception": 299, "polynet": 331, "pnasnet": 331, "ibppose": 256}
 _FIXED = ("bisenet", "deeplabv3", "fastscnn", "icnet", "lednet", "pspnet", "sinet")  # made for one size
 
 
