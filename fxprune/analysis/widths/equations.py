@@ -235,6 +235,7 @@ class _Reader:
                 self._note(product, Labelled(result.known(i), result.shape[i]))
 
     def repeated(self, where: SizeArguments) -> None:
+        """The length that a dim has when each of its indices is repeated."""
         axes, at, item = self.result(), self.dim(2), self.argument(where.first, where.names[0])
         if axes is not None and at is not None and item[0] is not None:
             self.equal(item, axes.known(at), axes.shape[at])
