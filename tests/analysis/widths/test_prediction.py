@@ -21,3 +21,13 @@ def test_the_second_choice_keeps_what_the_first_one_drops(case: Case) -> None:
         a, b = first.keep[own], second.keep[own]
         assert 0 < a.sum() < len(a) or len(a) < 3
         assert (a | b).sum() == min(len(a), a.sum() + b.sum())
+
+
+def test_equal_counts_in_one_choice_differ_in_the_other() -> None:
+    """Else the width of one group could stand for another one's in both runs."""
+    net = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(40)))
+    analysis = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 64))).analysis
+    first = Prediction(analysis, Held())
+    second = first.turned(Held())
+    pairs = {(first.counts[g.name], second.counts[g.name]) for g in analysis.groups}
+    assert len(pairs) == len(analysis.groups) == 39
