@@ -114,9 +114,9 @@ def test_a_budget_in_an_engine(times: None, tmp_path: Path) -> None:
 
 def test_models_run_once(times: None, tmp_path: Path) -> None:
     first = measured(net(), tmp_path)
-    assert made["models"] == 14
+    assert made["models"] == 21
     second = measured(net(), tmp_path)
-    assert made["models"] == 14
+    assert made["models"] == 21
     assert first.of() == second.of()
     assert fxprune.latency.measure(groups_of(net()), tmp_path, rounds=1, progress=False).of() == pytest.approx(1.0)
 

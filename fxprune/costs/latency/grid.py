@@ -7,7 +7,7 @@ just behind them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -71,6 +71,8 @@ class Surfaces:
         origins: where each call's times begin, of shape (calls,).
         strides: points of the second axis, of shape (calls,).
         times: seconds at all points, row by row; those of all calls, one after another.
+        fits: whether a width is a multiple of what counts, in the order of `below`.
+        stray: which calls count only where not all of their widths fit, of shape (calls,).
     """
 
     base: npt.NDArray[np.int64]
@@ -82,6 +84,8 @@ class Surfaces:
     origins: npt.NDArray[np.int64]
     strides: npt.NDArray[np.int64]
     times: Floats
+    fits: npt.NDArray[np.bool_]
+    stray: npt.NDArray[np.bool_]
 
     def scaled(self, factors: Floats) -> Surfaces:
         """The times of each call multiplied by a factor, of shape (calls,)."""
@@ -91,19 +95,32 @@ class Surfaces:
     def blocked(self) -> Surfaces:
         """The same calls where each width is rounded up to whole blocks, as far as it goes."""
         index = np.arange(len(self.below))
-        for start, longest in zip(self.starts.ravel().tolist(), self.longest.ravel().tolist(), strict=True):
-            widths = np.arange(longest + 1)
-            index[start : start + longest + 1] = start + np.minimum(-(-widths // BLOCK) * BLOCK, longest)
+        for at, widths in self._tables():
+            index[at] = at.start + np.minimum(-(-widths // BLOCK) * BLOCK, widths[-1])
         return replace(self, below=self.below[index], part=self.part[index])
+
+    def strays(self, multiple: int) -> Surfaces:
+        """The same calls, which take time only where one of their widths is not a multiple of a number."""
+        fits = np.ones(len(self.below), dtype=bool)
+        for at, widths in self._tables():
+            fits[at] = widths % multiple == 0
+        return replace(self, fits=fits, stray=np.ones_like(self.stray))
+
+    def _tables(self) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+        """Where each axis's look-up table lies, and its widths."""
+        for start, longest in zip(self.starts.ravel().tolist(), self.longest.ravel().tolist(), strict=True):
+            if longest:
+                yield slice(start, start + longest + 1), np.arange(longest + 1)
 
     def joined(self, other: Surfaces) -> Surfaces:
         """The calls of both."""
 
         def both(name: str, axis: int = 0, shift: int = 0) -> Any:
-            return np.concatenate([getattr(self, name), getattr(other, name) + shift], axis=axis)
+            mine, others = getattr(self, name), getattr(other, name)
+            return np.concatenate([mine, others + shift if shift else others], axis=axis)
 
         across = {name: both(name, 1) for name in ("base", "weights", "longest")}
-        along = {name: both(name) for name in ("below", "part", "strides", "times")}
+        along = {name: both(name) for name in ("below", "part", "strides", "times", "fits", "stray")}
         starts, origins = both("starts", 1, len(self.below)), both("origins", 0, len(self.times))
         return replace(self, **across, **along, starts=starts, origins=origins)
 
@@ -121,6 +138,8 @@ class Surfaces:
         near = (1 - v) * t[corner] + v * t[corner + right]
         far = (1 - v) * t[corner + down] + v * t[corner + down + right]
         seconds = (1 - u) * near + u * far
+        if self.stray.any():
+            seconds[self.stray[:, None] & self.fits[at].all(0)] = 0
         return seconds[:, 0] if one else seconds
 
 
@@ -149,7 +168,9 @@ def surfaces(calls: Sequence[TimedCall], times: Sequence[Floats], groups: int) -
             length += len(lower)
     origins[1:] = np.cumsum([t.size for t in times])[:-1]
     flat = np.concatenate([np.zeros(0), *(t.ravel() for t in times)])
-    return Surfaces(base, weights, starts, longest, np.concatenate(below), np.concatenate(part), origins, strides, flat)
+    lower, between = np.concatenate(below), np.concatenate(part)
+    fits, stray = np.ones(length, dtype=bool), np.zeros(n, dtype=bool)
+    return Surfaces(base, weights, starts, longest, lower, between, origins, strides, flat, fits, stray)
 
 
 def _look_up(at: Sequence[int]) -> tuple[npt.NDArray[np.int64], Floats]:

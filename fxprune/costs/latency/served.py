@@ -4,19 +4,22 @@ An engine fuses ops and lays tensors out in its own way, so that no sum of singl
 cost there, in parts of what they take in PyTorch, can be fitted to a few whole models:
 
     seconds = overhead + Σ_kinds (factor(kind) · Σ_calls of this kind seconds in PyTorch at the call's widths
-                                  + block factor(kind) · the same at widths rounded up to whole blocks)
+                                  + block factor(kind) · the same at widths rounded up to whole blocks
+                                  + Σ_m stray factor(kind, m) · the same, of calls whose widths m does not divide)
 
-with factors of at least 0: what an engine fuses away costs nothing, and an engine that works on whole blocks of
-channels takes as long for a part of a block.
+for m = 4, 8, 16, with factors of at least 0: what an engine fuses away costs nothing, an engine that works on whole
+blocks of channels takes as long for a part of a block, and one that has a quick way for whole blocks alone (ONNX
+Runtime on CPUs) takes far longer for other widths.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency.calls import Operand, TimedCall
 from fxprune.costs.latency.engines import Engine, engine_name
-from fxprune.costs.latency.grid import Floats
+from fxprune.costs.latency.grid import Floats, Surfaces, grid, surfaces
 from fxprune.costs.latency.prediction import Latency
 from fxprune.costs.latency.table import LatencyTable, key_of
 from fxprune.costs.latency.timer import median_by_turns
@@ -39,7 +42,9 @@ from fxprune.rewriting.rewrite import rewrite
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_IN_STEP = 6  # models whose groups keep the same part
+_STRAYS = (4, 8, 16)  # what widths may have to be multiples of
+# Models whose groups keep the same part of their channels: multiples of a number, and of no power of two above it.
+_IN_STEP = {16: (1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6), 8: (2 / 3, 1 / 3), 4: (2 / 3, 1 / 3), 1: (3 / 4, 1 / 2, 1 / 4)}
 _MIXED = 8  # models whose groups keep parts of their own
 _RUNS = 15
 _RIDGE = 1e-2  # how strongly factors keep to the whole model's own ratio, where the models tell nothing else
@@ -60,19 +65,44 @@ def in_engine(
     """
     widths = list(_widths(groups))
     seconds = _measured(groups, calls, widths, engine, table, bar)
-    best, upper = (surfaces.joined(surfaces.blocked()) for surfaces in (latency._best, latency._rising))
-    both = replace(latency, ops=latency.ops * 2, scale=1.0, _best=best, _rising=upper)
-    overhead, factors = _fitted(both, calls, widths, seconds)
-    return replace(both, overhead=overhead, _best=best.scaled(factors), _rising=upper.scaled(factors))
+    work = surfaces(calls, list(_in_proportion(latency, calls)), len(groups))
+    forms = (latency._best, latency._best.blocked(), work, *map(work.strays, _STRAYS))
+    all_forms = replace(latency, ops=latency.ops * len(forms), scale=1.0, _best=reduce(Surfaces.joined, forms))
+    overhead, factors = _fitted(all_forms, calls, widths, seconds)
+    rising = latency._rising.joined(latency._rising.blocked()).joined(work).scaled(factors[: 3 * len(calls)])
+    return replace(all_forms, overhead=overhead, _best=all_forms._best.scaled(factors), _rising=rising)
+
+
+def _in_proportion(latency: Latency, calls: Sequence[TimedCall]) -> Iterator[Floats]:
+    """Seconds of each call on its grid, as a part of those at full width that goes by its widths."""
+    for call, seconds in zip(calls, latency._best(latency.sizes), strict=True):
+        parts = [np.array(at) / axis.full for at, axis in zip(grid(call), call.axes, strict=True)]
+        yield seconds * reduce(np.multiply.outer, parts, np.ones(()))
 
 
 def _widths(groups: Groups) -> list[dict[str, int]]:
     """Kept counts of the models that are run: the whole one, some in step, some mixed."""
     draw = random.Random(0)
-    parts = [[k / _IN_STEP] * len(groups) for k in range(_IN_STEP, 0, -1)]
-    parts += [[draw.uniform(0.15, 1.0) for _ in groups] for _ in range(_MIXED)]
-    counts = [{g.name: max(1, round(p * g.size)) for g, p in zip(groups, each, strict=True)} for each in parts]
+    counts = [
+        {g.name: _count(part * g.size, g.size, multiple) for g in groups}
+        for multiple, parts in _IN_STEP.items()
+        for part in parts
+    ]
+    counts += [
+        {g.name: _count(draw.uniform(0.15, 1.0) * g.size, g.size, draw.choice(list(_IN_STEP))) for g in groups}
+        for _ in range(_MIXED)
+    ]
     return [dict(groups.in_step(each)) for each in counts]
+
+
+def _count(wanted: float, size: int, multiple: int) -> int:
+    """A count near the wanted one that `multiple` divides, and, below 16, no power of two above it."""
+    while multiple > 1 and 2 * multiple > size:
+        multiple //= 2
+    step, first = (multiple, 0) if multiple == max(_STRAYS) else (2 * multiple, multiple)
+    if wanted >= size:
+        return size
+    return max(multiple, step * min(round((wanted - first) / step), (size - first) // step) + first)
 
 
 def _measured(
@@ -127,17 +157,18 @@ def _fitted(
     """The overhead, and a factor for each call: least squares of relative errors, none below zero."""
     from scipy.optimize import nnls  # here, because it takes a while to import
 
-    each = latency._best(np.stack([latency._vector(w) for w in widths], axis=1))  # (calls and calls in blocks, models)
-    names = [f"{place} {_kind(c)}" for place in ("at its widths", "in blocks") for c in calls]
-    kinds, kind_of = np.unique(names, return_inverse=True)
-    sums = np.zeros((len(kinds), len(widths)))
+    each = latency._best(np.stack([latency._vector(w) for w in widths], axis=1))  # (calls in each form, models)
+    forms = len(each) // len(calls)
+    kinds, of = np.unique([_kind(c) for c in calls], return_inverse=True)
+    kind_of = np.concatenate([of + form * len(kinds) for form in range(forms)])
+    sums = np.zeros((forms * len(kinds), len(widths)))
     np.add.at(sums, kind_of, each)
-    whole = max(sums[:, 0].sum() / 2, 1e-12)  # every call is there twice
-    ratio, share = seconds[0] / whole, sums[:, 0] / whole
+    whole = max(sums[: len(kinds), 0].sum(), 1e-12)
+    ratio, share = seconds[0] / whole, np.tile(sums[: len(kinds), 0] / whole, forms)
     # Unknowns: overhead in units of the whole model's time, and factors in units of its ratio.
     rows = np.concatenate([np.full((1, len(widths)), seconds[0]), ratio * sums]) / seconds
     ridge = _RIDGE * np.diag(np.concatenate([[1.0], share]))
-    wanted = _RIDGE * np.concatenate([[0.0], share / 2])
+    wanted = _RIDGE * np.concatenate([[0.0], share / 3 * (np.arange(len(share)) < 3 * len(kinds))])
     found, _ = nnls(np.concatenate([rows.T, ridge]), np.concatenate([np.ones(len(widths)), wanted]))
     return float(found[0] * seconds[0]), ratio * found[1:][kind_of]
 
