@@ -79,7 +79,7 @@ def test_a_latency_is_a_goal(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fxprune.planners.goals.measure", measure)
     for goal, engine in ((0.5, None), (36, fxprune.latency.onnx_runtime)):
-        result = fxprune.prune(net, X, latency=goal, engine=engine)
+        result = fxprune.prune(net, X, latency=goal, engine=engine, round_to=1)
         assert sum(result.plan.kept_counts().values()) == 36
         assert result.report.latency == (72.0, 36.0)
         assert "72.00 ms ->     36.00 ms (50.0 %), as predicted" in str(result.report)
@@ -99,6 +99,24 @@ def test_a_multiple_that_is_measured(net: Net, monkeypatch: pytest.MonkeyPatch) 
     assert found.plan.kept_counts() == fxprune.prune(net, X, 0.4, round_to=8).plan.kept_counts()
     found = fxprune.prune(net, X, 0.6, round_to="auto", steps=2)
     assert all(width % 4 == 0 for width in found.plan.kept_counts().values())
+
+
+def test_a_latency_in_an_engine_takes_the_multiple_that_is_free_there(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two budgets for the same engine, the one that names no multiple of its own has it measured."""
+    monkeypatch.setattr("fxprune.planners.goals.best_multiple", lambda engine, device: 4)
+
+    def measure(groups: fxprune.Groups, **_: Any) -> Any:
+        return lambda counts: 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())
+
+    monkeypatch.setattr("fxprune.planners.goals.measure", measure)
+    found = {
+        multiple: fxprune.prune(net, X, latency=0.6, engine=fxprune.latency.compiled, round_to=multiple)
+        for multiple in (None, 4, 1)
+    }
+    assert found[None].plan.kept_counts() == found[4].plan.kept_counts() != found[1].plan.kept_counts()
+    assert fxprune.prune(net, X, latency=0.6).plan.kept_counts() == found[1].plan.kept_counts()
 
 
 def test_ratios(net: Net) -> None:

@@ -37,7 +37,12 @@ class GoalOptions:
 
 Only = Annotated[list[str] | None, typer.Option(help="Only this module or group loses channels; repeatable.")]
 RoundTo = Annotated[
-    str, typer.Option(help="Kept channels are multiples of this; 8 or 16 are usual, and auto measures what is free.")
+    str | None,
+    typer.Option(
+        help="Kept channels are multiples of this; 8 or 16 are usual, and auto measures what is free. [default: 1, or "
+        "auto with --latency and --engine]",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -57,7 +62,7 @@ def prune(
     original: Original = None,
     only: Only = None,
     engine: EngineOption = EngineName.eager,
-    round_to: RoundTo = "1",
+    round_to: RoundTo = None,
     scorer: ScorerName = None,
     no_repair: Annotated[bool, typer.Option("--no-repair", help="Leave the weights that stay as they are.")] = False,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Leave the plan unproven.")] = False,
@@ -106,7 +111,7 @@ def search(
     ] = None,
     only: Only = None,
     engine: EngineOption = EngineName.eager,
-    round_to: RoundTo = "1",
+    round_to: RoundTo = None,
     scorer: ScorerName = None,
     out: Out = None,
 ) -> Answer:
@@ -169,15 +174,17 @@ def _ratio(given: Sequence[str]) -> float | dict[str, float] | None:
     return ratios.get("", ratios or None)
 
 
-def _multiple(text: str) -> Any:
-    """A number, or "auto".
+def _multiple(text: str | None) -> Any:
+    """A number, "auto", or None as it is.
 
     Raises:
         CommandError: it is neither.
     """
-    if text != AUTO and not text.isdecimal():
+    if text is None or text == AUTO:
+        return text
+    if not text.isdecimal():
         raise CommandError(f"not a multiple: '{text}'; give a number, such as 8, or {AUTO}")
-    return text if text == AUTO else int(text)
+    return int(text)
 
 
 def _scorer(name: str | None) -> Any:

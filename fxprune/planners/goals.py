@@ -41,7 +41,7 @@ class Goals:
             predicted from measured ops (`fxprune.latency.measure`).
         pruning_ratio: part of every group's channels to remove, in [0, 1), or {name or pattern: part}.
         round_to: kept channels of each group are multiples of this; "auto" for what `fxprune.latency.best_multiple`
-            measures.
+            measures. None becomes "auto" where `latency` is an engine's, and else 1.
         engine: where latency is measured (see `fxprune.latency.measure`); None for PyTorch, op by op.
 
     Raises:
@@ -57,7 +57,7 @@ parameters=, latency=), or pruning_ratio=
     parameters: float | None = None
     latency: float | None = None
     pruning_ratio: float | Mapping[str, float] | None = None
-    round_to: int | str = 1
+    round_to: int | str | None = None
     engine: Engine | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +69,9 @@ parameters=, latency=), or pruning_ratio=
                 seen = f"{name}={value} and pruning_ratio={self.pruning_ratio}"
                 remedy = f"give budgets ({', '.join(f'{b}=' for b in BUDGETS)}), or pruning_ratio="
                 raise InputError("two kinds of goals", seen=seen, remedy=remedy)
+        if self.round_to is None:
+            served = self.engine is not None and self.latency is not None
+            object.__setattr__(self, "round_to", AUTO if served else 1)
         if self.round_to != AUTO:
             self.constraints()
         remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"

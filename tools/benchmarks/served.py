@@ -3,13 +3,16 @@
     PYTHONPATH=.:tools taskset -c 0 python -m benchmarks.served resnet18 --size 112
     PYTHONPATH=.:tools taskset -c 0 python -m benchmarks.served resnet18 --engine compiled
 
-The prediction is fitted to fourteen models of other widths (`fxprune.latency.measure` with `engine=`). Then models are
-pruned to 30, 50 and 70 % of their channels, MACs and predicted latency, and all run by turns. One thread, one image,
+The prediction is fitted to 21 models of other widths (`fxprune.latency.measure` with `engine=`). Then models are
+pruned to 30, 50 and 70 % of their channels, MACs and predicted latency, of that also in the multiples that are free in
+the engine, as `fxprune.prune(latency=, engine=)` does by default, and all run by turns. At last all groups keep
+three quarters and a half of their channels, in odd numbers and in multiples of 4, 8 and 16. One thread, one image,
 CPU times; ratios are parts of the original's latency.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 import fxprune
-from benchmarks.latency import keep_memory, planners
+from benchmarks.latency import PARTS, keep_memory, planners
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.latency.timer import median_by_turns
 from fxprune.module.isolation import as_call
+from fxprune.planners import Budget, Constraints
 
 
 class EngineName(StrEnum):
@@ -57,6 +61,9 @@ def main(
             shown.add_row(name, kept, f"{predicted:.3f}", f"{measured:.3f}", f"{predicted / measured:.3f}")
     console.print(shown)
     console.print(f"{sum(o <= 0.1 for o in off)} of {len(off)} within 10 %; off by at most {max(off):.1%}")
+    for name in (models or ["resnet18"]) if multiples else ():
+        for told in in_multiples(name, serve, size, turns):
+            console.print(told)
     for kernel in (1, 3) if multiples else ():
         costs = fxprune.latency.rounding_costs(serve, kernel=kernel, runs=turns)
         told = ", ".join(f"to {m}: {cost:.3f}" for m, cost in costs.items())
@@ -71,7 +78,7 @@ def compared(
     model, example = getattr(torchvision.models, name)(weights=None).eval(), torch.rand(1, 3, size, size)
     groups = fxprune.find_groups(fxprune.trace(model, example))
     latency = fxprune.latency.measure(groups, table, rounds=rounds, engine=serve)
-    plans = list(planners(latency, groups))
+    plans = [*planners(latency, groups), *_free(latency, groups, fxprune.latency.best_multiple(serve, path=table))]
     served = [model, *(fxprune.rewrite(model, plan) for _, _, plan in plans)]
     runs = [serve(one, as_call(example)) for one in served]
     original, *seconds = median_by_turns(runs, torch.device("cpu"), turns)
@@ -79,6 +86,35 @@ def compared(
         (f"{part:.0%} of {of}", latency.of(plan) / latency.of(), measured / original)
         for (of, part, plan), measured in zip(plans, seconds, strict=True)
     ]
+
+
+def _free(
+    latency: fxprune.latency.Latency, groups: fxprune.Groups, multiple: int
+) -> Iterator[tuple[str, float, fxprune.Plan]]:
+    """Budgets in widths of a multiple; what the allowed widths leave unused is no matter here."""
+    scores, rules = fxprune.scorers.Random()(groups.graph.model, groups), Constraints(round_to=multiple)
+    for part in PARTS:
+        yield f"latency, {multiple}s", part, Budget(part, latency, rules, tolerance=0.1)(groups, scores)
+
+
+def in_multiples(name: str, serve: Engine, size: int, turns: int) -> Iterator[str]:
+    """The latency of models whose groups keep a part of their channels in multiples of a number, and their MACs."""
+    model, example = getattr(torchvision.models, name)(weights=None).eval(), torch.rand(1, 3, size, size)
+    groups, runs, words = fxprune.find_groups(fxprune.trace(model, example)), [serve(model, as_call(example))], [""]
+    for part in (0.75, 0.5):
+        for multiple in (1, 4, 8, 16):
+            wanted = {g.name: _rounded(part * g.size, multiple, g.size) for g in groups}
+            plan = groups.plan({name: range(n) for name, n in groups.in_step(wanted).items()})
+            macs = fxprune.cost(groups, plan).macs / fxprune.cost(groups).macs
+            runs.append(serve(fxprune.rewrite(model, plan), as_call(example)))
+            what = f"multiples of {multiple}" if multiple > 1 else "odd numbers"
+            words.append(f"{name}, {part:.0%} of the channels in {what}: {macs:.2f} of the MACs")
+    original, *seconds = median_by_turns(runs, torch.device("cpu"), turns)
+    yield from (f"{told}, {s / original:.2f} of the latency" for told, s in zip(words[1:], seconds, strict=True))
+
+
+def _rounded(wanted: float, multiple: int, size: int) -> int:
+    return min(size, max(multiple, round(wanted / multiple) * multiple) if multiple > 1 else int(wanted) | 1)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ _STRAYS = (4, 8, 16)  # what widths may have to be multiples of
 _IN_STEP = {16: (1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6), 8: (2 / 3, 1 / 3), 4: (2 / 3, 1 / 3), 1: (3 / 4, 1 / 2, 1 / 4)}
 _MIXED = 8  # models whose groups keep parts of their own
 _RUNS = 15
-_RIDGE = 1e-2  # how strongly factors keep to the whole model's own ratio, where the models tell nothing else
+_RIDGE = 0.05  # how strongly factors keep to the whole model's own ratio, where the models tell nothing else
 
 
 def in_engine(
@@ -167,8 +167,9 @@ def _fitted(
     ratio, share = seconds[0] / whole, np.tile(sums[: len(kinds), 0] / whole, forms)
     # Unknowns: overhead in units of the whole model's time, and factors in units of its ratio.
     rows = np.concatenate([np.full((1, len(widths)), seconds[0]), ratio * sums]) / seconds
-    ridge = _RIDGE * np.diag(np.concatenate([[1.0], share]))
-    wanted = _RIDGE * np.concatenate([[0.0], share / 3 * (np.arange(len(share)) < 3 * len(kinds))])
+    size = np.sqrt(share)
+    ridge = _RIDGE * np.diag(np.concatenate([[1.0], size]))
+    wanted = _RIDGE * np.concatenate([[0.0], size / 3 * (np.arange(len(share)) < 3 * len(kinds))])
     found, _ = nnls(np.concatenate([rows.T, ridge]), np.concatenate([np.ones(len(widths)), wanted]))
     return float(found[0] * seconds[0]), ratio * found[1:][kind_of]
 
