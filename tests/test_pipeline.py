@@ -101,6 +101,7 @@ def test_a_multiple_that_is_measured(net: Net, monkeypatch: pytest.MonkeyPatch) 
     assert all(width % 4 == 0 for width in found.plan.kept_counts().values())
 
 
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
 def test_a_latency_in_an_engine_takes_the_multiple_that_is_free_there(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:

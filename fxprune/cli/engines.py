@@ -92,6 +92,22 @@ def write_onnx(model: nn.Module, inputs: Any, path: Path, dynamic: bool = False)
             raise CommandError(f"torch.onnx refuses the model: {in_a_line(error)}") from error
 
 
+_FOUR = 4
+
+
+def uneven_convolutions(path: Path) -> tuple[int, int]:
+    """How many convolutions of an ONNX file read or make channels that 4 does not divide, and how many there are.
+
+    ONNX Runtime has a quick way on CPUs for blocks of channels, which it takes for the others alone. An image of up to
+    4 channels does not count.
+    """
+    graph = require("onnx", extra="onnx").load(str(path), load_external_data=False).graph
+    shapes = {weight.name: list(weight.dims) for weight in graph.initializer}
+    found = [shapes[node.input[1]] for node in graph.node if node.op_type == "Conv" and node.input[1] in shapes]
+    uneven = [rows % _FOUR or (columns > _FOUR and columns % _FOUR) for rows, columns, *_ in found]
+    return sum(map(bool, uneven)), len(found)
+
+
 def _write_traced(model: nn.Module, inputs: Any, path: Path, dynamic: bool) -> None:
     """Write an ONNX file by PyTorch's older exporter, which records one run."""
     args, kwargs = as_call(inputs)

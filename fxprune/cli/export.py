@@ -10,7 +10,7 @@ import typer
 
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, CommandError, command
-from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, write_onnx
+from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, uneven_convolutions, write_onnx
 from fxprune.cli.options import ModelOptions, Original
 from fxprune.storage.files import make_folder
 
@@ -38,12 +38,19 @@ def export(
     if onnx is not None:
         write_onnx(small, inputs, onnx, dynamic_batch)
         found["onnx"] = {"file": str(onnx), "deviation": deviation(expected, onnx_runtime(onnx)(inputs))}
+        uneven, convolutions = uneven_convolutions(onnx)
     if pt2 is not None:
         torch.export.save(exported(small, inputs, dynamic_batch), pt2)
         again = torch.export.load(pt2).module()
         found["pt2"] = {"file": str(pt2), "deviation": deviation(expected, eager(again)(inputs))}
     fine = all(part["deviation"] <= tolerance for part in found.values())
     lines = [f"wrote {part['file']}: {_in_words(part['deviation'], tolerance)}" for part in found.values()]
+    if onnx is not None and uneven:
+        found["onnx"]["uneven_convolutions"] = uneven
+        lines.append(
+            f"{uneven} of {convolutions} convolutions have channels that 4 does not divide; ONNX Runtime may take "
+            "several times as long for these on CPUs: prune with --round-to 8, and see fxprune compare"
+        )
     return Answer({**found, "tolerance": tolerance, "passed": fine}, lines, 0 if fine else 1)
 
 

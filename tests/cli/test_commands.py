@@ -227,6 +227,27 @@ def test_export_falls_back_on_the_older_exporter(
     assert (here / "small.onnx").stat().st_size > 0
 
 
+UNEVEN = """
+import torch
+
+def make():
+    convolution = torch.nn.Conv2d
+    return torch.nn.Sequential(
+        convolution(3, 6, 1), convolution(6, 8, 1), convolution(8, 8, 3, groups=8), convolution(8, 7, 1), torch.nn.ReLU()
+    )
+"""
+
+
+def test_export_names_convolutions_that_onnx_runtime_takes_long_for(here: Path) -> None:
+    (here / "uneven.py").write_text(UNEVEN)
+    found = run("export", "uneven.py:make", *SHAPE, "--onnx", "uneven.onnx")
+    assert found.exit_code == 0
+    assert "3 of 4 convolutions have channels that 4 does not divide" in " ".join(found.stdout.split())
+    assert answer("export", "uneven.py:make", *SHAPE, "--onnx", "uneven.onnx")["onnx"]["uneven_convolutions"] == 3
+    saved(here)
+    assert "uneven_convolutions" not in answer("export", "small", "--onnx", "small.onnx")["onnx"]
+
+
 def test_export_fails_where_the_file_deviates(here: Path) -> None:
     saved(here)
     found = run("export", "small", "--onnx", "small.onnx", "--tolerance", "-1")
