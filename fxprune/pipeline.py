@@ -84,8 +84,7 @@ def prune(
         engine: where that time is measured: `fxprune.latency.onnx_runtime`, `fxprune.latency.compiled`, or a function
             as `fxprune.latency.measure` takes; None for PyTorch, op by op.
         round_to: kept channels of each group are multiples of this; 8 or 16 suit most hardware, and "auto" measures
-            which multiple costs nothing (`fxprune.latency.best_multiple`). Default: 1, or "auto" where `latency` is
-            that of an engine: ONNX Runtime, for one, takes far longer for widths that 4 does not divide.
+            which multiple is free (`fxprune.latency.best_multiple`). Default: 1, or "auto" for a latency in an engine.
         ignored: what keeps all its channels: names or patterns of modules, parameters and groups, or these objects.
         only: likewise, the modules or groups whose own channels may go, and no others; None for all.
         heads: as for `fxprune.find_groups`.

@@ -70,8 +70,7 @@ parameters=, latency=), or pruning_ratio=
                 remedy = f"give budgets ({', '.join(f'{b}=' for b in BUDGETS)}), or pruning_ratio="
                 raise InputError("two kinds of goals", seen=seen, remedy=remedy)
         if self.round_to is None:
-            served = self.engine is not None and self.latency is not None
-            object.__setattr__(self, "round_to", AUTO if served else 1)
+            object.__setattr__(self, "round_to", AUTO if self.engine is not None and self.latency is not None else 1)
         if self.round_to != AUTO:
             self.constraints()
         remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"

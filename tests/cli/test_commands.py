@@ -233,7 +233,7 @@ import torch
 def make():
     convolution = torch.nn.Conv2d
     return torch.nn.Sequential(
-        convolution(3, 6, 1), convolution(6, 8, 1), convolution(8, 8, 3, groups=8), convolution(8, 7, 1), torch.nn.ReLU()
+        convolution(3, 6, 1), convolution(6, 8, 1), convolution(8, 8, 3, groups=8), convolution(8, 7, 1)
     )
 """
 

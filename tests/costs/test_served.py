@@ -105,6 +105,27 @@ def test_an_engine_that_works_on_blocks(times: None, tmp_path: Path, monkeypatch
         assert latency(widths) == pytest.approx(whole_blocks(small), rel=0.05)
 
 
+def test_an_engine_with_a_quick_way_for_multiples(times: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions take five times as long where 4 does not divide a width."""
+    model = net()
+
+    def slow_else(model: nn.Module) -> float:
+        timer, total = Shapes(torch.device("cpu")), truth(model)
+        for call in calls_of(groups_of(model).analysis):
+            if call.op._opname == "convolution" and any(axis.full % 4 for axis in call.axes):
+                total += 1.6 * (timer(call.op, *call.at([axis.full for axis in call.axes])) or 0.0)
+        return total
+
+    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_: [slow_else(run.args[0]) for run in runs])
+    groups, latency = groups_of(model), measured(model, tmp_path)
+    for widths in ({"0": 20}, {"0": 21}, {"0": 32, "3": 33}, {"0": 31, "3": 44}, {"0": 24, "3": 28}):
+        small = fxprune.rewrite(model, groups.plan({name: range(n) for name, n in widths.items()}))
+        assert latency(widths) == pytest.approx(slow_else(small), rel=0.1)
+    assert latency({"0": 33}) > latency({})
+    counts = [latency.rising({"0": n}) for n in range(1, 41)]
+    assert counts == sorted(counts)
+
+
 def test_a_budget_in_an_engine(times: None, tmp_path: Path) -> None:
     model = net()
     groups, latency = groups_of(model), measured(model, tmp_path)
