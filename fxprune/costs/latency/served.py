@@ -5,11 +5,12 @@ cost there, in parts of what they take in PyTorch, can be fitted to a few whole 
 
     seconds = overhead + Σ_kinds (factor(kind) · Σ_calls of this kind seconds in PyTorch at the call's widths
                                   + block factor(kind) · the same at widths rounded up to whole blocks
-                                  + Σ_m stray factor(kind, m) · the same, of calls whose widths m does not divide)
+                                  + work factor(kind) · Σ_calls seconds at full width · Π_widths part that is kept
+                                  + Σ_m stray factor(kind, m) · the last, of calls whose widths m does not divide)
 
 for m = 4, 8, 16, with factors of at least 0: what an engine fuses away costs nothing, an engine that works on whole
-blocks of channels takes as long for a part of a block, and one that has a quick way for whole blocks alone (ONNX
-Runtime on CPUs) takes far longer for other widths.
+blocks of channels takes as long for a part of a block, one that calls an op for less than PyTorch gains more from small
+widths, and one that has a quick way for whole blocks alone (ONNX Runtime on CPUs) takes far longer for other widths.
 """
 
 from __future__ import annotations
