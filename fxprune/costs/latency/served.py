@@ -43,6 +43,7 @@ from fxprune.rewriting.rewrite import rewrite
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_SMOOTH = 3  # forms of a call's time that do not ask what divides its widths; the first ones
 _STRAYS = (4, 8, 16)  # what widths may have to be multiples of
 # Models whose groups keep the same part of their channels: multiples of a number, and of no power of two above it.
 _IN_STEP = {16: (1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6), 8: (2 / 3, 1 / 3), 4: (2 / 3, 1 / 3), 1: (3 / 4, 1 / 2, 1 / 4)}
@@ -70,7 +71,7 @@ def in_engine(
     forms = (latency._best, latency._best.blocked(), work, *map(work.strays, _STRAYS))
     all_forms = replace(latency, ops=latency.ops * len(forms), scale=1.0, _best=reduce(Surfaces.joined, forms))
     overhead, factors = _fitted(all_forms, calls, widths, seconds)
-    rising = latency._rising.joined(latency._rising.blocked()).joined(work).scaled(factors[: 3 * len(calls)])
+    rising = latency._rising.joined(latency._rising.blocked()).joined(work).scaled(factors[: _SMOOTH * len(calls)])
     return replace(all_forms, overhead=overhead, _best=all_forms._best.scaled(factors), _rising=rising)
 
 
@@ -170,7 +171,7 @@ def _fitted(
     rows = np.concatenate([np.full((1, len(widths)), seconds[0]), ratio * sums]) / seconds
     size = np.sqrt(share)
     ridge = _RIDGE * np.diag(np.concatenate([[1.0], size]))
-    wanted = _RIDGE * np.concatenate([[0.0], size / 3 * (np.arange(len(share)) < 3 * len(kinds))])
+    wanted = _RIDGE * np.concatenate([[0.0], size / _SMOOTH * (np.arange(len(share)) < _SMOOTH * len(kinds))])
     found, _ = nnls(np.concatenate([rows.T, ridge]), np.concatenate([np.ones(len(widths)), wanted]))
     return float(found[0] * seconds[0]), ratio * found[1:][kind_of]
 
