@@ -36,6 +36,7 @@ def pytest_collection_finish() -> None:
     """Thousands of tests, PyTorch and what it imports live as long as the process: no collection need look at them."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # a model makes thousands of objects in a moment; the default looks after each 700
     gc.enable()
 
 

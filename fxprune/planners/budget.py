@@ -106,25 +106,33 @@ class AtBudget:
         check_budget(self.keep, self.tolerance)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        def counts(number: float) -> Mapping[str, int]:
+            return self.family(number)(groups, scores).kept_counts()
+
         problem = _BudgetProblem(groups, scores, self.measure, self.keep, self.constraints)
+        return problem.plan(problem.bisected(counts, self.tolerance), self.tolerance)
 
-        def parts(number: float) -> Ints:
-            return problem.raised(self.family(number)(groups, scores).kept_counts())
 
-        ends = [parts(_EDGE), parts(1 - _EDGE)]
-        cheap, dear = (_EDGE, 1 - _EDGE) if problem.cost(ends[0]) <= problem.cost(ends[1]) else (1 - _EDGE, _EDGE)
-        if not problem.pays(parts(cheap)):
-            raise problem.unreachable(float(problem.cost(parts(cheap))))
-        if problem.pays(parts(dear)):
-            return problem.plan(problem.topped_up(parts(dear), self.tolerance), self.tolerance)
-        for _ in range(_HALVINGS):
-            middle = (cheap + dear) / 2
-            cheap, dear = (middle, dear) if problem.pays(parts(middle)) else (cheap, middle)
-        return problem.plan(problem.topped_up(parts(cheap), self.tolerance), self.tolerance)
+def scaled_to_budget(
+    groups: Groups,
+    scores: Mapping[str, Tensor],
+    counts: Callable[[float], Mapping[str, int]],
+    *,
+    keep: float,
+    measure: Measure,
+    constraints: Constraints,
+) -> Plan:
+    """What `AtBudget` does, for a family that is known by its counts: a number in (0, 1) to {group: kept channels}.
+
+    The forty members that the bisection looks at take no plan each.
+    """
+    problem = _BudgetProblem(groups, scores, measure, keep, constraints)
+    return problem.plan(problem.bisected(counts, _TOLERANCE), _TOLERANCE)
 
 
 _EDGE = 1e-9
 _HALVINGS = 40
+_TOLERANCE = 0.01
 
 
 def check_budget(keep: float, tolerance: float) -> None:
@@ -171,6 +179,23 @@ class _BudgetProblem:
     def filled(self, tolerance: float) -> Ints:
         """The widths of most worth within the budget."""
         return self._ladder.parts(fill(self._ladder, self.cost, self._limit, tolerance))
+
+    def bisected(self, counts: Callable[[float], Mapping[str, int]], tolerance: float) -> Ints:
+        """The widths of largest cost within the budget of a family whose cost rises or falls with its number."""
+
+        def parts(number: float) -> Ints:
+            return self.raised(counts(number))
+
+        ends = [parts(_EDGE), parts(1 - _EDGE)]
+        cheap, dear = (_EDGE, 1 - _EDGE) if self.cost(ends[0]) <= self.cost(ends[1]) else (1 - _EDGE, _EDGE)
+        if not self.pays(parts(cheap)):
+            raise self.unreachable(float(self.cost(parts(cheap))))
+        if self.pays(parts(dear)):
+            return self.topped_up(parts(dear), tolerance)
+        for _ in range(_HALVINGS):
+            middle = (cheap + dear) / 2
+            cheap, dear = (middle, dear) if self.pays(parts(middle)) else (cheap, middle)
+        return self.topped_up(parts(cheap), tolerance)
 
     def topped_up(self, parts: Ints, tolerance: float) -> Ints:
         """The given widths, or, if they leave more than the tolerance, what comes nearer from there."""

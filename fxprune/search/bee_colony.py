@@ -17,7 +17,7 @@ from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
 from fxprune.planners.allocation.price import Measure
-from fxprune.planners.budget import AtBudget, check_budget
+from fxprune.planners.budget import check_budget, scaled_to_budget
 from fxprune.reconstruction import reconstruct
 from fxprune.scorers.joint_elimination import ErrorCurve
 from fxprune.search.driver import Driver, Progressed
@@ -177,18 +177,14 @@ class BeeColony(Driver[Trial]):
         if self.keep is None:
             return self.constraints.fit(groups, scaled(1.0))
         # From nothing to everything, as the family's number goes from 0 to 1.
-        family = _Scaled(lambda number: scaled(number * self.levels))
-        return AtBudget(family, self.keep, self.measure, self.constraints)(groups, scores).kept_counts()
-
-
-@dataclass(frozen=True)
-class _Scaled:
-    """The family of planners that keep a multiple of given shares."""
-
-    counts: Callable[[float], Mapping[str, int]]
-
-    def __call__(self, number: float) -> Callable[[Groups, Mapping[str, Tensor]], Plan]:
-        return lambda groups, scores: keep_best(groups, scores, self.counts(number))
+        return scaled_to_budget(
+            groups,
+            scores,
+            lambda number: scaled(number * self.levels),
+            keep=self.keep,
+            measure=self.measure,
+            constraints=self.constraints,
+        ).kept_counts()
 
 
 class _Colony:

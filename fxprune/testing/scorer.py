@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ def check_scorer(scorer: Scorer, *, promises: Iterable[str] = (), devices: Itera
     where = list(devices) or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     with random_states():
         for subject in (s.on(device) for device in where for s in SUBJECTS):
+            call = Call(scorer, subject)
             for name in names:
-                PROMISES[name](scorer, subject)
+                PROMISES[name](call)
 
 
 def _place(subject: Subject) -> str:
@@ -60,24 +62,40 @@ def _place(subject: Subject) -> str:
 Scores = dict[str, Tensor]
 
 
-def _score(scorer: Scorer, subject: Subject, groups: Groups | None = None) -> Scores | None:
-    """Scores of a network; None where the scorer may refuse and does."""
-    try:
-        scores = scorer(subject.model, groups or subject.groups, subject.batches())
-        if not isinstance(scores, dict):
-            seen = type(scores).__name__
-            raise BrokenPromiseError(
-                "works", "it returns no dict", where=_place(subject), seen=seen, remedy="{name: tensor}"
-            )
-        return scores
-    except BrokenPromiseError:
-        raise
-    except InputError as error:
-        if not subject.ordinary:
-            return None
-        raise _failed(subject, error) from error
-    except Exception as error:
-        raise _failed(subject, error) from error
+@dataclass(frozen=True)
+class Call:
+    """A scorer and a network that it is called on.
+
+    Attributes:
+        scorer: what is checked.
+        subject: the network, its groups and the data.
+    """
+
+    scorer: Scorer
+    subject: Subject
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """Scores of the first call, which most promises are about; None where the scorer may refuse and does."""
+        return self.again(self.subject.groups)
+
+    def again(self, groups: Groups) -> Scores | None:
+        """Scores of one more call."""
+        try:
+            scores = self.scorer(self.subject.model, groups, self.subject.batches())
+        except Exception as error:
+            if isinstance(error, InputError) and not self.subject.ordinary:
+                return None
+            raise _failed(self.subject, error) from error
+        if isinstance(scores, dict):
+            return scores
+        raise BrokenPromiseError(
+            "works",
+            "it returns no dict",
+            where=_place(self.subject),
+            seen=type(scores).__name__,
+            remedy="{name: tensor}",
+        )
 
 
 def _failed(subject: Subject, error: Exception) -> BrokenPromiseError:
@@ -90,12 +108,12 @@ def _failed(subject: Subject, error: Exception) -> BrokenPromiseError:
     )
 
 
-def _works(scorer: Scorer, subject: Subject) -> None:
-    _score(scorer, subject)
+def _works(call: Call) -> None:
+    call.scores  # noqa: B018  # it fails where the call does
 
 
-def _complete(scorer: Scorer, subject: Subject) -> None:
-    scores = _score(scorer, subject)
+def _complete(call: Call) -> None:
+    subject, scores = call.subject, call.scores
     names = [g.name for g in subject.groups]
     if scores is None or set(scores) == set(names):
         return
@@ -109,9 +127,9 @@ def _complete(scorer: Scorer, subject: Subject) -> None:
     )
 
 
-def _shaped(scorer: Scorer, subject: Subject) -> None:
-    for name, values in (_score(scorer, subject) or {}).items():
-        size = subject.groups[name].size
+def _shaped(call: Call) -> None:
+    for name, values in (call.scores or {}).items():
+        size = call.subject.groups[name].size
         if not isinstance(values, Tensor):
             what, seen, remedy = "scores are not a tensor", type(values).__name__, "return torch tensors"
         elif tuple(values.shape) != (size,):
@@ -122,36 +140,38 @@ def _shaped(scorer: Scorer, subject: Subject) -> None:
             what, seen, remedy = "scores carry a gradient", "requires_grad=True", "call .detach()"
         else:
             continue
-        raise BrokenPromiseError("shaped", what, where=f"group {name} of {_place(subject)}", seen=seen, remedy=remedy)
+        where = f"group {name} of {_place(call.subject)}"
+        raise BrokenPromiseError("shaped", what, where=where, seen=seen, remedy=remedy)
 
 
-def _finite(scorer: Scorer, subject: Subject) -> None:
-    for name, values in (_score(scorer, subject) or {}).items():
+def _finite(call: Call) -> None:
+    for name, values in (call.scores or {}).items():
         if not values.isfinite().all():
             seen = f"{int((~values.isfinite()).sum())} of {len(values)}"
             raise BrokenPromiseError(
                 "finite",
                 "scores that are not finite",
-                where=f"group {name} of {_place(subject)}",
+                where=f"group {name} of {_place(call.subject)}",
                 seen=seen,
                 remedy="mind divisions by zero: equal channels, dead channels, a single sample",
             )
 
 
-def _deterministic(scorer: Scorer, subject: Subject) -> None:
-    first = _score(scorer, subject)
+def _deterministic(call: Call) -> None:
+    first = call.scores
     seed_random_states(12345)
-    _compare("deterministic", "the same call gives other scores", subject, first, _score(scorer, subject), _SEED)
+    second = call.again(call.subject.groups)
+    _compare("deterministic", "the same call gives other scores", call.subject, first, second, _SEED)
 
 
 _SEED = "draw from a generator of your own: torch.Generator().manual_seed(self.seed)"
 
 
-def _order_independent(scorer: Scorer, subject: Subject) -> None:
-    turned = subject.groups.subset(reversed(list(subject.groups)))
+def _order_independent(call: Call) -> None:
+    turned = call.subject.groups.subset(reversed(list(call.subject.groups)))
     remedy = "let no group's scores depend on what was scored before: seed by group name"
-    first, second = _score(scorer, subject), _score(scorer, subject, turned)
-    _compare("order-independent", "groups in another order have other scores", subject, first, second, remedy)
+    first, second = call.scores, call.again(turned)
+    _compare("order-independent", "groups in another order have other scores", call.subject, first, second, remedy)
 
 
 def _compare(promise: str, what: str, subject: Subject, a: Scores | None, b: Scores | None, remedy: str) -> None:
@@ -169,20 +189,20 @@ def _shown(values: Tensor) -> str:
     return str([round(v, 6) for v in values[:3].tolist()]).replace("]", ", ...]" if len(values) > 3 else "]")
 
 
-def _untouched(scorer: Scorer, subject: Subject) -> None:
-    subject, data = replace(subject), subject.batches()  # a fresh model: what was done once is not seen again
+def _untouched(call: Call) -> None:
+    subject, data = replace(call.subject), call.subject.batches()  # a fresh model: what was done once is not seen again
     with _in_use(subject.model):
         before = footprint(subject.model, data)
         try:
-            scorer(subject.model, subject.groups, data)
+            call.scorer(subject.model, call.subject.groups, data)
         except InputError as error:
             if subject.ordinary:
                 raise _failed(subject, error) from error
         _same(before, subject, "untouched", data)
 
 
-def _untouched_on_failure(scorer: Scorer, subject: Subject) -> None:
-    subject, data = replace(subject), subject.batches()
+def _untouched_on_failure(call: Call) -> None:
+    subject, data = replace(call.subject), call.subject.batches()
 
     def broken() -> Iterator[Any]:
         yield data[0]
@@ -191,7 +211,7 @@ def _untouched_on_failure(scorer: Scorer, subject: Subject) -> None:
     with _in_use(subject.model):
         before = footprint(subject.model, data)
         with suppress(OSError, InputError):
-            scorer(subject.model, subject.groups, broken())
+            call.scorer(subject.model, call.subject.groups, broken())
         _same(before, subject, "untouched on failure", data)
 
 
@@ -227,22 +247,22 @@ def _in_use(model: nn.Module) -> Iterator[None]:
         model.eval()
 
 
-def _refuses_clearly(scorer: Scorer, subject: Subject) -> None:
+def _refuses_clearly(call: Call) -> None:
     try:
-        scorer(subject.model, subject.groups, [])
+        call.scorer(call.subject.model, call.subject.groups, [])
     except InputError:
         pass
     except Exception as error:
         raise BrokenPromiseError(
             "refuses clearly",
             "data without a batch raise no InputError",
-            where=_place(subject),
+            where=_place(call.subject),
             seen=f"{type(error).__name__}: {error}",
             remedy="raise fxprune.InputError, or leave data alone; fxprune.testing.observe does it for you",
         ) from error
 
 
-PROMISES: dict[str, Callable[[Scorer, Subject], None]] = {
+PROMISES: dict[str, Callable[[Call], None]] = {
     "works": _works,
     "complete": _complete,
     "shaped": _shaped,

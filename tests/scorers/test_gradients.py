@@ -103,7 +103,7 @@ def test_the_fisher_diagonal_of_whole_batches_is_right_on_average(loss: Any) -> 
     """Random signs: one backward a batch, unbiased; without them, gradients of several samples would mix."""
     model, groups, x, y = subject("perceptron")
     targets = torch.tensor([0, 1, 0, 1, 1, 0]) if loss is None else y
-    found = HessianDiagonal("given", draws=800, loss=loss)(model, groups, [(x, targets)])
+    found = HessianDiagonal("given", draws=500, loss=loss)(model, groups, [(x, targets)])
     measure = loss or F.cross_entropy
     each = [gradients_of(model, measure(model(x[i : i + 1]), targets[i : i + 1])) for i in range(6)]
     for g, expected in by_sample(model, groups, each).items():
@@ -113,7 +113,7 @@ def test_the_fisher_diagonal_of_whole_batches_is_right_on_average(loss: Any) -> 
 def test_sampled_labels_give_the_gauss_newton_diagonal() -> None:
     """diag Σ Jᵀ(diag p - ppᵀ)J from the Jacobian, and as the mean over draws of labels; the data has no targets."""
     model, groups, x, _ = subject("perceptron")
-    found = HessianDiagonal(draws=1500)(model, groups, [x[:3], x[3:]])
+    found = HessianDiagonal(draws=500)(model, groups, [x[:3], x[3:]])
     each = []
     for i in range(6):
         (logits,) = model(x[i : i + 1])

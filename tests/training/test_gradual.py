@@ -323,7 +323,6 @@ def test_nothing_changes_if_a_cut_fails() -> None:
         ({"macs": 0}, "macs out of range"),
         ({"optimizer": 1}, "what is given is not of type Optimizer; seen: int"),
         ({"optimizer": torch.optim.SGD(net().parameters())}, "the optimizer holds no parameter of the model"),
-        ({"model": torch.compile(net())}, "the model is compiled"),
         ({"model": 3}, "the model is not of type Module"),
     ],
 )
@@ -332,6 +331,11 @@ def test_errors(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError) as error:
         fxprune.Gradual(**given)
     assert text in str(error.value)
+
+
+def test_a_compiled_model_is_refused() -> None:
+    with pytest.raises(InputError, match="the model is compiled"):
+        fxprune.Gradual(torch.compile(net()), X, epochs=[0], macs=0.5)
 
 
 def test_results_and_states_come_in_their_turn() -> None:
