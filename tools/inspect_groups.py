@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import torchvision_models as tv
 import typer
 
 import fxprune
@@ -73,6 +72,8 @@ def _load(name: str) -> Loaded:
     """A model of torchvision, with small example inputs, or a factory's."""
     if ":" in name:
         return named(name, {})
+    import torchvision_models as tv  # here, since a model of one's own needs no torchvision, which takes seconds
+
     check_known("torchvision", name, tv.names())
     return Loaded(attempt(lambda: tv.build(name), f"torchvision's {name}").eval(), tv.example(name))
 

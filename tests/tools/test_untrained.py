@@ -42,7 +42,7 @@ def test_a_repaired_network_agrees_more_than_a_bare_one(contender: str) -> None:
 def test_a_network_repaired_on_random_inputs_agrees_more_than_a_bare_one() -> None:
     case = subject("digits-resnet20", 100, 0)
     bare, repaired = (
-        measure(case, replace(POINT, contender=f"L2, one ratio, {treated}", keep=0.75, images=256))
+        measure(case, replace(POINT, contender=f"L2, one ratio, {treated}", keep=0.75, images=128))
         for treated in ("bare", "repaired on random inputs")
     )
     assert repaired.agreement > max(0.95, bare.agreement)
