@@ -222,15 +222,15 @@ def test_a_model_that_holds_a_sparse_matrix(form: str) -> None:
     ],
 )
 def test_batches_of_other_forms(net: Net, wrap: Callable[[Tensor], Any], unpack: Any) -> None:
-    expected = fxprune.prune(net, X, pruning_ratio=0.4, data=teacher())
-    found = fxprune.prune(net, X, pruning_ratio=0.4, data=[wrap(x) for x in teacher()], unpack=unpack)
+    expected = fxprune.prune(net, X, pruning_ratio=0.4, data=teacher(2))
+    found = fxprune.prune(net, X, pruning_ratio=0.4, data=[wrap(x) for x in teacher(2)], unpack=unpack)
     assert found.plan == expected.plan
     assert torch.equal(found.model.head.weight, expected.model.head.weight)
 
 
 def test_a_generator_is_enough(net: Net) -> None:
-    found = fxprune.prune(net, X, macs=0.4, data=(x for x in teacher()))
-    assert found.plan == fxprune.prune(net, X, macs=0.4, data=teacher()).plan
+    found = fxprune.prune(net, X, macs=0.4, data=(x for x in teacher(2)))
+    assert found.plan == fxprune.prune(net, X, macs=0.4, data=teacher(2)).plan
 
 
 def test_only_so_many_samples_are_read(net: Net) -> None:
@@ -399,7 +399,7 @@ def test_an_interrupted_search_goes_on_from_its_folder(net: Net, tmp_path: Path)
         return -error(net, model)
 
     def search() -> fxprune.Result[Net]:
-        return fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(), folder=tmp_path)
+        return fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(2), folder=tmp_path)
 
     with pytest.raises(KeyboardInterrupt, match=re.escape(f"the best so far are in {tmp_path}")):
         search()
@@ -407,7 +407,7 @@ def test_an_interrupted_search_goes_on_from_its_folder(net: Net, tmp_path: Path)
     first_run = 3
     assert len(calls) - 4 == len(resumed.report.history) + 1 - first_run  # the original is evaluated as well
     calls[:] = [1] * 4
-    whole = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher())
+    whole = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(2))
     assert whole.plan.kept_counts() == resumed.plan.kept_counts()
     assert all(map(torch.equal, whole.model.state_dict().values(), resumed.model.state_dict().values()))
 
@@ -420,7 +420,7 @@ def test_a_folder_is_of_one_search(net: Net, tmp_path: Path) -> None:
         context = nullcontext() if told is None else pytest.raises(fxprune.InputError, match=told)
         with context:
             fxprune.prune(
-                net, X, evaluate=evaluate, max_drop=0.05, data=teacher(), repair=repair, folder=tmp_path / "runs"
+                net, X, evaluate=evaluate, max_drop=0.05, data=teacher(2), repair=repair, folder=tmp_path / "runs"
             )
     with pytest.raises(fxprune.InputError, match="folder= is for searches"):
         fxprune.prune(net, X, 0.5, folder=tmp_path)

@@ -15,7 +15,7 @@ from nets import CASES
 from torch import nn
 
 import fxprune
-from fxprune.costs.latency import Latency, measure
+from fxprune.costs.latency import Latency, measure, prediction
 from fxprune.costs.latency import model as rooms
 from fxprune.costs.latency.calls import calls_of
 from fxprune.costs.latency.grid import grid, rising
@@ -214,6 +214,33 @@ def test_predictions_are_the_sum_of_the_ops(staircase: type[Staircase], tmp_path
     full = whole(net, {})
     for a, b in product((1, 16, 17, 32, 33, 40), (1, 16, 17, 33, 48)):
         assert latency({"0": a, "3": b}) == pytest.approx(whole(net, {"0": a, "3": b}) / full)
+
+
+def test_many_plans_at_once_take_what_each_takes(
+    staircase: type[Staircase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latency = measured(plain(), tmp_path)
+    a, b = (c.ravel() for c in np.meshgrid(np.arange(1, 41), np.arange(1, 49)))
+    for block in (prediction._BLOCK, 64):  # at once, and in hundreds of parts
+        monkeypatch.setattr(prediction, "_BLOCK", block)
+        wanted = [latency({"0": int(x), "3": int(y)}) for x, y in zip(a, b, strict=True)]
+        np.testing.assert_allclose(latency.many({"0": a, "3": b}), wanted, rtol=1e-12)
+        np.testing.assert_allclose(latency.many({"3": b[:3]}), [latency({"3": int(y)}) for y in b[:3]], rtol=1e-12)
+    with pytest.raises(fxprune.InputError, match="no such group; seen: nobody"):
+        latency.many({"nobody": a})
+
+
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
+def test_a_budget_of_predicted_latency_looks_at_many_plans_at_once(
+    staircase: type[Staircase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And plans what it plans for the same function of one plan."""
+    net = plain()
+    groups, latency = groups_of(net), measured(net, tmp_path)
+    scores = fxprune.scorers.L1Norm()(net, groups)
+    wanted = Budget(0.6, measure=lambda counts: latency(counts))(groups, scores)
+    monkeypatch.setattr(Latency, "__call__", None)
+    assert Budget(0.6, measure=latency)(groups, scores) == wanted
 
 
 def test_plans_and_kinds_of_ops(staircase: type[Staircase], tmp_path: Path) -> None:

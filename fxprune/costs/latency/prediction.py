@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fxprune.costs.latency.grid import Floats, Surfaces
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
+
+_BLOCK = 2**18  # times of ops that are looked up at once, 2 MB an array
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +53,14 @@ class Latency:
         """Seconds when `counts` channels of the groups stay; groups that are not named are whole."""
         return float(self._seconds(self._best, self._vector(counts)))
 
+    def many(self, counts: Mapping[str, npt.NDArray[np.int64]]) -> Floats:
+        """Seconds of n plans at once, of shape (n,); `counts` are of shape (n,) each, and not none."""
+        n = len(next(iter(counts.values())))
+        vectors = np.repeat(self.sizes[:, None], n, axis=1)
+        vectors[[self._at(name) for name in counts]] = list(counts.values())
+        blocks = np.array_split(vectors, max(1, n * len(self.ops) // _BLOCK), axis=1)
+        return np.concatenate([self._seconds(self._best, block) for block in blocks])
+
     def rising(self, counts: Mapping[str, int]) -> float:
         """Seconds that never fall when a count rises.
 
@@ -76,9 +89,12 @@ class Latency:
         return self.overhead + self.scale * table(counts).sum(0)
 
     def _vector(self, counts: Mapping[str, int]) -> Floats:
-        vector, index = self.sizes.copy(), self._index
+        vector = self.sizes.copy()
         for name, count in counts.items():
-            if name not in index:
-                raise InputError("no such group", seen=name, remedy="measure the latency of this model's groups")
-            vector[index[name]] = count
+            vector[self._at(name)] = count
         return vector
+
+    def _at(self, name: str) -> int:
+        if name not in self._index:
+            raise InputError("no such group", seen=name, remedy="measure the latency of this model's groups")
+        return self._index[name]

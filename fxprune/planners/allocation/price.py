@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fxprune.analysis.groups import Groups
+from fxprune.costs.latency import Latency
 from fxprune.costs.macs import CostModel
 from fxprune.errors import InputError
 from fxprune.plan.plan import Ints
@@ -59,6 +61,9 @@ class Price:
         return evaluate
 
     def _own(self, measure: Callable[[Mapping[str, int]], float]) -> Callable[[Ints], Any]:
+        if isinstance(measure, Latency) and self._units:
+            return partial(self._seconds, measure)
+
         def one(parts: Ints) -> float:
             counts = {n: c for unit, p in zip(self._units, parts, strict=True) for n, c in unit.counts(p).items()}
             value = float(measure(counts))
@@ -69,3 +74,12 @@ class Price:
             return value
 
         return lambda parts: one(parts) if parts.ndim == 1 else np.array([one(column) for column in parts.T])
+
+    def _seconds(self, latency: Latency, parts: Ints) -> Any:
+        """Predicted latencies, of many widths in one look at its tables."""
+        each = parts if parts.ndim == 2 else parts[:, None]
+        pairs = zip(self._units, each, strict=True)
+        seconds = latency.many(
+            {n: kept for unit, p in pairs for n, kept in zip(unit.names, unit.kept[:, p], strict=True)}
+        )
+        return seconds if parts.ndim == 2 else float(seconds[0])
