@@ -211,7 +211,8 @@ def write(
     """
     given = checked_path(path)
     file = given if given.suffix == ".safetensors" else given / pruned_file.NAME
-    make_folder(file.parent)
-    pruned_file.save(file, result.model, result.plan if before is None else before.then(result.plan), notes)
-    page = file.with_suffix(".html") if file == given else file.with_name("report.html")
-    write_whole(page, result_page(result, title).encode())
+    plan = result.plan if before is None else before.then(result.plan)
+    data, page = pruned_file.encoded(result.model, plan, notes), result_page(result, title).encode()
+    make_folder(file.parent)  # once all there is to write is known to be right
+    write_whole(file, data)
+    write_whole(file.with_suffix(".html") if file == given else file.with_name("report.html"), page)

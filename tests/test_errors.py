@@ -24,6 +24,15 @@ import fxprune
 from fxprune.verification import reading
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is refused leaves no file and no folder in the working directory."""
+    folder = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
+
+
 @pytest.fixture
 def net() -> Iterator[Net]:
     """A model that must be the same after the test."""

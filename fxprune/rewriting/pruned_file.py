@@ -27,10 +27,14 @@ _SHOWN = 4  # names that an error lists of each kind
 
 
 def save(path: Path, model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None) -> None:
-    """Write a pruned model's `state_dict` and its plan, with a checksum of both; the file is whole or not there.
+    """Write `encoded` to a file, which is whole or not there."""
+    write_whole(path, encoded(model, plan, notes))
+
+
+def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None) -> bytes:
+    """A pruned model's `state_dict` and its plan, with a checksum of both, as a safetensors file holds them.
 
     Args:
-        path: of the file.
         model: the pruned model.
         plan: what it was cut by.
         notes: texts by name that are kept in the file as well.
@@ -55,7 +59,7 @@ def save(path: Path, model: nn.Module, plan: Plan, notes: Mapping[str, str] | No
     # Cloned, because the format refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
     texts = {_NOTE + name: text for name, text in (notes or {}).items()} | {"plan": plan.to_json()}
-    write_whole(path, safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)}))
+    return safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)})
 
 
 _OTHERWISE = "save model.state_dict() by torch.save, and the plan by plan.save(path)"
