@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_kind, check_model
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 from fxprune.module.wrappers import check_unwrapped
 
 _REMEDY = "give fxprune.find_groups(fxprune.trace(model, example_inputs))"

@@ -25,8 +25,8 @@ from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
 from fxprune.analysis.widths import Held, joined
 from fxprune.errors import InputError, check_kind
-from fxprune.module.isolation import aliases_of, walk
 from fxprune.module.names import names_of
+from fxprune.module.tensors import aliases_of, walk
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.trace import Graph
 

@@ -1,6 +1,8 @@
 """Module: the caller's `nn.Module`: run it, read it, and leave it exactly as it was.
 
 isolation         run a copy of it on meta tensors or in another mode, and put back what it shares with others
+tensors           its parameters and buffers, by name and in their places
+held_tensors      tensors in plain attributes that can be cut as buffers are
 structural_copy   new modules, attributes and closures over the same parameters
 saved_state       what containers hold, noted and put back
 class_state       what classes and functions hold, noted and put back

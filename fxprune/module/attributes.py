@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dis
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from types import FunctionType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from fxprune.module.literals import Literal, codes_inside, has_literal, is_literal, set_literals
+from fxprune.module.literals import Literal, has_literal, is_literal, set_literals
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -121,26 +118,6 @@ def can_become(module: nn.Module, name: str, new: int) -> bool:
         return has_literal(module, name) and 0 <= new <= Literal.named(name).value
     old = int_of(module, name)
     return type(old) is int and (1 if isinstance(module, _LAYERS) else 0) <= new <= old
-
-
-@cache
-def stored_by_forward(kind: type) -> frozenset[str]:
-    """The attributes of itself that a module's forward, or what it calls of its own, may assign to; for PyTorch's own
-    modules none.
-    """
-    if kind.__module__.startswith("torch."):
-        return frozenset()
-    found, seen, ahead = set[str](), set[str](), ["forward"]
-    while ahead:
-        method = ahead.pop()
-        function = inspect.getattr_static(kind, method, None)
-        if method in seen or not isinstance(function, FunctionType):
-            continue
-        seen.add(method)
-        for code in codes_inside(function.__code__):
-            ahead += code.co_names
-            found |= {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"}
-    return frozenset(found)
 
 
 def tensor_of(module: nn.Module, name: str) -> tuple[str, int] | None:

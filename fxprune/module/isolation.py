@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.module.class_state import ClassState
 from fxprune.module.structural_copy import StructuralCopy
+from fxprune.module.tensors import held_of, swap_tensors, walk
 from fxprune.module.written_tensors import Writes
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,11 +65,12 @@ def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
         InputError: the model holds a scripted module.
     """
     with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states():
-        structure = StructuralCopy()
+        held = held_of(model)
+        structure = StructuralCopy(shared=held.values())
         work = structure.of(model)
         own = [value for value in structure.originals if isinstance(value, FunctionType | partial)]
         parts = ClassState(structure.kinds, own).steps
-        others = [t for i, t in structure.shared.items() if keep_buffers or i not in structure.own]
+        others = [t for i, t in structure.shared.items() if keep_buffers or i in held or i not in structure.own]
         with _watched_tensors(others, parts):
             if keep_buffers:
                 _copy_buffers(work)
@@ -151,75 +153,6 @@ def seed_random_states(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
-
-
-def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` without its recursion, in which every module is handed up through all its parents."""
-    seen: set[nn.Module] = set()
-    ahead: list[tuple[str, nn.Module]] = [("", model)]
-    while ahead:
-        path, module = ahead.pop()
-        if module not in seen:
-            seen.add(module)
-            yield path, module
-            if module._modules:
-                prefix = path and f"{path}."
-                children = reversed(module._modules.items())
-                ahead += [(prefix + name, child) for name, child in children if child is not None]
-
-
-def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, Tensor]]:
-    """Where parameters and buffers are kept: registry, key in it, qualified name, tensor."""
-    for path, module in walk(model):
-        prefix = path and f"{path}."
-        registries: list[dict[str, Any]] = [r for r in (module._parameters, module._buffers) if r]
-        for registry in registries:
-            for key, tensor in registry.items():
-                if tensor is not None:
-                    yield registry, key, prefix + key, tensor
-
-
-def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
-    """Put `replace(name, tensor)` in the place of every parameter and buffer; shared ones are replaced once.
-
-    Call it inside `isolated`. Returns the qualified name of each new tensor by its `id`.
-    """
-    done: dict[int, Tensor] = {}
-    names: dict[int, str] = {}
-    for registry, key, name, tensor in _places(model):
-        new = done.get(id(tensor))
-        if new is None:
-            new = done[id(tensor)] = replace(name, tensor)
-            names[id(new)] = name
-        registry[key] = new
-    return names
-
-
-def tensor_names(model: nn.Module) -> dict[int, str]:
-    """The qualified name of every parameter and buffer by the tensor's `id`; shared ones by their first name."""
-    names: dict[int, str] = {}
-    for _, _, name, tensor in _places(model):
-        names.setdefault(id(tensor), name)
-    return names
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by qualified name, each shared tensor once, under its first name."""
-    first: dict[int, tuple[str, Tensor]] = {}
-    for _, _, name, tensor in _places(model):
-        first.setdefault(id(tensor), (name, tensor))
-    return dict(first.values())
-
-
-def aliases_of(model: nn.Module) -> dict[str, str]:
-    """Further names of shared parameters and buffers, as in a `state_dict`: {name: first name}."""
-    children = [c for _, m in walk(model) for c in m._modules.values() if c is not None]
-    places = [id(t) for *_, t in _places(model)]
-    if len(set(places)) == len(places) and len({*children, model}) == len(children) + 1:
-        return {}  # quickly, for most models share nothing
-    first = tensor_names(model)
-    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return {name: first[id(tensor)] for name, tensor in named if first[id(tensor)] != name}
 
 
 def set_training(model: nn.Module, training: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from fxprune.module.isolation import walk
+from fxprune.module.tensors import walk
 
 _SEPARATOR = "parametrizations."
 REMEDY = "torch.nn.utils.parametrize.remove_parametrizations"

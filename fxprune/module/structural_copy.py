@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fxprune.errors import InputError
 from fxprune.module.saved_state import (
     LARGEST_ARRAY,
     NOTHING,
@@ -36,6 +35,7 @@ from fxprune.module.saved_state import (
     slots_of,
     viewed,
 )
+from fxprune.module.wrappers import check_python
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,13 +50,15 @@ class StructuralCopy:
         kinds: classes of the modules and objects that were copied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Iterable[Tensor] = ()) -> None:
         self.shared: dict[int, Tensor] = {}
         self.own: frozenset[int] = frozenset()
         self.kinds: dict[type, list[Any]] = {}  # with their slots
         self._copies: dict[int, Any] = {}
         self.originals: list[Any] = []  # kept alive, so that no `id` is used twice
         self._unfilled: deque[tuple[nn.Module, nn.Module]] = deque()
+        for tensor in shared:  # of attributes
+            self._shared_tensor(tensor)
 
     def of(self, model: M) -> M:
         """The copy of a model.
@@ -279,18 +281,6 @@ class StructuralCopy:
         function = self._copy(value.__wrapped__)
         made = functools.lru_cache(**value.cache_parameters())(function)
         return self._know(value, functools.update_wrapper(made, function))
-
-
-def check_python(path: str, module: nn.Module) -> None:
-    """Refuse a scripted module.
-
-    Raises:
-        InputError: it is one.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        remedy = "give the module that torch.jit.script or trace was given"
-        where = path or type(module).__name__
-        raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)
 
 
 def _held(function: FunctionType) -> list[Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from fxprune.errors import InputError
-from fxprune.module.isolation import walk
-from fxprune.module.structural_copy import check_python
+from fxprune.module.tensors import walk
 
 
 def check_unwrapped(model: nn.Module) -> None:
@@ -29,3 +29,15 @@ def check_unwrapped(model: nn.Module) -> None:
                 if compiled
                 else "give model.module, and wrap the smaller model again",
             )
+
+
+def check_python(path: str, module: nn.Module) -> None:
+    """Refuse a scripted module.
+
+    Raises:
+        InputError: it is one.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        remedy = "give the module that torch.jit.script or trace was given"
+        where = path or type(module).__name__
+        raise InputError("a scripted module has no Python code to follow", where=where, remedy=remedy)

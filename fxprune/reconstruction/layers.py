@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import Batch
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.record import Recorded, RecordedRun, recording
 from fxprune.rewriting.rewrite import cut

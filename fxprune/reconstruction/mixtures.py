@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.module.batches import batches
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Ints, Plan
 from fxprune.reconstruction.bilinear import Bilinear, Side
 from fxprune.rewriting.rewrite import cut

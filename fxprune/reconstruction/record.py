@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
-from fxprune.module.isolation import Inputs, cloned, tensor_names
+from fxprune.module.isolation import Inputs, cloned
+from fxprune.module.tensors import tensor_names
 from fxprune.reconstruction.replay import Tapes
 from fxprune.reconstruction.residual_add import CallKey, Elsewhere, Normed, ResidualAdd, ResidualAdds
 from fxprune.statistics.observe import Contraction, observing

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError, TraceError, check_model
 from fxprune.module.batches import batches
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.bilinear import Bilinear, bilinear

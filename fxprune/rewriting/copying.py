@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from fxprune.errors import InputError
-from fxprune.module.isolation import walk
 from fxprune.module.saved_state import PLAIN, VIEWS, viewed
 from fxprune.module.structural_copy import StructuralCopy
+from fxprune.module.tensors import walk
 from fxprune.rewriting.closures import bind_to_copies
 
 M = TypeVar("M", bound=nn.Module)

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 
 from fxprune.errors import FxpruneError, InputError
 from fxprune.module.batches import Batch, batches
-from fxprune.module.isolation import isolated, set_training, swap_tensors
+from fxprune.module.isolation import isolated, set_training
+from fxprune.module.tensors import swap_tensors
 from fxprune.module.written_tensors import unwatched
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]  # (outputs, what `loss_inputs` gives) -> a scalar, the mean over samples

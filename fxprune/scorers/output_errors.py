@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.module.batches import batches
-from fxprune.module.isolation import call, isolated, set_training, tensor_names
+from fxprune.module.isolation import call, isolated, set_training
+from fxprune.module.tensors import tensor_names
 from fxprune.optional import progress_bar
 from fxprune.reconstruction.layers import Layer, find_layers, first_run
 from fxprune.reconstruction.refit import check_repeatable

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 
 
 def describe(value: Any) -> Any:

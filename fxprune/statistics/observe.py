@@ -20,7 +20,8 @@ from fxprune.analysis.ops.table import spec_of
 from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
-from fxprune.module.isolation import isolated, plain_attention, set_training, tensor_names
+from fxprune.module.isolation import isolated, plain_attention, set_training
+from fxprune.module.tensors import tensor_names
 from fxprune.module.written_tensors import unwatched
 from fxprune.tracing.trace import Graph
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.isolation import walk
+from fxprune.module.tensors import walk
 from fxprune.tracing.functions import PLAIN_LAYER
 from fxprune.tracing.provenance import plain
 from fxprune.tracing.recorder import Recorder

@@ -33,6 +33,11 @@ def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor
     return nn.Parameter(meta, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else meta
 
 
+def resized(name: str, t: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """The tensor itself, whose values the code may go by; a meta tensor where it shall have another shape."""
+    return t if shape is None or shape == t.shape else meta_like(name, t, shape)
+
+
 class Recorder(DispatchMode):
     """Appends a node to an `fx.Graph` for each ATen call."""
 

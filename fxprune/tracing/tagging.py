@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.module.isolation import walk
 from fxprune.module.saved_state import is_of_library
+from fxprune.module.tensors import walk
 from fxprune.tracing import scripted_functions
 from fxprune.tracing.builtin_calls import following
 from fxprune.tracing.provenance import TAGGED, Attribute, Run, Width, plain

@@ -28,16 +28,14 @@ from fxprune.module.isolation import (
     isolated,
     plain_attention,
     set_training,
-    swap_tensors,
-    tensor_names,
-    tensors_of,
     watch_forwards,
 )
+from fxprune.module.tensors import swap_held, swap_tensors, tensor_names, tensors_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.tracing.called_functions import Functions
 from fxprune.tracing.plain_layers import spare_plain_layers
 from fxprune.tracing.provenance import Run
-from fxprune.tracing.recorder import Recorder, meta_like
+from fxprune.tracing.recorder import Recorder, meta_like, resized
 from fxprune.tracing.tagging import followed_functions, tagged_attributes
 from fxprune.tracing.training_runs import asks_for_mode
 
@@ -148,13 +146,21 @@ def retrace(graph: Graph, shapes: Mapping[str, tuple[int, ...]], attributes: Map
         Exception: whatever the model's code has against them.
     """
     with isolated(graph.model) as work:
-        recorder = Recorder(swap_tensors(work, lambda n, t: meta_like(n, t, shapes.get(n))), tags=None)
+        names = swap_tensors(work, lambda n, t: meta_like(n, t, shapes.get(n)))
+        names |= swap_held(work, lambda n, t: resized(n, t, shapes.get(n)))
+        recorder = Recorder(_known(names, graph.tensors), tags=None)
         return _recorded_on_meta(graph.model, mend(work, attributes), graph.inputs, graph.tensors, recorder)
+
+
+def _known(names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> dict[int, str]:
+    """The names of the model's own tensors: in a copy, an alias of a buffer looks like a tensor by itself."""
+    return {i: name for i, name in names.items() if name in tensors}
 
 
 def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
     with isolated(model) as work:
-        recorder = Recorder(swap_tensors(work, meta_like), tags=tags)
+        held = swap_held(work, lambda _, t: t)  # the code may go by what they say
+        recorder = Recorder(_known(swap_tensors(work, meta_like) | held, tensors), tags=tags)
         graph = _recorded_on_meta(model, work, inputs, tensors, recorder)
     if recorder.extra_failed and not all(t.is_meta for t in tensors.values()):
         with suppress(Exception):  # what training mode does may follow the data, though evaluation does not
@@ -187,7 +193,8 @@ def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tens
     stack: list[str] = []
     try:
         with isolated(model, keep_buffers=True) as work:
-            recorder, given = Recorder(tensor_names(work), stack, real=True, tags=tags), cloned(inputs)
+            names, given = _known(tensor_names(work), tensors), cloned(inputs)
+            recorder = Recorder(names, stack, real=True, tags=tags)
             with _recording(work, recorder, on_meta=False):
                 _run(work, given, recorder, training=False)
                 if not recorder.has_seen(tensors) or asks_for_mode(model):

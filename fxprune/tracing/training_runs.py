@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.module.isolation import walk
+from fxprune.module.tensors import walk
 
 
 def asks_for_mode(model: nn.Module) -> bool:

@@ -17,8 +17,8 @@ from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
-from fxprune.module.isolation import tensors_of
 from fxprune.module.names import by_name, names_of
+from fxprune.module.tensors import tensors_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.pipeline import prune
 from fxprune.plan.plan import Plan

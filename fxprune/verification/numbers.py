@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import cut, scaled
 from fxprune.verification.randomise import drawn_like, is_redrawn

@@ -11,7 +11,7 @@ from torch import nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import FxpruneError, ProofError
-from fxprune.module.isolation import walk
+from fxprune.module.tensors import walk
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.tracing.trace import Graph, trace

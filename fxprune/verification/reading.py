@@ -25,9 +25,8 @@ from fxprune.module.isolation import (
     output_tensors,
     seed_random_states,
     set_training,
-    swap_tensors,
-    walk,
 )
+from fxprune.module.tensors import swap_held, swap_tensors, walk
 from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
 from fxprune.verification.convolution import conv2d
@@ -105,7 +104,8 @@ class Twin:
 
         kind = MaskedReading if self.which == "masked" else Reading
         with isolated(self.model) as model, sdpa_kernel(SDPBackend.MATH):
-            swap_tensors(model, lambda _, t: self._stand_ins.get(id(t), t))
+            for swap in (swap_tensors, swap_held):
+                swap(model, lambda _, t: self._stand_ins.get(id(t), t))
             set_training(model, training)
             for name, module in walk(model):
                 if is_leaf(module):

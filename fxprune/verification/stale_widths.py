@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 
 from fxprune.module.attributes import int_of
 from fxprune.module.dispatch import DispatchMode
-from fxprune.module.isolation import call, cloned, isolated, set_training, swap_tensors, walk
+from fxprune.module.isolation import call, cloned, isolated, set_training
 from fxprune.module.saved_state import is_of_library
+from fxprune.module.tensors import swap_tensors, walk
 from fxprune.plan.plan import Plan
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.recorder import all_on_meta, meta_like

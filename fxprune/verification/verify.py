@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from fxprune.errors import check_data
-from fxprune.module.isolation import Inputs, as_call, tensors_of
+from fxprune.module.isolation import Inputs, as_call
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import check_fit
 from fxprune.verification.inputs import tensors_in

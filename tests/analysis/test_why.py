@@ -140,7 +140,7 @@ class Transform(nn.Module):
 
 
 class Cache(nn.Module):
-    """Writes what it computes into a cache: a plain attribute, a buffer, or one that it makes anew if it is short."""
+    """Writes what it computes into a cache: in a list, a buffer, or one that it makes anew if it is short."""
 
     def __init__(self, buffer: bool) -> None:
         super().__init__()
@@ -148,11 +148,12 @@ class Cache(nn.Module):
         if buffer:
             self.register_buffer("cache", torch.zeros(2, 9, 8))
         else:
-            self.cache = torch.zeros(2, 9, 8)
+            self.caches = [torch.zeros(2, 9, 8)]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.cache[:, : x.shape[1]] = self.a(x)
-        return self.out(self.cache[:, : x.shape[1]])  # type: ignore[no-any-return]
+        cache = self.caches[0] if hasattr(self, "caches") else self.cache
+        cache[:, : x.shape[1]] = self.a(x)
+        return self.out(cache[:, : x.shape[1]])  # type: ignore[no-any-return]
 
 
 class Renewed(Cache):

@@ -200,8 +200,18 @@ def _grouped(labelling: Labelling, components: Components, heads: Heads, parts: 
         groups = tuple(replace(g, multiple=lcm(g.multiple, n)) for g, n in zip(groups, least, strict=True))
     fixed, balanced = tuple(fixed_dims(labelling, components, parameters)), _balanced(labelling, components, group_of)
     analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)
-    lone = {i for i, g in enumerate(groups) if g.size == 1 and not any(i in b for b in balanced)}
+    lone = {i: "all its channels are tied into one" for i, g in enumerate(groups) if g.size == 1}
+    lone |= {i: NO_WEIGHTS for i, g in enumerate(groups) if not _has_weights(labelling.graph, g)}
+    lone = {i: reason for i, reason in lone.items() if not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
+
+
+NO_WEIGHTS = "no parameter and no layer has these channels"
+
+
+def _has_weights(graph: Graph, group: Group) -> bool:
+    """Whether it is more than what buffers hold for themselves, such as statistics that a forward keeps."""
+    return any(s.role != "other" or isinstance(graph.tensors[s.tensor], nn.Parameter) for s in group.slots)
 
 
 def _balanced(labelling: Labelling, components: Components, group_of: Labels) -> tuple[frozenset[int], ...]:
@@ -214,14 +224,14 @@ def _balanced(labelling: Labelling, components: Components, group_of: Labels) ->
     return tuple(s for s in sets if s)
 
 
-def _without(analysis: Analysis, lone: set[int]) -> Analysis:
-    """Groups of one channel cannot shrink."""
+def _without(analysis: Analysis, lone: Mapping[int, str]) -> Analysis:
+    """The analysis without the groups that cannot shrink, or need not; the reasons are told."""
     keep = [i for i in range(len(analysis.groups)) if i not in lone]
     renumber = np.full(len(analysis.groups) + 1, -1)
     renumber[keep] = np.arange(len(keep))
     fixed = [
-        FixedDim(s.tensor, s.dim, len(s.positions), "all its channels are tied into one")
-        for i in sorted(lone)
+        FixedDim(s.tensor, s.dim, len(s.positions), reason)
+        for i, reason in sorted(lone.items())
         for s in analysis.groups[i].slots
     ]
     groups = tuple(analysis.groups[i] for i in keep)

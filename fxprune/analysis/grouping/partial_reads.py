@@ -17,8 +17,8 @@ from fxprune.analysis.labels.dims import Fix, Labels
 from fxprune.analysis.labels.labels import Labelling
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
-from fxprune.module.attributes import stored_by_forward
-from fxprune.module.isolation import walk
+from fxprune.module.held_tensors import stored_by_forward
+from fxprune.module.tensors import walk
 
 NOT_READ = "not read by the recorded forward"
 REPLACED = "the forward's code may put another tensor in its place"

@@ -12,7 +12,7 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Factoring, WidthUse
 from fxprune.analysis.labels.labels import Axes
 from fxprune.module.attributes import int_of
-from fxprune.module.isolation import walk
+from fxprune.module.tensors import walk
 
 
 def known_attributes(analysis: Analysis) -> list[WidthUse]:

@@ -27,10 +27,11 @@ from fxprune.analysis.widths.words import as_text, brief, shown
 from fxprune.module.attributes import mend
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
-from fxprune.module.isolation import call, cloned, isolated, set_training, swap_tensors, watch_forwards
+from fxprune.module.isolation import call, cloned, isolated, set_training, watch_forwards
+from fxprune.module.tensors import swap_held, swap_tensors
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.functions import RECURRENT
-from fxprune.tracing.recorder import all_on_meta, meta_like
+from fxprune.tracing.recorder import all_on_meta, meta_like, resized
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +85,7 @@ def probe(
     Returns:
         All differences, and the refusal that ended the run early, if one did.
     """
-    graph = prediction.analysis.labelling.graph
-    parameters = prediction.analysis.labelling.parameter_axes
+    graph, parameters = prediction.analysis.labelling.graph, prediction.analysis.labelling.parameter_axes
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         shape = prediction.shape(parameters[name]) if name in parameters else tensor.shape
@@ -95,6 +95,7 @@ def probe(
 
     with isolated(graph.model, keep_buffers=not graph.on_meta) as model:
         swap_tensors(model, cut)
+        swap_held(model, lambda n, t: resized(n, t, prediction.shape(parameters[n]) if n in parameters else None))
         model = mend(model, attributes)
         inputs = tree_map(_on_meta, graph.inputs) if graph.on_meta else cloned(graph.inputs)
         prober = _Prober(prediction, factors)

@@ -14,7 +14,7 @@ from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.module.batches import batches
-from fxprune.module.isolation import tensors_of
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Ints, Plan
 from fxprune.reconstruction.layers import Layer, find_layers, first_run
 from fxprune.reconstruction.original import Original

@@ -1,0 +1,73 @@
+"""Held tensors: those in plain attributes of modules (`self.positions = table`) that can be cut as buffers are."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterable
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.module.literals import codes_inside
+
+
+def held_tensors(modules: Iterable[nn.Module]) -> dict[tuple[int, str], Tensor]:
+    """The floating-point tensors in plain attributes that a forward does not assign to, by (`id` of module, attribute).
+
+    Left out are tensors with a history and views of parameters or buffers: they follow those.
+    """
+    modules = list(modules)
+    found = {
+        (id(m), name): t
+        for m in modules
+        for name, t in vars(m).items()
+        if type(t) is Tensor and _may_be_cut(t) and not _assigns(m, name)
+    }
+    if not found:
+        return {}
+    registered = (t for m in modules for r in (m._parameters, m._buffers) for t in r.values() if t is not None)
+    taken = {_memory(t) for t in registered if _has_memory(t)}
+    return {place: t for place, t in found.items() if _memory(t) not in taken}
+
+
+def _assigns(module: nn.Module, name: str) -> bool:
+    kind: Any = type(module)
+    return name in stored_by_forward(kind)
+
+
+def _may_be_cut(tensor: Tensor) -> bool:
+    plain = tensor.is_leaf and not tensor.requires_grad and tensor.is_floating_point()
+    return plain and _has_memory(tensor) and any(n > 1 for n in tensor.shape)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    dense = tensor.layout is torch.strided and torch._C._has_storage(tensor)
+    return dense and (tensor.is_meta or tensor.untyped_storage().data_ptr() != 0)
+
+
+def _memory(tensor: Tensor) -> int:
+    return id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
+
+
+@cache
+def stored_by_forward(kind: type) -> frozenset[str]:
+    """The attributes of itself that a module's forward, or what it calls of its own, may assign to; for PyTorch's own
+    modules none.
+    """
+    if kind.__module__.startswith("torch."):
+        return frozenset()
+    found, seen, ahead = set[str](), set[str](), ["forward"]
+    while ahead:
+        method = ahead.pop()
+        function = inspect.getattr_static(kind, method, None)
+        if method in seen or not isinstance(function, FunctionType):
+            continue
+        seen.add(method)
+        for code in codes_inside(function.__code__):
+            ahead += code.co_names
+            found |= {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"}
+    return frozenset(found)

@@ -1,0 +1,106 @@
+"""Tensors: a model's parameters and buffers, and the tensors in its plain attributes, by name and in their places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from fxprune.module.held_tensors import held_tensors
+
+Place: TypeAlias = tuple[dict[str, Any], str, str, Tensor]
+"""Registry, key in it, qualified name, tensor."""
+
+
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` without its recursion, in which every module is handed up through all its parents."""
+    seen: set[nn.Module] = set()
+    ahead: list[tuple[str, nn.Module]] = [("", model)]
+    while ahead:
+        path, module = ahead.pop()
+        if module not in seen:
+            seen.add(module)
+            yield path, module
+            if module._modules:
+                prefix = path and f"{path}."
+                children = reversed(module._modules.items())
+                ahead += [(prefix + name, child) for name, child in children if child is not None]
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    """Where parameters and buffers are kept."""
+    for path, module in walk(model):
+        prefix = path and f"{path}."
+        registries: list[dict[str, Any]] = [r for r in (module._parameters, module._buffers) if r]
+        for registry in registries:
+            for key, tensor in registry.items():
+                if tensor is not None:
+                    yield registry, key, prefix + key, tensor
+
+
+def _held_places(model: nn.Module) -> Iterator[Place]:
+    """Where tensors are kept in plain attributes, as `_places`."""
+    modules = list(walk(model))
+    held = held_tensors(module for _, module in modules)
+    paths = {id(module): (path and f"{path}.", module) for path, module in modules} if held else {}
+    for (module, key), tensor in held.items():
+        prefix, owner = paths[module]
+        yield vars(owner), key, prefix + key, tensor
+
+
+def held_of(model: nn.Module) -> dict[int, Tensor]:
+    """The tensors in plain attributes that can be cut, by `id`."""
+    return {id(tensor): tensor for *_, tensor in _held_places(model)}
+
+
+def swap_held(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
+    """As `swap_tensors`, for tensors in plain attributes."""
+    return _swap(_held_places(model), replace)
+
+
+def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
+    """Put `replace(name, tensor)` in the place of every parameter and buffer; shared ones are replaced once.
+
+    Call it inside `isolated`. Returns the qualified name of each new tensor by its `id`.
+    """
+    return _swap(_places(model), replace)
+
+
+def _swap(places: Iterable[Place], replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
+    done: dict[int, Tensor] = {}
+    names: dict[int, str] = {}
+    for registry, key, name, tensor in places:
+        new = done.get(id(tensor))
+        if new is None:
+            new = done[id(tensor)] = replace(name, tensor)
+            names[id(new)] = name
+        registry[key] = new
+    return names
+
+
+def tensor_names(model: nn.Module) -> dict[int, str]:
+    """The qualified name of every tensor of `tensors_of` by its `id`; shared ones by their first name."""
+    names: dict[int, str] = {}
+    for _, _, name, tensor in (*_places(model), *_held_places(model)):
+        names.setdefault(id(tensor), name)
+    return names
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, buffers and `held_tensors` by qualified name, each shared tensor once, under its first name."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for _, _, name, tensor in (*_places(model), *_held_places(model)):
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())
+
+
+def aliases_of(model: nn.Module) -> dict[str, str]:
+    """Further names of shared parameters and buffers, as in a `state_dict`: {name: first name}."""
+    children = [c for _, m in walk(model) for c in m._modules.values() if c is not None]
+    places = [id(t) for *_, t in _places(model)]
+    if len(set(places)) == len(places) and len({*children, model}) == len(children) + 1:
+        return {}  # quickly, for most models share nothing
+    first = tensor_names(model)
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: first[id(tensor)] for name, tensor in named if first[id(tensor)] != name}
