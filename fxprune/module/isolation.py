@@ -47,7 +47,7 @@ if hasattr(os, "register_at_fork"):  # a child has no thread that would let go o
 
 
 @contextmanager
-def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
+def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> Iterator[M]:
     """A model that can be run and changed inside the block, whatever happens there, instead of the caller's.
 
     Gradients are off inside, inference mode as well, and the random states are put back afterwards.
@@ -57,6 +57,7 @@ def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
             back.
         keep_buffers: the model runs for real and may write to its tensors: buffers are copied, and the parameters are
             watched. Without it only tensors that are neither are watched.
+        swapped: all `tensors_of` the copy are exchanged before it runs, so that none of them need be watched.
 
     Yields:
         A structural copy of the model.
@@ -70,7 +71,8 @@ def isolated(model: M, *, keep_buffers: bool = False) -> Iterator[M]:
         work = structure.of(model)
         own = [value for value in structure.originals if isinstance(value, FunctionType | partial)]
         parts = ClassState(structure.kinds, own).steps
-        others = [t for i, t in structure.shared.items() if keep_buffers or i in held or i not in structure.own]
+        left = {*structure.own} if swapped else structure.own - held.keys()
+        others = [t for i, t in structure.shared.items() if keep_buffers or i not in left]
         with _watched_tensors(others, parts):
             if keep_buffers:
                 _copy_buffers(work)

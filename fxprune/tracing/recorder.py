@@ -34,8 +34,8 @@ def meta_like(_: str, t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor
 
 
 def resized(name: str, t: Tensor, shape: tuple[int, ...] | None) -> Tensor:
-    """The tensor itself, whose values the code may go by; a meta tensor where it shall have another shape."""
-    return t if shape is None or shape == t.shape else meta_like(name, t, shape)
+    """A copy, as the code may go by the values; a meta tensor where it shall have another shape."""
+    return t.detach().clone() if shape is None or shape == t.shape else meta_like(name, t, shape)
 
 
 class Recorder(DispatchMode):

@@ -145,7 +145,7 @@ def retrace(graph: Graph, shapes: Mapping[str, tuple[int, ...]], attributes: Map
     Raises:
         Exception: whatever the model's code has against them.
     """
-    with isolated(graph.model) as work:
+    with isolated(graph.model, swapped=True) as work:
         names = swap_tensors(work, lambda n, t: meta_like(n, t, shapes.get(n)))
         names |= swap_held(work, lambda n, t: resized(n, t, shapes.get(n)))
         recorder = Recorder(_known(names, graph.tensors), tags=None)
@@ -158,8 +158,8 @@ def _known(names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> dict[int,
 
 
 def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
-    with isolated(model) as work:
-        held = swap_held(work, lambda _, t: t)  # the code may go by what they say
+    with isolated(model, swapped=True) as work:
+        held = swap_held(work, lambda name, t: resized(name, t, None))
         recorder = Recorder(_known(swap_tensors(work, meta_like) | held, tensors), tags=tags)
         graph = _recorded_on_meta(model, work, inputs, tensors, recorder)
     if recorder.extra_failed and not all(t.is_meta for t in tensors.values()):

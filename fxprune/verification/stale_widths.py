@@ -15,10 +15,10 @@ from fxprune.module.attributes import int_of
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import call, cloned, isolated, set_training
 from fxprune.module.saved_state import is_of_library
-from fxprune.module.tensors import swap_tensors, walk
+from fxprune.module.tensors import swap_held, swap_tensors, walk
 from fxprune.plan.plan import Plan
 from fxprune.tracing import meta_kernels
-from fxprune.tracing.recorder import all_on_meta, meta_like
+from fxprune.tracing.recorder import all_on_meta, meta_like, resized
 from fxprune.tracing.trace import Graph
 
 
@@ -80,10 +80,11 @@ def _candidates(model: nn.Module, plan: Plan) -> Iterator[StaleWidth]:
 def _read(graph: Graph, wanted: Set[tuple[str, str]]) -> set[tuple[str, str]]:
     """Which attributes one more forward reads, on the recorded inputs."""
     read: set[tuple[str, str]] = set()
-    with isolated(graph.model, keep_buffers=not graph.on_meta) as work:
+    with isolated(graph.model, keep_buffers=not graph.on_meta, swapped=graph.on_meta) as work:
         inputs = cloned(graph.inputs)
         if graph.on_meta:
             swap_tensors(work, meta_like)
+            swap_held(work, lambda name, t: resized(name, t, None))
             inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
         set_training(work, False)
         names: dict[str, set[str]] = {}

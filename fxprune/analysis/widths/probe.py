@@ -93,7 +93,7 @@ def probe(
             return tensor  # the code may go by what it says
         return meta_like(name, tensor, None if shape == tensor.shape else shape)
 
-    with isolated(graph.model, keep_buffers=not graph.on_meta) as model:
+    with isolated(graph.model, keep_buffers=not graph.on_meta, swapped=graph.on_meta) as model:
         swap_tensors(model, cut)
         swap_held(model, lambda n, t: resized(n, t, prediction.shape(parameters[n]) if n in parameters else None))
         model = mend(model, attributes)
