@@ -34,6 +34,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.module.class_state import ClassState
+from fxprune.module.flex_attention import plain_flex_attention
 from fxprune.module.structural_copy import StructuralCopy
 from fxprune.module.tensors import held_of, swap_tensors, walk
 from fxprune.module.written_tensors import Writes
@@ -65,7 +66,7 @@ def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> 
     Raises:
         InputError: the model holds a scripted module.
     """
-    with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states():
+    with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states(), plain_flex_attention():
         held = held_of(model)
         structure = StructuralCopy(shared=held.values())
         work = structure.of(model)
