@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -15,23 +16,25 @@ from torch import Tensor, nn
 from fxprune.module.literals import codes_inside
 
 
-def held_tensors(modules: Iterable[nn.Module]) -> dict[tuple[int, str], Tensor]:
+def held_tensors(modules: Sequence[nn.Module]) -> dict[tuple[int, str], Tensor]:
     """The floating-point tensors in plain attributes that a forward does not assign to, by (`id` of module, attribute).
 
-    Left out are tensors with a history and views of parameters or buffers: they follow those.
+    Left out are tensors with a history, and those that share memory with parameters, buffers or one another: where one
+    is written to, the others follow.
     """
-    modules = list(modules)
+    holders = [m for m in modules if Tensor in map(type, vars(m).values())]  # of thousands of attributes few are
     found = {
         (id(m), name): t
-        for m in modules
+        for m in holders
         for name, t in vars(m).items()
         if type(t) is Tensor and _may_be_cut(t) and not _assigns(m, name)
     }
     if not found:
         return {}
     registered = (t for m in modules for r in (m._parameters, m._buffers) for t in r.values() if t is not None)
-    taken = {_memory(t) for t in registered if _has_memory(t)}
-    return {place: t for place, t in found.items() if _memory(t) not in taken}
+    taken = Counter(map(_memory, {id(t): t for t in found.values()}.values()))
+    taken.update(_memory(t) for t in registered if _has_memory(t))
+    return {place: t for place, t in found.items() if taken[_memory(t)] == 1}
 
 
 def _assigns(module: nn.Module, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 ahead += [(prefix + name, child) for name, child in children if child is not None]
 
 
-def _places(model: nn.Module) -> Iterator[Place]:
+def _places(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Place]:
     """Where parameters and buffers are kept."""
-    for path, module in walk(model):
+    for path, module in modules:
         prefix = path and f"{path}."
         registries: list[dict[str, Any]] = [r for r in (module._parameters, module._buffers) if r]
         for registry in registries:
@@ -39,24 +39,29 @@ def _places(model: nn.Module) -> Iterator[Place]:
                     yield registry, key, prefix + key, tensor
 
 
-def _held_places(model: nn.Module) -> Iterator[Place]:
+def _held_places(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[Place]:
     """Where tensors are kept in plain attributes, as `_places`."""
-    modules = list(walk(model))
-    held = held_tensors(module for _, module in modules)
+    held = held_tensors([module for _, module in modules])
     paths = {id(module): (path and f"{path}.", module) for path, module in modules} if held else {}
     for (module, key), tensor in held.items():
         prefix, owner = paths[module]
         yield vars(owner), key, prefix + key, tensor
 
 
+def _all_places(model: nn.Module) -> Iterator[Place]:
+    modules = list(walk(model))
+    yield from _places(modules)
+    yield from _held_places(modules)
+
+
 def held_of(model: nn.Module) -> dict[int, Tensor]:
     """The tensors in plain attributes that can be cut, by `id`."""
-    return {id(tensor): tensor for *_, tensor in _held_places(model)}
+    return {id(tensor): tensor for *_, tensor in _held_places(list(walk(model)))}
 
 
 def swap_held(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
     """As `swap_tensors`, for tensors in plain attributes."""
-    return _swap(_held_places(model), replace)
+    return _swap(_held_places(list(walk(model))), replace)
 
 
 def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
@@ -64,7 +69,7 @@ def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> 
 
     Call it inside `isolated`. Returns the qualified name of each new tensor by its `id`.
     """
-    return _swap(_places(model), replace)
+    return _swap(_places(walk(model)), replace)
 
 
 def _swap(places: Iterable[Place], replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
@@ -82,7 +87,7 @@ def _swap(places: Iterable[Place], replace: Callable[[str, Tensor], Tensor]) -> 
 def tensor_names(model: nn.Module) -> dict[int, str]:
     """The qualified name of every tensor of `tensors_of` by its `id`; shared ones by their first name."""
     names: dict[int, str] = {}
-    for _, _, name, tensor in (*_places(model), *_held_places(model)):
+    for _, _, name, tensor in _all_places(model):
         names.setdefault(id(tensor), name)
     return names
 
@@ -90,7 +95,7 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters, buffers and `held_tensors` by qualified name, each shared tensor once, under its first name."""
     first: dict[int, tuple[str, Tensor]] = {}
-    for _, _, name, tensor in (*_places(model), *_held_places(model)):
+    for _, _, name, tensor in _all_places(model):
         first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
 
@@ -98,7 +103,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def aliases_of(model: nn.Module) -> dict[str, str]:
     """Further names of shared parameters and buffers, as in a `state_dict`: {name: first name}."""
     children = [c for _, m in walk(model) for c in m._modules.values() if c is not None]
-    places = [id(t) for *_, t in _places(model)]
+    places = [id(t) for *_, t in _places(walk(model))]
     if len(set(places)) == len(places) and len({*children, model}) == len(children) + 1:
         return {}  # quickly, for most models share nothing
     first = tensor_names(model)

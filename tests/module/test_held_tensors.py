@@ -132,6 +132,14 @@ def test_views_of_weights_follow_them() -> None:
     assert [g.name for g in groups] == ["b"]
 
 
+def test_views_of_one_another_stay() -> None:
+    """What is written to one shows in the other, which two smaller tensors would not do."""
+    model = positions()
+    model.a.first = model.table[:2]
+    assert {n for n in tensors_of(model) if "table" in n or "first" in n} == set()
+    assert [g.name for g in fxprune.find_groups(fxprune.trace(model, inputs(1)))] == ["b"]
+
+
 def test_one_tensor_in_two_attributes_is_cut_once() -> None:
     class Twice(Positions):
         def forward(self, x: Tensor) -> Tensor:
