@@ -233,7 +233,7 @@ def left_aligned(call: Call, tokens: Any, mask: Any) -> Any:
 
 _DATA = """
 _local_scalar_dense nonzero masked_select _unique2 bincount searchsorted bucketize histc equal item is_nonzero
-torchvision::nms
+repeat_interleave torchvision::nms
 """.split()
 
 _SPLIT = OpSpec(split, zeros.first, move=Move.PART)

@@ -281,6 +281,7 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "masked_select": (lambda m, x: x + x.masked_select(x > 0).sum(), VALUES),
     "_unique2": (lambda m, x: x + x.unique().sum(), VALUES),
     "bincount": (lambda m, x: x + (0 * x).long().flatten().bincount().sum() * 0, VALUES),
+    "repeat_interleave": (lambda m, x: x + 0 * torch.repeat_interleave((x > 9).long().flatten()).sum(), VALUES),
     "searchsorted": (lambda m, x: torch.searchsorted(torch.tensor([0.0, 0.5], dtype=x.dtype), x), VALUES),
     "bucketize": (lambda m, x: torch.bucketize(x, torch.tensor([0.0, 0.5], dtype=x.dtype)), VALUES),
     "histc": (lambda m, x: x + 0 * torch.histc(x, 3).sum(), VALUES),
