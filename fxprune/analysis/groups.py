@@ -322,6 +322,8 @@ def find_groups(
     choice = _choice(graph, heads)
     ignore = Ignored(names)
     found = settled(graph, choice, ignore, rewrite_code=rewrite_code)
+    if ignore.misses_names():  # what is ignored decides which analyses are tried
+        ignore(settled(graph, choice, Ignored(()), rewrite_code=rewrite_code)[0])
     return Groups(*(settled(graph, choice, ignore, rewrite_code=rewrite_code) if ignore.has_learned() else found))
 
 

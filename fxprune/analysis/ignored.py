@@ -47,6 +47,10 @@ class Ignored:
         """Those groups of an analysis that it knows by these names."""
         return {g.name for g in analysis.groups if any(touches(g, pattern) for pattern in self._names)}
 
+    def misses_names(self) -> bool:
+        """Whether no analysis so far has known one of the names."""
+        return bool(self._strange - self._slots.keys())
+
     def has_learned(self) -> bool:
         """Whether an analysis did not know a name that another one knew, so that all are to be tried again.
 

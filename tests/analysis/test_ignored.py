@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.analysis.grouping.components import analysed
+from fxprune.analysis.ignored import Ignored
 
 
 class Attention(nn.Module):
@@ -34,6 +36,20 @@ def test_a_group_that_not_every_analysis_makes_can_be_ignored() -> None:
     assert reasons == {"ignored by the caller ('qkv#2')"}
     result = fxprune.prune(Attention(), torch.randn(2, 7, 6), pruning_ratio=0.5, ignored=["qkv#2"])
     assert (result.model.stem.out_features, result.model.qkv.out_features) == (5, 96)
+
+
+def test_a_name_is_missed_until_an_analysis_knows_it() -> None:
+    """What is ignored decides which analyses are tried; `find_groups` then tries those of nothing ignored as well."""
+    graph = fxprune.trace(Attention(), torch.randn(2, 7, 6))
+    first, best = analysed(graph), fxprune.find_groups(graph).analysis
+    assert "qkv#2" not in {g.name for g in first.groups}
+    ignored = Ignored(["qkv#2"])
+    assert ignored(first) == {}
+    assert ignored.misses_names()
+    assert ignored(best) == {"qkv#2": ("ignored by the caller ('qkv#2')", "")}
+    assert not ignored.misses_names()
+    assert ignored.has_learned()
+    assert ignored(first)
 
 
 def test_a_name_of_nothing_is_told() -> None:

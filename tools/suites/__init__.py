@@ -64,6 +64,7 @@ class Name(StrEnum):
     pytorchcv = "pytorchcv"
     monai = "monai"
     diffusers = "diffusers"
+    vit_pytorch = "vit_pytorch"
 
 
 def suite(name: str) -> Suite:
