@@ -41,21 +41,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """No test depends on the tests before it."""
+def _alone() -> Iterator[None]:
+    """No test depends on the tests before it, and all run on the default device of `FXPRUNE_TEST_DEVICE`.
+
+    Libraries that a test imports (ultralytics) change how arrays are printed, also in doctests of this process.
+    """
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _on_the_device() -> Iterator[None]:
-    """The default device of `FXPRUNE_TEST_DEVICE`."""
+    printed = np.get_printoptions()
     with torch.device(device) if (device := os.environ.get("FXPRUNE_TEST_DEVICE")) else nullcontext():
         yield
-
-
-@pytest.fixture(autouse=True)
-def _printed_as_before() -> Iterator[None]:
-    """Libraries that a test imports (ultralytics) change how arrays are printed, also in doctests of this process."""
-    with np.printoptions():
-        yield
+    np.set_printoptions(**printed)
     torch.set_printoptions(profile="default")

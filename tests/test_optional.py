@@ -3,6 +3,7 @@
 import statistics
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -21,19 +22,8 @@ EXTRAS = {
 }  # fmt: skip
 
 
-def without_extras(code: str) -> str:
-    """The standard output of code that runs in a process of its own, where only the base dependencies are found."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS.format(extras=EXTRAS) + code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_base_dependencies_suffice() -> None:
-    """Pruning, scores of every kind, reconstruction, a search, a report and a plan's file."""
-    done = without_extras(
-        """
+# Pruning, scores of every kind, reconstruction, a search, a report and a plan's file.
+BASE = """
 assert fxprune.prune(net, x, 0.5).model(x).shape == (2, 4, 4, 4)
 groups = fxprune.find_groups(fxprune.trace(net, x))
 scores = scorers.Normalised(scorers.L1Norm(), "rank")(net, groups)
@@ -47,11 +37,8 @@ assert found.plan.kept_counts()["0"] < 8
 from rich.console import Console
 from fxprune.report import group_table
 Console().print(group_table(groups))
+print("=" * 20)
 """
-    )
-    assert "1 prunable group" in done
-
-
 NEEDING = {
     "scorers.Lasso()(net, fxprune.find_groups(fxprune.trace(net, x)), [x])": ("sklearn", "lasso"),
     "search.Workers(2)": ("joblib", "workers"),
@@ -59,9 +46,23 @@ NEEDING = {
 }
 
 
-def test_a_missing_extra_is_named() -> None:
+@cache
+def without_extras() -> tuple[str, str]:
+    """What is printed, of the base and of what needs more, in a process where only the base dependencies are found."""
     tries = (f"try:\n    {use}\nexcept fxprune.InputError as error:\n    print(error)\n" for use in NEEDING)
-    told = without_extras("".join(tries)).splitlines()
+    code = WITHOUT_EXTRAS.format(extras=EXTRAS) + BASE + "".join(tries)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    base, _, more = done.stdout.partition("=" * 20 + "\n")
+    return base, more
+
+
+def test_the_base_dependencies_suffice() -> None:
+    assert "1 prunable group" in without_extras()[0]
+
+
+def test_a_missing_extra_is_named() -> None:
+    told = without_extras()[1].splitlines()
     for message, (library, extra) in zip(told, NEEDING.values(), strict=True):
         assert message.startswith(f"{library} cannot be imported")
         assert f"pip install 'fxprune[{extra}]'" in message

@@ -87,6 +87,7 @@ def test_plain_attention_loses_heads_as_any_other() -> None:
     assert {result.model.q.out_features, result.model.v.out_features, result.model.out.in_features} == {16}
 
 
+@pytest.mark.parametrize("model", ["plain", "shared keys and relative positions"], indirect=True)
 def test_it_is_scored_and_repaired(model: Attention) -> None:
     """Gradients on a CPU are something that PyTorch's own has not."""
     data = [torch.randn(8, 5, 6) for _ in range(4)]
