@@ -16,25 +16,25 @@ from torch import Tensor, nn
 from fxprune.module.literals import codes_inside
 
 
-def held_tensors(modules: Sequence[nn.Module]) -> dict[tuple[int, str], Tensor]:
-    """The floating-point tensors in plain attributes that a forward does not assign to, by (`id` of module, attribute).
+def held_tensors(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    """The floating-point tensors in plain attributes that a forward does not assign to: module, attribute, tensor.
 
     Left out are tensors with a history, and those that share memory with parameters, buffers or one another: where one
     is written to, the others follow.
     """
     holders = [m for m in modules if Tensor in map(type, vars(m).values())]  # of thousands of attributes few are
-    found = {
-        (id(m), name): t
+    found = [
+        (m, name, t)
         for m in holders
         for name, t in vars(m).items()
         if type(t) is Tensor and _may_be_cut(t) and not _assigns(m, name)
-    }
+    ]
     if not found:
-        return {}
+        return []
     registered = (t for m in modules for r in (m._parameters, m._buffers) for t in r.values() if t is not None)
-    taken = Counter(map(_memory, {id(t): t for t in found.values()}.values()))
+    taken = Counter(map(_memory, {id(t): t for *_, t in found}.values()))
     taken.update(_memory(t) for t in registered if _has_memory(t))
-    return {place: t for place, t in found.items() if taken[_memory(t)] == 1}
+    return [place for place in found if taken[_memory(place[2])] == 1]
 
 
 def _assigns(module: nn.Module, name: str) -> bool:

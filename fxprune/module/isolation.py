@@ -72,8 +72,8 @@ def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> 
         work = structure.of(model)
         own = [value for value in structure.originals if isinstance(value, FunctionType | partial)]
         parts = ClassState(structure.kinds, own).steps
-        left = {*structure.own} if swapped else structure.own - held.keys()
-        others = [t for i, t in structure.shared.items() if keep_buffers or i not in left]
+        unwatched = structure.own if swapped else structure.own - held.keys()
+        others = [t for i, t in structure.shared.items() if keep_buffers or i not in unwatched]
         with _watched_tensors(others, parts):
             if keep_buffers:
                 _copy_buffers(work)

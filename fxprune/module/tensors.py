@@ -41,11 +41,9 @@ def _places(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Place]:
 
 def _held_places(modules: Sequence[tuple[str, nn.Module]]) -> Iterator[Place]:
     """Where tensors are kept in plain attributes, as `_places`."""
-    held = held_tensors([module for _, module in modules])
-    paths = {id(module): (path and f"{path}.", module) for path, module in modules} if held else {}
-    for (module, key), tensor in held.items():
-        prefix, owner = paths[module]
-        yield vars(owner), key, prefix + key, tensor
+    if held := held_tensors([module for _, module in modules]):
+        prefixes = {module: path and f"{path}." for path, module in modules}
+        yield from ((vars(module), key, prefixes[module] + key, tensor) for module, key, tensor in held)
 
 
 def _all_places(model: nn.Module) -> Iterator[Place]:
@@ -70,6 +68,11 @@ def swap_tensors(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> 
     Call it inside `isolated`. Returns the qualified name of each new tensor by its `id`.
     """
     return _swap(_places(walk(model)), replace)
+
+
+def swap_all(model: nn.Module, replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:
+    """As `swap_tensors`, for all of `tensors_of`."""
+    return _swap(_all_places(model), replace)
 
 
 def _swap(places: Iterable[Place], replace: Callable[[str, Tensor], Tensor]) -> dict[int, str]:

@@ -127,12 +127,11 @@ def scaled_to_budget(
     The forty members that the bisection looks at take no plan each.
     """
     problem = _BudgetProblem(groups, scores, measure, keep, constraints)
-    return problem.plan(problem.bisected(counts, _TOLERANCE), _TOLERANCE)
+    return problem.plan(problem.bisected(counts, AtBudget.tolerance), AtBudget.tolerance)
 
 
 _EDGE = 1e-9
 _HALVINGS = 40
-_TOLERANCE = 0.01
 
 
 def check_budget(keep: float, tolerance: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
-from fxprune.module.tensors import swap_held, swap_tensors, tensors_of, walk
+from fxprune.module.tensors import swap_all, tensors_of, walk
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
 from fxprune.rewriting.channel_sampler import BUFFER, add_samplers
@@ -52,8 +52,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be trained
         replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
         if inplace:
-            for swap in (swap_tensors, swap_held):
-                swap(model, lambda _, tensor: replaced.get(id(tensor), tensor))
+            swap_all(model, lambda _, tensor: replaced.get(id(tensor), tensor))
             own_holders(model, plan.attributes)
         else:
             # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.

@@ -26,7 +26,7 @@ from fxprune.module.isolation import (
     seed_random_states,
     set_training,
 )
-from fxprune.module.tensors import swap_held, swap_tensors, walk
+from fxprune.module.tensors import swap_all, walk
 from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
 from fxprune.verification.convolution import conv2d
@@ -104,8 +104,7 @@ class Twin:
 
         kind = MaskedReading if self.which == "masked" else Reading
         with isolated(self.model) as model, sdpa_kernel(SDPBackend.MATH):
-            for swap in (swap_tensors, swap_held):
-                swap(model, lambda _, t: self._stand_ins.get(id(t), t))
+            swap_all(model, lambda _, t: self._stand_ins.get(id(t), t))
             set_training(model, training)
             for name, module in walk(model):
                 if is_leaf(module):

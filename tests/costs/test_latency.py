@@ -243,6 +243,16 @@ def test_a_budget_of_predicted_latency_looks_at_many_plans_at_once(
     assert Budget(0.6, measure=latency)(groups, scores) == wanted
 
 
+def test_predictions_that_are_no_times_are_refused(
+    staircase: type[Staircase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = plain()
+    groups, latency = groups_of(net), measured(net, tmp_path)
+    monkeypatch.setattr(Latency, "many", lambda self, counts: np.full(len(counts["0"]), np.nan))
+    with pytest.raises(fxprune.InputError, match="the measured cost is no number; seen: nan for"):
+        Budget(0.6, measure=latency)(groups, fxprune.scorers.L1Norm()(net, groups))
+
+
 def test_plans_and_kinds_of_ops(staircase: type[Staircase], tmp_path: Path) -> None:
     net = plain()
     groups, latency = groups_of(net), measured(net, tmp_path)

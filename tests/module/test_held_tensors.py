@@ -28,8 +28,8 @@ class Positions(nn.Module):
         return self.out(h.relu())  # type: ignore[no-any-return]
 
 
-def table(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.linspace(-1, 1, 40, dtype=dtype).reshape(5, 8)
+def table() -> Tensor:
+    return torch.linspace(-1, 1, 40).reshape(5, 8)
 
 
 def inputs(batch: int) -> tuple[Any, ...]:
@@ -79,6 +79,25 @@ def test_of_meta_tensors() -> None:
     with torch.device("meta"):
         groups = fxprune.find_groups(fxprune.trace(Positions(torch.zeros(5, 8)).eval(), inputs(1)))
     assert [(g.name, g.size) for g in groups] == [("a", 8), ("b", 12)]
+
+
+class Cached(Positions):
+    """Writes what it computes into the table, and reads that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.table[: x.shape[1]] = self.a(x[0])
+        return self.out(self.b(self.table[: x.shape[1]].relu()).relu())  # type: ignore[no-any-return]
+
+
+def test_a_cache_that_is_written_to_shrinks() -> None:
+    torch.manual_seed(0)
+    model = Cached(table()).eval()
+    with no_footprints(model, *inputs(1)):
+        result = fxprune.prune(model, inputs(1), 0.5)
+    assert result.report.kept == {"a": 4, "b": 6}
+    assert result.report.deviation is not None
+    assert result.report.deviation < 1e-6
+    assert result.model.table.shape == (5, 4)
 
 
 class Renewed(Positions):

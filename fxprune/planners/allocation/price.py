@@ -66,12 +66,7 @@ class Price:
 
         def one(parts: Ints) -> float:
             counts = {n: c for unit, p in zip(self._units, parts, strict=True) for n, c in unit.counts(p).items()}
-            value = float(measure(counts))
-            # Comparisons with NaN are false, so that a search for widths would stop at once and keep everything.
-            if not 0 <= value < math.inf:
-                remedy = "let the measure return a finite number of at least 0, such as seconds"
-                raise InputError("the measured cost is no number", seen=f"{value} for {counts}"[:120], remedy=remedy)
-            return value
+            return _number(float(measure(counts)), counts)
 
         return lambda parts: one(parts) if parts.ndim == 1 else np.array([one(column) for column in parts.T])
 
@@ -79,7 +74,17 @@ class Price:
         """Predicted latencies, of many widths in one look at its tables."""
         each = parts if parts.ndim == 2 else parts[:, None]
         pairs = zip(self._units, each, strict=True)
-        seconds = latency.many(
-            {n: kept for unit, p in pairs for n, kept in zip(unit.names, unit.kept[:, p], strict=True)}
-        )
+        counts = {n: kept for unit, p in pairs for n, kept in zip(unit.names, unit.kept[:, p], strict=True)}
+        seconds = latency.many(counts)
+        wrong = ~((seconds >= 0) & (seconds < math.inf))
+        if wrong.any():
+            _number(float(seconds[wrong][0]), {n: int(kept[wrong][0]) for n, kept in counts.items()})
         return seconds if parts.ndim == 2 else float(seconds[0])
+
+
+def _number(value: float, counts: Mapping[str, int]) -> float:
+    """Refuse what is no cost: comparisons with NaN are false, so that a search for widths would keep everything."""
+    if not 0 <= value < math.inf:
+        remedy = "let the measure return a finite number of at least 0, such as seconds"
+        raise InputError("the measured cost is no number", seen=f"{value} for {counts}"[:120], remedy=remedy)
+    return value
