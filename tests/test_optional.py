@@ -7,15 +7,24 @@ from functools import cache
 
 import pytest
 
-WITHOUT_EXTRAS = """
-import sys
-sys.modules.update(dict.fromkeys({extras}))  # an import of what is None fails as if it were not installed
-import torch, fxprune
-from fxprune import scorers, search
+# One process for all: each takes seconds to import PyTorch. Its compiler takes more than a second longer, and PyTorch
+# imports it at the first call that a dispatch mode sees.
+FRESH = """
+import sys, warnings, torch
+before = set(sys.modules)
+import fxprune
+print({lazy} & (set(sys.modules) - before), "=" * 20)
 
-net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+warnings.simplefilter("ignore")
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
 x = torch.rand(2, 3, 8, 8)
+fxprune.prune(net, x, pruning_ratio=0.5)
+print("torch._dynamo" in sys.modules, "=" * 20)
+
+sys.modules.update(dict.fromkeys({extras}))  # an import of what is None fails as if it were not installed
+from fxprune import scorers, search
 """
+LAZY = {"scipy.stats", "scipy.sparse", "networkx", "sklearn", "joblib", "cloudpickle", "rich"}
 EXTRAS = {
     "sklearn", "joblib", "cloudpickle", "torch_pruning", "torchvision", "matplotlib", "tensorboard",
     "accelerate", "dask", "ray", "jaxtyping", "hypothesis", "pytest",
@@ -47,22 +56,31 @@ NEEDING = {
 
 
 @cache
-def without_extras() -> tuple[str, str]:
-    """What is printed, of the base and of what needs more, in a process where only the base dependencies are found."""
+def printed() -> list[str]:
+    """What an import loads, whether `prune` has loaded the compiler, then what is printed of the base and of what needs
+    more where only the base dependencies are found.
+    """
     tries = (f"try:\n    {use}\nexcept fxprune.InputError as error:\n    print(error)\n" for use in NEEDING)
-    code = WITHOUT_EXTRAS.format(extras=EXTRAS) + BASE + "".join(tries)
+    code = FRESH.format(lazy=LAZY, extras=EXTRAS) + BASE + "".join(tries)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    base, _, more = done.stdout.partition("=" * 20 + "\n")
-    return base, more
+    return [part.strip() for part in done.stdout.split("=" * 20)]
+
+
+def test_importing_loads_no_library_that_few_calls_need() -> None:
+    assert printed()[0] == "set()"
+
+
+def test_the_compiler_is_not_imported() -> None:
+    assert printed()[1] == "False"
 
 
 def test_the_base_dependencies_suffice() -> None:
-    assert "1 prunable group" in without_extras()[0]
+    assert "1 prunable group" in printed()[2]
 
 
 def test_a_missing_extra_is_named() -> None:
-    told = without_extras()[1].splitlines()
+    told = printed()[3].splitlines()
     for message, (library, extra) in zip(told, NEEDING.values(), strict=True):
         assert message.startswith(f"{library} cannot be imported")
         assert f"pip install 'fxprune[{extra}]'" in message
@@ -78,10 +96,3 @@ def cpu_seconds(module: str) -> float:
 @pytest.mark.slow
 def test_importing_takes_little_longer_than_torch() -> None:
     assert cpu_seconds("fxprune") <= 1.3 * cpu_seconds("torch")
-
-
-def test_importing_loads_no_library_that_few_calls_need() -> None:
-    lazy = {"scipy.stats", "scipy.sparse", "networkx", "sklearn", "joblib", "cloudpickle", "rich"}
-    code = f"import torch, sys; before = set(sys.modules); import fxprune; print({lazy} & (set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"

@@ -3,8 +3,6 @@
 import functools
 import random
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -1049,18 +1047,6 @@ def test_a_table_that_makes_its_values(held: bool) -> None:
     groups = fxprune.find_groups(fxprune.trace(Looking(held), torch.rand(1, 4)))
     assert [g.size for g in groups] == [6]
     assert list(TABLE) == ["relu", "scale"]
-
-
-def test_the_compiler_is_not_imported() -> None:
-    """It takes more than a second, and PyTorch imports it at the first call that a dispatch mode sees."""
-    code = """
-import sys, warnings, torch, fxprune
-warnings.simplefilter("ignore")
-net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
-fxprune.prune(net, torch.rand(1, 3, 8, 8), pruning_ratio=0.5)
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_empty_container_that_two_modules_share_is_shared_by_their_copies() -> None:

@@ -77,6 +77,10 @@ class Factoring:
     node: fx.Node
     split: bool = False
 
+    def labels_of(self, k: int) -> Labels:
+        """Those of factor `k`, which is not fixed."""
+        return np.asarray(self.factors[k])
+
 
 @dataclass(frozen=True, eq=False)
 class WidthUse:

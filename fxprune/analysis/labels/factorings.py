@@ -130,7 +130,7 @@ def _marks(of: Labels, fixes: list[Fix], chosen: dict[Factoring, int]) -> npt.ND
     marks = np.zeros(of.max(initial=-1) + 1, dtype=np.int8)
     for factoring, k in chosen.items():
         if k >= 0:
-            marks[of[factoring.factors[k]]] = _SHRINKS  # type: ignore[index]
+            marks[of[factoring.labels_of(k)]] = _SHRINKS
     if fixes:
         marks[of[np.concatenate([f.labels for f in fixes])]] = _STAYS
     return marks
@@ -197,7 +197,7 @@ def _none(f: Factoring) -> str:
 
 def _told(fixes: list[Fix], of: Labels, first: Labels, chosen: dict[Factoring, int]) -> Iterator[Fix]:
     """The reasons as they have come out: a factor that was chosen may be held by something else after all."""
-    stay = [f for f, k in chosen.items() if k >= 0 and (first[of[f.factors[k]]] >= 0).all()]  # type: ignore[index]
+    stay = [f for f, k in chosen.items() if k >= 0 and (first[of[f.labels_of(k)]] >= 0).all()]
     reasons = {(f.node, _another(f)): _none(f) for f in stay}
     for fix in fixes:
         yield replace(fix, reason=reasons.get((fix.node, fix.reason), fix.reason))  # type: ignore[arg-type]
@@ -212,12 +212,12 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     able = _able(f, of, marks)
     if not able:
         return -1
-    able = [k for k in able if _can_part(of[f.factors[k]])] or able  # type: ignore[index]
+    able = [k for k in able if _can_part(of[f.labels_of(k)])] or able
     varying = [k for k in _varying(f, of) if k in able]
     if len(varying) == 1:
         return varying[0]
     able = varying or able
-    agreed = [k for k in able if (marks[of[f.factors[k]]] == _SHRINKS).any()]  # type: ignore[index]
+    agreed = [k for k in able if (marks[of[f.labels_of(k)]] == _SHRINKS).any()]
     if not agreed and heads and len(able) > 1:
         return able[-1] if heads == "head_dim" else able[-2]
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
@@ -238,7 +238,7 @@ def _chosen_for(f: Factoring, heads: Heads) -> str:
 def _along(f: Factoring, k: int) -> tuple[Labels, Labels]:
     """Edges that give every flat index the label of its position along factor `k`."""
     shape = [-1 if i == k else 1 for i in range(len(f.sizes))]
-    factor = np.reshape(f.factors[k], shape)  # type: ignore[arg-type]
+    factor = f.labels_of(k).reshape(shape)
     return f.flat, np.broadcast_to(factor, f.sizes).reshape(-1)
 
 

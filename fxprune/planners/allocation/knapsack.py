@@ -177,7 +177,8 @@ def _best_neighbour(ladder: Ladder, cost: CostOf, limit: float, tolerance: float
     costs = np.concatenate([cost(ladder.parts(part)) for part in _blocks(states)])
     near = np.flatnonzero((costs <= limit) & (costs >= (1 - tolerance) * limit))
     if len(near):
-        return states[:, near[np.argmax(ladder.value(states[:, near]))]]
+        worth = ladder.value(states[:, near])
+        return states[:, near[np.argmax(worth)]]
     below = np.flatnonzero(costs <= limit)
     return states[:, below[np.argmax(costs[below])]]
 

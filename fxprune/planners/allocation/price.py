@@ -73,8 +73,9 @@ class Price:
     def _seconds(self, latency: Latency, parts: Ints) -> Any:
         """Predicted latencies, of many widths in one look at its tables."""
         each = parts if parts.ndim == 2 else parts[:, None]
-        pairs = zip(self._units, each, strict=True)
-        counts = {n: kept for unit, p in pairs for n, kept in zip(unit.names, unit.kept[:, p], strict=True)}
+        counts: dict[str, Ints] = {}
+        for unit, p in zip(self._units, each, strict=True):
+            counts |= dict(zip(unit.names, unit.kept[:, p], strict=True))
         seconds = latency.many(counts)
         wrong = ~((seconds >= 0) & (seconds < math.inf))
         if wrong.any():
