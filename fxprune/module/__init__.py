@@ -13,6 +13,7 @@ literals          the widths that stand as numbers in a module's `forward`
 batches           what data loaders give, and how a model takes it
 data              batches with a limit, a progress bar and a function that unpacks
 random_inputs     pictures of random shapes, where there are no data
+autocast          autocast on meta tensors
 flex_attention    PyTorch's flexible attention, as its parts
 dispatch          modes that see ATen calls, without PyTorch's compiler
 wrappers          modules around a model, which are refused

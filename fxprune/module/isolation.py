@@ -33,6 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxprune.module.autocast import autocast_on_meta
 from fxprune.module.class_state import ClassState
 from fxprune.module.flex_attention import plain_flex_attention
 from fxprune.module.structural_copy import StructuralCopy
@@ -66,7 +67,14 @@ def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> 
     Raises:
         InputError: the model holds a scripted module.
     """
-    with _RUNS, torch.inference_mode(False), torch.no_grad(), random_states(), plain_flex_attention():
+    with (
+        _RUNS,
+        torch.inference_mode(False),
+        torch.no_grad(),
+        random_states(),
+        plain_flex_attention(),
+        autocast_on_meta(),
+    ):
         held = held_of(model)
         structure = StructuralCopy(shared=held.values())
         work = structure.of(model)
