@@ -27,6 +27,7 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
         for name, value in values.items():
             if not is_literal(name):
                 _set(module, name, value)
+        _keep_lengths(module)
         literals = {name: value for name, value in values.items() if is_literal(name)}
         if literals:
             set_literals(module, literals)
@@ -64,6 +65,12 @@ def _set(module: nn.Module, name: str, value: int) -> None:
     old = inspect.getattr_static(module, first)
     old = old if first in module.__dict__ else copy.copy(old)
     setattr(module, first, _changed(old, way, value))
+
+
+def _keep_lengths(module: nn.Module) -> None:
+    """einops' layers run by `_axes_lengths`, and are copied and pickled by the dict that it was made of."""
+    if type(module).__module__.startswith("einops.layers."):
+        vars(module)["axes_lengths"] = dict(vars(module)["_axes_lengths"])
 
 
 def _changed(old: Any, way: Sequence[str], value: int) -> Any:

@@ -6,7 +6,7 @@ import math
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from types import FunctionType, ModuleType
@@ -48,10 +48,21 @@ def tagged_attributes(model: nn.Module, run: Run) -> Iterator[None]:
 
 def _untag(container: Any) -> None:
     for k, v in list(container.items() if isinstance(container, dict) else enumerate(container)):
-        if type(v) in TAGGED:
-            container[k] = v.plain
-        elif type(v) is tuple and any(type(i) in TAGGED for i in v):
-            container[k] = tuple(map(plain, v))
+        untagged = _untagged(v)
+        if untagged is not v:
+            container[k] = untagged
+
+
+def _untagged(value: Any) -> Any:
+    if type(value) is not tuple:
+        return plain(value)
+    return _if_changed(value, map(_untagged, value))
+
+
+def _if_changed(value: tuple[Any, ...], items: Iterable[Any]) -> tuple[Any, ...]:
+    """The same tuple where its items are the same."""
+    made = tuple(items)
+    return value if all(a is b for a, b in zip(made, value, strict=True)) else made
 
 
 def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
@@ -91,8 +102,10 @@ class _Tag:
     def inside(self, container: Any, key: Any, value: Any, name: str, depth: int) -> None:
         """Tag the ints in `container[key]`, which is `value`."""
         kind = type(value)
-        if kind in (tuple, torch.Size) and 0 < len(value) <= _LONGEST and all(type(v) is int for v in value):
-            container[key] = tuple(self.width(f"{name}.{i}", v) for i, v in enumerate(value))
+        if kind in (tuple, torch.Size):
+            tagged = self._tuple(value, name, depth)
+            if tagged is not value:
+                container[key] = tagged
         elif kind in (list, deque, dict) or _is_plain_object(value):
             if id(value) in self._seen or depth == _DEEPEST:
                 return
@@ -103,6 +116,17 @@ class _Tag:
             if len(inner) <= _LONGEST or inner is not value:
                 self._touched.append(inner)
                 self._items(inner, name, depth)
+
+    def _tuple(self, value: tuple[Any, ...], name: str, depth: int) -> tuple[Any, ...]:
+        """A tuple with its ints tagged, and those of the tuples in it."""
+        if len(value) > _LONGEST or depth == _DEEPEST:
+            return value
+        return _if_changed(value, (self._tagged(v, f"{name}.{i}", depth) for i, v in enumerate(value)))
+
+    def _tagged(self, value: Any, name: str, depth: int) -> Any:
+        if type(value) is int:
+            return self.width(name, value)
+        return self._tuple(value, name, depth + 1) if type(value) is tuple else value
 
     def _items(self, inner: Any, name: str, depth: int) -> None:
         for k, v in list(inner.items() if isinstance(inner, dict) else enumerate(inner)):

@@ -1,5 +1,8 @@
 """Shapes that einops computes carry their sources, and each tensor's are its own."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from oracle import check
@@ -31,6 +34,25 @@ class Patches(nn.Module):
         return self.out(einops.reduce(x, "b n d -> b d", "mean"))  # type: ignore[no-any-return]
 
 
+class Layers(nn.Module):
+    """Attention whose layers hold the heads or their width, by name; keys and values share one."""
+
+    def __init__(self, lengths: dict[str, int]) -> None:
+        super().__init__()
+        split = einops.layers.torch.Rearrange
+        self.embed = nn.Conv2d(3, 24, 4, 4)
+        self.q, self.k, self.v = (nn.Linear(24, 48, bias=False) for _ in range(3))
+        self.split, self.split_both = (split("b n (h d) -> b h n d", **lengths) for _ in range(2))
+        self.merge = split("b h n d -> b n (h d)")
+        self.o, self.out = nn.Linear(48, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).mT
+        q, k, v = self.split(self.q(x)), self.split_both(self.k(x)), self.split_both(self.v(x))
+        y = (q @ k.mT * 0.3).softmax(-1) @ v
+        return self.out((x + self.o(self.merge(y))).mean(1))  # type: ignore[no-any-return]
+
+
 class Shuffled(nn.Module):
     """Two streams of the same shape, of which one is shuffled in front of a grouped convolution."""
 
@@ -59,3 +81,25 @@ def test_widths_in_patterns_follow(make: type[nn.Module]) -> None:
     small = fxprune.rewrite(build(), plan)
     assert sum(p.numel() for p in small.parameters()) < 0.4 * sum(p.numel() for p in build().parameters())
     assert small(*inputs(3)).shape == build()(*inputs(3)).shape
+
+
+@pytest.mark.parametrize("lengths", [{"h": 4}, {"d": 12}])
+@pytest.mark.parametrize("heads", ["num_heads", "head_dim"])
+def test_lengths_that_layers_hold_follow(lengths: dict[str, int], heads: str) -> None:
+    """Such layers are copied and pickled by another attribute than they run by."""
+    torch.manual_seed(0)
+    net, x = Layers(lengths).eval(), torch.randn(2, 3, 16, 16)
+    result = fxprune.prune(net, x, pruning_ratio=0.5, heads=heads)
+    small = result.model
+    held = (2 if heads == "num_heads" else 4) if "h" in lengths else (12 if heads == "num_heads" else 6)
+    name = next(iter(lengths))
+    assert small.split.axes_lengths == small.split_both.axes_lengths == {name: held}
+    assert small.q.out_features == small.v.out_features == 24
+    for made in (
+        copy.deepcopy(small),
+        pickle.loads(pickle.dumps(small)),
+        fxprune.rewrite(Layers(lengths), result.plan),
+    ):
+        made.load_state_dict(small.state_dict())
+        assert torch.equal(made.eval()(x), small(x))
+    assert net.split.axes_lengths == dict(net.split._axes_lengths) == lengths
