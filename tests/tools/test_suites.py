@@ -9,7 +9,7 @@ from suites import suite
 
 # What the `dev` extra does not install is tried where it is there.
 OPTIONAL = {"smp": "segmentation_models_pytorch", "torchaudio": "torchaudio", "onnx2torch": "onnx2torch"}
-OPTIONAL |= {name: name for name in ("pytorchcv", "monai", "diffusers", "vit_pytorch")}
+OPTIONAL |= {name: name for name in ("pytorchcv", "monai", "diffusers", "vit_pytorch", "x_transformers")}
 SAMPLE = {
     "timm": ["efficientvit_m0", "levit_128s", "ghostnet_050"],
     "transformers": [
@@ -26,10 +26,11 @@ SAMPLE = {
     "monai": ["VQVAE", "UNet"],
     "diffusers": ["ControlNetModel", "UNet2DConditionModel"],
     "vit_pytorch": ["simple_vit", "vit_nd"],
+    "x_transformers": ["image_plain", "words_llama"],
 }
 QUICK = ("levit_128s", "GptOssForCausalLM", "LevitForImageClassification", "yolo26n", *SAMPLE["smp"])
 QUICK += (*SAMPLE["torchaudio"], *SAMPLE["onnx2torch"], "octresnet10_ad2", *SAMPLE["monai"], *SAMPLE["diffusers"])
-QUICK += (*SAMPLE["vit_pytorch"],)
+QUICK += (*SAMPLE["vit_pytorch"], *SAMPLE["x_transformers"])
 CASES = [
     pytest.param(name, model, id=f"{name}-{model}", marks=[pytest.mark.slow] * (model not in QUICK))
     for name, models in SAMPLE.items()

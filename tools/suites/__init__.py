@@ -65,6 +65,7 @@ class Name(StrEnum):
     monai = "monai"
     diffusers = "diffusers"
     vit_pytorch = "vit_pytorch"
+    x_transformers = "x_transformers"
 
 
 def suite(name: str) -> Suite:
