@@ -69,8 +69,9 @@ def _set(module: nn.Module, name: str, value: int) -> None:
 
 def _keep_lengths(module: nn.Module) -> None:
     """einops' layers run by `_axes_lengths`, and are copied and pickled by the dict that it was made of."""
-    if type(module).__module__.startswith("einops.layers."):
-        vars(module)["axes_lengths"] = dict(vars(module)["_axes_lengths"])
+    lengths = vars(module).get("_axes_lengths")
+    if lengths is not None and type(module).__module__.startswith("einops.layers."):
+        vars(module)["axes_lengths"] = dict(lengths)
 
 
 def _changed(old: Any, way: Sequence[str], value: int) -> Any:
