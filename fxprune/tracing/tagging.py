@@ -119,7 +119,7 @@ class _Tag:
 
     def _tuple(self, value: tuple[Any, ...], name: str, depth: int) -> tuple[Any, ...]:
         """A tuple with its ints tagged, and those of the tuples in it."""
-        if len(value) > _LONGEST or depth == _DEEPEST:
+        if len(value) > _LONGEST or depth > _DEEPEST:
             return value
         return _if_changed(value, (self._tagged(v, f"{name}.{i}", depth) for i, v in enumerate(value)))
 

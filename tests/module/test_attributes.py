@@ -44,6 +44,25 @@ class InTuples(nn.Module):
         return self.b(torch.cat([x.tanh(), self.norm(y)], 1))  # type: ignore[no-any-return]
 
 
+class Deep(nn.Module):
+    """Lengths in a tuple that as many containers lie around as are looked into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+        self.sizes = [[[[(6, 6)]]]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = self.a(x).split(self.sizes[0][0][0][0], 1)
+        return self.b(torch.cat([x.tanh(), y], 1))  # type: ignore[no-any-return]
+
+
+def test_a_tuple_in_the_deepest_list_follows() -> None:
+    plan = check(lambda: Deep().eval(), lambda batch: (torch.randn(batch, 3, 6, 6),), 0.5)
+    assert fxprune.rewrite(Deep(), plan).sizes == [[[[(3, 3)]]]]
+
+
 def test_widths_in_tuples_of_tuples_follow() -> None:
     settings = SimpleNamespace(parts=("rest", ((4,), "last")))
     plan = check(lambda: InTuples(settings).eval(), lambda batch: (torch.randn(batch, 3, 6, 6),), 0.5)
