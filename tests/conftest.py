@@ -22,9 +22,15 @@ for accelerator in (torch.cuda, torch.xpu, torch.mtia):
 gc.disable()  # until all tests are collected
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a job that a shell has put into the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
-hypothesis.settings.register_profile(
-    "fxprune", deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
-)
+for name, examples in (("fxprune", 50), ("thorough", 1000)):  # tools/test --hypothesis-profile=thorough
+    hypothesis.settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
 hypothesis.settings.load_profile("fxprune")
 
 
