@@ -14,6 +14,7 @@ class Takes(Enum):
     """What the sizes among a function's arguments are."""
 
     SHAPE = "the lengths of the result's dims, one after another or as a sequence"
+    LIKE = "a tensor that has the result's shape"
     LAST_DIMS = "the lengths of the result's last dims"
     UNFLATTENED = "the lengths of the dims that one dim becomes"
     PARTS = "the lengths of the parts of a dim"
@@ -67,6 +68,7 @@ SIZED = {
         ("zeros", "ones", "empty", "empty_permuted", "empty_strided", "full", "rand", "randn"),
         SizeArguments(Takes.SHAPE, 0, ("size",)),
     ),
+    **dict.fromkeys(("view_as", "reshape_as", "expand_as"), SizeArguments(Takes.LIKE, 1, ("other",))),
     **dict.fromkeys(("layer_norm", "rms_norm"), SizeArguments(Takes.LAST_DIMS, 1, ("normalized_shape",))),
     "unflatten": SizeArguments(Takes.UNFLATTENED, 2, ("sizes", "unflattened_size")),
     "split": SizeArguments(Takes.PARTS, 1, ("split_size_or_sections",)),

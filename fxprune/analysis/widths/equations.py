@@ -181,6 +181,11 @@ class _Reader:
         if axes is not None and len(items) == len(axes):
             self.lengths(items, axes, 0)
 
+    def like(self, where: SizeArguments) -> None:
+        (other, path), axes = self.argument(where.first, where.names[0]), self.result()
+        for i, length in enumerate(() if axes is None or not isinstance(other, Reference) else axes.shape):
+            self.equal((Dim(other, i, length), (*path, i)), axes.known(i), length)  # type: ignore[union-attr]
+
     def last_dims(self, where: SizeArguments) -> None:
         axes, items = self.result(), self.items(where)
         if axes is not None:

@@ -148,6 +148,38 @@ def test_widths_that_the_code_takes_for_one_another_are_tied(gap: int) -> None:
     assert fxprune.rewrite(model, plan)(TOKENS).shape == (2, 16, 4)
 
 
+class Gated(nn.Module):
+    """The state of a recurrent cell, or one row of features, in the shape of features of other layers."""
+
+    def __init__(self, how: str, cell: bool) -> None:
+        super().__init__()
+        self.how, self.cell = how, cell
+        self.stem, self.mix, self.tail = nn.Linear(5, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.gate = nn.GRUCell(16, 16) if cell else nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = self.stem(x)
+        mixed = self.mix(stream)
+        rows = mixed.reshape(-1, mixed.shape[-1])
+        gated = self.gate(rows, stream.reshape(-1, stream.shape[-1])) if self.cell else self.gate(rows)
+        if self.how == "expand_as":
+            return self.tail(gated.mean(0).expand_as(mixed) * mixed)
+        return self.tail(getattr(gated, self.how)(mixed))
+
+
+@pytest.mark.parametrize("cell", [True, False])
+@pytest.mark.parametrize("how", ["reshape_as", "view_as", "expand_as"])
+def test_a_tensor_in_the_shape_of_another_keeps_as_much_of_its_width(how: str, cell: bool) -> None:
+    torch.manual_seed(0)
+    model = Gated(how, cell)
+    groups = groups_of(model)
+    plan = halved(model, groups)
+    assert set(plan.kept_counts().values()) == {8}
+    assert {f.reason for f in groups.fixed} == {"model input", "model output"}
+    assert fxprune.verify(model, plan, TOKENS) <= ROUNDING
+    assert fxprune.rewrite(model, plan)(TOKENS[:1]).shape == (1, 8, 3)
+
+
 class DynamicConvolution(nn.Module):
     """A kernel for each image; the batch is a factor of its size."""
 
