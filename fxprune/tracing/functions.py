@@ -48,6 +48,7 @@ class SizeArguments(NamedTuple):
 
 _CONVOLUTIONS = tuple(f"conv{way}{dims}d" for way in ("", "_transpose") for dims in (1, 2, 3))
 _SECTIONS = ("indices_or_sections", "sections", "indices", "tensor_indices_or_sections")
+LIKE = ("view_as", "reshape_as", "expand_as")  # of a second tensor they take the shape alone
 _SECTIONED = {"tensor_split": 0, "vsplit": 0, "hsplit": 1, "dsplit": 2}
 SIZED = {
     **dict.fromkeys(
@@ -68,7 +69,7 @@ SIZED = {
         ("zeros", "ones", "empty", "empty_permuted", "empty_strided", "full", "rand", "randn"),
         SizeArguments(Takes.SHAPE, 0, ("size",)),
     ),
-    **dict.fromkeys(("view_as", "reshape_as", "expand_as"), SizeArguments(Takes.LIKE, 1, ("other",))),
+    **dict.fromkeys(LIKE, SizeArguments(Takes.LIKE, 1, ("other",))),
     **dict.fromkeys(("layer_norm", "rms_norm"), SizeArguments(Takes.LAST_DIMS, 1, ("normalized_shape",))),
     "unflatten": SizeArguments(Takes.UNFLATTENED, 2, ("sizes", "unflattened_size")),
     "split": SizeArguments(Takes.PARTS, 1, ("split_size_or_sections",)),

@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from fxprune.tracing.functions import LIKE
+
 # What they tell of a tensor are no values.
 _SHAPES = frozenset(
     (
         *("__get__", "__set__", "__hash__", "__len__", "size", "dim", "ndimension", "numel", "nelement", "stride"),
         *("storage_offset", "element_size", "get_device", "is_contiguous", "is_floating_point", "is_complex"),
-        *("is_signed", "expand_as", "view_as", "reshape_as", "type_as"),
+        *("is_signed", "type_as", *LIKE),
     )
 )
 
