@@ -57,13 +57,12 @@ SHAPE = ["--input-shape", "2,3,12,12"]
 @pytest.fixture(autouse=True, scope="module")
 def _one_registry() -> Iterator[None]:
     """PyTorch's exporter collects hundreds of functions for each file that it writes; here it does so once."""
-    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):  # it is private, and may move
-        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError):  # it is private, and may move
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
-        return
-    yield
 
 
 @pytest.fixture

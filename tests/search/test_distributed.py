@@ -41,9 +41,9 @@ def told(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "gradual")
+    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "digits", "gradual")
     (tmp_path / "alone").mkdir()
-    alone = {name: launched.PARTS[name](tmp_path / "alone") for name in ("gradients", "searches")}
+    alone = {name: launched.PARTS[name](tmp_path / "alone") for name in ("gradients", "searches", "digits")}
     assert process.wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     _same_gradients(first["gradients"], second["gradients"], alone["gradients"])
@@ -51,18 +51,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert first["adversarial"] == second["adversarial"]
     _known_to_all(first["errors"], second["errors"])
     _one_search(first["searches"], second["searches"], alone["searches"], tmp_path)
+    _same_plan_and_accuracy(first["digits"], second["digits"], alone["digits"], tmp_path)
     _shrunk_together(first["gradual"], second["gradual"])
-
-
-@pytest.mark.slow
-def test_two_processes_prune_trained_weights_as_one_does(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate")
-    process = start(tmp_path, "digits")
-    (tmp_path / "alone").mkdir()
-    alone = launched.digits(tmp_path / "alone")
-    assert process.wait(300) == 0, (tmp_path / "log").read_text()
-    first, second = told(tmp_path)
-    _same_plan_and_accuracy(first["digits"], second["digits"], alone, tmp_path)
 
 
 def _same_gradients(first: Any, second: Any, alone: Any) -> None:

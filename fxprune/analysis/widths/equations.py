@@ -183,8 +183,8 @@ class _Reader:
 
     def like(self, where: SizeArguments) -> None:
         (other, path), axes = self.argument(where.first, where.names[0]), self.result()
-        for i, length in enumerate(() if axes is None or not isinstance(other, Reference) else axes.shape):
-            self.equal((Dim(other, i, length), (*path, i)), axes.known(i), length)  # type: ignore[union-attr]
+        if axes is not None and isinstance(other, Reference):
+            self.lengths([(Dim(other, i, n), (*path, i)) for i, n in enumerate(axes.shape)], axes, 0)
 
     def last_dims(self, where: SizeArguments) -> None:
         axes, items = self.result(), self.items(where)

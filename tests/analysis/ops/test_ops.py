@@ -369,11 +369,11 @@ CASES: dict[str, Run | tuple[Run, str]] = {
 
 # PyTorch has no derivative of these, and these cases cut the graph.
 UNTRAINABLE = {"copy", "floor_divide", "heaviside"}
-if torch.__version__ < TorchVersion("2.12"):
+if torch.__version__ < TorchVersion("2.13"):  # 2.11 has none, 2.13 has one
     UNTRAINABLE |= {"aminmax"}
 
-# Releases before these take the ops apart before they are recorded.
-RECORDED_SINCE = {"ldexp": TorchVersion("2.10")}
+# Releases before these may take the ops apart before they are recorded, as 2.9 does.
+RECORDED_SINCE = {"ldexp": TorchVersion("2.11")}
 
 # Rules without a case.
 WITHOUT_CASE = {
