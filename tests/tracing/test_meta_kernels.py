@@ -97,7 +97,7 @@ def cases() -> Any:
     yield aten.native_layer_norm.default, (image(2, 5, 6), [6], image(6), image(6), 1e-5), {}
     yield aten.mm.default, (image(3, 4), image(4, 5)), {}
     yield aten.addmm.default, (image(5), image(3, 4), image(5, 4).t()), {}
-    if torch.__version__ >= TorchVersion("2.9"):  # before, it had no kernel for the CPU
+    if hasattr(aten, "_grouped_mm"):
         yield aten._grouped_mm.default, (image(6, 16), image(2, 16, 32), torch.tensor([2, 6], dtype=torch.int32)), {}
     yield aten.index.Tensor, (image(9, 4), [torch.arange(6)]), {}
     yield aten.index.Tensor, (image(9, 4), [torch.arange(6).view(2, 3)]), {}
@@ -127,6 +127,8 @@ def meta(value: Any) -> Any:
 
 @pytest.mark.parametrize(("op", "args", "kwargs"), CASES, ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)])
 def test_answers_are_what_pytorch_makes(op: Any, args: Any, kwargs: Any) -> None:
+    if "_grouped_mm" in str(op) and torch.__version__ < TorchVersion("2.9"):
+        pytest.skip("PyTorch has no kernel for the CPU")
     answered = meta_kernels.ANSWERS[op](*meta(args), **kwargs)
     assert answered is not None, "left to PyTorch"
     assert seen(answered) == seen(op(*args, **kwargs))
