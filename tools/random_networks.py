@@ -64,7 +64,7 @@ def genes_of(seed: int, index: int) -> list[tuple[str, int, int, int]]:
     draw = random.Random(f"{seed}:{index}")
     plain = ["conv", "conv", "norm", "activation", "add", "cat", *random_nets.OPS]
     return [
-        (draw.choice(random_nets.IDIOMS if draw.random() < 0.4 else plain), *(draw.randrange(31) for _ in range(2)), w)
+        (draw.choice(random_nets.IDIOMS if draw.random() < 0.4 else plain), draw.randrange(31), draw.randrange(31), w)
         for w in (draw.choice((2, 3, 4, 5, 6, 8, 8, 9, 12, 16)) for _ in range(draw.randint(2, 9)))
     ]
 

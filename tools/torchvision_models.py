@@ -44,7 +44,7 @@ def build(name: str) -> nn.Module:
         options["aux_loss"] = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = builder(**options)
+        model: Any = builder(**options)
     if hasattr(model, "transform") and "320" not in name and "ssd" not in name:
         model.transform.min_size, model.transform.max_size = (160,), 224  # detectors enlarge to 800 otherwise
     return model.eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -115,7 +115,7 @@ def read(path: Path, canvas: int) -> Tensor:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ZooError(f"{path}: cannot be read as an image ({error}); fetch it again or remove it") from error
     from torchvision.transforms.v2 import functional as transform  # type: ignore[import-untyped]  # takes seconds
 

@@ -98,7 +98,7 @@ class Launched:
         self.rank: int = self._state.process_index
 
     def place(self, device: torch.device | str | None) -> torch.device:
-        mine: torch.device = self._state.device
+        mine: torch.device = self._state.device  # type: ignore[assignment]
         if device is not None and torch.device(device).type != mine.type:
             raise ZooError(
                 f"the launcher gave this process {mine}, not {device}; ask for {mine.type}, or leave the device open"

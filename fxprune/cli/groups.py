@@ -51,7 +51,7 @@ def heads(given: Sequence[str]) -> str | dict[str, str]:
         return ""
     if len(given) == 1 and "=" not in given[0]:
         return given[0]
-    pairs = [text.partition("=")[::2] for text in given]
+    pairs = [(name, choice) for name, _, choice in (text.partition("=") for text in given)]
     if any(not choice for _, choice in pairs):
         example = "--heads 'layers.0*=head_dim' --heads 'layers.1*=num_heads'"
         raise CommandError(f"several choices of heads need modules; give {example}")

@@ -131,7 +131,7 @@ def _transformers(library: Any, name: str, arguments: dict[str, Any], pretrained
 
 def _main_input(model: Any) -> Any:
     if model.main_input_name == "pixel_values":
-        size = getattr(model.config, "image_size", None)
+        size: Any = getattr(model.config, "image_size", None)
         channels = getattr(model.config, "num_channels", 3)
         sides = size if isinstance(size, list | tuple) else (size, size)
         return {"pixel_values": torch.rand(1, channels, *sides)} if size else None

@@ -122,11 +122,12 @@ PLAIN = frozenset(
         type,
     ]
 )
+_OF_ORDERED: Any = (OrderedDict.keys, OrderedDict.values, OrderedDict.items)
 # The views of a dict, and how each is made of another dict.
 VIEWS: dict[type, Callable[[Any], Any]] = {
     type(method(kind())): method
-    for kind in (dict, OrderedDict)
-    for method in (kind.keys, kind.values, kind.items)  # type: ignore[attr-defined]
+    for kind, methods in ((dict, (dict.keys, dict.values, dict.items)), (OrderedDict, _OF_ORDERED))
+    for method in methods
 }
 # Also pytest, which writes its own names, and with them the state of a test run, into what test modules assert.
 _LIBRARIES = frozenset(["torch", "numpy", "_pytest", "pluggy", *sys.stdlib_module_names]) - {"types", "collections"}

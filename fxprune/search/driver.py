@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from torch import nn
 
@@ -52,8 +52,12 @@ class Driver(ABC, Generic[T]):
     `fxprune.testing.check_search` checks the contract.
     """
 
-    progress: bool
-    seed: int
+    if TYPE_CHECKING:  # fields of the frozen dataclasses
+
+        @property
+        def progress(self) -> bool: ...
+        @property
+        def seed(self) -> int: ...
 
     @abstractmethod
     def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[T]]:

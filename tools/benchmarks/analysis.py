@@ -70,7 +70,7 @@ class Journal:
 
 def _entry(line: Any) -> tuple[Settings, Row]:
     row = line["row"]
-    parts = {task: Part(**row[task]) for task in TASKS if task in row}
+    parts: dict[str, Any] = {task: Part(**row[task]) for task in TASKS if task in row}
     return line["settings"], Row(**{**row, **parts})
 
 

@@ -70,7 +70,7 @@ def plans(lab: Lab, left: float, count: int, curves: dict[str, scorers.ErrorCurv
 
     held = {name: curve.scores() for name, curve in curves.items()}
     search = BeeColony(sources=count, cycles=0, keep=left, fitness=note, progress=False)
-    search(lab.model, lab.groups, lambda _: 0.0, scorer=lambda *_: held)
+    search(lab.model, lab.groups, lambda _: 0.0, scorer=lambda *_, **__: held)
     return list(seen.values())
 
 

@@ -177,7 +177,7 @@ def _bees_on_curves(lab: Lab, part: float) -> Found:
         sources=20, cycles=20, levels=20, keep=part, fitness=CurveFitness(curves), progress=False, seed=lab.seed
     )
     held = {name: curve.scores() for name, curve in curves.items()}
-    found = search(lab.model, lab.groups, lambda _: 0.0, scorer=lambda *_: held, data=data)
+    found = search(lab.model, lab.groups, lambda _: 0.0, scorer=lambda *_, **__: held, data=data)
     return _made(lab, found.plan, refit=True)
 
 

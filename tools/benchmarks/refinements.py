@@ -155,7 +155,7 @@ def swapped(readings: Sequence[Reading], gone: Tensor) -> tuple[float, float, Te
     errors, gains = zip(*(r.gains(gone) for r in readings), strict=True)
     first = error = sum(errors)
     for _ in range(_SWAPS):
-        found = _swap(readings, gone, error, sum(gains))
+        found = _swap(readings, gone, error, torch.stack(gains).sum(0))
         if found is None:
             break
         gone = found
@@ -216,7 +216,7 @@ class _OfMore:
         return normed.movedim(-1, _channels(self))
 
 
-class _NormOfMore(_OfMore, nn.LayerNorm): ...
+class _NormOfMore(_OfMore, nn.LayerNorm): ...  # type: ignore[misc]
 
 
 class _ImageNormOfMore(_OfMore, LayerNorm2d): ...  # type: ignore[misc]

@@ -76,7 +76,7 @@ def ways(lab: Lab, left: float) -> dict[str, Way]:
         "none": Way(),
         "group lasso": Way(sparsity.GroupLasso(groups, 1e-4)),
         "batch norm scales": Way(sparsity.BatchNormL1(groups, 1e-3), scorer=scorers.BatchNormScale()),
-        "growing decay": Way(decay, scorer=lambda *_: chosen),
+        "growing decay": Way(decay, scorer=lambda *_, **__: chosen),
         "soft pruning": Way(epoch=sparsity.SoftPruning(groups, uniform)),
     }
 

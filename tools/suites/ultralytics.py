@@ -41,7 +41,7 @@ _KINDS = {
 
 
 def names() -> list[str]:
-    return _NAMES.split()
+    return [*_NAMES.split()]
 
 
 def case(name: str) -> Case:

@@ -178,7 +178,10 @@ class _Work:
             # Training normalises by its batches: without this it would begin by losing what the search has refitted.
             fxprune.absorb_batchnorm(model, _batches([source, target] if contender.unlabelled else [source], SETTLED))
         recipe, settings = self.job.recipe, self.job.settings(self.seed)
-        how = {"augment": recipe.change.augment(), **replace(self.job.run, state=None, log=None).training()}
+        how: dict[str, Any] = {
+            "augment": recipe.change.augment(),
+            **replace(self.job.run, state=None, log=None).training(),
+        }
         if contender.unlabelled:
             adapt(model, source, target, settings, adversary=recipe.adversary, **how)
         else:

@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits, which come with it."""
 
+from typing import Any
+
 import torch
 
 from zoo.sources.places import Request
@@ -11,7 +13,7 @@ def digits(_request: Request, seed: int) -> Raw:
     """1,797 images of 8 x 8 in 17 greys, split 60 / 20 / 20 %."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # where it is used: a second
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = (15 * torch.from_numpy(bunch.images)).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()
     rest, test = divide(labels, 1 / 5, seed, "digits")

@@ -44,7 +44,7 @@ class Recorded:
         for f, k in self.analysis.components.chosen.items():
             if k >= 0:
                 found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
-        alike = [(module, *choices) for module, choices in found.items() if len(choices) == 1]
+        alike = [(module, min(choices)) for module, choices in found.items() if len(choices) == 1]
         heads = self.analysis.heads
         return (*alike, *([("*", heads)] if isinstance(heads, str) else heads))
 

@@ -50,7 +50,7 @@ class Timer:
         try:
             with torch.inference_mode():
                 return self._median(op, args, kwargs)
-        except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError):
+        except (RuntimeError, ValueError, IndexError, TypeError):
             return None
 
     def _median(self, op: Any, args: Any, kwargs: dict[str, Any]) -> float:
