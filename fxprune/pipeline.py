@@ -81,8 +81,8 @@ def prune(
         parameters: parameters that may stay, likewise.
         latency: time of a forward that may stay: at most 1 is a part of the original's, more is milliseconds. It is
             predicted from ops that are measured on the present device, minutes the first time.
-        engine: where that time is measured: `fxprune.latency.onnx_runtime`, `fxprune.latency.compiled`, or a function
-            as `fxprune.latency.measure` takes; None for PyTorch, op by op.
+        engine: where that time counts: `fxprune.latency.onnx_runtime`, `fxprune.latency.compiled`, or a function as
+            `fxprune.latency.measure` takes; plans run there until the prediction holds. None for PyTorch, op by op.
         round_to: kept channels of each group are multiples of this; 8 or 16 suit most hardware, and "auto" measures
             which multiple is free (`fxprune.latency.best_multiple`). Default: 1, or "auto" for a latency in an engine.
         ignored: what keeps all its channels: names or patterns of modules, parameters and groups, or these objects.
@@ -197,8 +197,9 @@ class _Job:
         assert made is not None
         assert plan is not None
         report = self.report(groups if steps > 1 else made.groups, plan, proof, (before, measures.cost(made.plan)))
-        timed = (whole["latency"], measures.at("latency", made.plan.kept_counts())) if "latency" in whole else None
-        report = replace(report, untouched=goals.untouched(report.groups, plan), latency=timed)
+        timed = (whole["latency"], measures.timed(made.plan.kept_counts())) if "latency" in whole else None
+        told = goals.untouched(report.groups, plan)
+        report = replace(report, untouched=told, latency=timed, engine=measures.engine)
         return _warned(Result(made.model, plan, report))
 
     def smallest(
@@ -252,12 +253,11 @@ class _Job:
 
     def planner(self, goals: Goals, measures: Measures, whole: Mapping[str, float]) -> Planner:
         """What reaches the goals; where scores are errors on data, the better of two plans on inputs held back."""
+        plain = partial(goals.one_ratio if self.random else goals.planner, measures, whole)
         if self.data is None or self.scorer is not None or self.random:
-            return (goals.one_ratio if self.random else goals.planner)(measures, whole)
-        nearest = NearestOutput(
-            goals.candidates(measures, whole), self.data.described("reading the data"), progress=True
-        )
-        return nearest if self.repair else replace(nearest, treat=_bare)
+            return goals.confirmed(measures, plain)
+        held = self.data.described("reading the data"), None if self.repair else _bare, True
+        return goals.confirmed(measures, plain, lambda: NearestOutput(goals.candidates(measures, whole), *held))
 
     def scorer_used(self) -> Scorer:
         """The scorer, or the default: on data if there are any."""

@@ -40,7 +40,9 @@ class Report:
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         random: whether these data were pictures of random shapes.
         history: what a search for the smallest model tried; empty without one.
-        latency: milliseconds of a forward before and after, as predicted; None without a budget of latency.
+        latency: milliseconds of a forward before and after, as predicted, or the latter measured in `engine`; None
+            without a budget of latency.
+        engine: name of the engine that a budget of latency was for; empty for PyTorch.
         untouched: why a goal has removed nothing; empty if it has removed something.
     """
 
@@ -55,6 +57,7 @@ class Report:
     history: tuple[Any, ...] = ()
     untouched: str = ""
     latency: tuple[float, float] | None = None
+    engine: str = ""
 
     @cached_property
     def kept(self) -> Mapping[str, int]:
@@ -120,7 +123,8 @@ class Report:
         if self.latency is not None:
             before, after = self.latency
             part = 100 * after / max(before, 1e-9)
-            lines.append(f"{'latency':10} {before:10,.2f} ms -> {after:9,.2f} ms ({part:.1f} %), as predicted")
+            source = f"measured in {self.engine}" if self.engine else "as predicted"
+            lines.append(f"{'latency':10} {before:10,.2f} ms -> {after:9,.2f} ms ({part:.1f} %), {source}")
         if self.proof is not None:
             lines.append(str(self.proof))
         lines += self.warnings()

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -65,6 +66,12 @@ def test_a_budget_above_one_is_absolute(net: Net) -> None:
         assert parts(fxprune.prune(net, X, macs=2 * whole)) == (1.0, 1.0)
 
 
+def _as_predicted(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[dict[str, int]], float]) -> None:
+    """Models take in an engine what is predicted."""
+    part = lambda groups, counts, engine: seconds(counts) / seconds({})  # noqa: E731
+    monkeypatch.setattr("fxprune.planners.measures.part_in_engine", part)
+
+
 def test_a_latency_is_a_goal(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that takes a millisecond for each channel stands for measured times."""
 
@@ -77,14 +84,41 @@ def test_a_latency_is_a_goal(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
         engines.append(engine)
         return milliseconds
 
-    monkeypatch.setattr("fxprune.planners.goals.measure", measure)
+    monkeypatch.setattr("fxprune.planners.measures.measure", measure)
+    _as_predicted(monkeypatch, milliseconds)
     for goal, engine in ((0.5, None), (36, fxprune.latency.onnx_runtime)):
         result = fxprune.prune(net, X, latency=goal, engine=engine, round_to=1)
         assert sum(result.plan.kept_counts().values()) == 36
         assert result.report.latency == (72.0, 36.0)
-        assert "72.00 ms ->     36.00 ms (50.0 %), as predicted" in str(result.report)
+        told = "as predicted" if engine is None else "measured in onnx_runtime"
+        assert f"72.00 ms ->     36.00 ms (50.0 %), {told}" in str(result.report)
         assert engines.pop() is engine
     assert fxprune.prune(net, X, macs=0.5).report.latency is None
+
+
+@pytest.mark.parametrize("took", [lambda part: 0.2 + 0.8 * part, lambda part: 0.9, lambda part: part**2])
+def test_a_plan_runs_where_it_is_served(took: Any, net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget holds for what is measured; where no width meets it, what was measured is told."""
+
+    def milliseconds(counts: dict[str, int]) -> float:
+        return 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())
+
+    ran: list[int] = []
+
+    def part_in_engine(groups: Any, counts: dict[str, int], engine: Any) -> float:
+        ran.append(sum(counts.values()))
+        return took(ran[-1] / 72)
+
+    monkeypatch.setattr("fxprune.planners.measures.measure", lambda groups, **_: milliseconds)
+    monkeypatch.setattr("fxprune.planners.measures.part_in_engine", part_in_engine)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the allowed widths leave")
+        result = fxprune.prune(net, X, latency=0.5, engine=fxprune.latency.onnx_runtime, round_to=1)
+    stay = sum(result.plan.kept_counts().values())
+    assert ran[-1] == stay
+    assert len(ran) <= 6
+    assert result.report.latency == pytest.approx((72, 72 * took(stay / 72)))
+    assert took(stay / 72) == pytest.approx(0.5, rel=0.05) or took(0) == 0.9
 
 
 def test_a_multiple_that_is_measured(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +142,11 @@ def test_a_latency_in_an_engine_takes_the_multiple_that_is_free_there(
     """Of two budgets for the same engine, the one that names no multiple of its own has it measured."""
     monkeypatch.setattr("fxprune.planners.goals.best_multiple", lambda engine, device: 4)
 
-    def measure(groups: fxprune.Groups, **_: Any) -> Any:
-        return lambda counts: 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())
+    def milliseconds(counts: dict[str, int]) -> float:
+        return 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())
 
-    monkeypatch.setattr("fxprune.planners.goals.measure", measure)
+    monkeypatch.setattr("fxprune.planners.measures.measure", lambda groups, **_: milliseconds)
+    _as_predicted(monkeypatch, milliseconds)
     found = {
         multiple: fxprune.prune(net, X, latency=0.6, engine=fxprune.latency.compiled, round_to=multiple)
         for multiple in (None, 4, 1)

@@ -13,21 +13,20 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.costs.latency import Latency, best_multiple, measure
+from fxprune.costs.latency import best_multiple
 from fxprune.costs.latency.engines import Engine
-from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError, check_function
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, first_fit
 from fxprune.planners.budget import AtBudget, Budget, Planner
 from fxprune.planners.error_curves import ErrorCurves, Limit
+from fxprune.planners.measures import Confirmed, Measures
 from fxprune.planners.stepwise import Towards, Widths
 from fxprune.planners.uniform import PerGroup, Uniform
 from fxprune.scorers.joint_elimination import ErrorCurve
 
 BUDGETS = ("macs", "parameters", "latency")
 AUTO = "auto"
-_MILLI = 1e-3
 
 
 @dataclass(frozen=True)
@@ -177,6 +176,20 @@ parameters=, latency=), or pruning_ratio=
             return self.planner(measures, original)
         return AtBudget(Uniform, *self._joint(tight, measures), self.constraints())
 
+    def confirmed(
+        self, measures: Measures, plain: Callable[[], Planner], last: Callable[[], Planner] | None = None
+    ) -> Planner:
+        """A planner whose plans are run where they are served, if a latency there is among the goals.
+
+        Args:
+            measures: of the model that is planned for.
+            plain: makes a planner, which takes no time, of what `measures` knows.
+            last: likewise, the planner whose plan is wanted, if it is another one.
+        """
+        if self.engine is None or self.latency is None:
+            return (last or plain)()
+        return Confirmed(measures, plain, last)
+
     def untouched(self, groups: Groups, plan: Plan) -> str:
         """A sentence where a budget, or a ratio above zero, has removed nothing; else nothing."""
         ratio, kept = self.pruning_ratio, plan.kept_counts()
@@ -202,7 +215,7 @@ parameters=, latency=), or pruning_ratio=
 
     def _tight(self, measures: Measures, original: Mapping[str, float]) -> dict[str, float]:
         """The parts of the model's own costs that may stay, of the budgets that it does not meet already."""
-        limits = {n: relative(v, original[n]) * original[n] / measures.whole(n) for n, v in self.budgets().items()}
+        limits = {n: measures.part(n, relative(v, original[n]) * original[n]) for n, v in self.budgets().items()}
         return {n: limit for n, limit in limits.items() if limit < 1}
 
     def _joint(self, tight: Mapping[str, float], measures: Measures) -> tuple[float, Any]:
@@ -229,64 +242,6 @@ class _Tempered:
         return ErrorCurves(
             self.limits, readers, lambda s: ErrorCurve.of_errors(s).tempered(self.power), self.constraints
         )(groups, scores)
-
-
-class Measures:
-    """What a model costs as a function of its widths, measured when it is asked for.
-
-    Args:
-        groups: of the model.
-        engine: where latency is measured; None for PyTorch.
-        progress: whether measuring latencies shows a progress bar.
-    """
-
-    def __init__(self, groups: Groups, engine: Engine | None = None, progress: bool = True) -> None:
-        self._groups, self._engine, self._progress = groups, engine, progress
-        self._latency: Latency | None = None
-        self._model = CostModel(groups.analysis)
-
-    def cost(self, plan: Plan | None = None) -> Cost:
-        """MACs and parameters of the model after `plan`, or as it is."""
-        return self._model(self._model.counts(plan))
-
-    def of(self, name: str) -> Any:
-        """A measure as `Budget` takes it."""
-        return self._seconds() if name == "latency" else name
-
-    def whole(self, name: str) -> float:
-        """The cost of the model as it is; latency in milliseconds."""
-        return self.at(name, {})
-
-    def at(self, name: str, counts: Mapping[str, int]) -> float:
-        """The cost when `counts` channels of the groups stay."""
-        if name == "latency":
-            return self._seconds()(counts) / _MILLI
-        sizes = dict(zip(self._model.groups, self._model.sizes, strict=True))
-        vector = self._model.counts(None)
-        vector[:] = [counts.get(group, size) for group, size in sizes.items()]
-        return float(getattr(self._model, name)(vector))
-
-    def narrowest(self) -> dict[str, int]:
-        """One channel of each group."""
-        return dict.fromkeys(self._model.groups, 1)
-
-    def tightest(self, limits: Mapping[str, float]) -> Callable[[Mapping[str, int]], float]:
-        """A measure that is within its budget where all costs are within theirs: the largest of cost / limit.
-
-        Args:
-            limits: {name: part of the model's cost that may stay}.
-        """
-        whole = {name: self.whole(name) * limit for name, limit in limits.items()}
-
-        def cost(counts: Mapping[str, int]) -> float:
-            return max(self.at(name, counts) / limit for name, limit in whole.items())
-
-        return cost
-
-    def _seconds(self) -> Latency:
-        if self._latency is None:
-            self._latency = measure(self._groups, progress=self._progress, engine=self._engine)
-        return self._latency
 
 
 def relative(budget: float, whole: float) -> float:

@@ -133,11 +133,33 @@ def test_a_budget_in_an_engine(times: None, tmp_path: Path) -> None:
     assert truth(fxprune.rewrite(model, plan)) / truth(model) == pytest.approx(0.5, abs=0.04)
 
 
+def quick_if_whole(model: nn.Module) -> float:
+    """A width that no other model has is quicker than all that they tell."""
+    widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return truth(model) * (1.0 if widths == [40, 48] else 1.3)
+
+
+@pytest.mark.parametrize(("takes", "goal"), [(truth, 0.5), (quick_if_whole, 0.6)])
+def test_planned_models_run_in_the_engine(
+    times: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes: Any, goal: float
+) -> None:
+    """What the fit does not know is found for the plan, and the report tells what was measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = net()
+    options: Any = {"engine": lambda small, _: partial(takes, small), "round_to": 1}
+    result = fxprune.prune(model, torch.zeros(1, 3, 8, 8), latency=goal, **options)
+    assert result.report.latency is not None
+    before, after = result.report.latency
+    assert takes(result.model) / takes(model) == pytest.approx(goal, rel=0.06)
+    assert after / before == pytest.approx(takes(result.model) / takes(model), rel=1e-6)
+    assert "measured in <lambda>" in str(result.report)
+
+
 def test_models_run_once(times: None, tmp_path: Path) -> None:
     first = measured(net(), tmp_path)
-    assert made["models"] == 21
+    assert made["models"] == 29
     second = measured(net(), tmp_path)
-    assert made["models"] == 21
+    assert made["models"] == 29
     assert first.of() == second.of()
     assert fxprune.latency.measure(groups_of(net()), tmp_path, rounds=1, progress=False).of() == pytest.approx(1.0)
 
@@ -180,6 +202,26 @@ def test_a_model_that_cannot_be_exported() -> None:
 
     with pytest.raises(fxprune.InputError, match=r"torch.onnx refuses the model; seen: .*; remedy: measure\(groups\)"):
         fxprune.latency.onnx_runtime(Branch(), ((torch.rand(3),), {}))
+
+
+def test_each_of_many_models_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beyond the eighth of a class, and none for any width."""
+    from torch._dynamo.utils import counters
+
+    graphs: list[Any] = []
+
+    def backend(graph: Any, example: Any) -> Any:
+        graphs.append([n for t in example if isinstance(t, torch.Tensor) for n in t.shape])
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    models = [nn.Sequential(nn.Linear(4, 3 + i), nn.ReLU(), nn.Linear(3 + i, 2)).eval() for i in range(11)]
+    runs = [fxprune.latency.compiled(model, ((torch.ones(1, 4),), {})) for model in models]
+    counters.clear()
+    for model, run in zip(models, runs, strict=True):
+        assert torch.equal(run(), model(torch.ones(1, 4)))  # type: ignore[arg-type]
+    assert counters["frames"]["ok"] == counters["frames"]["total"] == len(graphs) == 11
+    assert all(type(n) is int for lengths in graphs for n in lengths)
 
 
 @pytest.mark.slow

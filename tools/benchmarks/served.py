@@ -4,16 +4,19 @@
     PYTHONPATH=.:tools taskset -c 0 python -m benchmarks.served resnet18 --engine compiled
 
 The prediction is fitted to 21 models of other widths (`fxprune.latency.measure` with `engine=`). Then models are
-pruned to 30, 50 and 70 % of their channels, MACs and predicted latency, of that also in the multiples that are free in
-the engine, as `fxprune.prune(latency=, engine=)` does by default, and all run by turns. At last all groups keep
-three quarters and a half of their channels, in odd numbers and in multiples of 4, 8 and 16. One thread, one image,
-CPU times; ratios are parts of the original's latency.
+pruned to 30, 50 and 70 % of their channels and MACs, by arbitrary widths, and by `fxprune.prune(latency=, engine=)` to
+these parts of their latency, in arbitrary widths and, as it does by default, in the multiples that are free in the
+engine; "predicted" is there what the report tells. All run by turns, anew. At last all groups keep three quarters and
+a half of their channels, in odd numbers and in multiples of 4, 8 and 16. One thread, one image, CPU times; ratios are
+parts of the original's latency.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +31,6 @@ from benchmarks.latency import PARTS, keep_memory, planners
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.latency.timer import median_by_turns
 from fxprune.module.isolation import as_call
-from fxprune.planners import Budget, Constraints
 
 
 class EngineName(StrEnum):
@@ -44,19 +46,21 @@ def main(
     size: Annotated[int, typer.Option(help="Height and width of the image.")] = 224,
     rounds: Annotated[int, typer.Option(min=1, help="How often each op is measured.")] = 3,
     turns: Annotated[int, typer.Option(min=1, help="Runs of each pruned model; the median counts.")] = 25,
-    table: Annotated[Path | None, typer.Option(help="Where tables are kept; default is the user's cache.")] = None,
+    table: Annotated[Path | None, typer.Option(help="A folder for tables in place of the user's cache.")] = None,
     multiples: Annotated[bool, typer.Option(help="Also measure what rounding up to a multiple costs.")] = True,
 ) -> None:
     """Compare predicted with measured latencies in an engine."""
     keep_memory()
     torch.set_num_threads(1)
+    if table is not None:
+        os.environ["XDG_CACHE_HOME"] = str(table)
     serve, console = getattr(fxprune.latency, engine.value), Console(width=110)
     shown = Table(title=f"latency in {engine.value}: parts of the original's, 1 thread, 1 image", header_style="bold")
     for column in ("model", "kept", "predicted", "measured", "predicted / measured"):
         shown.add_column(column, justify="left" if column in ("model", "kept") else "right")
     off = []
     for name in models or ["resnet18"]:
-        for kept, predicted, measured in compared(name, serve, size, rounds, turns, table):
+        for kept, predicted, measured in compared(name, serve, size, rounds, turns):
             off.append(abs(predicted / measured - 1))
             shown.add_row(name, kept, f"{predicted:.3f}", f"{measured:.3f}", f"{predicted / measured:.3f}")
     console.print(shown)
@@ -70,31 +74,27 @@ def main(
         console.print(f"{kernel} x {kernel} convolutions, latency after rounding widths up {told}")
 
 
-def compared(
-    name: str, serve: Engine, size: int, rounds: int, turns: int, table: Path | None
-) -> list[tuple[str, float, float]]:
+def compared(name: str, serve: Engine, size: int, rounds: int, turns: int) -> list[tuple[str, float, float]]:
     """What is kept, and the predicted and the measured part of the latency."""
     torch.manual_seed(0)
     model, example = getattr(torchvision.models, name)(weights=None).eval(), torch.rand(1, 3, size, size)
     groups = fxprune.find_groups(fxprune.trace(model, example))
-    latency = fxprune.latency.measure(groups, table, rounds=rounds, engine=serve)
-    plans = [*planners(latency, groups), *_free(latency, groups, fxprune.latency.best_multiple(serve, path=table))]
-    served = [model, *(fxprune.rewrite(model, plan) for _, _, plan in plans)]
-    runs = [serve(one, as_call(example)) for one in served]
-    original, *seconds = median_by_turns(runs, torch.device("cpu"), turns)
-    return [
-        (f"{part:.0%} of {of}", latency.of(plan) / latency.of(), measured / original)
-        for (of, part, plan), measured in zip(plans, seconds, strict=True)
+    latency = fxprune.latency.measure(groups, rounds=rounds, engine=serve)
+    rows = [
+        (f"{part:.0%} of {of}", fxprune.rewrite(model, plan), latency.of(plan) / latency.of())
+        for of, part, plan in planners(latency, groups)
+        if of != "latency"
     ]
-
-
-def _free(
-    latency: fxprune.latency.Latency, groups: fxprune.Groups, multiple: int
-) -> Iterator[tuple[str, float, fxprune.Plan]]:
-    """Budgets in widths of a multiple; what the allowed widths leave unused is no matter here."""
-    scores, rules = fxprune.scorers.Random()(groups.graph.model, groups), Constraints(round_to=multiple)
-    for part in PARTS:
-        yield f"latency, {multiple}s", part, Budget(part, latency, rules, tolerance=0.1)(groups, scores)
+    for part, multiple in product(PARTS, (1, None)):
+        result = fxprune.prune(
+            model, example, latency=part, engine=serve, round_to=multiple, scorer=fxprune.scorers.Random(), verify=False
+        )
+        assert result.report.latency is not None
+        before, after = result.report.latency
+        rows.append((f"{part:.0%} of latency{'' if multiple else ', free multiples'}", result.model, after / before))
+    runs = [serve(one, as_call(example)) for one in (model, *(small for _, small, _ in rows))]
+    original, *seconds = median_by_turns(runs, torch.device("cpu"), turns)
+    return [(kept, told, s / original) for (kept, _, told), s in zip(rows, seconds, strict=True)]
 
 
 def in_multiples(name: str, serve: Engine, size: int, turns: int) -> Iterator[str]:

@@ -47,7 +47,7 @@ _SMOOTH = 3  # forms of a call's time that do not ask what divides its widths; t
 _STRAYS = (4, 8, 16)  # what widths may have to be multiples of
 # Models whose groups keep the same part of their channels: multiples of a number, and of no power of two above it.
 _IN_STEP = {16: (1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6), 8: (2 / 3, 1 / 3), 4: (2 / 3, 1 / 3), 1: (3 / 4, 1 / 2, 1 / 4)}
-_MIXED = 8  # models whose groups keep parts of their own
+_MIXED = 16  # models whose groups keep parts of their own
 _RUNS = 15
 _RIDGE = 0.05  # how strongly factors keep to the whole model's own ratio, where the models tell nothing else
 
@@ -73,6 +73,23 @@ def in_engine(
     overhead, factors = _fitted(all_forms, calls, widths, seconds)
     rising = latency._rising.joined(latency._rising.blocked()).joined(work).scaled(factors[: _SMOOTH * len(calls)])
     return replace(all_forms, overhead=overhead, _best=all_forms._best.scaled(factors), _rising=rising)
+
+
+def part_in_engine(groups: Groups, counts: Mapping[str, int], engine: Engine) -> float:
+    """The part of the whole model's time that a smaller one takes in an engine, run by turns.
+
+    Args:
+        groups: of the model.
+        counts: kept channels; groups that are not named are whole.
+        engine: runs models.
+    """
+    with ExitStack() as undo:
+        runs = [
+            _ready(groups, {g.name: kept.get(g.name, g.size) for g in groups}, engine, undo) for kept in ({}, counts)
+        ]
+        with unwatched():
+            whole, small = median_by_turns(runs, _device(groups), _RUNS)
+    return small / whole
 
 
 def _in_proportion(latency: Latency, calls: Sequence[TimedCall]) -> Iterator[Floats]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,12 +130,26 @@ def clock(task: Callable[[], object], device: torch.device) -> float:
 
 
 def median_by_turns(tasks: Sequence[Callable[[], object]], device: torch.device, runs: int) -> list[float]:
-    """The median seconds of each task, one after another, so that a disturbance meets all alike.
+    """Seconds of each task, run by turns.
 
-    Two runs of each are made before any is timed.
+    A machine's pace changes from one moment to the next, within a turn hardly: of all tasks but the first, what counts
+    is the median of what they take as parts of the first one in the same turn.
+
+    Args:
+        tasks: what is run.
+        device: where.
+        runs: how often each is timed at least, after two runs that are not; short ones up to a hundred times.
     """
-    seconds = [[clock(task, device) for task in tasks] for _ in range(runs + 2)][2:]
-    return [statistics.median(own) for own in zip(*seconds, strict=True)]
+    if not tasks:
+        return []
+    first = [[clock(task, device) for task in tasks] for _ in range(2)][-1]
+    turns = max(runs, min(_MOST_TURNS, round(_ENOUGH / max(*first, 1e-6))))
+    seconds = np.array([[clock(task, device) for task in tasks] for _ in range(turns)])
+    parts = seconds / np.maximum(seconds[:, :1], 1e-12)
+    return (np.median(seconds[:, 0]) * np.median(parts, axis=0)).tolist()
+
+
+_MOST_TURNS, _ENOUGH = 100, 0.5  # turns, and seconds of the longest task in all of them
 
 
 def _is_operand(value: Any) -> bool:
