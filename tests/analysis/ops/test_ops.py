@@ -6,6 +6,7 @@ reason is given.
 """
 
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -402,6 +403,12 @@ def runs(name: str) -> tuple[Run, str]:
     return case if isinstance(case, tuple) else (case, "")
 
 
+def named_in(code: CodeType) -> set[str]:
+    """The names that a function and those inside it use."""
+    inner = (named_in(c) for c in code.co_consts if isinstance(c, CodeType))
+    return set(code.co_names).union(*inner)
+
+
 class Around(nn.Module):
     """A convolution, the op, and a linear layer that reads its result."""
 
@@ -415,7 +422,11 @@ class Around(nn.Module):
             nn.Parameter(torch.randn(5)),
             nn.Parameter(torch.randn(4, 8, 1, 1)),
         )
-        self.conv, self.bn, self.gn = nn.Conv2d(8, 4, 3), nn.BatchNorm2d(8), nn.GroupNorm(4, 8)
+        layers = {"conv": nn.Conv2d(8, 4, 3), "bn": nn.BatchNorm2d(8), "gn": nn.GroupNorm(4, 8)}
+        for layer in layers.keys() & named_in(
+            run.__code__
+        ):  # what no run reaches would be compared in training as well
+            self.add_module(layer, layers[layer])
         self.head = nn.Linear(self.middle(torch.randn(1, 3, 6, 6)).shape[1], 3)
 
     def middle(self, x: Tensor) -> Tensor:
