@@ -14,6 +14,7 @@ import fxprune
 from fxprune.costs.latency import model as rooms
 from fxprune.costs.latency import multiples, served
 from fxprune.costs.latency.calls import calls_of
+from fxprune.costs.latency.timer import median_by_turns
 from fxprune.planners import Budget
 
 FACTORS = {"convolution": 0.4, "addmm": 3.0, "mean": 1.0}  # what is not named is fused away
@@ -227,6 +228,22 @@ def test_compiled_runs_the_model() -> None:
     model, x = net(), torch.rand(2, 3, 8, 8)
     run = fxprune.latency.compiled(model, ((x,), {}))
     torch.testing.assert_close(run(), model(x))
+
+
+def test_a_pace_that_changes_between_turns_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first task's median, and of the others what they take as parts of it in the same turn."""
+    pace, seen = iter([9.0, 9.0, *[1.0, 2.0, 4.0] * 40]), list[float]()
+
+    def clock(task: Callable[[], float], device: torch.device) -> float:
+        if task is tasks[0]:
+            seen.append(next(pace))
+        return seen[-1] * task()
+
+    tasks: list[Callable[[], float]] = [lambda: 1e-2, lambda: 3e-2]
+    monkeypatch.setattr("fxprune.costs.latency.timer.clock", clock)
+    assert median_by_turns(tasks, torch.device("cpu"), 7) == pytest.approx([2e-2, 6e-2])
+    assert len(seen) == 2 + 7
+    assert median_by_turns([], torch.device("cpu"), 7) == []
 
 
 # Multiples

@@ -3,7 +3,7 @@
     PYTHONPATH=.:tools taskset -c 0 python -m benchmarks.served resnet18 --size 112
     PYTHONPATH=.:tools taskset -c 0 python -m benchmarks.served resnet18 --engine compiled
 
-The prediction is fitted to 21 models of other widths (`fxprune.latency.measure` with `engine=`). Then models are
+The prediction is fitted to the model and 28 smaller ones (`fxprune.latency.measure` with `engine=`). Then models are
 pruned to 30, 50 and 70 % of their channels and MACs, by arbitrary widths, and by `fxprune.prune(latency=, engine=)` to
 these parts of their latency, in arbitrary widths and, as it does by default, in the multiples that are free in the
 engine; "predicted" is there what the report tells. All run by turns, anew. At last all groups keep three quarters and

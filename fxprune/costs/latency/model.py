@@ -59,7 +59,7 @@ def measure(
 
     What is predicted is a forward in evaluation mode, without gradients, as PyTorch executes it op by op. A model that
     fuses attention is predicted from attention's parts. With `engine`, it is a forward where the model is served: the
-    model and twenty smaller ones run there as well, and what kinds of ops cost is fitted to them.
+    model and 28 smaller ones run there as well, and what kinds of ops cost is fitted to them.
 
     Args:
         groups: of the model, whose example inputs set batch and image size. The model stays as it is.
