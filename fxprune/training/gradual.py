@@ -224,12 +224,11 @@ class Gradual(Generic[M]):
     def _planner(self, measures: Measures) -> Planner:
         """What reaches the goal at once."""
         data, repaired = self._options.get("data"), self._options.get("repair", True)
-        plain = partial(self._goals.planner, measures, self._whole)
+        given = measures, self._whole
+        plain = partial(self._goals.planner, *given)
         if data is None or not repaired or self._options.get("scorer") is not None:
             return self._goals.confirmed(measures, plain)
-        return self._goals.confirmed(
-            measures, plain, lambda: NearestOutput(self._goals.candidates(measures, self._whole), data)
-        )
+        return self._goals.confirmed(measures, plain, lambda: NearestOutput(self._goals.candidates(*given), data))
 
     def _apply(self, plan: Plan, small: M | None) -> None:
         """Cut all that holds the weights; what can fail comes first."""
