@@ -16,6 +16,8 @@ from fxprune.costs.latency.grid import Floats
 from fxprune.costs.latency.served import part_in_engine
 from fxprune.costs.macs import Cost, CostModel
 from fxprune.errors import InputError
+from fxprune.module.isolation import random_states
+from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
 
@@ -68,13 +70,16 @@ class Measures:
 
     def confirm(self, counts: Mapping[str, int]) -> bool:
         """Run a smaller model where it is served, once; whether it takes what was predicted. The next is corrected."""
-        if (key := frozenset(counts.items())) in self._times:
+        key = frozenset(counts.items())
+        if key in self._times or all(counts.get(g.name, g.size) == g.size for g in self._groups):
             return True
         assert self._engine is not None
         whole = self.whole("latency")
         part = self.at("latency", counts) / whole
         predicted = _between(part, *np.transpose(self._rising()))
-        ran = part_in_engine(self._groups, counts, self._engine)
+        with random_states(), progress_bar(self._progress) as bar:
+            bar.add_task(f"the plan in {self.engine}", total=None)
+            ran = part_in_engine(self._groups, counts, self._engine)
         self._times[key] = whole * ran
         self._ran.append((part, ran))
         return abs(predicted / ran - 1) <= _CLOSE

@@ -89,7 +89,7 @@ def part_in_engine(groups: Groups, counts: Mapping[str, int], engine: Engine) ->
         ]
         with unwatched():
             whole, small = median_by_turns(runs, _device(groups), _RUNS)
-    return small / whole
+    return small / max(whole, 1e-12)
 
 
 def _in_proportion(latency: Latency, calls: Sequence[TimedCall]) -> Iterator[Floats]:
