@@ -199,7 +199,8 @@ def test_latency_where_models_are_served(here: Path, monkeypatch: pytest.MonkeyP
         return 8
 
     monkeypatch.setattr(fxprune.latency, "measure", measured)
-    monkeypatch.setattr("fxprune.planners.goals.measure", channels)
+    monkeypatch.setattr("fxprune.planners.measures.measure", channels)
+    monkeypatch.setattr("fxprune.planners.measures.part_in_engine", lambda groups, counts, engine: counts["a"] / 16)
     monkeypatch.setattr("fxprune.planners.goals.best_multiple", best)
     model = ("cli_nets.py:Quiet", *SHAPE)
     assert run("latency", *model, "--engine", "compile").exit_code == 0
