@@ -224,8 +224,7 @@ class Gradual(Generic[M]):
     def _planner(self, measures: Measures) -> Planner:
         """What reaches the goal at once."""
         data, repaired = self._options.get("data"), self._options.get("repair", True)
-        given = measures, self._whole
-        plain = partial(self._goals.planner, *given)
+        plain = partial(self._goals.planner, *(given := (measures, self._whole)))
         if data is None or not repaired or self._options.get("scorer") is not None:
             return self._goals.confirmed(measures, plain)
         return self._goals.confirmed(measures, plain, lambda: NearestOutput(self._goals.candidates(*given), data))
