@@ -197,9 +197,9 @@ class _Job:
         assert made is not None
         assert plan is not None
         report = self.report(groups if steps > 1 else made.groups, plan, proof, (before, measures.cost(made.plan)))
-        timed = (whole["latency"], measures.timed(made.plan.kept_counts())) if "latency" in whole else None
-        told = goals.untouched(report.groups, plan)
-        report = replace(report, untouched=told, latency=timed, engine=measures.engine)
+        kept, told = made.plan.kept_counts(), goals.untouched(report.groups, plan)
+        timed = (whole["latency"], measures.timed(kept)) if "latency" in whole else None
+        report = replace(report, untouched=told, latency=timed, engine=measures.ran_in(kept))
         return _warned(Result(made.model, plan, report))
 
     def smallest(

@@ -42,7 +42,7 @@ class Report:
         history: what a search for the smallest model tried; empty without one.
         latency: milliseconds of a forward before and after, as predicted, or the latter measured in `engine`; None
             without a budget of latency.
-        engine: name of the engine that a budget of latency was for; empty for PyTorch.
+        engine: name of the engine in which the pruned model's latency was measured; empty where it is predicted.
         untouched: why a goal has removed nothing; empty if it has removed something.
     """
 

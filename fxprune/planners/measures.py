@@ -68,6 +68,10 @@ class Measures:
         """Milliseconds of a forward when `counts` channels stay: as it ran in the engine, or as predicted."""
         return self._times.get(frozenset(counts.items())) or self.at("latency", counts)
 
+    def ran_in(self, counts: Mapping[str, int]) -> str:
+        """The engine's name if a model of these widths ran there; else nothing: its time is predicted."""
+        return self.engine if frozenset(counts.items()) in self._times else ""
+
     def confirm(self, counts: Mapping[str, int]) -> bool:
         """Run a smaller model where it is served, once; whether it takes what was predicted. The next is corrected."""
         key = frozenset(counts.items())

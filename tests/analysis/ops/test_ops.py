@@ -423,10 +423,8 @@ class Around(nn.Module):
             nn.Parameter(torch.randn(4, 8, 1, 1)),
         )
         layers = {"conv": nn.Conv2d(8, 4, 3), "bn": nn.BatchNorm2d(8), "gn": nn.GroupNorm(4, 8)}
-        for layer in layers.keys() & named_in(
-            run.__code__
-        ):  # what no run reaches would be compared in training as well
-            self.add_module(layer, layers[layer])
+        for name in filter(named_in(run.__code__).__contains__, layers):  # layers that idle are compared in training
+            self.add_module(name, layers[name])
         self.head = nn.Linear(self.middle(torch.randn(1, 3, 6, 6)).shape[1], 3)
 
     def middle(self, x: Tensor) -> Tensor:
