@@ -167,9 +167,9 @@ def _memory_format(tensor: Tensor) -> torch.memory_format:
 
 
 def _select(tensor: Tensor, index: Mapping[int, Tensor]) -> Tensor:
-    """Cut along several dims, first where least is left."""
-    for dim, kept in sorted(index.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
-        tensor = tensor.index_select(dim, kept)
+    """Cut along several dims, the first one first: what lies together is copied together."""
+    for dim in sorted(index):
+        tensor = tensor.index_select(dim, index[dim])
     return tensor
 
 

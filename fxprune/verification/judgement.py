@@ -14,13 +14,14 @@ from torch.utils._pytree import tree_map
 
 from fxprune.errors import FxpruneError, InputError, ProofError
 from fxprune.module.isolation import Inputs, call, cloned, isolated, set_training
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
-from fxprune.verification.compare import CLEAR, WHOLE, Outputs, deviation, first_nan, is_finite
+from fxprune.verification.compare import CLEAR, WHOLE, Outputs, are_equal, deviation, first_nan, is_finite
 from fxprune.verification.inputs import smaller_inputs, tensors_in
 from fxprune.verification.modes import comparable_calls
-from fxprune.verification.numbers import Numbers, lifted
+from fxprune.verification.numbers import Numbers, Precision, lifted
 from fxprune.verification.randomise import drawn_inputs, has_constants, is_leaf
-from fxprune.verification.reading import Twin
+from fxprune.verification.reading import Twin, is_narrow
 
 
 class Measured(NamedTuple):
@@ -72,6 +73,8 @@ class _Pair(NamedTuple):
         """The deviation of what the pruned model gives from what is expected of it."""
         numbers = self.pruned.numbers
         scaled = {s.tensor.rpartition(".")[0] for s in numbers.plan.scales}
+        if numbers.precision is Precision.SINGLE:
+            return 0.0 if are_equal(expected, found, scaled, numbers.planned) else inf
         return deviation(expected, found, scaled, numbers.planned)
 
 
@@ -84,19 +87,37 @@ def judged(question: Question, inputs: Inputs) -> Measured:
     Raises:
         FxpruneError: see `fxprune.verify`.
     """
+    if _are_equal_in_single(question, inputs):
+        return Measured(0.0, _IN_DOUBLE)
+    found = _smaller_pair(question, inputs, Precision.DOUBLE)
+    return _judged_on(question, inputs) if found is None else _judged_on(question, *found)
+
+
+def _are_equal_in_single(question: Question, inputs: Inputs) -> bool:
+    """Whether float32 shows that both models are equal; if not, or if it fails, that is to be asked in float64."""
+    own = [*tensors_of(question.model).values(), *tensors_in(inputs)]
+    if not any(t.is_floating_point() for t in own) or any(map(is_narrow, own)):
+        return False
+    with suppress(Exception):
+        smaller = _smaller_pair(question, inputs, Precision.SINGLE)
+        pair = smaller[1] if smaller else _pair(question, inputs, Precision.SINGLE, lazy=True)
+        return _deviation(pair, question.seed) == 0
+    return False
+
+
+def _smaller_pair(question: Question, inputs: Inputs, precision: Precision) -> tuple[Inputs, _Pair] | None:
+    """The smallest inputs that reach all modules, and the models on them; None if there are none."""
     for fewer in smaller_inputs(inputs) if question.called and question.randomise else ():
         with suppress(Exception):  # the model may take no other sizes
-            pair = _pair(question, fewer, lazy=True, double=True)
+            pair = _pair(question, fewer, precision, lazy=True)
             if {name for name, _ in pair.expected if name} == question.called and first_nan(pair.expected) is None:
-                break
-    else:
-        return _judged_on(question, inputs)
-    return _judged_on(question, fewer, pair)
+                return fewer, pair
+    return None
 
 
 def _judged_on(question: Question, inputs: Inputs, pair: _Pair | None = None) -> Measured:
     try:
-        known = pair or _pair(question, inputs, lazy=True, double=True)
+        known = pair or _pair(question, inputs, Precision.DOUBLE, lazy=True)
         nan = pair is None and first_nan(known.expected) is not None
         found = inf if nan else _deviation(known, question.seed)
     except FxpruneError:
@@ -108,14 +129,14 @@ def _judged_on(question: Question, inputs: Inputs, pair: _Pair | None = None) ->
 
 def _judged_closely(question: Question, inputs: Inputs) -> Measured:
     try:
-        return Measured(_compared_closely(question, inputs, double=True), _IN_DOUBLE)
+        return Measured(_compared_closely(question, inputs, Precision.DOUBLE), _IN_DOUBLE)
     except FxpruneError:
         raise
     except Exception:
         # The model's code insists on a type of its own (an assertion); its own precision must do.
         _check_that_it_runs(question.model, inputs)
     try:
-        found = _compared_closely(question, inputs, double=False)
+        found = _compared_closely(question, inputs, Precision.OWN)
     except FxpruneError:
         raise
     except Exception as error:
@@ -153,26 +174,27 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
 
 
-def _pair(question: Question, inputs: Inputs, *, lazy: bool, double: bool) -> _Pair:
+def _pair(question: Question, inputs: Inputs, precision: Precision, *, lazy: bool) -> _Pair:
     """The two models, and the masked one's results, on inputs that vary, where the model takes such."""
     *others, last = _candidates(question, inputs)
     for given in others:  # the model may refuse other values than the given ones
         with suppress(Exception):
-            pair = _pair_on(question, given, lazy=lazy, double=double)
+            pair = _pair_on(question, given, precision, lazy=lazy)
             if first_nan(pair.expected) is None:
                 return pair
-    return _pair_on(question, last, lazy=lazy, double=double)
+    return _pair_on(question, last, precision, lazy=lazy)
 
 
-def _pair_on(question: Question, inputs: Inputs, *, lazy: bool, double: bool) -> _Pair:
+def _pair_on(question: Question, inputs: Inputs, precision: Precision, *, lazy: bool) -> _Pair:
     seed = question.seed if question.randomise else None
-    numbers = Numbers(question.model, question.plan, seed, double=double, small=question.small)
+    numbers = Numbers(question.model, question.plan, seed, precision, small=question.small)
     masked = Twin(question.model, numbers, "masked", lazy=lazy)
-    expected = masked.run(given := _in_precision(inputs, double=double), question.seed)
+    expected = masked.run(given := _in_precision(inputs, precision), question.seed)
     return _Pair(masked, Twin(question.model, numbers, "pruned", lazy=lazy), given, expected)
 
 
-def _in_precision(inputs: Inputs, *, double: bool) -> Inputs:
+def _in_precision(inputs: Inputs, precision: Precision) -> Inputs:
+    double = precision is Precision.DOUBLE
     return tree_map(lambda t: lifted(t) if double and isinstance(t, Tensor) else t, inputs)
 
 
@@ -186,11 +208,11 @@ def _deviation(pair: _Pair, seed: int) -> float:
     return max(pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed)), _training_deviation(pair))
 
 
-def _compared_closely(question: Question, inputs: Inputs, *, double: bool) -> float:
+def _compared_closely(question: Question, inputs: Inputs, precision: Precision) -> float:
     """The deviation between real copies; noise, and numbers that only masked channels cannot hold, do not count."""
-    pair, seed = _pair(question, inputs, lazy=False, double=double), question.seed
+    pair, seed = _pair(question, inputs, precision, lazy=False), question.seed
     if first_nan(pair.expected) is not None:
-        _check_numbers(question, inputs, double=double)
+        _check_numbers(question, inputs, precision)
     found = pair.pruned.run(pair.inputs, seed)
     error = pair.differ(pair.expected, found)
     noisy = pair.masked.has_drawn or pair.pruned.has_drawn
@@ -200,11 +222,11 @@ def _compared_closely(question: Question, inputs: Inputs, *, double: bool) -> fl
     return max(error, _training_deviation(pair))
 
 
-def _check_numbers(question: Question, inputs: Inputs, *, double: bool) -> None:
+def _check_numbers(question: Question, inputs: Inputs, precision: Precision) -> None:
     """Refuse a model whose outputs hold NaN; where it returns no numbers, its modules' results stand for them."""
-    numbers = Numbers(question.model, question.plan, None, double=double)
+    numbers = Numbers(question.model, question.plan, None, precision)
     twin = Twin(question.model, numbers, "whole", lazy=False)
-    results = twin.run(_in_precision(inputs, double=double), question.seed)
+    results = twin.run(_in_precision(inputs, precision), question.seed)
     returned = [(name, t) for name, t in results if name == WHOLE and t.is_floating_point() and t.numel()]
     first = first_nan([*(("the example inputs", t) for t in tensors_in(inputs)), *results])
     if first is not None and (not returned or first_nan(returned) is not None):

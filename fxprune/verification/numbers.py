@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
+from enum import Enum, auto
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,7 +18,24 @@ from torch import Tensor, nn
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import cut, scaled
+from fxprune.verification.compare import same_numbers
 from fxprune.verification.randomise import drawn_like, is_redrawn
+
+
+class Precision(Enum):
+    """What a comparison is computed in.
+
+    Attributes:
+        OWN: in the model's own.
+        SINGLE: in the model's own, which is float32 or wider throughout; results are equal to the last bit, or nothing
+            is known. Both models sum over the same channels in the same order, so that nothing but a difference makes
+            one, and what is less than the last bit of float32 would pass in float64 as well.
+        DOUBLE: in float64.
+    """
+
+    OWN = auto()
+    SINGLE = auto()
+    DOUBLE = auto()
 
 
 class Numbers:
@@ -28,20 +46,20 @@ class Numbers:
         plan: what stays.
         small: the pruned model, if it was made already.
         made: its parameters and buffers by name, each once; none if it was not made.
-        double: whether they are float64.
+        precision: of the comparison.
         random: whether constants and vectors of parameters are drawn anew, and statistics and biases are set from the
             signal.
     """
 
     def __init__(
-        self, model: nn.Module, plan: Plan, seed: int | None, *, double: bool, small: nn.Module | None = None
+        self, model: nn.Module, plan: Plan, seed: int | None, precision: Precision, *, small: nn.Module | None = None
     ) -> None:
-        """Seed None: the model's own numbers; double: in float64; small: what `rewrite` made of the model."""
+        """Seed None: the model's own numbers; small: what `rewrite` made of the model."""
         self.small = small
         self.made = {} if small is None else tensors_of(small)
         self.tensors, self.plan = tensors_of(model), plan
         self.random = seed is not None
-        self.double, self._seed = double, seed or 0
+        self.precision, self._seed = precision, seed or 0
         self._drawn: dict[str, bool] = {}
         self._vectors: dict[str, Tensor] = {}
         self._agree: dict[str, bool] = {}
@@ -110,7 +128,7 @@ class Numbers:
         for part in _parts_of(source, kept):
             left = cut(source, kept if part is None else {**kept, 0: part.rows})
             if name not in self._agree:
-                alike = alike and (made is None or torch.equal(left, made if part is None else made[part.place]))
+                alike = alike and (made is None or same_numbers(left, made if part is None else made[part.place]))
             yield self._fresh(name, left)
         self._agree.setdefault(name, alike)
 
@@ -137,7 +155,8 @@ class Numbers:
             return None
         known = noted.pop(0)
         unwritten = (known.x._version, known.out._version) == known.versions
-        same = unwritten and known.how == how and x.dtype == known.x.dtype and _alike(x, known.x)
+        alike = same_numbers if self.precision is Precision.SINGLE else _alike
+        same = unwritten and known.how == how and x.dtype == known.x.dtype and alike(x, known.x)
         return known.out.clone() if same else None
 
     def pruned(self, name: str) -> Tensor:
@@ -180,7 +199,7 @@ class Numbers:
 
     def _fresh(self, name: str, tensor: Tensor) -> Tensor:
         """In the precision of the comparison, and nobody else's: a call may write to what it reads."""
-        new = lifted(tensor) if self.double else tensor
+        new = lifted(tensor) if self.precision is Precision.DOUBLE else tensor
         held = (self.tensors[name], self._given.get(name), self._vectors.get(name), self.made.get(name))
         return new.clone() if any(t is not None and _same_memory(new, t) for t in held) else new
 
@@ -201,8 +220,8 @@ class _Product(NamedTuple):
 
 def _alike(x: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal, or differ by less than sums of other zeros may come out as."""
-    if x.shape != other.shape or not x.is_floating_point() or torch.equal(x, other):
-        return torch.equal(x, other)
+    if x.shape != other.shape or not x.is_floating_point() or same_numbers(x, other):
+        return same_numbers(x, other)
     return bool((x - other).abs_().max() <= _ROUNDING * torch.finfo(x.dtype).eps * other.abs().max())
 
 

@@ -31,7 +31,7 @@ from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
 from fxprune.verification.convolution import conv2d
 from fxprune.verification.inputs import tensors_in
-from fxprune.verification.numbers import Numbers, lifted
+from fxprune.verification.numbers import Numbers, Precision, lifted
 from fxprune.verification.randomise import is_leaf, outlives_the_call
 
 _NAMES = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
@@ -83,7 +83,8 @@ class Twin:
             if self.which == "pruned":
                 for dim, kept in self.numbers.cuts.get(name, {}).items():
                     left[dim] = len(kept)
-            new = _nan(torch.float64 if self.numbers.double else tensor.dtype, tensor.device).expand(left)
+            double = self.numbers.precision is Precision.DOUBLE
+            new = _nan(torch.float64 if double else tensor.dtype, tensor.device).expand(left)
         else:
             new = self.held[name] = self.read(name)
         return nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
@@ -132,19 +133,27 @@ def _nan(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 class Reading(TorchFunctionMode):
-    """Puts numbers in the place of stand-ins among a call's arguments; in float64, keeps results in float64."""
+    """Puts numbers in the place of stand-ins among a call's arguments; in float64, keeps results in float64.
+
+    Raises:
+        TypeError: a result is narrower than float32, where that is to be the precision.
+    """
 
     def __init__(self, twin: Twin) -> None:
         super().__init__()
         self.names, self.numbers = twin.names, twin.numbers
-        self._twin, self._double = twin, twin.numbers.double
+        self._twin, self._precision = twin, twin.numbers.precision
         self._written: dict[str, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FACTS:
             return func(*args, **(kwargs or {}))
         result = self.called(func, args, kwargs or {})
-        return self._kept_double(result, args) if self._double else result
+        if self._precision is Precision.DOUBLE:
+            return self._kept_double(result, args)
+        if self._precision is Precision.SINGLE and is_narrow(result):
+            raise TypeError(f"{func} gives {result.dtype}")
+        return result
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The result of the call on numbers; what it writes to them is read by later calls."""
@@ -207,6 +216,14 @@ class Reading(TorchFunctionMode):
         if isinstance(result, Tensor):
             return result if any(result is a for a in args) else _double(result)
         return tree_map(_double, result) if isinstance(result, tuple | list) else result
+
+
+def is_narrow(value: Any) -> bool:
+    """Whether it is a tensor of a type in which numbers that differ are often equal."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) and value.dtype not in _WIDE
+
+
+_WIDE = frozenset([torch.float32, torch.float64, torch.complex64, torch.complex128])
 
 
 def _double(value: Any) -> Any:

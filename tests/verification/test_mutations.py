@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.verification.judgement import Question
-from fxprune.verification.numbers import Numbers
+from fxprune.verification.numbers import Numbers, Precision
 from fxprune.verification.reading import Twin
 
 
@@ -168,6 +168,6 @@ def test_of_a_batch_of_maps_one_is_kept() -> None:
     model, x = norm_between()
     groups = fxprune.find_groups(fxprune.trace(model, x))
     question = Question(model, random_plan(model, groups, 0.4))
-    numbers = Numbers(model, question.plan, 0, double=True)
+    numbers = Numbers(model, question.plan, 0, Precision.DOUBLE)
     shapes = [tuple(t.shape) for _, t in Twin(model, numbers, "masked", lazy=True).run(((x.double(),), {}), 0)]
     assert shapes == [(1, 8, 7, 7), (1, 8, 7, 7), (1, 4, 5, 5), (2, 4, 5, 5)]

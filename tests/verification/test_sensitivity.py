@@ -3,7 +3,7 @@
 If it were blind somewhere, "pruned equals masked" would prove nothing there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torchvision_models as tv
 from nets import CASES, Case, Net
 from oracle import ROUNDING, WRONG, random_plan, without_mixed
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import fxprune
 
@@ -225,6 +226,48 @@ def test_infinities_hide_nothing() -> None:
     plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
     assert fxprune.verify(model, plan, x) <= ROUNDING
     assert blind_spots(model, plan, ["a"], x, most=99) == []
+
+
+class Roundings(TorchFunctionMode):
+    """Notes the types of the numbers that convolutions work on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types = list[torch.dtype]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv2d:
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def types_of_proof(run: Any, parts: Mapping[str, nn.Module]) -> set[torch.dtype]:
+    """What the proof of a plan is computed in; a wrong plan is found in any case."""
+    model, x = Net(run, {"net": convolution_and_norm(), **parts}).eval(), torch.rand(1, 3, 8, 8)
+    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    with Roundings() as seen:
+        assert fxprune.verify(model, plan, x) <= ROUNDING
+    assert blind_spots(model, plan, ["net.0"], x, most=99) == []
+    return set(seen.types)
+
+
+def test_what_is_equal_to_the_last_bit_needs_no_float64() -> None:
+    assert types_of_proof(lambda m, x: m.net(x), {}) == {torch.float32}
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
+def test_what_is_narrower_than_float32_is_compared_in_float64(narrow: torch.dtype) -> None:
+    """There, numbers that differ are often equal."""
+    assert torch.float64 in types_of_proof(lambda m, x: m.net(x.to(narrow).float()), {})
+    assert torch.float64 in types_of_proof(lambda m, x: m.net(x), {"unused": nn.Linear(4, 4).to(narrow)})
+
+
+def test_autocast_is_compared_in_float64() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return m.net(x)
+
+    assert torch.float64 in types_of_proof(run, {})
 
 
 def test_the_mutation_is_a_mutation() -> None:
