@@ -1,4 +1,4 @@
-"""Bilinear products: rows of two linear layers that only meet in a product, as queries and keys do in logits.
+"""Bilinear products: rows of two layers that only meet in a product, as queries and keys do in logits.
 
 q·k stays the same when q becomes Aq and k becomes A⁻ᵀk, so that nothing but the product of such rows has a meaning.
 Whether rows meet in a product alone is read off the recorded calls: the number of its output channel goes with each
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.analysis.ops.layout import unturned
-from fxprune.analysis.ops.spec import Move, OpSpec
+from fxprune.analysis.ops.spec import Move, OpSpec, Weight
 from fxprune.analysis.ops.table import spec_of
 from fxprune.analysis.ops.terms import Terms
 from fxprune.tracing.trace import Graph
@@ -31,7 +31,7 @@ class Side:
     """One factor of a product.
 
     Attributes:
-        name: of a linear layer's weight.
+        name: of the weight of a linear layer, or of a convolution in one group.
         dim: of the weight, along which its output channels lie.
         bias: the name of its bias; empty where there is none.
         later: whether the bias is added by a call of its own, and is no part of the layer's output.
@@ -59,7 +59,7 @@ class Bilinear:
 
 
 def bilinear(graph: Graph) -> list[Bilinear]:
-    """The rows of linear layers that meet in a product, and nowhere else."""
+    """The rows of layers that meet in a product, and nowhere else."""
     calls = _calls(graph)
     uses: dict[fx.Node, list[_Use]] = {}
     for layer in filter(None, map(_followed, graph.fx.nodes)):
@@ -107,7 +107,7 @@ class _Use:
 
 @dataclass(eq=False)
 class _Layer:
-    """A linear layer whose output is followed.
+    """A layer whose output is followed.
 
     Attributes:
         node: its call.
@@ -174,7 +174,7 @@ def _followed(node: fx.Node) -> _Layer | None:
     """A product with a weight, which makes output channels."""
     spec = spec_of(node.target) if node.op == "call_function" and not node.meta.get("extra") else None
     terms = spec.terms(node) if spec else None
-    if spec is None or spec.layers is None or terms is None:
+    if spec is None or terms is None:
         return None
     for weight in spec.weights(node):
         source = node.args[weight.argument]
@@ -183,8 +183,17 @@ def _followed(node: fx.Node) -> _Layer | None:
         if tensor is not None and tensor.op == "get_attr" and bias is not None:
             letter = next(t.names[weight.producer] for t in terms.factors if t.tensor is source)
             stored = 1 - weight.producer if turned else weight.producer
-            return _Layer(node, str(tensor.target), stored, list(terms.names).index(letter), bias)
+            if letter in terms.names:
+                dim = list(terms.names).index(letter)
+                whole = spec.layers is not None or _reads_all(node, weight, dim)
+                return _Layer(node, str(tensor.target), stored, dim, bias) if whole else None
     return None
+
+
+def _reads_all(node: fx.Node, weight: Weight, dim: int) -> bool:
+    """Whether each of a convolution's channels, along a dim, reads all of its input's: then they can be mixed."""
+    x, w = (node.args[i].meta["shape"] for i in (0, weight.argument))  # type: ignore[union-attr]
+    return bool(x[dim] == w[weight.consumer])
 
 
 def _bias(terms: Terms) -> str | None:

@@ -80,7 +80,7 @@ def moments(model: nn.Module, pairs: Sequence[Bilinear], data: Iterable[Any]) ->
     names, found = {s.name for p in pairs for s in (p.left, p.right)}, dict[str, Moments]()
 
     def saw(seen: Contraction) -> None:
-        y = seen.output.detach()
+        y = seen.output.detach().movedim(1, -1).flatten(0, -2)
         found.setdefault(seen.name, Moments.none(y)).add(y)
 
     if names:
@@ -176,7 +176,8 @@ def put(model: nn.Module, small: nn.Module, plan: Plan, found: Mapping[str, Sequ
             for mixture in several:
                 factor = factors(name, kept[mixture.columns])
                 columns = mixture.columns.to(target.device)
-                target[columns] = (mixture.of(rows) * factor[:, None].to(rows.device)).to(target)
+                each = factor.view(-1, *[1] * (rows.dim() - 1)).to(rows.device)
+                target[columns] = (mixture.of(rows) * each).to(target)
                 if side.bias:
                     shift = mixture.of(before[side.bias].detach()) * factor.to(rows.device)
                     now[side.bias][columns] = shift.to(now[side.bias])

@@ -79,8 +79,9 @@ class Numbers:
         def part(kept: np.ndarray, tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
             key, length = (id(kept), tensor.shape[dim]), tensor.shape[dim]
             if key not in known:
-                gone = np.delete(np.arange(length), kept)
-                known[key] = torch.from_numpy(np.sort(kept)), torch.from_numpy(gone)
+                stay = np.zeros(length, dtype=bool)
+                stay[kept] = True
+                known[key] = torch.from_numpy(np.flatnonzero(stay)), torch.from_numpy(np.flatnonzero(~stay))
             stays, goes = known[key]
             return stays.to(tensor.device), goes.to(tensor.device)
 

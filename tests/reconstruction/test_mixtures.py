@@ -88,6 +88,43 @@ def test_products_of_half_the_rank_lose_nothing(keys: int, bias: bool) -> None:
     assert float((bare(x) - model(x)).detach().abs().max()) > 0.01
 
 
+class NonLocal(nn.Module):
+    """Queries and keys that convolutions make of maps."""
+
+    def __init__(self, kernel: int = 1, parts: int = 1) -> None:
+        super().__init__()
+        self.q = nn.Conv2d(SIZE, 8, kernel, padding=kernel // 2, groups=parts)
+        self.k = nn.Conv2d(SIZE, 8, kernel, padding=kernel // 2, bias=False)
+        self.v, self.out = nn.Conv2d(SIZE, 6, 1), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
+        mixed = v @ (q.transpose(1, 2) @ k).softmax(-1).transpose(1, 2)
+        return self.out(mixed.unflatten(-1, x.shape[-2:]))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_make_queries_and_keys(kernel: int) -> None:
+    torch.manual_seed(0)
+    model = NonLocal(kernel).eval()
+    with torch.no_grad():
+        mix = torch.randn(8, 4) / 2
+        model.k.weight.copy_(torch.tensordot(mix, torch.randn(4, *model.k.weight.shape[1:]) / 4, 1))
+    data = list(torch.randn(48, SIZE, 5, 6).split(16))
+    bare, repaired = halved(model, data)
+    x = torch.randn(8, SIZE, 4, 7)
+    assert repaired.q.out_channels == 4
+    torch.testing.assert_close(repaired(x), model(x), rtol=1e-3, atol=1e-4)
+    assert float((bare(x) - model(x)).detach().abs().max()) > 0.01
+
+
+def test_channels_of_other_groups_are_not_mixed() -> None:
+    example = torch.rand(2, SIZE, 3, 3)
+    assert bilinear(fxprune.trace(NonLocal(parts=2).eval(), example)) == []
+    (pair,) = bilinear(fxprune.trace(NonLocal().eval(), example))
+    assert {(side.name, side.bias) for side in (pair.left, pair.right)} == {("q.weight", "q.bias"), ("k.weight", "")}
+
+
 def test_the_product_is_the_best_of_its_rank() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(200, 12, dtype=torch.float64), torch.randn(150, 12, dtype=torch.float64)
