@@ -128,6 +128,12 @@ class Run:
     def length(self) -> tuple[int, ...]:
         return len(self.calls), len(self.guards), len(self.escapes), len(self.reads)
 
+    def asks_more(self, since: tuple[int, ...]) -> bool:
+        """Whether code has given numbers that may be widths where it had given none when so much was noted."""
+        calls = since[0]
+        known = {call.site[:2] for call in self.calls[:calls]}
+        return any(c.site[:2] not in known and _may_be_width((c.args, c.kwargs)) for c in self.calls[calls:])
+
     def cut(self, length: tuple[int, ...]) -> None:
         """Forget what was noted since there was so much."""
         notes: tuple[list[Any], ...] = (self.calls, self.guards, self.escapes, self.reads)
@@ -153,6 +159,21 @@ class Run:
         if self.active and not self.inside:
             self.guards.append(Guard(operation, source_of(left), source_of(right), outcome, self.note(frame)))
         return outcome
+
+
+def _may_be_width(value: Any) -> bool:
+    """Whether it is, or holds, more than the length of a batch, and than 1 and -1."""
+    if isinstance(value, Dim):
+        return value.axis > 0
+    if isinstance(value, Reference | Site):
+        return False
+    if isinstance(value, Attribute | Computed):
+        return True
+    if isinstance(value, slice):
+        return _may_be_width((value.start, value.stop, value.step))
+    if isinstance(value, list | tuple | dict):
+        return any(map(_may_be_width, value.values() if isinstance(value, dict) else value))
+    return type(value) is int and abs(value) > 1
 
 
 def source_of(value: Any) -> Any:

@@ -91,6 +91,7 @@ class Recorder(DispatchMode):
             run()
             useful = any(training_runs.may_be_cut(tensors[name]) for name in self._seen.keys() - seen.keys())
             useful = useful or self._does_more(before, outputs)
+            useful = useful or (self.run is not None and self.run.asks_more(noted))
         except Exception as error:  # A model that cannot train on these inputs; the evaluation run stands alone.
             useful, self.extra_failed = False, not isinstance(error, ValueError | TypeError | AssertionError)
         if not useful:

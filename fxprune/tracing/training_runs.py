@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -15,9 +15,13 @@ from fxprune.module.tensors import walk
 
 
 def asks_for_mode(model: nn.Module) -> bool:
-    """Whether code of the model that is not PyTorch's names a module's attribute `training`; torchvision's is known."""
+    """Whether code of the model that is not PyTorch's names a module's attribute `training`; torchvision's is known.
+
+    So does that of functions which it calls by name.
+    """
     kinds = {kind for _, module in walk(model) for kind in type(module).__mro__}
-    return any("training" in code.co_names for kind in kinds if _is_foreign(kind) for code in _codes(kind))
+    functions = _with_called(function for kind in filter(_is_foreign, kinds) for function in _functions(kind))
+    return any("training" in code.co_names for function in functions for code in _codes(function))
 
 
 # Beside auxiliary heads, whose parameters tell, these do nothing in training mode but drop and normalise: all 121
@@ -29,15 +33,35 @@ def _is_foreign(kind: type) -> bool:
     return kind is not object and not kind.__module__.startswith(_KNOWN)
 
 
-def _codes(kind: type) -> Iterator[CodeType]:
-    """The code of a class's functions and of those defined inside them."""
+def _functions(kind: type) -> Iterator[FunctionType]:
+    """A class's functions."""
     for value in vars(kind).values():
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
-        ahead = [code] if isinstance(code, CodeType) else []
-        while ahead:
-            yield (code := ahead.pop())
-            ahead += [c for c in code.co_consts if isinstance(c, CodeType)]
+        function = inspect.unwrap(function) if callable(function) else None
+        if isinstance(function, FunctionType):
+            yield function
+
+
+def _codes(function: FunctionType) -> Iterator[CodeType]:
+    """Its code, and that of the functions defined inside it."""
+    ahead = [function.__code__]
+    while ahead:
+        yield (code := ahead.pop())
+        ahead += [c for c in code.co_consts if isinstance(c, CodeType)]
+
+
+def _with_called(functions: Iterable[FunctionType]) -> set[FunctionType]:
+    """Functions, and those that they name: of their modules, or imported by these; PyTorch's are known."""
+    found, ahead = set[FunctionType](), list(functions)
+    while ahead:
+        function = ahead.pop()
+        if function in found:
+            continue
+        found.add(function)
+        names = {name for code in _codes(function) for name in code.co_names}
+        named = (function.__globals__.get(name) for name in names)
+        ahead += [f for f in named if isinstance(f, FunctionType) and not (f.__module__ or "").startswith(_KNOWN)]
+    return found
 
 
 def may_be_cut(tensor: Tensor) -> bool:

@@ -104,6 +104,22 @@ class Numbers:
         part = self._parts.get(name, {}).get(dim)
         return None if part is None else part[0]
 
+    def read_by(self, name: str, groups: int) -> tuple[Tensor | None, int] | None:
+        """The input channels that the rest of a weight reads, and in how many groups; None if these are of two sizes.
+
+        Channels that meet zeros are not read, nor are those of groups of which no row is left.
+        """
+        rows, columns = self.kept(name, 0), self.kept(name, 1)
+        if groups == 1 or (rows is None and columns is None):
+            return columns, groups
+        size, width = self.tensors[name].shape[:2]
+        rows = torch.arange(size, device=self.tensors[name].device) if rows is None else rows
+        alive, counts = torch.unique_consecutive(rows // (size // groups), return_counts=True)
+        if not len(counts) or bool((counts != counts[0]).any()):
+            return None
+        columns = torch.arange(width, device=rows.device) if columns is None else columns
+        return (alive[:, None] * width + columns).flatten(), len(alive)
+
     def generator(self, name: str) -> torch.Generator:
         """Draws for a tensor do not depend on the order in which tensors are read."""
         return torch.Generator().manual_seed(self._seed ^ zlib.crc32(name.encode()))

@@ -240,10 +240,13 @@ class MaskedReading(Reading):
 
     def _product(self, func: Any, x: Tensor, weight: Tensor, *how: Any, **options: Any) -> Tensor:
         name, groups = self.names.get(id(weight)), options.get("groups", how[3] if len(how) > 3 else 1)
-        if name is None or groups > 1 or func in _TRANSPOSED:
+        known = None if name is None or func in _TRANSPOSED else self.numbers.read_by(name, groups)
+        if name is None or known is None:
             return super()._product(func, x, weight, *how, **options)
-        channel = _channel(func, weight)
-        x = _selected(x, self.numbers.kept(name, 1), channel)
+        channel, (read, left) = _channel(func, weight), known
+        x = _selected(x, read, channel)
+        if left != groups:
+            how, options = how[:3], {**options, "groups": left}
         parts = [func(x, block, None, *how, **options) for block in self.numbers.blocks(name)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, channel)
         self.numbers.note_product(name, x, out, (how, options))

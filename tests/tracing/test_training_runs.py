@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable
@@ -257,3 +258,89 @@ def test_a_report_tells_that_the_example_does_not_reach_all_experts() -> None:
     result = fxprune.prune(model, many, pruning_ratio=0.5)
     assert "not reached" not in str(result.report)
     assert [e[0].weight.shape for e in result.model.experts] == [(6, 4)] * 4
+
+
+def zeroed(x: Tensor, module: nn.Module) -> Tensor:
+    return torch.cat([x[:, :8] * 0, x[:, 8:]], 1) if module.training else x
+
+
+def shaken(m: Any, x: Tensor) -> Tensor:
+    part = torch.rand(x.shape[0], 16, 1, 1) if m.training else 0.5
+    return part * x + (1 - part) * F.gelu(x)
+
+
+def viewed(m: Any, x: Tensor) -> Tensor:
+    b, c, h, w = x.shape
+    if m.training:
+        return x.view(b, m.width, h * w).softmax(2).view(b, m.width, h, w)
+    return x.view(b, c, h * w).softmax(2).view(b, c, h, w)
+
+
+def scaled(m: Any, x: Tensor) -> Tensor:
+    if m.training:
+        return torch.cat([x[:, :8] * 0, x[:, 8:]], 1)
+    return torch.cat([x[:, :8] * 0.5, x[:, 8:]], 1)
+
+
+IN_TRAINING: dict[str, Any] = {
+    "a function asks for the mode": lambda m, x: zeroed(x, m),
+    "noise of a width": lambda m, x: x + 0.1 * torch.randn(m.width, 1, 1) if m.training else x,
+    "factors of a width": shaken,
+    "the same ops elsewhere": viewed,
+    "the same ops of another line": scaled,
+}
+
+
+class OfTwoModes(nn.Module):
+    def __init__(self, middle: Any) -> None:
+        super().__init__()
+        self.middle, self.width = middle, 16
+        self.a, self.b, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3), nn.Linear(24, 5)
+
+    def mid(self, x: Tensor) -> Tensor:
+        return self.middle(self, x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.mid(self.a(x).relu())).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class AsksItself(OfTwoModes):
+    """Names the mode, as the functions here do for their own."""
+
+    def mid(self, x: Tensor) -> Tensor:
+        return self.middle(self, x) if self.training in (True, False) else x  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("middle", IN_TRAINING.values(), ids=IN_TRAINING)
+def test_widths_of_training_mode_alone_are_known(middle: Any) -> None:
+    torch.manual_seed(0)
+    model, x = AsksItself(middle).eval(), torch.randn(2, 3, 12, 12)
+    plan = fxprune.prune(model, x, 0.5).plan
+    small = fxprune.rewrite(model, plan)
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, dims in plan.cuts().items():
+            for dim, kept in dims.items():
+                tensor = masked.get_parameter(name)
+                gone = [i for i in range(tensor.shape[dim]) if i not in kept]
+                tensor.index_fill_(dim, torch.tensor(gone), 0)
+    assert "b" in plan.groups
+    for training in (False, True):
+        wanted, found = masked.train(training), small.train(training)
+        assert found(x).shape == wanted(x).shape
+        if middle not in (IN_TRAINING["noise of a width"], shaken):
+            torch.testing.assert_close(found(x), wanted(x), rtol=1e-5, atol=1e-6)
+
+
+class AskedByFunction(OfTwoModes):
+    def mid(self, x: Tensor) -> Tensor:
+        return zeroed(x, self)
+
+
+def test_a_function_that_asks_for_the_mode_is_found() -> None:
+    assert asks_for_mode(AskedByFunction(None))
+    assert not asks_for_mode(OfTwoModes(None))
+    model, x = AskedByFunction(None).eval(), torch.randn(2, 3, 12, 12)
+    small = fxprune.prune(model, x, 0.5).model.train()
+    ones = torch.ones(1, small.get_parameter("a.weight").shape[0], 1, 1)
+    assert int(small.mid(ones).eq(0).sum()) < ones.numel()  # type: ignore[operator]

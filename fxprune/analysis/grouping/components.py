@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from math import lcm
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.table import rule_of, spec_of_node
 from fxprune.plan.plan import Ints, Slot
 from fxprune.tracing.trace import Graph
+
+_Place: TypeAlias = tuple[str, int, Labels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +193,7 @@ def _grouped(labelling: Labelling, components: Components, heads: Heads, parts: 
         for dim in range(len(axes))
         if isinstance(labels := axes.known(dim), np.ndarray)
     ]
-    passed = [*stations(labelling, components), *marks(components, parts)]
+    passed = list(_of_parameters(components, places, [*stations(labelling, components), *marks(components, parts)]))
     group_of, channel_of, signatures = partition(components, [*places, *passed])
     mixed = _mixed(labelling, components, group_of)
     groups = _make_groups(labelling.graph, components, places, group_of, channel_of, mixed)
@@ -204,6 +206,16 @@ def _grouped(labelling: Labelling, components: Components, heads: Heads, parts: 
     lone |= {i: NO_WEIGHTS for i, g in enumerate(groups) if not _has_weights(labelling.graph, g)}
     lone = {i: reason for i, reason in lone.items() if not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
+
+
+def _of_parameters(components: Components, places: Sequence[_Place], passed: Sequence[_Place]) -> Iterator[_Place]:
+    """What is passed, without the components that no parameter has, such as positions in an image."""
+    has = np.zeros(len(components.fix), dtype=bool)
+    for _, _, labels in places:
+        has[components.of[labels]] = True
+    for name, dim, labels in passed:
+        known = has[components.of[labels]]
+        yield name, dim, labels if known.all() else labels[known]
 
 
 NO_WEIGHTS = "no parameter and no layer has these channels"
