@@ -16,7 +16,7 @@ import numpy as np
 from fxprune.analysis.grouping.balance import analyse
 from fxprune.analysis.grouping.components import Analysis, analysed, parted
 from fxprune.analysis.ignored import Ignored
-from fxprune.analysis.labels.factorings import Heads
+from fxprune.analysis.labels.factorings import COLUMNS, ROWS, Heads
 from fxprune.analysis.widths import Held, held_by_code
 from fxprune.tracing.trace import Graph
 
@@ -75,5 +75,6 @@ def _turned(analysis: Analysis, refused: set[str]) -> Iterator[tuple[str, str]]:
 def _agreed(analysis: Analysis) -> list[dict[str, str]]:
     """The same choice for all splits of modules in which unlike ones have tied all channels to one another."""
     of = analysis.components.of
-    tied = {f.node.meta["module"] for f in analysis.components.chosen if f.split and len(np.unique(of[f.flat])) == 1}
-    return [dict.fromkeys(tied, choice) for choice in ("head_dim", "num_heads")]
+    tied = {(f.node.meta["module"], f.split) for f in analysis.components.chosen if len(np.unique(of[f.flat])) == 1}
+    pairs = (("head_dim", COLUMNS), ("num_heads", ROWS))
+    return [{module: split if is_split else grid for module, is_split in tied} for split, grid in pairs]

@@ -19,9 +19,9 @@ from fxprune.plan.plan import Plan
 from fxprune.verification.compare import CLEAR, WHOLE, Outputs, are_equal, deviation, first_nan, is_finite
 from fxprune.verification.inputs import smaller_inputs, tensors_in
 from fxprune.verification.modes import comparable_calls
-from fxprune.verification.numbers import Numbers, Precision, lifted
+from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted
 from fxprune.verification.randomise import drawn_inputs, has_constants, is_leaf
-from fxprune.verification.reading import Twin, is_narrow
+from fxprune.verification.reading import Twin
 
 
 class Measured(NamedTuple):

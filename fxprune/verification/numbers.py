@@ -271,3 +271,11 @@ def lifted(value: Tensor) -> Tensor:
     if value.is_complex():
         return value.to(torch.complex128)
     return value.double() if value.is_floating_point() else value
+
+
+def is_narrow(value: Any) -> bool:
+    """Whether it is a tensor of a type in which numbers that differ are often equal."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) and value.dtype not in _WIDE
+
+
+_WIDE = frozenset([torch.float32, torch.float64, torch.complex64, torch.complex128])

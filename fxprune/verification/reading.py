@@ -31,7 +31,7 @@ from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
 from fxprune.verification.convolution import conv2d
 from fxprune.verification.inputs import tensors_in
-from fxprune.verification.numbers import Numbers, Precision, lifted
+from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted
 from fxprune.verification.randomise import is_leaf, outlives_the_call
 
 _NAMES = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
@@ -218,21 +218,27 @@ class Reading(TorchFunctionMode):
         return tree_map(_double, result) if isinstance(result, tuple | list) else result
 
 
-def is_narrow(value: Any) -> bool:
-    """Whether it is a tensor of a type in which numbers that differ are often equal."""
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) and value.dtype not in _WIDE
-
-
-_WIDE = frozenset([torch.float32, torch.float64, torch.complex64, torch.complex128])
-
-
 def _double(value: Any) -> Any:
     narrow = isinstance(value, Tensor) and value.dtype not in (torch.float64, torch.complex128)
     return lifted(value) if narrow else value
 
 
 class MaskedReading(Reading):
-    """Runs the masked model: leaves out products with zeros, and sets statistics and biases from the signal."""
+    """Runs the masked model: leaves out products with zeros, and sets statistics and biases from the signal.
+
+    What was read before by itself is not set any more: the run would have had two kinds of numbers of it.
+    """
+
+    def __init__(self, twin: Twin) -> None:
+        super().__init__(twin)
+        self._read = set[str]()
+
+    def _number_of(self, name: str, stand_in: Tensor) -> Tensor:
+        self._read.add(name)
+        return super()._number_of(name, stand_in)
+
+    def _may_set(self, *names: str) -> bool:
+        return self.numbers.random and not any(self.numbers.is_set(n) or n in self._read for n in names)
 
     def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         norm = func is F.batch_norm and len(args) >= _POSITIONAL and outlives_the_call(args[0])
@@ -262,7 +268,7 @@ class MaskedReading(Reading):
         name = self.names.get(id(bias))
         if bias is None or name is None or out.is_complex():
             return super()._biased(out, bias, channel)
-        if self.numbers.random and not self.numbers.is_set(name):
+        if self._may_set(name):
             factor = torch.rand(len(bias), generator=self.numbers.generator(f"{name}:mean"), device="cpu").to(out)
             self.set(name, _live_bias(out, channel, factor + 0.3).nan_to_num(0, 0, 0))  # an empty batch has no mean
         return super()._biased(out, bias, channel)
@@ -272,7 +278,7 @@ class MaskedReading(Reading):
         first, second = (self.names.get(id(t)) for t in (mean, variance))
         if first is None or second is None:
             return super().called(func, (x, mean, variance, *args), kwargs)
-        if self.numbers.random and not self.numbers.is_set(second):
+        if self._may_set(first, second):
             self._set_statistics(x, first, second)
         # Nothing needs a variance of zero, and dividing by one tells no channel from another.
         return super().called(func, (x, mean, self.numbers.whole(second), *args), kwargs)

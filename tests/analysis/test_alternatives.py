@@ -154,3 +154,29 @@ def test_choices_that_contradict_one_another_are_made_alike(batch: int) -> None:
     plan = groups.plan({"values": [0, 3, 5]})
     assert fxprune.verify(model, plan, x) < 1e-9
     assert fxprune.rewrite(model, plan)(torch.randn(3, 9, 12)).shape == (3, 9, 5)
+
+
+class SkippedNorms(nn.Module):
+    """A norm before and one behind a skip connection, whose groups have the same number of channels."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.inner, self.conv = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.outer, self.head = nn.GroupNorm(2 * groups, 2 * channels), nn.Conv2d(2 * channels, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.conv(self.inner(x).relu())
+        return self.head(self.outer(torch.cat([y, x], 1)).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 4), (24, 4), (36, 6), (64, 8), (32, 4), (64, 16)])
+def test_groups_of_norms_agree(channels: int, groups: int) -> None:
+    """Whether the groups are as many as their channels, fewer or more."""
+    model, x = SkippedNorms(channels, groups).eval(), torch.randn(2, 3, 9, 9)
+    found = fxprune.find_groups(fxprune.trace(model, x))
+    assert "stem.weight" in {s.tensor for g in found for s in g.slots}
+    small = fxprune.prune(model, x, 0.5).model
+    assert small.get_parameter("stem.weight").shape[0] == channels // 2
+    assert small(x).shape == model(x).shape

@@ -255,6 +255,11 @@ def test_what_is_equal_to_the_last_bit_needs_no_float64() -> None:
     assert types_of_proof(lambda m, x: m.net(x), {}) == {torch.float32}
 
 
+def test_convolutions_in_groups_need_no_float64_either() -> None:
+    parts = {"b": nn.Conv2d(4, 8, 3, groups=4), "c": nn.Conv2d(8, 12, 1, groups=2), "d": nn.Conv2d(12, 3, 1)}
+    assert types_of_proof(lambda m, x: m.d(m.c(m.b(m.net(x)).relu())), parts) == {torch.float32}
+
+
 @pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
 def test_what_is_narrower_than_float32_is_compared_in_float64(narrow: torch.dtype) -> None:
     """There, numbers that differ are often equal."""
@@ -268,6 +273,21 @@ def test_autocast_is_compared_in_float64() -> None:
             return m.net(x)
 
     assert torch.float64 in types_of_proof(run, {})
+
+
+def test_a_bias_that_is_also_read_by_itself() -> None:
+    """Before the layer that it belongs to; the proof gives it one kind of numbers all the same."""
+    parts = {"a": nn.Linear(5, 12), "b": nn.Linear(12, 24), "c": nn.Linear(24, 12), "d": nn.Linear(12, 10)}
+
+    def run(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = m.a(x)
+        return m.d(x + m.c.bias), m.d(m.c(m.b(x).relu()))
+
+    model, x = Net(run, parts).eval(), torch.randn(2, 5)
+    plan = fxprune.prune(model, x, 0.5).plan
+    assert {"a", "b"} <= plan.groups.keys()
+    assert fxprune.verify(model, plan, x) <= ROUNDING
+    assert blind_spots(model, plan, ["b"], x, most=99) == []
 
 
 def test_the_mutation_is_a_mutation() -> None:

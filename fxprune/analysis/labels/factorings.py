@@ -8,7 +8,7 @@ factors that nothing fixes:
 1. the only one along which the flat labels vary, while along the others they are tied to one another; otherwise, among
    those along which they vary (among all, if there are none):
 2. one that another grid has chosen already;
-3. the one that the caller asked for, where a reshape splits a dim into heads and head width;
+3. the one that was asked for, by the caller where a reshape splits a dim into heads and head width;
 4. the finer one (more indices), the last of equals.
 """
 
@@ -26,7 +26,9 @@ from fxprune.analysis.labels.labels import Labeller
 
 _SHRINKS, _STAYS = 1, 2
 
-# "head_dim", "num_heads" or "" (whichever is finer) for all modules, or (module name pattern, choice) pairs.
+GRID = ROWS, COLUMNS = "rows", "columns"
+# "head_dim", "num_heads" or "" (whichever is finer) for all modules, or (module name pattern, choice) pairs. For grids
+# that no reshape has made, as groups of a norm, the analysis itself may choose `ROWS` or `COLUMNS` of a module.
 Heads = str | tuple[tuple[str, str], ...]
 
 
@@ -60,7 +62,7 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
         for factoring in _apart(first or splits or sorted(pending, key=lambda f: _evident(f, of) is None), of):
-            asked = _chosen_for(factoring, heads) if splits and not first else ""
+            asked = _chosen_for(factoring, heads) if not factoring.split or (splits and not first) else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
     fixes += _collapsed(lab.factorings, of)
     because = _first_fix(of, fixes)
@@ -219,7 +221,7 @@ def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -
     able = varying or able
     agreed = [k for k in able if (marks[of[f.labels_of(k)]] == _SHRINKS).any()]
     if not agreed and heads and len(able) > 1:
-        return able[-1] if heads == "head_dim" else able[-2]
+        return able[-1] if heads in ("head_dim", COLUMNS) else able[-2]
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
 
 
@@ -229,10 +231,11 @@ def _can_part(factor: Labels) -> bool:
 
 
 def _chosen_for(f: Factoring, heads: Heads) -> str:
-    """What the caller chose to shrink in this reshape, heads or their width; "" stands for no choice."""
+    """What was chosen to shrink: of a reshape, heads or their width; of another grid, if anything, rows or columns."""
     if isinstance(heads, str):
-        return heads
-    return next((choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern)), "")
+        return heads if f.split else ""
+    found = (choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern))
+    return next((choice for choice in found if (choice in GRID) != f.split), "")
 
 
 def _along(f: Factoring, k: int) -> tuple[Labels, Labels]:

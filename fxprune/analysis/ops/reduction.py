@@ -107,6 +107,8 @@ def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
 
 def extremum(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     """The positions of a largest or smallest element matter only where somebody uses them."""
+    if not args and not kwargs:  # of all elements, without a position
+        return reduce(call, x)
     pair = len(call.shape) == 2 and isinstance(call.shape[0], tuple)
     if pair and all(user.args[1] == 0 for user in call.node.users):
         return [reduce(Call(call.lab, call.node, s), x, *args, **kwargs) for s in call.shape]

@@ -382,3 +382,18 @@ def test_what_a_mask_names_gets_one_value(write: Callable[[Tensor, Tensor], Tens
     groups = fxprune.find_groups(fxprune.trace(model, x))
     assert {g.name: g.size for g in groups} == {"a": 12}
     assert deviation(model, groups.plan({"a": [1, 5, 6]}), x) <= 1e-9
+
+
+class Quantised(nn.Conv2d):
+    """Weights in steps of a part of the largest, of all or of each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.weight.detach().abs().max() / 127
+        return F.conv2d(x / x.max(), (self.weight / step).round().clamp(-127, 127) * step, self.bias)
+
+
+def test_the_largest_of_all_numbers_has_no_position() -> None:
+    model, x = nn.Sequential(Quantised(3, 16, 3), nn.ReLU(), Quantised(16, 8, 3)).eval(), torch.rand(2, 3, 9, 9)
+    result = fxprune.prune(model, x, 0.5)
+    assert result.plan.kept_counts() == {"0": 8}
+    assert result.model(x).shape == (2, 8, 5, 5)
