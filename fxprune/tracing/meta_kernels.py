@@ -117,7 +117,7 @@ def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int] | None:
 def _binary(x: Any, y: Any, **_: Any) -> Tensor | None:
     if not isinstance(y, Tensor):
         plain = isinstance(x, Tensor) and (x.dtype.is_floating_point or type(y) is int)
-        return _like(x) if plain else None
+        return _like(x) if plain and type(y) is not complex else None
     if not isinstance(x, Tensor) or x.dtype != y.dtype or not (x.is_meta and y.is_meta):
         return None
     if x.shape == y.shape:
@@ -269,7 +269,7 @@ def _reduction(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = Fals
 
 
 def _vector_norm(x: Tensor, _: float = 2, *args: Any, **kwargs: Any) -> Tensor | None:
-    return _reduction(x, *args, **kwargs)
+    return None if x.is_complex() else _reduction(x, *args, **kwargs)
 
 
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor | None:

@@ -153,6 +153,9 @@ def test_every_answer_has_a_case() -> None:
 LEFT = [
     (aten.add.Tensor, (image(2, 3), torch.rand(2, 3).double())),
     (aten.mul.Tensor, (torch.arange(3), 0.5)),
+    (aten.mul.Tensor, (image(2, 3), 1j)),
+    (aten.div.Tensor, (image(2, 3), 1j)),
+    (aten.linalg_vector_norm.default, (image(2, 3).to(torch.complex64), 2, [1])),
     (aten.div.Tensor, (torch.arange(3), 2)),
     (aten.sigmoid.default, (torch.arange(3),)),
     (aten.mean.dim, (image(2, 3), [2])),
