@@ -12,15 +12,16 @@ import ast
 import copy
 import hashlib
 import inspect
-import operator
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.abc import InspectLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import fx, nn
+
+from fxprune.module.constants import constants_of, number_of
 
 
 class NoLiteralError(Exception):
@@ -30,7 +31,8 @@ class NoLiteralError(Exception):
 class Literal(NamedTuple):
     """A number in the source of a method: its line in the method and its column, both as `ast` counts them.
 
-    An expression of numbers alone (`64 * 7 * 7`) counts as one, as it does for Python's compiler.
+    An expression of numbers alone (`64 * 7 * 7`) counts as one, as it does for Python's compiler, and so does one of
+    constants of the function's file (`WIDTH // HEADS`).
     """
 
     method: str
@@ -53,37 +55,15 @@ def is_literal(name: str) -> bool:
     return "[" in name
 
 
-def _number(node: Any) -> int | None:
-    """The int that a literal is, or an expression of literals alone (`64 * 7 * 7`)."""
-    match node:
-        case ast.Constant(value=value) if type(value) is int:
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=operand) if (inner := _number(operand)) is not None:
-            return -inner
-        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
-            a, b = _number(left), _number(right)
-            return None if a is None or b is None or (b == 0 and type(op) in _DIVISIONS) else _OPERATORS[type(op)](a, b)
-    return None
-
-
-_OPERATORS: dict[type, Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
-_DIVISIONS = (ast.FloorDiv, ast.Mod)
-
-
 class _Replaced(ast.NodeTransformer):
-    """Other numbers in the place of literals: {literal: number}."""
+    """Other numbers in the place of a function's literals: {literal: number}."""
 
-    def __init__(self, method: str, numbers: Mapping[Literal, int]) -> None:
-        self._method, self._numbers, self.found = method, numbers, set[Literal]()
+    def __init__(self, function: FunctionType, numbers: Mapping[Literal, int]) -> None:
+        self._method, self._constants = function.__code__.co_name, constants_of(function)
+        self._numbers, self.found = numbers, set[Literal]()
 
     def visit(self, node: ast.AST) -> ast.AST:
-        value = _number(node)
+        value = number_of(node, self._constants)
         place = (getattr(node, "lineno", 0), getattr(node, "col_offset", 0))
         if value is not None and (literal := Literal(self._method, *place, value)) in self._numbers:
             self.found.add(literal)
@@ -97,8 +77,11 @@ def has_literal(module: nn.Module, name: str) -> bool:
     literal = Literal.named(name)
     function = _function(type(module), literal.method)
     tree = None if function is None else _tree(function.__code__)
-    replaced = _Replaced(literal.method, {literal: literal.value})
-    return tree is not None and bool(replaced.visit(copy.deepcopy(tree)) and replaced.found)
+    if function is None or tree is None:
+        return False
+    replaced = _Replaced(function, {literal: literal.value})
+    replaced.visit(copy.deepcopy(tree))
+    return bool(replaced.found)
 
 
 def _function(kind: type, method: str) -> FunctionType | None:
@@ -133,9 +116,10 @@ def find_literal(
         raise NoLiteralError("the number stands in no method of the module's class")
     tree = _tree(function.__code__)
     places = list(code.co_positions()) if hasattr(code, "co_positions") else None
+    constants = constants_of(function)
     for path in paths:
         node: Any = _operand(tree, function, places[instruction // 2], path) if tree is not None and places else None
-        if _number(node) == value:
+        if number_of(node, constants) == value:
             return str(Literal(function.__code__.co_name, node.lineno, node.col_offset, value))
     raise NoLiteralError("the number does not stand in this line")
 
@@ -252,7 +236,7 @@ def _rewritten(kind: Any, values: tuple[tuple[Literal, int], ...]) -> type:
     for tree in trees:
         assert tree is not None
         tree.decorator_list = []
-        _Replaced(tree.name, dict(values)).visit(tree)
+        _Replaced(_function(kind, tree.name), dict(values)).visit(tree)  # type: ignore[arg-type]
     source = _source(base, [ast.unparse(t) for t in trees if t is not None], methods)
     name = f"{base.__module__}.{base.__name__}_{hashlib.sha1(source.encode()).hexdigest()[:12]}"
     module = ModuleType(name)

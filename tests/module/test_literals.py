@@ -18,6 +18,9 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.module.literals import has_literal, set_literals
 
+WIDTH, HEADS, FEATURES = 32, 4, 24
+width = 32
+
 
 class Pad(nn.Module):
     """An option-A shortcut: every second pixel, and new channels of zeros on both sides."""
@@ -309,3 +312,50 @@ def test_static_and_class_methods_stay_what_they_are(kind: type[Decorated]) -> N
     assert result.model(torch.rand(5, 3, 4, 4)).shape == (5, 5)
     again = pickle.loads(pickle.dumps(result.model))
     assert torch.equal(again(x), result.model(x))
+
+
+class Constants(nn.Module):
+    """Attention whose widths are constants on top of the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.qkv = nn.Conv2d(3, WIDTH, 8, 8), nn.Conv2d(WIDTH, 3 * WIDTH, 1)
+        self.o, self.head = nn.Conv2d(WIDTH, FEATURES, 1), nn.Linear(FEATURES, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        batch = x.shape[0]
+        q, k, v = (t.reshape(batch, HEADS, WIDTH // HEADS, -1) for t in self.qkv(x).flatten(2).split(WIDTH, 1))
+        y = (v @ (q.mT @ k).softmax(-1).mT).reshape(batch, WIDTH, *x.shape[2:])
+        return self.head(self.o(y + x).mean((2, 3)).reshape(-1, FEATURES))  # type: ignore[no-any-return]
+
+
+def test_constants_of_the_file_count_as_literals() -> None:
+    model, x = Constants().eval(), torch.randn(2, 3, 16, 16)
+    result = fxprune.prune(model, x, 0.5)
+    small: Any = result.model
+    assert (small.a.out_channels, small.o.out_channels, WIDTH, FEATURES) == (16, 12, 32, 24)
+    assert small(torch.randn(5, 3, 24, 24)).shape == (5, 10)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(small))(x), small(x))
+    assert model(x).shape == (2, 10)
+    again = fxprune.prune(small, x, 0.5).model
+    assert again(x).shape == (2, 10)
+
+
+class Variable(Constants):
+    """A name in small letters may be assigned anew, and a local one hides that of the file."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.o(self.a(x).view(-1, width, 4)[..., None]).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Hidden(Constants):
+    def forward(self, x: Tensor) -> Tensor:
+        WIDTH = width
+        return self.head(self.o(self.a(x).view(-1, WIDTH, 4)[..., None]).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [Variable, Hidden])
+def test_other_names_are_no_literals(kind: type[nn.Module]) -> None:
+    model, x = kind().eval(), torch.randn(2, 3, 16, 16)
+    assert "the number does not stand in this line" in str(fxprune.find_groups(fxprune.trace(model, x)).why("a"))
