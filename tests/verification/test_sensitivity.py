@@ -106,7 +106,7 @@ PAIR = "of two channels one stays, and one channel has no order"
 MIXED = "a norm or product runs over the only group, where pruned and masked differ as they should"
 UNTOUCHED = "nothing can be pruned"
 NO_MUTANT = {
-    **dict.fromkeys(["depthwise_on_input", "grouped_twice"], PAIR),
+    "depthwise_on_input": PAIR,
     **dict.fromkeys(["group_norm_by_width", "group_norm_all", "layer_norm_channels_last", "rms_norm"], MIXED),
     **dict.fromkeys(["unit_gates", "product_of_positive_features"], MIXED),
 }
