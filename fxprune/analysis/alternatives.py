@@ -46,8 +46,8 @@ def settled(graph: Graph, heads: Heads, ignored: Ignored, *, rewrite_code: bool)
     if any(b.names & refused for b in best[0].balances):
         best = max(best, known(analysed(graph, heads)), key=_freed)
         refused = _refused(best, ignored.asked(best[0]))
-    others = [dict(_turned(best[0], refused)), *_agreed(best[0])] if heads == "" else []
-    return max([best, *(known(analyse(graph, tuple(other.items()))) for other in others if other)], key=_freed)
+    others = [tuple(dict(_turned(best[0], refused)).items()), *_agreed(best[0])] if heads == "" else []
+    return max([best, *(known(analyse(graph, other)) for other in others if other)], key=_freed)
 
 
 def _refused(known: Known, ignored: set[str]) -> set[str]:
@@ -72,9 +72,9 @@ def _turned(analysis: Analysis, refused: set[str]) -> Iterator[tuple[str, str]]:
                 yield f.node.meta["module"], "head_dim" if other == len(f.sizes) - 1 else "num_heads"
 
 
-def _agreed(analysis: Analysis) -> list[dict[str, str]]:
-    """The same choice for all splits of modules in which unlike ones have tied all channels to one another."""
+def _agreed(analysis: Analysis) -> list[tuple[tuple[str, str], ...]]:
+    """The same choice for all grids of modules in which unlike ones have tied all channels to one another."""
     of = analysis.components.of
     tied = {(f.node.meta["module"], f.split) for f in analysis.components.chosen if len(np.unique(of[f.flat])) == 1}
     pairs = (("head_dim", COLUMNS), ("num_heads", ROWS))
-    return [{module: split if is_split else grid for module, is_split in tied} for split, grid in pairs]
+    return [tuple((module, split if is_split else grid) for module, is_split in sorted(tied)) for split, grid in pairs]

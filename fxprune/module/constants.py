@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -36,15 +36,13 @@ _DIVISIONS = (ast.FloorDiv, ast.Mod)
 
 def constants_of(function: FunctionType) -> dict[str, int]:
     """The ints that a function reads from its file under names in capitals, which mark what nobody assigns anew."""
-    codes = list(_nested(function.__code__))
+    codes = codes_inside(function.__code__)
     local = {name for code in codes for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)}
     named = {name for code in codes for name in code.co_names if name.isupper()} - local
     found = {name: function.__globals__.get(name) for name in named}
     return {name: value for name, value in found.items() if type(value) is int}
 
 
-def _nested(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _nested(inner)
+def codes_inside(code: CodeType) -> list[CodeType]:
+    """A code and those that are nested in it."""
+    return [code, *(c for inner in code.co_consts if isinstance(inner, CodeType) for c in codes_inside(inner))]

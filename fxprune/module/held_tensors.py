@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.module.literals import codes_inside
+from fxprune.module.constants import codes_inside
 
 
 def held_tensors(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:

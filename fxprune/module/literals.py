@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxprune.module.constants import constants_of, number_of
+from fxprune.module.constants import codes_inside, constants_of, number_of
 
 
 class NoLiteralError(Exception):
@@ -130,11 +130,6 @@ def _method_with(kind: type, code: CodeType) -> FunctionType | None:
     names = [code.co_name, *dict.fromkeys(name for k in kind.__mro__ if k is not object for name in vars(k))]
     methods = (m for name in names if (m := _function(kind, name)) is not None and m.__code__.co_name == name)
     return next((m for m in methods if code in codes_inside(m.__code__)), None)
-
-
-def codes_inside(code: CodeType) -> list[CodeType]:
-    """A code and those that are nested in it."""
-    return [code, *(c for inner in code.co_consts if isinstance(inner, CodeType) for c in codes_inside(inner))]
 
 
 @cache

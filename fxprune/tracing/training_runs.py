@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.module.constants import codes_inside
 from fxprune.module.tensors import walk
 
 
@@ -21,7 +22,7 @@ def asks_for_mode(model: nn.Module) -> bool:
     """
     kinds = {kind for _, module in walk(model) for kind in type(module).__mro__}
     functions = _with_called(function for kind in filter(_is_foreign, kinds) for function in _functions(kind))
-    return any("training" in code.co_names for function in functions for code in _codes(function))
+    return any("training" in code.co_names for function in functions for code in codes_inside(function.__code__))
 
 
 # Beside auxiliary heads, whose parameters tell, these do nothing in training mode but drop and normalise: all 121
@@ -42,14 +43,6 @@ def _functions(kind: type) -> Iterator[FunctionType]:
             yield function
 
 
-def _codes(function: FunctionType) -> Iterator[CodeType]:
-    """Its code, and that of the functions defined inside it."""
-    ahead = [function.__code__]
-    while ahead:
-        yield (code := ahead.pop())
-        ahead += [c for c in code.co_consts if isinstance(c, CodeType)]
-
-
 def _with_called(functions: Iterable[FunctionType]) -> set[FunctionType]:
     """Functions, and those that they name: of their modules, or imported by these; PyTorch's are known."""
     found, ahead = set[FunctionType](), list(functions)
@@ -58,7 +51,7 @@ def _with_called(functions: Iterable[FunctionType]) -> set[FunctionType]:
         if function in found:
             continue
         found.add(function)
-        names = {name for code in _codes(function) for name in code.co_names}
+        names = {name for code in codes_inside(function.__code__) for name in code.co_names}
         named = (function.__globals__.get(name) for name in names)
         ahead += [f for f in named if isinstance(f, FunctionType) and not (f.__module__ or "").startswith(_KNOWN)]
     return found
