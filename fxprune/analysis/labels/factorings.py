@@ -51,19 +51,17 @@ class Components:
 
 def resolve(lab: Labeller, heads: Heads = "") -> Components:
     """The components of all labels after every factoring has been decided."""
-    edges = [*lab.edges, *_tied_by_splits(lab), *_tied_along_fixed(lab.factorings)]
+    of = connected(lab.count, [*lab.edges, *_tied_by_splits(lab), *_tied_along_fixed(lab.factorings)])
     fixes = list(lab.fixes)
     chosen: dict[Factoring, int] = {}
-    while True:
-        of = connected(lab.count, edges)
-        pending = [f for f in lab.factorings if f not in chosen]
-        if not pending:
-            break
+    while pending := [f for f in lab.factorings if f not in chosen]:
+        edges: list[tuple[Labels, Labels]] = []
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
         for factoring in _apart(first or splits or sorted(pending, key=lambda f: _evident(f, of) is None), of):
             asked = _chosen_for(factoring, heads) if not factoring.split or (splits and not first) else ""
             _decide(factoring, of, marks, chosen, edges, fixes, asked)
+        of = connected(of.max() + 1, [(of[a], of[b]) for a, b in edges])[of]
     fixes += _collapsed(lab.factorings, of)
     because = _first_fix(of, fixes)
     return Components(of, because, tuple(_told(fixes, of, because, chosen)), chosen)
