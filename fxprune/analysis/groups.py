@@ -232,7 +232,7 @@ wrapper that drops it frees them
             steps = self.steps(tie)
             if steps.part_of(counts) is None:
                 taken = isinstance(steps, Limited) and not steps.allows(counts)
-                what = "the model's code would take a width for another" if taken else _TIED
+                what = "the model's code cannot have this width" if taken else _TIED
                 seen = ", ".join(f"{n}: {counts[n]} of {self[n].size}" for n in sorted(tie))
                 raise InputError(what, seen=seen[:200], remedy="groups.in_step(counts) gives counts that fit")
 

@@ -19,6 +19,7 @@ class Takes(Enum):
     UNFLATTENED = "the lengths of the dims that one dim becomes"
     PARTS = "the lengths of the parts of a dim"
     SECTIONS = "into how many equal parts a dim is cut, or where"
+    CHUNKS = "into how many parts a dim is cut, the last of which may be shorter"
     START_AND_LENGTH = "the first index and the length of a part of a dim"
     REPEATS = "how often each dim is repeated"
     REPEATED = "the length of a dim, each of whose indices is repeated"
@@ -75,6 +76,7 @@ SIZED = {
     "split": SizeArguments(Takes.PARTS, 1, ("split_size_or_sections",)),
     "split_with_sizes": SizeArguments(Takes.PARTS, 1, ("split_sizes",)),
     **{name: SizeArguments(Takes.SECTIONS, 1, _SECTIONS, dim) for name, dim in _SECTIONED.items()},
+    "chunk": SizeArguments(Takes.CHUNKS, 1, ("chunks",)),
     "narrow": SizeArguments(Takes.START_AND_LENGTH, 2, ("start", "length")),
     **dict.fromkeys(("repeat", "tile"), SizeArguments(Takes.REPEATS, 1, ("repeats", "dims"))),
     "repeat_interleave": SizeArguments(Takes.REPEATED, 3, ("output_size",)),

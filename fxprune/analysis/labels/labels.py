@@ -202,10 +202,14 @@ class Labeller:
 
     def balance(self, flat: Labels) -> bool:
         """Whether the parts into which the present call cuts `flat` need to keep equally many indices only."""
-        free = self.node is not None and self.node.name in self.free
-        if free:
+        if self.is_free():
             self.balances.append(flat)
-        return free
+            return True
+        return False
+
+    def is_free(self) -> bool:
+        """Whether the parts that the present call cuts or makes need to keep equally many indices only."""
+        return self.node is not None and self.node.name in self.free
 
     def close(self, dims: Sequence[tuple[int, Dim]]) -> Labels | None:
         """The labels of merged dims, given as (length, dim), if they are a loose grid as a whole.

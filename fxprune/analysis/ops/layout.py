@@ -16,14 +16,12 @@ from fxprune.analysis.ops.spec import Move, OpSpec
 
 
 def reshape(call: Call, x: Axes, *_: Any, **__: Any) -> list[Dim]:
-    """Dims whose lengths multiply to the same product form a block; each block is moved, merged or split."""
+    """Dims whose lengths multiply to the same product form a block; each block is moved, split or merged."""
     result: list[Dim] = []
     for old, new in _blocks(x.shape, call.shape):
         before = [(x.shape[i], x[i]) for i in old if x.shape[i] > 1]
         sizes = [call.shape[i] for i in new if call.shape[i] > 1]
-        single = len(before) == len(sizes) == 1
-        after = [before[0][1]] if single else _split(call, _merge(call, before), sizes)
-        moved = iter(after)
+        moved = iter(_regrouped(call, before, sizes))
         result += [next(moved) if call.shape[i] > 1 else None for i in new]
     if any(isinstance(d, np.ndarray) for d in result):
         call.lab.suspect()
@@ -57,8 +55,47 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int],
         yield a, b
 
 
+def _regrouped(call: Call, before: list[tuple[int, Dim]], sizes: list[int]) -> list[Dim]:
+    """The dims of a block after the reshape: old ones are split where a new one ends inside, and the parts merged.
+
+    So heads that are merged with a batch and split off again are the same dims whatever the batch. Where a new dim ends
+    inside an old one at no whole index, all are merged and split anew.
+    """
+    parts = _common_parts([n for n, _ in before], sizes)
+    if parts is None or call.lab.is_free() or any(isinstance(d, Loose) for _, d in before):
+        return _split(call, _merge(call, before), sizes)
+    ends = set(np.cumprod(sizes).tolist())
+    result: list[Dim] = []
+    pieces: list[tuple[int, Dim]] = []
+    done = 1
+    for (_, dim), lengths in zip(before, parts, strict=True):
+        for n, piece in zip(lengths, _split(call, dim, lengths), strict=True):
+            pieces.append((n, piece))
+            done *= n
+            if done in ends:
+                result.append(_merge(call, pieces))
+                pieces = []
+    return result
+
+
+def _common_parts(old: list[int], new: list[int]) -> list[list[int]] | None:
+    """The lengths of the parts of each old dim that both shapes are made of; None if there are no such parts."""
+    ends = sorted({*np.cumprod(old).tolist(), *np.cumprod(new).tolist()})
+    if any(b % a for a, b in zip(ends, ends[1:], strict=False)):
+        return None
+    parts: list[list[int]] = []
+    last = 1
+    for end in np.cumprod(old).tolist():
+        inside = [e for e in ends if last < e <= end]
+        parts.append([b // a for a, b in zip([last, *inside], inside, strict=False)])
+        last = end
+    return parts
+
+
 def _merge(call: Call, dims: list[tuple[int, Dim]]) -> Dim:
     """One dim from several: labels repeat along fixed neighbours; with two labelled dims it is a factoring."""
+    if len(dims) == 1:
+        return dims[0][1]
     moved = call.lab.close(dims)
     if moved is not None:
         return moved

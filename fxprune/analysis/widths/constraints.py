@@ -54,7 +54,7 @@ class Held:
         parts: what the negative numbers in their forms stand for.
         scales: weights that absorb a scalar which follows a width.
         folded: names of the graph nodes whose scalar has been taken care of, each with {group: exponent}.
-        refused: {group: counts that would turn a comparison in the code}.
+        refused: {group: counts that would turn a comparison in the code, or leave a number there that is not whole}.
         cuts: parts of groups, as components, of which the code takes one for a part of all by its number: they can
             shrink where each part is a group of its own.
     """

@@ -210,6 +210,8 @@ class _Reader:
         given, path = next(i for i in (self.argument(where.first, n) for n in where.names) if i[0] is not None)
         if axes is None or at is None:
             return
+        if type(given) is not tuple and axes.shape[at] % len(self._call.results):
+            self._unequal(at)
         for i in range(len(self._call.results)) if type(given) is not tuple else ():
             if (part := self.result(i)) is not None and axes.shape[at] == part.shape[at] * len(self._call.results):
                 whole = Dim(self._call.args[0], at, axes.shape[at])
@@ -217,6 +219,17 @@ class _Reader:
                 self.equal((length, path), part.known(at), part.shape[at])
         for i, bound in enumerate(given if type(given) is tuple else ()):
             self._bound((bound, (*path, i - len(given))), axes.known(at), axes.shape[at])
+
+    def chunks(self, _: SizeArguments) -> None:
+        """Equal ones follow the dim; what is left for the last of unequal ones does not."""
+        axes, at, first, last = self.axes(self._call.args[0]), self.dim(2, 0), self.result(), self.result(-1)
+        if axes is not None and at is not None and first and last and first.shape[at] != last.shape[at]:
+            self._unequal(at)
+
+    def _unequal(self, at: int) -> None:
+        whole = self._call.args[0]
+        length = Dim(whole, at, self.axes(whole).shape[at])  # type: ignore[union-attr]
+        self._facts.escapes.append((length, self._call.site, f"{self._call.name}, whose parts are unequal"))
 
     def start_and_length(self, _: SizeArguments) -> None:
         axes, at = self.axes(self._call.args[0]), self.dim(1)

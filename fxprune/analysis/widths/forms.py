@@ -249,3 +249,40 @@ def _exact(form: Form) -> Form:
 
 
 _FINEST = 1024
+
+
+def inverse(forms: Forms, source: Any, leaf: Any, target: Form) -> Form:
+    """What a leaf must be for a source to become the target.
+
+    Raises:
+        NoFormError: there is nothing, or no polynomial.
+    """
+    if source == leaf:
+        return target
+    if not isinstance(source, Computed):
+        raise NoFormError(target.groups)
+    left, right = operands(source)
+    inside = [any(n == leaf for n in leaves(side)) for side in (left, right)]
+    if all(inside) or not any(inside):
+        raise NoFormError(target.groups)
+    other = forms.source(right if inside[0] else left)
+    match source.operation, inside[0]:
+        case "add", _:
+            target = target - other
+        case "sub", True:
+            target = target + other
+        case "sub", False:
+            target = other - target
+        case "mul", _:
+            target = target.over(other)
+        case "floordiv", True:
+            target = target * other + Form.of(_value(left) - _value(source) * _value(right))
+        case "floordiv", False:
+            target = other.over(target)
+        case _:
+            raise NoFormError(target.groups)
+    return inverse(forms, left if inside[0] else right, leaf, target)
+
+
+def _value(source: Any) -> Any:
+    return getattr(source, "value", source)

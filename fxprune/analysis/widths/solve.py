@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import WidthUse
 from fxprune.analysis.widths.constraints import Held, Mend, names_of, stepped
 from fxprune.analysis.widths.equations import Equation, Facts
-from fxprune.analysis.widths.forms import Forms, Number, leaves, operands
+from fxprune.analysis.widths.forms import Forms, Number, inverse, leaves
 from fxprune.analysis.widths.polynomials import Form, NoFormError, Parts, Power
 from fxprune.analysis.widths.scales import scaled
 from fxprune.analysis.widths.words import at_line, in_words
@@ -126,11 +127,11 @@ class _Solver:
 
     def _explain(self, compound: Sequence[Equation]) -> None:
         """Find the unknowns that stand in expressions, first those that leave no choice."""
-        for kind in (Attribute, Number):
+        for whole, kind in product((True, False), (Attribute, Number)):
             left = list(compound)
             while left:
                 before = len(left)
-                left = [e for e in left if not self._agrees(e) and not self._inverted(e, kind)]
+                left = [e for e in left if not self._agrees(e) and not self._inverted(e, kind, whole=whole)]
                 if len(left) == before:
                     break
 
@@ -147,23 +148,42 @@ class _Solver:
             raise NoFormError(a.groups | b.groups)
         return a - b  # type: ignore[no-any-return]
 
-    def _inverted(self, e: Equation, kind: Any) -> bool:
-        """Whether there is just one unknown of a kind that can make an equation hold."""
+    def _inverted(self, e: Equation, kind: Any, *, whole: bool) -> bool:
+        """Whether there is just one unknown of a kind that can make an equation hold.
+
+        Args:
+            e: the equation.
+            kind: of the unknown.
+            whole: whether it must be a whole number at every width; else the group has only widths at which it is.
+        """
         found: dict[Any, tuple[Any, Form]] = {}
         for side, other in ((e.left, e.right), (e.right, e.left)):
             for leaf in leaves(side):
                 if isinstance(leaf, kind) and _key(leaf) not in self.forms.values:
                     try:
-                        form = _inverse(self.forms, side, leaf, self.forms.source(other))
+                        form = inverse(self.forms, side, leaf, self.forms.source(other))
                     except (NoFormError, ZeroDivisionError, AttributeError):
                         continue
-                    if form.is_integral() and form.groups and form.at(self._parts.size) == leaf.value:
+                    fits = form.is_integral() if whole else self._unfit(form) is not None
+                    if fits and form.groups and form.at(self._parts.size) == leaf.value:
                         found[_key(leaf)] = (leaf, form)
         if len(found) != 1:
             return False
         ((key, (leaf, form)),) = found.items()
         self._set(leaf, form)
+        if key in self.forms.values and (unfit := self._unfit(form)):
+            self._held = self._held.refuse(self._analysis.groups[max(form.groups)].name, unfit)
         return key in self.forms.values and self._agrees(e)
+
+    def _unfit(self, form: Form) -> list[int] | None:
+        """The counts of a form's only group at which it is no whole number; None if there is no such group, or no other
+        count.
+        """
+        if len(form.groups) != 1 or min(form.groups) < 0 or form.groups & self._balanced:
+            return None
+        size = self._parts.size(min(form.groups))
+        unfit = [n for n in range(1, size + 1) if Fraction(form.at(lambda _: n)).denominator > 1]  # noqa: B023
+        return unfit if len(unfit) < size - 1 else None
 
     # What does not agree
 
@@ -307,40 +327,3 @@ _SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 def _key(unknown: Attribute | Number) -> Any:
     return (unknown.module, unknown.name) if isinstance(unknown, Attribute) else (unknown.site, unknown.path)
-
-
-def _inverse(forms: Forms, source: Any, leaf: Any, target: Form) -> Form:
-    """What a leaf must be for a source to become the target.
-
-    Raises:
-        NoFormError: there is nothing, or no polynomial.
-    """
-    if source == leaf:
-        return target
-    if not isinstance(source, Computed):
-        raise NoFormError(target.groups)
-    left, right = operands(source)
-    inside = [any(n == leaf for n in leaves(side)) for side in (left, right)]
-    if all(inside) or not any(inside):
-        raise NoFormError(target.groups)
-    other = forms.source(right if inside[0] else left)
-    match source.operation, inside[0]:
-        case "add", _:
-            target = target - other
-        case "sub", True:
-            target = target + other
-        case "sub", False:
-            target = other - target
-        case "mul", _:
-            target = target.over(other)
-        case "floordiv", True:
-            target = target * other + Form.of(_value(left) - _value(source) * _value(right))
-        case "floordiv", False:
-            target = other.over(target)
-        case _:
-            raise NoFormError(target.groups)
-    return _inverse(forms, left if inside[0] else right, leaf, target)
-
-
-def _value(source: Any) -> Any:
-    return getattr(source, "value", source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import ROUNDING
+from oracle import ROUNDING, deviation, random_plan
 from torch import Tensor, nn
 
 import fxprune
@@ -432,3 +433,73 @@ def test_the_length_of_what_is_repeated_follows() -> None:
     result = fxprune.prune(Repeated(), torch.randn(1, 3, 8, 8), pruning_ratio=0.5)
     assert [m.out_channels for m in (result.model.a, result.model.b)] == [4, 16]
     assert result.model(torch.randn(2, 3, 6, 6)).shape == (2, 4, 12, 12)
+
+
+class Multiple(nn.Module):
+    """A width that the code has as a multiple of an attribute which nothing else follows."""
+
+    def __init__(self, width: int, change: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.width, self.change = nn.Conv2d(3, 32, 3), nn.Linear(32, 5), width, change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.change(self, self.first(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("width", "change"),
+    [
+        (16, lambda m, y: y.view(y.size(0), 2 * m.width, *y.shape[2:])),
+        (8, lambda m, y: y.view(y.size(0), 4 * m.width, *y.shape[2:])),
+        (16, lambda m, y: y * torch.full((2 * m.width, 1, 1), 0.5)),
+    ],
+)
+def test_a_multiple_of_an_attribute_follows_in_whole_numbers(width: int, change: Any) -> None:
+    model, x = Multiple(width, change).eval(), torch.randn(2, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [g.size for g in groups] == [32]
+    for ratio in (0.2, 0.5, 0.7):
+        result = fxprune.prune(model, x, ratio)
+        (kept,) = result.plan.kept_counts().values()
+        assert kept * width % 32 == 0
+        assert result.model.width == kept * width // 32
+        assert result.model.last.in_features == kept
+        assert deviation(model, result.plan, (x,)) <= ROUNDING
+    with pytest.raises(fxprune.InputError, match="the model's code cannot have this width"):
+        groups.plan({groups[0].name: range(31)})
+
+
+def test_two_attributes_may_not_be_told_apart() -> None:
+    """Which of the two is to follow, nobody knows."""
+    model = Multiple(8, lambda m, y: y.view(y.size(0), m.width * m.other, *y.shape[2:])).eval()
+    model.other = 4
+    assert not list(fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 8, 8))))
+
+
+@pytest.mark.parametrize(
+    ("width", "change"),
+    [
+        (16, lambda y: torch.cat(y.chunk(3, 1)[::-1], 1)),
+        (15, lambda y: torch.cat([part.tanh() for part in y.chunk(2, 1)], 1)),
+        (15, lambda y: torch.cat([y.chunk(chunks=2, dim=1)[0].tanh(), y.chunk(2, 1)[1]], 1)),
+        (16, lambda y: torch.cat(y.tensor_split(3, 1)[::-1], 1)),
+        (32, lambda y: torch.cat(torch.tensor_split(y, 3, 1)[::-1], 1)),
+    ],
+)
+def test_unequal_parts_stay(width: int, change: Callable[[Tensor], Tensor]) -> None:
+    """How many channels each part has, only the width as it is tells."""
+    model, x = Chunked(width, change).eval(), torch.randn(2, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [g.name for g in groups] == ["first"]
+    assert "whose parts are unequal" in str(groups.why("second.bias"))
+    assert deviation(model, random_plan(model, groups, 0.5), (x,)) <= ROUNDING
+
+
+class Chunked(nn.Module):
+    def __init__(self, width: int, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, width, 3), nn.Conv2d(width, 4, 1)
+        self.change = change
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.change(self.second(self.first(x).relu())))
