@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
-from fxprune.errors import InputError, check_function, check_kind
+from fxprune.errors import InputError, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches, read_batches
 from fxprune.module.isolation import same_modes
@@ -27,15 +25,16 @@ from fxprune.module.random_inputs import named_data
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
 from fxprune.planners.budget import Budget, Planner
-from fxprune.planners.goals import BUDGETS, Goals, Measures, check_callable
+from fxprune.planners.goals import Goals, Measures, check_callable
 from fxprune.planners.nearest import NearestOutput
+from fxprune.prune_arguments import check_goals, check_model, check_steps
 from fxprune.reconstruction import repair as repair_model
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
-from fxprune.search.bisection import Bisection
-from fxprune.search.trial import Evaluate, Task, Tune
+from fxprune.search.bisection import Bisection, surprises
+from fxprune.search.trial import Evaluate, Task, Tune, tuned
 from fxprune.tracing.trace import trace
 from fxprune.verification.proof import Proof, proven, unreached
 
@@ -63,6 +62,7 @@ def prune(
     evaluate: Callable[[Any], Any] | None = None,
     max_drop: float | None = None,
     folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     scorer: Scorer | None = None,
     planner: Planner | None = None,
     verify: bool = True,
@@ -101,6 +101,7 @@ def prune(
             searched for, in MACs, by bisection; each candidate is repaired and tuned.
         folder: a directory that remembers each candidate of `max_drop`: the same call goes on from there after Ctrl-C
             or a crash, if it is given the same data.
+        resume: go on from there also if `evaluate` or `tune` has another name, or other code, than before.
         scorer: which channels matter; by default `JointElimination(errors="measured")` with real data, else `L2Norm()`.
         planner: how many channels stay, in place of the goals. With data and neither scorer nor planner, budgets are
             reached by widths from error curves or by one ratio for all groups, whichever leaves the repaired model
@@ -124,19 +125,19 @@ def prune(
     >>> result.model[0]
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
-    _check_model(model, example_inputs)
+    check_model(model, example_inputs)
     check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
     ratio = by_name(model, pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
     goals = Goals(macs, parameters, latency, ratio, round_to, engine)
-    _check_goals(goals, planner, evaluate, max_drop, folder)
-    _check_steps(steps, tune, planner, max_drop)
+    check_goals(goals, planner, evaluate, max_drop, folder)
+    check_steps(steps, tune, planner, max_drop)
     batches = read_batches(named_data(data, example_inputs, unpack) if isinstance(data, str) else data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
     job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify, isinstance(data, str))
     goals = goals.measured(device_of(model))
     if max_drop is not None and evaluate is not None:
-        return job.smallest(model, goals, evaluate, max_drop, folder)
+        return job.smallest(model, goals, evaluate, max_drop, folder, resume)
     return job.in_steps(model, goals, planner, steps)
 
 
@@ -193,7 +194,7 @@ class _Job:
             proof = made.proof if step == 1 or made.plan.cuts() else proof
             if self.tune is not None:
                 with same_modes(made.model):
-                    self.tune(made.model)
+                    tuned(self.tune, made.model)
         assert made is not None
         assert plan is not None
         report = self.report(groups if steps > 1 else made.groups, plan, proof, (before, measures.cost(made.plan)))
@@ -203,7 +204,13 @@ class _Job:
         return _warned(Result(made.model, plan, report))
 
     def smallest(
-        self, model: M, goals: Goals, evaluate: Evaluate, max_drop: float, folder: str | os.PathLike[str] | None
+        self,
+        model: M,
+        goals: Goals,
+        evaluate: Evaluate,
+        max_drop: float,
+        folder: str | os.PathLike[str] | None,
+        resume: bool,
     ) -> Result[M]:
         """Bisect the part of the MACs that stays; each candidate is cut from the original, repaired and tuned."""
         groups = self.groups(model)
@@ -213,12 +220,13 @@ class _Job:
             groups = proven(groups, _Choice(family(0.5), scores), self.inputs)[0]
         repair = partial(self.repaired, model) if self.repair and self.data is not None else None
         task = Task(model, groups, evaluate, self.scorer_used(), self.data, self.tune, repair, scores)
-        found = Bisection(max_drop, family=family).run(task, folder)
+        found = Bisection(max_drop, family=family).run(task, folder, resume=resume)
         proof = proven(groups, lambda _: found.plan, self.inputs)[2] if self.verify else None
         if found.model is not model:
             mend_feature_info(groups.graph, found.model)
         costs = cost(groups), cost(groups, found.plan)
-        report = replace(self.report(groups, found.plan, proof, costs), history=found.history)
+        told = surprises(found, max_drop)
+        report = replace(self.report(groups, found.plan, proof, costs), history=found.history, untouched=told)
         return _warned(Result(found.model, found.plan, report))
 
     def groups(self, model: nn.Module) -> Groups:
@@ -305,45 +313,3 @@ def _warned(result: Result[M]) -> Result[M]:
     for line in result.report.warnings():
         warnings.warn(line, stacklevel=4)
     return result
-
-
-def _check_model(model: Any, example_inputs: Any) -> None:
-    if isinstance(example_inputs, nn.Module) and not isinstance(model, nn.Module):
-        remedy = "prune(model, example_inputs, ...)"
-        raise InputError("model and example inputs are swapped", seen=type(model).__name__, remedy=remedy)
-    check_kind("the model", model, nn.Module, "give a torch.nn.Module")
-
-
-def _check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop: Any, folder: Any) -> None:
-    kinds = {
-        "goals": goals.given(),
-        "planner": planner is not None,
-        "max_drop": max_drop is not None,
-    }
-    given = [name for name, there in kinds.items() if there]
-    if not given:
-        budgets = ", ".join(f"{name}=0.5" for name in BUDGETS)
-        remedy = f"give {budgets} (what stays), pruning_ratio=0.5 (what goes), or evaluate= with max_drop="
-        raise InputError("no goal is given", remedy=remedy)
-    if len(given) > 1:
-        names = {"goals": "macs=, parameters=, latency= or pruning_ratio="}
-        seen = " and ".join(names.get(name, f"{name}=") for name in given)
-        raise InputError("goals that exclude each other", seen=seen, remedy="give one of them")
-    if planner is not None and goals.round_to != 1:
-        remedy = "give the planner its constraints: planners.Uniform(0.5, planners.Constraints(round_to=8))"
-        raise InputError("round_to= does not reach a planner of yours", seen=f"{goals.round_to}", remedy=remedy)
-    if (evaluate is None) != (max_drop is None):
-        raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
-    check_function("evaluate", evaluate, "evaluate(model) gives a number")
-    if max_drop is not None and not (isinstance(max_drop, Real) and 0 <= float(max_drop) < math.inf):
-        raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
-    if folder is not None and max_drop is None:
-        raise InputError("folder= is for searches", seen=repr(folder), remedy="give it with max_drop=, or leave it out")
-
-
-def _check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float | None) -> None:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError("steps out of range", seen=repr(steps), remedy="give a positive number")
-    if steps > 1 and (planner is not None or max_drop is not None):
-        raise InputError("steps= needs a goal that can be parted", seen="planner= or max_drop=", remedy="give macs=0.5")
-    check_function("tune", tune, "give tune(model), which trains in place")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import nn
@@ -174,11 +175,13 @@ class Result(Generic[M]):
 
         Args:
             path: a name that ends with `.safetensors`; else a folder, which is made: it gets `model.safetensors` and
-                `report.html`. Existing files are replaced, each whole or not at all. `fxprune.load` reads them.
+                `report.html`. Files of an earlier result are replaced, each whole or not at all. `fxprune.load` reads
+                them.
             notes: texts by name that are kept in the file as well.
 
         Raises:
-            InputError: the model's `state_dict` holds something other than tensors, or a note is not a text.
+            InputError: the model's `state_dict` holds something other than tensors, a note is not a text, or a file of
+                the name is there that fxprune did not write, such as the original's weights.
             StorageError: the system does not let them be written.
         """
         write(self, path, notes)
@@ -194,6 +197,11 @@ class Result(Generic[M]):
             PlanError: the config cannot say the widths; the error names the two lines that save and load it.
         """
         save_pretrained(self.model, self.plan, self.report.groups.graph.inputs, path)
+
+
+def file_in(path: Path) -> Path:
+    """The file of the weights: the path itself, or in the folder that it names."""
+    return path if path.suffix == ".safetensors" else path / pruned_file.NAME
 
 
 def write(
@@ -214,7 +222,8 @@ def write(
         title: of the report; the model's class name if empty.
     """
     given = checked_path(path)
-    file = given if given.suffix == ".safetensors" else given / pruned_file.NAME
+    file = file_in(given)
+    pruned_file.refuse_others(file)
     plan = result.plan if before is None else before.then(result.plan)
     data, page = pruned_file.encoded(result.model, plan, notes), result_page(result, title).encode()
     make_folder(file.parent)  # once all there is to write is known to be right

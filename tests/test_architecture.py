@@ -71,7 +71,7 @@ def test_imports_form_no_cycle() -> None:
 # the command alone may use the public names of `fxprune` itself.
 ROOMS = """
 errors optional storage module plan tracing analysis rewriting costs verification statistics reconstruction scorers
-planners sparsity search report testing result pipeline training cli __main__
+planners sparsity search report testing result prune_arguments pipeline training cli __main__
 """.split()
 
 

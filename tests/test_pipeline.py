@@ -382,7 +382,8 @@ def test_the_smallest_model_that_loses_no_more(net: Net) -> None:
     result = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.1)
     assert 20 <= result.model.b.out_channels < 26
     assert len(result.report.history) > 3
-    none = fxprune.prune(net, X, evaluate=lambda model: float(model.b.out_channels), max_drop=0.0)
+    with pytest.warns(UserWarning, match="nothing was removed: no candidate was smaller and lost at most 0 of 32"):
+        none = fxprune.prune(net, X, evaluate=lambda model: float(model.b.out_channels), max_drop=0.0)
     assert none.model.b.out_channels == 32
 
 
@@ -550,3 +551,33 @@ def test_mistakes_are_told_before_anything_runs(net: Net, arguments: dict[str, A
 def test_swapped_arguments(net: Net) -> None:
     with pytest.raises(fxprune.InputError, match="model and example inputs are swapped"):
         fxprune.prune(X, net, 0.5)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "max_drop", "told"),
+    [
+        (lambda m: 0.9 if m[0].out_channels == 8 else 0.1, 0.01, "nothing was removed: no candidate was smaller"),
+        (lambda m: 0.9 if m[0].out_channels == 8 else float("nan"), 0.01, "evaluate gave NaN for"),
+        (lambda m: 0.9, 5, "a loss of 5 also allows for a value of 0, since the original's value is 0.9"),
+    ],
+)
+def test_what_may_surprise_of_a_search(evaluate: Any, max_drop: float, told: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.warns(UserWarning, match=told):
+        result = fxprune.prune(net, torch.zeros(1, 3, 8, 8), evaluate=evaluate, max_drop=max_drop)
+    assert any(told in line for line in result.report.warnings())
+
+
+def test_a_loss_may_be_below_zero() -> None:
+    """`evaluate` may be a negative loss: 0 says nothing there."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    loss = lambda m: -1.0 / m[0].out_channels  # noqa: E731
+    result = fxprune.prune(net, torch.zeros(1, 3, 8, 8), evaluate=loss, max_drop=0.2)
+    assert result.plan.cuts()
+    assert not result.report.warnings()
+
+
+def test_a_truth_value_is_no_loss() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.raises(fxprune.InputError, match="max_drop out of range"):
+        fxprune.prune(net, torch.zeros(1, 3, 8, 8), evaluate=lambda m: 1.0, max_drop=True)

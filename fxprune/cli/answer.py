@@ -1,4 +1,7 @@
-"""What a command gives back, and how it is shown. Exit codes: 0 fine, 1 a check failed, 2 wrong input, 130 Ctrl-C."""
+"""What a command gives back, and how it is shown.
+
+Exit codes: 0 fine, 1 a check failed, 2 wrong input or code of the caller's that raises, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import dataclasses
 import functools
 import inspect
 import json
+import math
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -14,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import click
 import typer
 from rich.console import Console, RenderableType
 
@@ -120,13 +126,26 @@ class reported:
         if isinstance(error, KeyboardInterrupt):
             typer.echo(f"interrupted{f': {error}' if str(error) else ''}", err=True)
             raise typer.Exit(_INTERRUPTED) from None
+        if isinstance(error, Exception) and not isinstance(error, typer.Exit | click.ClickException | click.Abort):
+            traceback.print_exception(error)
+            typer.echo(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", err=True)
+            raise typer.Exit(_WRONG_INPUT) from None
 
 
 def _print(answer: Answer, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(answer.data, indent=1))
+        typer.echo(json.dumps(_strict(answer.data), indent=1, allow_nan=False))
         return
     show(answer.shown)
+
+
+def _strict(value: Any) -> Any:
+    """Plain data without the numbers that JSON does not have: NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(parts: Sequence[RenderableType]) -> None:

@@ -25,6 +25,7 @@ from fxprune.cli.quality import Evaluate, quality, valued
 from fxprune.costs.latency.timer import median_by_turns
 
 _MIB = 2**20
+_COMPARING = "comparing outputs"
 _OUTPUTS = ("relative difference", "value of")  # of which no part is left
 
 
@@ -53,14 +54,15 @@ def compare(
     failures: dict[str, str] = {}
     given = data.load(reading, pair.original)
     if given is not None:
-        rows |= _attempted(failures, "comparing outputs", lambda: quality(both, given))
+        rows |= _attempted(failures, _COMPARING, lambda: quality(both, given))
     if evaluate is not None:
         rows[f"value of {evaluate}"] = valued(evaluate, both)
     rows["peak memory of a forward, MiB"] = {n: peak(m, inputs) / _MIB for n, m in both.items()}
     for engine in names:
         rows |= _latencies(engine, both, inputs, rounds, failures)
     notes = _notes(failures, _shapes(inputs))
-    return Answer({"figures": rows, "failures": failures}, [_table(rows), *notes])
+    code = 2 if _COMPARING in failures else 0  # an engine that lacks here is no error
+    return Answer({"figures": rows, "failures": failures}, [_table(rows), *notes], code)
 
 
 def _shapes(inputs: Any) -> str:

@@ -11,7 +11,7 @@ import typer
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, uneven_convolutions, write_onnx
-from fxprune.cli.options import ModelOptions, Original
+from fxprune.cli.options import ModelOptions, Original, named_path
 from fxprune.storage.files import make_folder
 
 
@@ -19,8 +19,14 @@ from fxprune.storage.files import make_folder
 def export(
     model: ModelOptions,
     original: Original = None,
-    onnx: Annotated[Path | None, typer.Option(help="Write an ONNX file; it is run in ONNX Runtime.")] = None,
-    pt2: Annotated[Path | None, typer.Option(help="Write an exported program; it is read again and run.")] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(parser=named_path, metavar="PATH", help="Write an ONNX file; it is run in ONNX Runtime."),
+    ] = None,
+    pt2: Annotated[
+        Path | None,
+        typer.Option(parser=named_path, metavar="PATH", help="Write an exported program; it is read again and run."),
+    ] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Let the first dim have any length.")] = False,
     tolerance: Annotated[float, typer.Option(help="Largest relative deviation that passes.")] = 1e-3,
 ) -> Answer:

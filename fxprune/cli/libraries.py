@@ -7,7 +7,8 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,11 +28,13 @@ class Loaded:
         model: in evaluation mode.
         inputs: example inputs as for `fxprune.trace`; None if nobody states them.
         transform: an image (PIL) to the tensor that the model expects; None if nobody states it.
+        is_random: whether the weights are those that the library draws for an untrained model.
     """
 
     model: nn.Module
     inputs: Any = None
     transform: Callable[[Any], torch.Tensor] | None = None
+    is_random: bool = False
 
 
 def load(library: str, name: str, arguments: dict[str, Any], pretrained: bool) -> Loaded:
@@ -44,7 +47,8 @@ def load(library: str, name: str, arguments: dict[str, Any], pretrained: bool) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _LOADERS[library](module, name, arguments, pretrained)
+            read = pretrained or (library == "transformers" and _has_weights(Path(name)))
+            return replace(_LOADERS[library](module, name, arguments, read), is_random=not read)
     except CommandError:
         raise
     except Exception as error:
@@ -127,6 +131,11 @@ def _transformers(library: Any, name: str, arguments: dict[str, Any], pretrained
         model = kind.from_config(config) if kind is library.AutoModel else kind(config)
     model.config.use_cache = False  # a cache among the outputs would keep all channels of keys and values
     return Loaded(model.eval(), _main_input(model))
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a folder holds a trained model of transformers, and not its config alone."""
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
 
 
 def _main_input(model: Any) -> Any:

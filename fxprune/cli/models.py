@@ -41,6 +41,7 @@ def load(options: ModelOptions) -> Loaded:
     found = named(options.model, arguments(options.model_arg or ()), options.pretrained)
     if options.weights is not None:
         load_weights(found.model, options.weights)
+        found = replace(found, is_random=False)
     inputs = example(options.input_shape or (), found.inputs)
     device = _device(options.device)
     moved = tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs)

@@ -33,6 +33,13 @@ _MODEL = """What to load: torchvision:NAME, timm:NAME, transformers:NAME_OR_FOLD
 file.py:FACTORY, module:FACTORY, an exported program (.pt2), or what `fxprune prune --out` wrote."""
 
 
+def named_path(text: str) -> Path:
+    """A path; an empty text, as of a variable of the shell that is not set, is not the working directory."""
+    if not str(text):
+        raise typer.BadParameter("an empty text is no path")
+    return Path(text)
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, with which weights, on which inputs, where."""

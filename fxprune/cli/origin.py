@@ -67,12 +67,22 @@ class Start:
 
 def notes(options: ModelOptions, groups: GroupOptions) -> dict[str, str]:
     """What the pruned model's file says of its original."""
-    own = dataclasses.asdict(dataclasses.replace(options, weights=None)) | _weights(options)
+    own = dataclasses.asdict(dataclasses.replace(options, weights=None, model=_from_anywhere(options.model)))
+    own |= _weights(options)
     return {_KEY: json.dumps({**own, "heads": groups.heads or []})}
 
 
 def _weights(options: ModelOptions) -> dict[str, str]:
-    return {"weights": str(options.weights)} if options.weights else {}
+    return {"weights": str(options.weights.resolve())} if options.weights else {}
+
+
+def _from_anywhere(name: str) -> str:
+    """A model's name that is the same in every folder: the path of a file or folder in it is absolute."""
+    library, _, inner = name.partition(":")
+    if library.endswith((".py", ".pt2")):
+        return f"{Path(library).resolve()}{name[len(library) :]}"
+    local = library == "transformers" and Path(inner).is_dir()
+    return f"{library}:{Path(inner).resolve()}" if local else name
 
 
 def is_pruned(name: str) -> bool:

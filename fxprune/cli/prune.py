@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,20 @@ from fxprune import report, scorers
 from fxprune.cli import data, models, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.groups import heads
-from fxprune.cli.libraries import check_known
-from fxprune.cli.options import DataOptions, EngineName, EngineOption, GroupOptions, ModelOptions, Original
+from fxprune.cli.libraries import Loaded, check_known
+from fxprune.cli.options import (
+    DataOptions,
+    EngineName,
+    EngineOption,
+    GroupOptions,
+    ModelOptions,
+    Original,
+    named_path,
+)
 from fxprune.cli.quality import Evaluate, accuracy
 from fxprune.planners.goals import AUTO
-from fxprune.result import write
+from fxprune.result import file_in, write
+from fxprune.rewriting.pruned_file import refuse_others
 from fxprune.storage.files import make_folder
 
 
@@ -46,7 +56,12 @@ RoundTo = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder, or file that ends with .safetensors, for the pruned model.", show_default=False),
+    typer.Option(
+        parser=named_path,
+        metavar="PATH",
+        help="Folder, or file that ends with .safetensors, for the pruned model.",
+        show_default=False,
+    ),
 ]
 ScorerName = Annotated[
     str | None, typer.Option(help="Which channels matter: a name of fxprune.scorers, such as L1Norm, or module:OBJECT.")
@@ -74,6 +89,7 @@ def prune(
     _make(out)
     start = origin.start(model, groups, original)
     loaded, groups = start.loaded, start.groups
+    _tell_if_random(loaded)
     result = fxprune.prune(
         loaded.model,
         loaded.inputs,
@@ -107,8 +123,17 @@ def search(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Folder of all candidates, from which the same command goes on.", show_default=False),
+        typer.Option(
+            parser=named_path,
+            metavar="PATH",
+            help="Folder of all candidates, from which the same command goes on.",
+            show_default=False,
+        ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from --folder though EVALUATE or TUNE has another name or code by now."),
+    ] = False,
     only: Only = None,
     engine: EngineOption = EngineName.eager,
     round_to: RoundTo = None,
@@ -119,9 +144,14 @@ def search(
 
     Each candidate is repaired on the data, and tuned.
     """
+    if evaluate is None and max_drop >= 1:
+        raise CommandError(f"--max-drop {max_drop:g} allows for any loss of accuracy; give 0.05 for 5 points")
+    if out is None and folder is None:
+        warnings.warn("without --out or --folder nothing of this search is kept", stacklevel=2)
     _make(out)
     start = origin.start(model, groups, original)
     loaded, groups = start.loaded, start.groups
+    _tell_if_random(loaded)
     given = data.load(reading, loaded)
     result = fxprune.prune(
         loaded.model,
@@ -137,14 +167,21 @@ def search(
         max_drop=max_drop,
         tune=None if tune is None else models.factory(tune),
         folder=folder,
+        resume=resume,
     )
     return _answer(result, out, start, model.model)
 
 
 def _make(out: Path | None) -> None:
-    """The folder of the result, made before the work starts."""
+    """The folder of the result, made before the work starts; what stands there must be a result as well."""
     if out is not None:
+        refuse_others(file_in(out))
         make_folder(out.parent if out.suffix == ".safetensors" else out)
+
+
+def _tell_if_random(loaded: Loaded) -> None:
+    if loaded.is_random:
+        warnings.warn("the weights are random; --pretrained or --weights FILE reads trained ones", stacklevel=2)
 
 
 def _accuracy(batches: fxprune.Batches | None) -> Callable[[nn.Module], Tensor]:
@@ -212,6 +249,6 @@ def _answer(result: fxprune.Result[Any], out: Path | None, start: origin.Start, 
     kept = {g.name: {"size": g.size, "kept": pruned.kept[g.name]} for g in pruned.groups}
     more = {"deviation": pruned.deviation, "warnings": pruned.warnings(), "saved": None if out is None else str(out)}
     more |= {"original": start.options.model} if start.plan else {}
-    saved = [f"saved to {out}"] if out is not None else []
+    saved = [f"saved to {out}" if out is not None else "not saved; --out FOLDER keeps the model"]
     lines = [str(pruned), *start.told(name), *saved]
     return Answer({**figures, "groups": kept, **more}, [report.group_table(result), *lines])

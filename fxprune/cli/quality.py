@@ -15,6 +15,8 @@ from fxprune.cli import models
 from fxprune.cli.answer import CommandError
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import output_tensors
+from fxprune.search.accuracy import check_labels
+from fxprune.search.trial import measured
 
 Evaluate = Annotated[
     str | None,
@@ -70,6 +72,7 @@ def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Te
     counts["same"] += int((original == pruned).sum())
     labels = batch.targets
     if isinstance(labels, Tensor) and labels.shape == original.shape:
+        check_labels(labels, outputs["original"][0].shape[1], batch.place)
         counts["labelled"] += len(labels)
         for name, found in answers.items():
             counts[name] += int((found == labels).sum())
@@ -100,6 +103,7 @@ def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
         found = outputs[0].argmax(1)
         if not isinstance(batch.targets, Tensor) or batch.targets.shape != found.shape:
             raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")
+        check_labels(batch.targets, outputs[0].shape[1], batch.place)
         right.append((found == batch.targets).float())
     return torch.cat(right)
 
@@ -115,4 +119,4 @@ def valued(name: str, given: Mapping[str, nn.Module]) -> dict[str, float]:
 
 
 def _number(evaluate: Any, model: nn.Module) -> float:
-    return float(torch.as_tensor(evaluate(model)).double().mean())
+    return measured(evaluate(model))[0]

@@ -10,6 +10,7 @@ composite_calls   ops that reach a dispatch mode whole
 written_tensors   tensors that a run writes to, kept from just before
 attributes        what modules know of their widths, beside their tensors
 literals          the widths that stand as numbers in a module's `forward`
+literal_classes   classes whose methods hold other numbers
 constants         what expressions of literals, and of constants of a file, amount to
 batches           what data loaders give, and how a model takes it
 data              batches with a limit, a progress bar and a function that unpacks

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from fxprune.module.literals import Literal, has_literal, is_literal, set_literals
+from fxprune.module.literal_classes import set_literals
+from fxprune.module.literals import Literal, has_literal, is_literal
 
 M = TypeVar("M", bound=nn.Module)
 

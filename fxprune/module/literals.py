@@ -1,21 +1,16 @@
 """Literals: the numbers in the code of a module's methods, found where a recorded call used them, and replaced.
 
 A literal is named after its place: `forward[3:21]=400` is the number 400 in the third line of `forward`, at column 21.
-Square brackets tell it from an attribute. A module with other literals gets a class of its own: a subclass of its class
-whose methods were compiled from the same source with other numbers. Such a module is pickled with that source, so that
-it loads wherever its original class can be imported, and nothing else is needed.
+Square brackets tell it from an attribute. `literal_classes` makes the classes of modules with other literals.
 """
 
 from __future__ import annotations
 
 import ast
 import copy
-import hashlib
 import inspect
-import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.abc import InspectLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -55,7 +50,7 @@ def is_literal(name: str) -> bool:
     return "[" in name
 
 
-class _Replaced(ast.NodeTransformer):
+class Replaced(ast.NodeTransformer):
     """Other numbers in the place of a function's literals: {literal: number}."""
 
     def __init__(self, function: FunctionType, numbers: Mapping[Literal, int]) -> None:
@@ -75,20 +70,31 @@ class _Replaced(ast.NodeTransformer):
 def has_literal(module: nn.Module, name: str) -> bool:
     """Whether a module's code holds the literal of this name."""
     literal = Literal.named(name)
-    function = _function(type(module), literal.method)
-    tree = None if function is None else _tree(function.__code__)
+    function = method_of(type(module), literal.method)
+    tree = None if function is None else tree_of(function.__code__)
     if function is None or tree is None:
         return False
-    replaced = _Replaced(function, {literal: literal.value})
+    replaced = Replaced(function, {literal: literal.value})
     replaced.visit(copy.deepcopy(tree))
     return bool(replaced.found)
 
 
-def _function(kind: type, method: str) -> FunctionType | None:
-    """The function of a method, also of one that is static or of the class."""
+def method_of(kind: type, method: str) -> FunctionType | None:
+    """The function of a method, also of one that is static, of the class, or inside decorators (`torch.no_grad`)."""
     held = inspect.getattr_static(kind, method, None)
-    function = held.__func__ if isinstance(held, staticmethod | classmethod) else held
+    function: Any = held.__func__ if isinstance(held, staticmethod | classmethod) else held
+    while isinstance(function, FunctionType) and (inner := vars(function).get("__wrapped__")) is not None:
+        if not any(_holds(cell, inner) for cell in function.__closure__ or ()):
+            return None  # nobody knows where it would have to be put back
+        function = inner
     return function if isinstance(function, FunctionType) else None
+
+
+def _holds(cell: Any, function: Any) -> bool:
+    try:
+        return cell.cell_contents is function
+    except ValueError:  # nothing has been put into it
+        return False
 
 
 def find_literal(
@@ -114,7 +120,7 @@ def find_literal(
     function = _method_with(kind, code)
     if function is None or function.__name__ in module.__dict__.get("forward", ()):
         raise NoLiteralError("the number stands in no method of the module's class")
-    tree = _tree(function.__code__)
+    tree = tree_of(function.__code__)
     places = list(code.co_positions()) if hasattr(code, "co_positions") else None
     constants = constants_of(function)
     for path in paths:
@@ -128,12 +134,12 @@ def find_literal(
 def _method_with(kind: type, code: CodeType) -> FunctionType | None:
     """The method of a class that a code belongs to: its own, or that of a function or generator inside it."""
     names = [code.co_name, *dict.fromkeys(name for k in kind.__mro__ if k is not object for name in vars(k))]
-    methods = (m for name in names if (m := _function(kind, name)) is not None and m.__code__.co_name == name)
+    methods = (m for name in names if (m := method_of(kind, name)) is not None and m.__code__.co_name == name)
     return next((m for m in methods if code in codes_inside(m.__code__)), None)
 
 
 @cache
-def _tree(code: CodeType) -> ast.FunctionDef | None:
+def tree_of(code: CodeType) -> ast.FunctionDef | None:
     """The syntax of a function, its lines counted from its own first one; None without a source."""
     try:
         source = "".join(inspect.getsourcelines(code)[0])
@@ -203,125 +209,3 @@ def _at(tree: ast.AST, first: int, place: Any) -> ast.AST | None:
 
 def _end(node: Any) -> tuple[int, int]:
     return node.end_lineno, node.end_col_offset
-
-
-def set_literals(module: nn.Module, values: Mapping[str, int]) -> None:
-    """Give a module a class whose methods hold other numbers.
-
-    >>> class Flatten(nn.Module):
-    ...     def forward(self, x):
-    ...         return x.view(-1, 64)
-    >>> import torch
-    >>> flatten = Flatten()
-    >>> set_literals(flatten, {"forward[2:26]=64": 32})
-    >>> flatten(torch.zeros(2, 4, 8)).shape
-    torch.Size([2, 32])
-    """
-    kind: Any = type(module)
-    chosen = tuple(sorted((Literal.named(name), value) for name, value in values.items()))
-    object.__setattr__(module, "__class__", _rewritten(kind, chosen))
-
-
-@cache
-def _rewritten(kind: Any, values: tuple[tuple[Literal, int], ...]) -> type:
-    """The class with other numbers; one that is rewritten again is made from the first one's own."""
-    base: type = vars(kind).get("rewritten_from", kind)
-    methods = sorted({literal.method for literal, _ in values}.union(vars(kind).get("rewritten_methods", ())))
-    trees = [copy.deepcopy(_tree(getattr(kind, name).__code__)) for name in methods]
-    for tree in trees:
-        assert tree is not None
-        tree.decorator_list = []
-        _Replaced(_function(kind, tree.name), dict(values)).visit(tree)  # type: ignore[arg-type]
-    source = _source(base, [ast.unparse(t) for t in trees if t is not None], methods)
-    name = f"{base.__module__}.{base.__name__}_{hashlib.sha1(source.encode()).hexdigest()[:12]}"
-    module = ModuleType(name)
-    module.__dict__.update(base=base, SOURCE=source, NAME=name)
-    _Source(source).exec_module(module)
-    return module.Rewritten  # type: ignore[no-any-return]
-
-
-class _Source(InspectLoader):
-    """Runs a module's source; its name stands in tracebacks."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-
-    def get_source(self, fullname: str) -> str:
-        assert fullname
-        return self._source
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_source(fullname), f"<{fullname}>")
-
-
-def _source(base: type, bodies: list[str], methods: list[str]) -> str:
-    """The source of a module that makes the class; it needs the original class and Python's own library."""
-    free = {name for m in methods for name in getattr(base, m).__code__.co_freevars} - {"__class__"}
-    return _TEMPLATE.format(
-        path=base.__qualname__,
-        module=base.__module__,
-        free=", ".join(sorted(free)),
-        name=base.__name__,
-        bodies=textwrap.indent("\n\n".join(bodies), " " * 8),
-        methods=tuple(methods),
-    )
-
-
-_TEMPLATE = '''"""{path} of {module}, with other numbers in its methods."""
-
-import importlib
-import inspect
-import linecache
-from functools import reduce
-from types import CodeType, FunctionType
-
-linecache.cache[f"<{{NAME}}>"] = (len(SOURCE), None, SOURCE.splitlines(keepends=True), f"<{{NAME}}>")
-if "base" not in globals():
-    base = reduce(getattr, "{path}".split("."), importlib.import_module("{module}"))
-
-
-def compiled({free}):
-    class {name}:
-{bodies}
-
-
-def inside(code):
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from inside(constant)
-
-
-def rewritten(name):
-    held = inspect.getattr_static(base, name)
-    old = getattr(held, "__func__", held)
-    code = next(c for c in list(inside(compiled.__code__))[1:] if c.co_name == name)
-    cells = dict(zip(old.__code__.co_freevars, old.__closure__ or ()))
-    closure = tuple(cells[variable] for variable in code.co_freevars)
-    new = FunctionType(code, old.__globals__, name, old.__defaults__, closure)
-    new.__dict__.update(old.__dict__)
-    new.__kwdefaults__, new.__annotations__, new.__doc__ = old.__kwdefaults__, old.__annotations__, old.__doc__
-    return type(held)(new) if isinstance(held, (staticmethod, classmethod)) else new
-
-
-MAKE = (
-    "(lambda modules, name, source: (name in modules or (modules.update({{name: type(modules['sys'])(name)}}), "
-    "vars(modules[name]).update(NAME=name, SOURCE=source), exec(compile(source, f'<{{name}}>', 'exec'), "
-    "vars(modules[name]))), modules[name].Rewritten.__new__(modules[name].Rewritten))[1])"
-)
-
-
-def reduce_ex(self, protocol):
-    """Pickled is the source of this class, so that only the original one must be there when it is loaded."""
-    _, _, *state = super(Rewritten, self).__reduce_ex__(protocol)
-    return (eval, (f"{{MAKE}}(__import__('sys').modules, {{NAME!r}}, {{SOURCE!r}})",), *state)
-
-
-Rewritten = type(
-    base.__name__,
-    (base,),
-    {{name: rewritten(name) for name in {methods!r}}}
-    | {{"__reduce_ex__": reduce_ex, "rewritten_from": base, "rewritten_methods": {methods!r}}}
-    | {{"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}},
-)
-'''

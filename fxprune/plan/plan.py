@@ -10,7 +10,7 @@ from fxprune.errors import PlanError
 from fxprune.plan.composition import check_composed, composed_fields
 from fxprune.plan.file import fields_of, to_data
 from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot
-from fxprune.storage.files import checked_path, write_whole
+from fxprune.storage.files import accessing, checked_path, write_whole
 from fxprune.storage.html import table
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
@@ -119,11 +119,13 @@ class Plan(PlanFields):
 
         Raises:
             PlanError: the file is truncated, malformed or inconsistent.
+            StorageError: the system does not let it be read: there is no such file, or it is a folder.
         """
         file = checked_path(path)
-        _check_length(file.stat().st_size, str(path))
         try:
-            text = file.read_text(encoding="utf-8")
+            with accessing(file):
+                _check_length(file.stat().st_size, str(path))
+                text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise PlanError(
                 "not a plan", where=str(path), seen="binary data", remedy="give a plan's JSON file"

@@ -77,7 +77,8 @@ def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
         A new model: `model` cut by the file's plan, with the file's weights and buffers, in the file's dtypes.
 
     Raises:
-        InputError: there is no such file, it is damaged or of another kind, or `model` is not a model.
+        InputError: there is no such file, it is damaged or of another kind, or `model` is not a model, or on the meta
+            device.
         PlanError: the file is of another model; the error names the tensors that do not fit.
 
     >>> import tempfile, torch, fxprune
@@ -95,6 +96,12 @@ def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
     plan, tensors = _read(file)
     full: M = model if isinstance(model, nn.Module) else _made(model)  # type: ignore[assignment]
     _check_full(file, plan, tensors, full)
+    empty = next((n for n, t in full.state_dict(keep_vars=True).items() if isinstance(t, Tensor) and t.is_meta), None)
+    if empty is not None:
+        remedy = 'make the model on a real device, or give model.to_empty(device="cpu")'
+        raise InputError(
+            "the model has no place for the file's weights", where=empty, seen="device meta", remedy=remedy
+        )
     small = rewrite(full, plan)
     for name, t in small.state_dict(keep_vars=True).items():
         if isinstance(t, Tensor) and name in tensors and t.dtype != tensors[name].dtype:
@@ -120,6 +127,22 @@ def notes_of(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     metadata = _metadata(_file(path))
     return {name.removeprefix(_NOTE): text for name, text in metadata.items() if name.startswith(_NOTE)}
+
+
+def refuse_others(file: Path) -> None:
+    """Refuse to write over a file that is there and was not written by fxprune: a model's only weights, perhaps.
+
+    Raises:
+        InputError: there is one.
+    """
+    if file.exists() and not file.is_dir():
+        try:
+            _metadata(file)
+        except InputError as error:
+            remedy = "give another folder or name, or delete the file first"
+            raise InputError(
+                "a file that fxprune did not write would be replaced", where=str(file), seen=error.seen, remedy=remedy
+            ) from error
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

@@ -66,7 +66,15 @@ def _check(logits: Any, labels: Any, place: str) -> None:
         )
         remedy = "give batches (inputs, class indices) of a classifier; for others, a function of your own"
         raise InputError("an accuracy needs logits and class indices", where=place, seen=seen, remedy=remedy)
-    classes = logits.shape[-1]
+    check_labels(labels, logits.shape[-1], place)
+
+
+def check_labels(labels: Tensor, classes: int, place: str) -> None:
+    """Refuse class numbers that a model has no output for.
+
+    Raises:
+        InputError: there is one.
+    """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         seen = f"classes {int(labels.min())} to {int(labels.max())}, and {classes} outputs"
         remedy = "number the classes from 0, and leave out samples without a class"

@@ -23,7 +23,7 @@ from fxprune.scorers.joint_elimination import ErrorCurve
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
 from fxprune.search.result import Trial
-from fxprune.search.trial import Candidate, Tune
+from fxprune.search.trial import Candidate, Tune, tuned
 
 Code = npt.NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class _Repaired:
         if self.plan.cuts():
             reconstruct(self.original, model, self.plan, self.data, order="at_once")
         if self.tune is not None:
-            self.tune(model)
+            tuned(self.tune, model)
 
 
 @dataclass(frozen=True)

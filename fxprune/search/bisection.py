@@ -18,6 +18,7 @@ from fxprune.planners.contribution import CumulativeContribution
 from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance, Decision, confirm, decide
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
+from fxprune.search.result import Search
 
 
 @dataclass(frozen=True)
@@ -176,3 +177,21 @@ def fastest(
     """
     family = partial(Budget, measure=measure, constraints=constraints, tolerance=1 - 1e-9, strict=False)
     return Bisection(tolerance, precision, progress, family=family, acceptance=acceptance, seed=seed)
+
+
+def surprises(found: Search[Any, Probe], tolerance: float) -> str:
+    """What a caller should hear of a search: that nothing was good enough, or that nothing could have been too bad.
+
+    Args:
+        found: what the search has found.
+        tolerance: how much of the original's value was to be lost at most.
+    """
+    nan = sum(math.isnan(probe.score) for probe in found.history)
+    if nan:
+        return f"evaluate gave NaN for {nan} of {len(found.history)} candidates, which counts as too low"
+    if not found.plan.cuts():
+        return f"nothing was removed: no candidate was smaller and lost at most {tolerance:g} of {found.baseline:g}"
+    if 0 <= found.baseline <= tolerance and all(probe.score >= 0 for probe in found.history):
+        allowed = f"a loss of {tolerance:g} also allows for a value of 0"
+        return f"{allowed}, since the original's value is {found.baseline:g}: max_drop= is in evaluate's unit"
+    return ""

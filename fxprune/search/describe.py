@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -36,7 +37,42 @@ def describe(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    return f"{value.__module__}.{value.__qualname__}"
+    """The name of a function or type; of a function that is written in Python, also what tells it from a namesake."""
+    name = f"{value.__module__}.{value.__qualname__}"
+    function = getattr(value, "__func__", value)
+    return f"{name} {_code_print(function)}" if isinstance(function, FunctionType) else name
+
+
+def _code_print(function: FunctionType) -> str:
+    """8 hexadecimal digits that change with the code of a function, and with its defaults and the numbers and texts
+    that it takes from around it.
+    """
+    cells = [_cell(c) for c in function.__closure__ or ()]
+    told = repr((_code(function.__code__), _plain(function.__defaults__), _plain(function.__kwdefaults__), cells))
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+def _code(code: CodeType) -> Any:
+    inner = [_code(c) if isinstance(c, CodeType) else _plain(c) for c in code.co_consts]
+    return code.co_code.hex(), inner, code.co_names
+
+
+def _cell(cell: Any) -> Any:
+    try:
+        return _plain(cell.cell_contents)
+    except ValueError:  # nothing has been put into it yet
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and texts, also in tuples, sets and mappings; of anything else its type."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return value
+    if isinstance(value, tuple):
+        return tuple(_plain(v) for v in value)
+    if isinstance(value, frozenset | dict):
+        return sorted(repr(_plain(v)) for v in (value.items() if isinstance(value, dict) else value))
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def channels_print(groups: Groups) -> str:

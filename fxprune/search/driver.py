@@ -96,7 +96,8 @@ class Driver(ABC, Generic[T]):
             workers: where candidates run; default is this process.
             on_interrupt: what Ctrl-C does. "raise" saves the best so far in the folder, if there is one, and raises
                 KeyboardInterrupt, which says where; "return" returns the best so far, with `finished` False.
-            resume: go on from the folder also if `evaluate` or `tune` has another name than when it was begun.
+            resume: go on from the folder also if `evaluate` or `tune` has another name, or other code, than when it was
+                begun.
 
         Raises:
             InputError: unusable arguments or scores, or a folder of another search.

@@ -35,7 +35,7 @@ class Evaluator(Generic[M]):
         search: its settings, a dataclass with a `seed`; other settings make another search, except for `progress`.
         folder: a directory that remembers; what it knows is not tried again.
         workers: where candidates run; None is this process.
-        resume: functions may have other names than those that the directory was begun with.
+        resume: functions may have other names or code than those that the directory was begun with.
 
     Attributes:
         task: as given.

@@ -38,7 +38,7 @@ class Folder:
     Args:
         path: of the directory.
         settings: what identifies this search, as plain JSON data.
-        resume: `evaluate` and `tune` may have other names than before.
+        resume: `evaluate` and `tune` may have other names or code than before.
 
     Attributes:
         outcomes: the outcomes in the journal when it was opened, by key.

@@ -147,9 +147,21 @@ def attempt(job: Job[M]) -> tuple[Outcome, M]:
         with same_modes(job.model):
             if job.tune is not None:
                 with same_modes(job.model):
-                    job.tune(job.model)
+                    tuned(job.tune, job.model)
             fitness, samples = measured(job.evaluate(job.model))
     return Outcome(job.key, fitness, samples, job.seed, time.perf_counter() - start), job.model
+
+
+def tuned(tune: Tune, model: nn.Module) -> None:
+    """Tune a model in place.
+
+    Raises:
+        InputError: another model came back.
+    """
+    back = tune(model)  # type: ignore[func-returns-value]  # of those who return it all the same
+    if isinstance(back, nn.Module) and back is not model:
+        remedy = "train the model that is given; from a copy, model.load_state_dict(copy.state_dict())"
+        raise InputError("tune gave back another model", seen=type(back).__name__, remedy=remedy)
 
 
 def measured(value: Any) -> tuple[float, Floats | None]:
@@ -158,6 +170,9 @@ def measured(value: Any) -> tuple[float, Floats | None]:
     Raises:
         InputError: neither a number nor a list of numbers.
     """
+    if isinstance(value, tuple):  # such as (accuracy, loss), whose mean says nothing
+        remedy = "return the one number that counts, such as result[0], higher is better"
+        raise InputError("evaluate gave a tuple", seen=repr(value)[:80], remedy=remedy)
     array = np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value)
     if array.dtype.kind not in "biuf" or array.ndim > 1 or not array.size:
         remedy = "return a number, or a tensor of one number per sample, higher is better"

@@ -120,8 +120,8 @@ def claim(path: Path, settings: Mapping[str, Any], names: Collection[str] = (), 
     Args:
         path: of the file.
         settings: plain JSON data.
-        names: settings that are names of functions; the same function may have got another one.
-        resume: take the new names.
+        names: settings that are functions; one may have got another name, or other code, and do the same.
+        resume: take the new ones.
 
     Raises:
         InputError: the folder is of other settings, or its file of settings is damaged.
@@ -142,7 +142,7 @@ def claim(path: Path, settings: Mapping[str, Any], names: Collection[str] = (), 
         write_whole(path, json.dumps(now, indent=1).encode())
 
 
-_RENAMED = "pass resume=True if these functions do the same as before under other names; else give another directory"
+_RENAMED = "pass resume=True if these functions do the same as before; else give another directory"
 
 
 def _settings(path: Path) -> Any:

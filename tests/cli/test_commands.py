@@ -1,6 +1,7 @@
 """The command `fxprune`: what it prints, writes and refuses."""
 
 import json
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -50,6 +52,8 @@ NETS = """
     batches = [torch.rand(4, 3, 12, 12) for _ in range(3)]
     def labelled(): return [(x, torch.zeros(4, dtype=torch.long)) for x in batches]
     number = 3
+    def pair(model): return 0.9, 0.1
+    def fails(model): raise RuntimeError("no quality today")
 """
 SHAPE = ["--input-shape", "2,3,12,12"]
 
@@ -538,7 +542,7 @@ def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
     (here / "judge.py").write_text("def wide(model): return 1.0 if model.a.out_channels >= 6 else 0.0\n")
     told = answer("search", "cli_nets.py:Quiet", *SHAPE, "--max-drop", "0.5", "--evaluate", "judge.py:wide")
     assert 6 <= told["groups"]["a"]["kept"] < 10
-    labelled = ["--data", "cli_nets.py:labelled", "--max-drop", "1", "--folder", "runs"]
+    labelled = ["--data", "cli_nets.py:labelled", "--max-drop", "0.99", "--folder", "runs"]
     assert answer("search", "cli_nets.py:Quiet", *SHAPE, *labelled)["macs"]["after"] > 0
     assert (here / "runs" / "journal.jsonl").read_text().count("fitness") > 1
 
@@ -560,9 +564,101 @@ def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
         (["prune", "--macs", "0.5", "--scorer", "L3Norm"], "no fxprune scorer is called 'L3Norm'; did you mean L"),
         (["search", "--max-drop", "0.1"], "a search needs --data with class folders or labels"),
         (["search", "--max-drop", "0.1", "--data", "flat"], "accuracy needs data with a class number"),
+        (["search", "--max-drop", "5", "--data", "classes"], "--max-drop 5 allows for any loss of accuracy; give 0.05"),
+        (["search", "--max-drop", "0.1", "--data", "four"], "a label is no class of the model"),
+        (["search", "--max-drop", "0.1", "--evaluate", "cli_nets.py:pair"], "evaluate gave a tuple"),
+        (["search", "--max-drop", "0.1", "--evaluate", "cli_nets.py:fails"], "RuntimeError: no quality today"),
+        (["prune", "--macs", "0.5", "--out", "theirs"], "a file that fxprune did not write would be replaced"),
+        (["prune", "--macs", "0.5", "--out", "theirs/model.safetensors"], "a file that fxprune did not write"),
     ],
 )
 def test_mistakes_of_goals(here: Path, arguments: list[str], told: str) -> None:
+    for i in range(4):
+        (here / f"four/{i}").mkdir(parents=True)
+        shutil.copy(f"flat/{i}.png", here / f"four/{i}")
+    (here / "theirs").mkdir()
+    save_file({"a.weight": torch.ones(2)}, "theirs/model.safetensors")
     found = run(arguments[0], "cli_nets.py:Quiet", *SHAPE, *arguments[1:])
     assert found.exit_code == 2, found.stderr
     assert told in found.stderr.strip().splitlines()[-1]
+    assert load_file("theirs/model.safetensors")["a.weight"].tolist() == [1.0, 1.0]
+
+
+def test_an_empty_path_is_not_the_working_directory(here: Path) -> None:
+    """As `--out "$UNSET"` is in a shell."""
+    found = run("prune", "cli_nets.py:Quiet", *SHAPE, "--macs", "0.5", "--out", "")
+    assert found.exit_code == 2
+    assert "an empty text is no path" in found.stderr
+    assert not (here / "model.safetensors").exists()
+
+
+def test_a_result_may_replace_a_result(here: Path) -> None:
+    for part in ("0.5", "0.7"):
+        found = run("prune", "cli_nets.py:Quiet", *SHAPE, "--macs", part, "--out", "small")
+        assert found.exit_code == 0, found.stderr
+    assert answer("verify", "small")["deviation"] <= 1e-5
+
+
+def test_what_is_not_kept_is_said(here: Path) -> None:
+    found = run("prune", "cli_nets.py:Quiet", *SHAPE, "--macs", "0.5")
+    assert "not saved; --out FOLDER keeps the model" in found.stdout
+    (here / "judge.py").write_text("def good(model): return 1.0\n")
+    found = run("search", "cli_nets.py:Quiet", *SHAPE, "--max-drop", "0.5", "--evaluate", "judge.py:good")
+    assert "warning: without --out or --folder nothing of this search is kept" in found.stderr
+
+
+def test_random_weights_are_told(here: Path) -> None:
+    import transformers
+
+    found = run("prune", "torchvision:mnasnet0_5", "--input-shape", "1,3,32,32", "--macs", "0.5")
+    assert "warning: the weights are random; --pretrained or --weights FILE reads trained ones" in found.stderr
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=8
+    )
+    trained = transformers.ViTForImageClassification(config)
+    nn.init.constant_(trained.classifier.bias, 7.0)
+    trained.save_pretrained("vit")
+    found = run("prune", "transformers:vit", "--macs", "0.5", "--out", "small")
+    assert "random" not in found.stderr
+    assert load_file("small/model.safetensors")["classifier.bias"].unique().tolist() == [7.0]
+    before = (here / "vit/model.safetensors").read_bytes()
+    assert run("prune", "transformers:vit", "--macs", "0.5", "--out", "vit").exit_code == 2
+    assert (here / "vit/model.safetensors").read_bytes() == before
+
+
+def test_a_saved_model_is_found_from_anywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(here)
+    made = run("prune", "cli_nets.py:Quiet", *SHAPE, "--weights", "weights.pt", "--macs", "0.5", "--out", "again")
+    assert made.exit_code == 0, made.stderr
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert answer("verify", "../again")["deviation"] <= 1e-5
+
+
+def test_json_has_no_numbers_that_json_lacks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fxprune.cli.answer import Answer, _print
+
+    _print(Answer({"a": [float("nan"), 1.0], "b": {"c": float("inf")}}), as_json=True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"a": [None, 1.0], "b": {"c": None}}
+
+
+def test_outputs_that_cannot_be_compared_are_an_error(here: Path) -> None:
+    saved(here)
+    (here / "bad").mkdir()
+    (here / "bad/1.png").write_bytes(b"no image")
+    found = run("compare", "small", "--engines", "eager", "--data", "bad", "--rounds", "1")
+    assert found.exit_code == 2
+    assert "comparing outputs failed: cannot read the image" in found.stdout
+
+
+def test_a_renamed_function_may_go_on(here: Path) -> None:
+    (here / "judge.py").write_text("def wide(model): return 1.0 if model.a.out_channels >= 6 else 0.0\n")
+    (here / "other.py").write_text("def wide(model): return 0.0 + (1.0 if model.a.out_channels >= 6 else 0.0)\n")
+    saved(here)
+    model = ["cli_nets.py:Quiet", *SHAPE, "--weights", "weights.pt"]
+    search = ["search", *model, "--max-drop", "0.5", "--folder", "runs", "--evaluate"]
+    assert run(*search, "judge.py:wide").exit_code == 0
+    found = run(*search, "other.py:wide")
+    assert found.exit_code == 2
+    assert "if these functions do the same as before" in found.stderr
+    assert run(*search, "other.py:wide", "--resume").exit_code == 0

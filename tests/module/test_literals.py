@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.module.literals import has_literal, set_literals
+from fxprune.module.literal_classes import set_literals
+from fxprune.module.literals import has_literal
 
 WIDTH, HEADS, FEATURES = 32, 4, 24
 width = 32
@@ -312,6 +315,67 @@ def test_static_and_class_methods_stay_what_they_are(kind: type[Decorated]) -> N
     assert result.model(torch.rand(5, 3, 4, 4)).shape == (5, 5)
     again = pickle.loads(pickle.dumps(result.model))
     assert torch.equal(again(x), result.model(x))
+
+
+def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def again(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return function(self, *args, **kwargs)
+
+    return again
+
+
+def elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that keeps the function where nobody would look for it."""
+    held = [function]
+
+    @functools.wraps(function)
+    def again(*args: Any) -> Any:
+        return held[0](*args)
+
+    return again
+
+
+class InsideDecorators(nn.Module):
+    """As models that are never trained have it, and those of old mixed precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.l, self.calls = nn.Conv2d(3, 16, 3), nn.Linear(16, 4), 0
+
+    def mean(self, x: Tensor, dim: int) -> Tensor:
+        return x.mean(dim)
+
+    @torch.no_grad()
+    @counted
+    def forward(self, x: Tensor, *, dim: int = 2) -> Tensor:
+        return self.l(self.mean(self.a(x).view(x.size(0), 16, -1), dim))  # type: ignore[no-any-return]
+
+
+class OutOfReach(InsideDecorators):
+    @elsewhere
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.l(self.mean(self.a(x).view(x.size(0), 16, -1), 2))  # type: ignore[no-any-return]
+
+
+def test_a_method_stays_inside_its_decorators() -> None:
+    model, x = InsideDecorators().eval(), torch.rand(2, 3, 8, 8)
+    small = fxprune.prune(model, x, 0.5).model
+    assert (model.calls, small.a.out_channels) == (0, 8)
+    for again in (small, pickle.loads(pickle.dumps(small)), copy.deepcopy(small)):
+        before = again.calls
+        assert not again(x).requires_grad
+        assert again.calls == before + 1
+        torch.testing.assert_close(again(x), small(x))
+    assert InsideDecorators().forward.__wrapped__.__wrapped__.__code__.co_name == "forward"
+    assert fxprune.prune(small, x, 0.5).model(x).shape == (2, 4)
+
+
+def test_a_function_that_cannot_be_put_back_is_left_as_it_is() -> None:
+    groups = fxprune.find_groups(fxprune.trace(OutOfReach().eval(), torch.rand(2, 3, 8, 8)))
+    assert not list(groups)
+    assert "the number stands in no method" in str(groups.why("a.bias"))
 
 
 class Constants(nn.Module):

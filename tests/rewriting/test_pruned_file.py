@@ -189,3 +189,22 @@ def test_a_tensor_that_the_format_has_no_place_for_is_refused(
     with pytest.raises(fxprune.InputError, match=rf"no place .* in odd; seen: .*{seen}.*torch.save"):
         result.save(tmp_path / "out")
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_files_of_others_are_not_replaced(tmp_path: Path) -> None:
+    """A folder of transformers has its weights under the very name."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    result = fxprune.prune(net, torch.zeros(1, 4), 0.5)
+    for name, data in (("model.safetensors", safetensors.torch.save(net.state_dict())), ("small.safetensors", b"mine")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(fxprune.InputError, match="a file that fxprune did not write would be replaced"):
+            result.save(tmp_path if name == "model.safetensors" else tmp_path / name)
+        assert (tmp_path / name).read_bytes() == data
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_model_without_numbers_has_no_place_for_weights(tmp_path: Path) -> None:
+    make = lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))  # noqa: E731
+    fxprune.prune(make(), torch.zeros(1, 4), 0.5).save(tmp_path)
+    with torch.device("meta"), pytest.raises(fxprune.InputError, match=r"no place for the file's weights.*to_empty"):
+        fxprune.load(tmp_path, make)

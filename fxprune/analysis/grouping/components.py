@@ -19,7 +19,7 @@ from fxprune.analysis.grouping.partition import marks, partition, stations
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
 from fxprune.analysis.grouping.traces import Keys, traces
-from fxprune.analysis.grouping.zero_propagation import told_apart
+from fxprune.analysis.grouping.zero_propagation import sums_of_weights, told_apart
 from fxprune.analysis.labels.dims import Dim, Labels
 from fxprune.analysis.labels.factorings import Components, Heads, resolve
 from fxprune.analysis.labels.labels import Labelling
@@ -293,7 +293,7 @@ def _shares(touched: Labels, group_of: Labels, channel_of: Labels) -> Iterator[t
 def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
     """For each group that a norm, mean or softmax runs over: the first such op."""
     found: dict[int, str] = {}
-    for mix in (*labelling.labeller.mixes, *told_apart(labelling)):
+    for mix in (*labelling.labeller.mixes, *told_apart(labelling), *sums_of_weights(labelling)):
         for g in np.unique(group_of[components.of[mix.labels]]).tolist():
             if g >= 0:
                 found.setdefault(g, place(mix.node))

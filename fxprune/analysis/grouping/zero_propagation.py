@@ -26,6 +26,21 @@ def told_apart(labelling: Labelling) -> Iterator[Fix]:
     return (fix for fix, factors in sums if not any(zero[f] for f in factors))
 
 
+def sums_of_weights(labelling: Labelling) -> Iterator[Fix]:
+    """Sums and norms of weights, not of activations: nobody masks the weights that read a channel, as nobody removes
+    them but fxprune, and what the weights that stay are divided by changes.
+    """
+    made: set[fx.Node] = set()
+    for node in labelling.graph.fx.nodes if labelling.labeller.added_up else ():
+        inside = node.all_input_nodes
+        if node.op == "get_attr" or (node.op == "call_function" and inside and made.issuperset(inside)):
+            made.add(node)
+    for axes, i, node in labelling.labeller.added_up:
+        labels = axes.known(i)
+        if node in made and isinstance(labels, np.ndarray):
+            yield Fix(labels, str(node.target), node)
+
+
 def _zero(labelling: Labelling) -> dict[fx.Node, bool]:
     """For each node, whether its tensor is zero in masked channels."""
     zero: dict[fx.Node, bool] = {}

@@ -76,6 +76,7 @@ class Labeller:
         factorings: dims that are grids of others.
         mixes: labels that a norm, mean or softmax runs over.
         sums: labels that a sum runs over, with the nodes whose product is added up.
+        added_up: dims that sums and norms run over, with their calls, whether they have labels by then or not.
         widths: attributes of modules that hold the length of a labelled dim.
         suspects: calls whose sizes may come from the model's own code, to be probed.
         counted: for calls that carry sizes: the labels whose count equals an integer argument, but no dim's length.
@@ -102,6 +103,7 @@ class Labeller:
         self.factorings: list[Factoring] = []
         self.mixes: list[Fix] = []
         self.sums: list[tuple[Fix, tuple[Any, ...]]] = []
+        self.added_up: list[tuple[Axes, int, fx.Node]] = []
         self.widths: list[WidthUse] = []
         self.suspects: list[fx.Node] = []
         self.counted: dict[fx.Node, list[Labels]] = {}
@@ -146,6 +148,11 @@ class Labeller:
         _check_read(dim)
         if isinstance(dim, np.ndarray) and self.node is not None and self.node not in self.idle:
             self.sums.append((Fix(dim, str(self.node.target), self.node), factors))
+
+    def add_up(self, axes: Axes, i: int) -> None:
+        """The present op adds up dim `i`, or takes a norm over it; its labels may come from later calls alone."""
+        if self.node is not None and self.node not in self.idle:
+            self.added_up.append((axes, i, self.node))
 
     def fix_axes(self, axes: Axes, reason: str) -> None:
         for i in range(len(axes)):

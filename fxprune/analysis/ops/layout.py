@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,13 +82,13 @@ def _regrouped(call: Call, before: list[tuple[int, Dim]], sizes: list[int]) -> l
 def _common_parts(old: list[int], new: list[int]) -> list[list[int]] | None:
     """The lengths of the parts of each old dim that both shapes are made of; None if there are no such parts."""
     ends = sorted({*np.cumprod(old).tolist(), *np.cumprod(new).tolist()})
-    if any(b % a for a, b in zip(ends, ends[1:], strict=False)):
+    if any(b % a for a, b in pairwise(ends)):
         return None
     parts: list[list[int]] = []
     last = 1
     for end in np.cumprod(old).tolist():
         inside = [e for e in ends if last < e <= end]
-        parts.append([b // a for a, b in zip([last, *inside], inside, strict=False)])
+        parts.append([b // a for a, b in pairwise([last, *inside])])
         last = end
     return parts
 

@@ -69,6 +69,7 @@ def weight_norm(call: Call, v: Axes, g: Axes, dim: int = 0) -> list[list[Dim]]:
     dim %= len(v)
     for i in (i for i in range(len(v)) if i != dim):
         call.lab.sum(v[i], call.node.args[0])
+        call.lab.add_up(v, i)
     call.lab.unite(v, dim, g, dim)
     return [v.dims(), [v[i] if i == dim else None for i in range(len(v))]]
 

@@ -44,6 +44,13 @@ def first(call: Call, x: Axes, *_: Any, **__: Any) -> Any:
     return x.dims()
 
 
+def fake_quantize_channels(call: Call, x: Axes, scale: Axes, zero_point: Axes, axis: int, *_: Any) -> list[list[Dim]]:
+    """Rounded as integers would be, with a scale and a zero point for each index of a dim; and what was in reach."""
+    call.lab.unite(x, axis, scale, 0)
+    zero_point.adopt(0, x[axis])  # integers, but no indices
+    return [x.dims(), x.dims()]
+
+
 def glu(call: Call, x: Axes, dim: int = -1) -> list[Dim]:
     """a·σ(b) of the two halves (a, b) of a dim: the same indices of both live or die together."""
     dims = x.dims()
@@ -94,6 +101,11 @@ _FIRST = "lift lift_fresh_copy log_sigmoid_forward to".split()
 _DRAWN = "cauchy exponential geometric log_normal normal poisson uniform".split()
 _LIKE = "empty_like full_like ones_like rand_like randint_like randn_like".split()
 
+_FAKE_QUANTIZE = (
+    "fake_quantize_per_tensor_affine_cachemask",
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+)
+
 OPS: dict[str, OpSpec] = {
     **_elementwise(_KEEPING_ZERO, zeros.first),
     **_elementwise(_OTHER),
@@ -120,6 +132,8 @@ OPS: dict[str, OpSpec] = {
     "lift_fresh": OpSpec(first, zeros.first, move=Move.COPY, values=True),
     "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),
     **dict.fromkeys(["dropout", "native_dropout"], OpSpec(first, zeros.first, values=True)),
+    **dict.fromkeys(_FAKE_QUANTIZE, OpSpec(first, zeros.first, values=True)),
+    "fake_quantize_per_channel_affine_cachemask": OpSpec(fake_quantize_channels, zeros.first),
     "zeros_like": OpSpec(first, zeros.always, values=True, unread=True),
     **dict.fromkeys(_LIKE, OpSpec(first, values=True, unread=True)),
     "bernoulli": OpSpec(first, values=True, expected=_chance),

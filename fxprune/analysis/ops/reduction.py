@@ -22,6 +22,7 @@ def reduce(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any
 def add_up(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any) -> list[Dim]:
     """Sums and norms, which zeros do not change; a parameter that nothing else has read stays untouched."""
     for i in _gone(x, dim):
+        call.lab.add_up(x, i)
         if x.known(i) is not UNSET:
             call.lab.sum(x[i], call.node.args[0])
     return _left(call, x, dim)

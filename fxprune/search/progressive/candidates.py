@@ -16,7 +16,7 @@ from fxprune.rewriting.copying import copied
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import check_scores
 from fxprune.search.progressive.layer_by_layer import Layers
-from fxprune.search.trial import Candidate, Task, Tune
+from fxprune.search.trial import Candidate, Task, Tune, tuned
 from fxprune.tracing.trace import trace
 
 Refitter = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
@@ -89,7 +89,7 @@ class Cut:
         if self.refit is not None and self.data is not None:
             self.refit(self.reference, model, self.plan, self.data)
         if self.tune is not None:
-            self.tune(model)
+            tuned(self.tune, model)
 
 
 class Together:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from oracle import ROUNDING, deviation
+from oracle import ROUNDING, deviation, random_plan
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, rnn
 from torch.torch_version import TorchVersion
@@ -397,3 +397,27 @@ def test_the_largest_of_all_numbers_has_no_position() -> None:
     result = fxprune.prune(model, x, 0.5)
     assert result.plan.kept_counts() == {"0": 8}
     assert result.model(x).shape == (2, 8, 5, 5)
+
+
+def quantised(kind: str) -> nn.Sequential:
+    """A network that is trained for integers: activations by one scale, weights by one for each channel."""
+    from torch.ao.quantization import FakeQuantize, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+
+    observer = {"tensor": MovingAverageMinMaxObserver, "channel": PerChannelMinMaxObserver}[kind]
+    options = {} if kind == "tensor" else {"ch_axis": 1, "qscheme": torch.per_channel_affine}
+    fake = FakeQuantize(observer, **options)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), fake, nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    net(torch.randn(2, 3, 12, 12))
+    fake.disable_observer()
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["tensor", "channel"])
+def test_fake_quantisation_lets_channels_pass(kind: str) -> None:
+    net, x = quantised(kind), torch.randn(2, 3, 12, 12)
+    groups = fxprune.find_groups(fxprune.trace(net, x))
+    assert {g.name: g.size for g in groups} == {"0": 16, "3": 16}
+    if kind == "tensor":  # PyTorch has no such op in float64 for scales of channels
+        assert deviation(net, random_plan(net, groups, 0.5), (x,)) <= ROUNDING
+    assert fxprune.prune(net, x, 0.5).report.deviation == 0
