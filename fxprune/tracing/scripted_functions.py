@@ -2,6 +2,7 @@
 
 TorchScript runs past Python, so that what such a function reads of its arguments cannot be seen. Its graph tells: one
 that reads no size, takes no branch and gives no call a number of indices, as fused activations do, lets channels pass.
+Of others the Python that they were made of runs in their place while a model is recorded, if this process has made them.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ _MADE = frozenset(("prim::Constant", "prim::TupleConstruct", "prim::TupleUnpack"
 
 
 def following(names: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[..., Any]]]:
-    """The scripted functions among names that can be followed: the name, the function, and what follows it."""
+    """The scripted functions among names that can be followed: the name, the function, and what runs in its place."""
     for name, value in list(names.items()):
-        if isinstance(value, torch.jit.ScriptFunction) and _is_blind_to_sizes(value):
-            yield name, value, _seen(value)
+        if isinstance(value, torch.jit.ScriptFunction):
+            if _is_blind_to_sizes(value):
+                yield name, value, _seen(value)
+            elif (plain := getattr(value, "_torchdynamo_inline", None)) is not None:
+                yield name, value, plain
 
 
 def _seen(function: Any) -> Callable[..., Any]:

@@ -90,13 +90,75 @@ def test_functions_that_do_nothing_with_sizes_let_channels_pass(act: Any, reader
 
 @pytest.mark.parametrize("act", [by_size, over_size, literal, reshaped])
 @pytest.mark.parametrize("held", [False, True])
-def test_functions_that_read_or_hold_sizes_keep_the_channels(act: Any, held: bool) -> None:
+def test_functions_without_their_python_keep_the_channels_if_they_read_or_hold_sizes(
+    act: Any, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(act, "_torchdynamo_inline")
     model = Net(act, held=held).eval()
     groups = fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 9, 9)))
     assert not list(groups)
     told = str(groups.why("conv"))
     assert "TorchScript" in told
     assert "test_scripted_functions.py" in told
+
+
+def shifted(x: Tensor, by: Tensor) -> Tensor:
+    return F.leaky_relu(x + by.view(1, -1, 1, 1), 0.2)
+
+
+def flattened(x: Tensor, by: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, c, h * w).softmax(2).view(n, c, h, w)
+
+
+def gated(x: Tensor, by: Tensor) -> Tensor:
+    a, b = x.chunk(2, 1)
+    return torch.cat([a * b.sigmoid(), a], 1)
+
+
+def branching(x: Tensor, by: Tensor) -> Tensor:
+    if x.shape[1] > 10:
+        return x * 2
+    return x
+
+
+def numbered(x: Tensor, by: Tensor) -> Tensor:
+    return x.view(x.shape[0], 16, -1).softmax(2).view(x.shape)
+
+
+class Shifting(nn.Module):
+    def __init__(self, act: Any) -> None:
+        super().__init__()
+        self.conv, self.head, self.act = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), act
+        self.by = nn.Parameter(torch.randn(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.conv(x), self.by))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:1 modules are not reached")  # `by`
+@pytest.mark.parametrize(
+    ("act", "size"), [(shifted, 16), (flattened, 16), (gated, 8), (branching, None), (numbered, None)]
+)
+def test_sizes_in_functions_of_the_process_are_followed_in_python(act: Any, size: int | None) -> None:
+    """What holds them in Python holds them in TorchScript, with the line that does so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(act)
+    x = torch.randn(2, 3, 9, 9)
+    for function in (act, script):
+        model = Shifting(function).eval()
+        groups = fxprune.find_groups(fxprune.trace(model, x))
+        assert [g.size for g in groups] == ([] if size is None else [size])
+        assert model.act is function
+        if size is None:
+            assert "test_scripted_functions.py" in str(groups.why("conv"))
+            continue
+        result = fxprune.prune(model, x, 0.5)
+        assert result.report.deviation == 0
+        assert result.model.act is function
+        for batch in (1, 2, 5):  # TorchScript specialises what it has run a few times
+            assert result.model(torch.randn(batch, 3, 12, 9)).shape == (batch, 4, 10, 7)
 
 
 @pytest.mark.parametrize("construct", [torch.autograd.Variable, torch.Tensor])

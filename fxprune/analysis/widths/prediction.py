@@ -121,6 +121,6 @@ def _own_counts(i: int, size: int) -> tuple[int, int]:
     low, high = max(2, size // 4), max(size // 2, min(size - 2, 3 * size // 4))
     firsts = range(low | 1, high + 1, 2) or range(low, high + 1) or range(size - 1, size)
     first = max(1, firsts[(5 * i) % len(firsts)])
-    least, most = (2, size - 1) if size > 3 else (1, size)
+    least, most = (2, size - 1) if size > 2 else (1, size)
     seconds = [n for k in (0, -1, 1, -2) if least <= (n := size - first + k) <= most]
     return first, seconds[(i // len(firsts)) % len(seconds)]
