@@ -124,6 +124,31 @@ def test_a_meta_model_can_be_analysed_but_its_failure_is_reported() -> None:
         fxprune.trace(bad, X)
 
 
+def test_an_empty_batch_costs_nothing(net: Net) -> None:
+    with refused(fxprune.InputError, "the model costs no macs", "give example inputs of at least a sample"):
+        fxprune.prune(net, X[0][:0] if isinstance(X, tuple) else X[:0], macs=0.5)
+
+
+def test_arguments_of_another_kind(net: Net, tmp_path: Path) -> None:
+    groups = groups_of(net)
+    scores = fxprune.scorers.L2Norm()(net, groups)
+    uniform = fxprune.planners.Uniform(0.5)
+    with refused(fxprune.InputError, "the groups", "planner(groups, scores)"):
+        uniform(scores, groups)  # type: ignore[arg-type]
+    with refused(fxprune.InputError, "the constraints", "planners.Constraints(round_to=8)"):
+        fxprune.planners.Uniform(0.5, 8)(groups, scores)  # type: ignore[arg-type]
+    with refused(fxprune.InputError, "the model"):
+        fxprune.untie_attention(None)  # type: ignore[type-var]
+    with refused(fxprune.InputError, "the groups", "fxprune.find_groups"):
+        fxprune.latency.measure(net)  # type: ignore[arg-type]
+    for plot in (fxprune.report.plot_scores, fxprune.report.plot_curves, fxprune.report.plot_tradeoff):
+        with refused(fxprune.InputError, "give "):
+            plot(groups)  # type: ignore[arg-type]
+    for path in (tmp_path / "plan.json", tmp_path):
+        with refused(fxprune.errors.StorageError, str(path)):
+            fxprune.Plan.load(path)
+
+
 def test_lazy_modules() -> None:
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.LazyLinear(3))
     with refused(fxprune.InputError, "uninitialised (lazy) parameters", "0.weight", "run the model once"):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from fxprune.cli import models
 from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import Loaded
-from fxprune.cli.options import DataOptions
+from fxprune.cli.options import BATCH_SIZE, MEAN, SAMPLES, STD, DataOptions
 from fxprune.module.data import Batches
 from fxprune.optional import require
 
@@ -30,8 +30,9 @@ def is_random(options: DataOptions) -> bool:
     Raises:
         CommandError: there is something to unpack.
     """
-    if options.data == "random" and options.unpack is not None:
-        raise CommandError("--unpack has nothing to unpack in --data random")
+    vain = options.without_effect("unpack", "samples", "batch_size", "mean", "std")
+    if options.data == "random" and vain:
+        raise CommandError(f"{vain} has no effect with --data random")
     return options.data == "random"
 
 
@@ -42,12 +43,15 @@ def load(options: DataOptions, loaded: Loaded) -> Batches | None:
         CommandError: there is no such folder, object or function, or it holds no images.
     """
     if options.data is None:
-        if options.unpack is not None:
-            raise CommandError("--unpack has nothing to unpack; give --data as well")
+        if vain := options.without_effect("unpack", "samples", "batch_size", "mean", "std"):
+            raise CommandError(f"{vain} has no effect without data; give --data as well")
         return None
+    vain = options.without_effect("batch_size", "mean", "std")
+    if vain and not Path(options.data).is_dir():
+        raise CommandError(f"{vain} is for folders of images, and {options.data} makes batches of its own")
     named = _folder(Path(options.data), options, loaded) if Path(options.data).is_dir() else _object(options.data)
     unpack = None if options.unpack is None else models.factory(options.unpack)
-    return Batches(named, unpack, samples=options.samples, progress=True)
+    return Batches(named, unpack, samples=options.samples or SAMPLES, progress=True)
 
 
 def _object(name: str) -> Iterable[Any]:
@@ -64,11 +68,11 @@ def _object(name: str) -> Iterable[Any]:
 def _folder(folder: Path, options: DataOptions, loaded: Loaded) -> DataLoader[Any]:
     """At most so many of a folder's images, drawn at random, always the same ones."""
     images = Images(folder, loaded.transform or standard_transform(loaded.inputs, options))
-    count = min(len(images), options.samples)
+    count = min(len(images), options.samples or SAMPLES)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
     chosen = Subset(images, sorted(order.tolist()))
     collate = _as_list if isinstance(loaded.inputs, list | tuple) and _first(loaded.inputs).dim() == 3 else None
-    return DataLoader(chosen, batch_size=options.batch_size, collate_fn=collate)
+    return DataLoader(chosen, batch_size=options.batch_size or BATCH_SIZE, collate_fn=collate)
 
 
 def _as_list(samples: list[Any]) -> tuple[tuple[list[Tensor]]]:
@@ -141,7 +145,9 @@ def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Ten
     if first.dim() not in (3, 4) or first.shape[-3] not in (1, 3):
         raise CommandError(f"a folder of images needs a model of images; the input has the shape {tuple(first.shape)}")
     channels, height, width = first.shape[-3:]
-    mean, std = (_numbers(text, channels) for text in (options.mean, options.std))
+    mean, std = _numbers(options.mean, MEAN, channels), _numbers(options.std, STD, channels)
+    if not (std > 0).all():
+        raise CommandError(f"--std {options.std}: channels are divided by it; give positive numbers")
 
     def transform(image: Any) -> Tensor:
         pixels = torch.from_numpy(_array(_middle(image, height, width), channels)).movedim(-1, 0)
@@ -165,10 +171,16 @@ def _array(image: Any, channels: int) -> Any:
     return array if channels == 3 else array[..., None]
 
 
-def _numbers(text: str, channels: int) -> Tensor:
-    """One number for each channel; of a single channel, the mean of what is given."""
+def _numbers(given: str | None, usual: str, channels: int) -> Tensor:
+    """One number for each channel, or for all; of a single channel, the mean of the usual ones."""
     try:
-        values = torch.tensor([float(part) for part in text.split(",")])
+        values = torch.tensor([float(part) for part in (given or usual).split(",")])
     except ValueError as error:
-        raise CommandError(f"not numbers: '{text}'; give one for each channel, such as 0.5,0.5,0.5") from error
-    return (values if len(values) == channels else values.mean()[None]).reshape(-1, 1, 1)
+        raise CommandError(f"not numbers: '{given}'; give one for each channel, such as 0.5,0.5,0.5") from error
+    if given is None and channels == 1:
+        values = values.mean()[None]
+    if len(values) not in (1, channels):
+        raise CommandError(
+            f"{len(values)} numbers for {channels} channels: '{given}'; give one for each, or one for all"
+        )
+    return values.reshape(-1, 1, 1)

@@ -90,6 +90,10 @@ class GroupOptions:
     ] = None
 
 
+# Of images, where the command line does not say it.
+SAMPLES, BATCH_SIZE, MEAN, STD = 1024, 32, "0.485,0.456,0.406", "0.229,0.224,0.225"
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Which data, and how much of them."""
@@ -109,9 +113,23 @@ class DataOptions:
             show_default=False,
         ),
     ] = None
-    samples: Annotated[int, typer.Option(min=1, help="Samples that are read at most.")] = 1024
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a folder in one batch.")] = 32
-    mean: Annotated[str, typer.Option(help="Of each channel of images, taken off after scaling to [0, 1].")] = (
-        "0.485,0.456,0.406"
-    )
-    std: Annotated[str, typer.Option(help="Of each channel of images, divided by.")] = "0.229,0.224,0.225"
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples that are read at most.", show_default=str(SAMPLES))
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images of a folder in one batch.", show_default=str(BATCH_SIZE))
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Of each channel of a folder's images, taken off after scaling to [0, 1].", show_default=MEAN
+        ),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option(help="Of each channel of a folder's images, divided by.", show_default=STD)
+    ] = None
+
+    def without_effect(self, *names: str) -> str:
+        """The first of some options that was given, as it stands on the command line; empty if none was."""
+        given = (name for name in names if getattr(self, name) is not None)
+        return next((f"--{name.replace('_', '-')}" for name in given), "")

@@ -61,7 +61,9 @@ class Measures:
 
     def part(self, name: str, cost: float) -> float:
         """What part of the model's own cost a cost is, as the measure for planners counts it."""
-        part = cost / self.whole(name)
+        if not (whole := self.whole(name)):
+            raise InputError(f"the model costs no {name}", seen="0", remedy="give example inputs of at least a sample")
+        part = cost / whole
         return part if name != "latency" or part >= 1 else _between(part, *np.transpose(self._rising())[::-1])
 
     def timed(self, counts: Mapping[str, int]) -> float:

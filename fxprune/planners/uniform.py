@@ -12,6 +12,7 @@ from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_patterns, first_fit
+from fxprune.scorers.base import check_scores
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Uniform:
         check_pruning_ratio(self.pruning_ratio)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        check_scores(scores, groups)
         counts = {g.name: remaining(g.size, self.pruning_ratio) for g in groups}
         return keep_best(groups, scores, counts, self.constraints)
 
@@ -77,6 +79,7 @@ class PerGroup:
             check_pruning_ratio(pruning_ratio)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
+        check_scores(scores, groups)
         check_patterns(self.pruning_ratios, groups)
         counts = {g.name: remaining(g.size, first_fit(self.pruning_ratios, g, self.default)) for g in groups}
         return keep_best(groups, scores, counts, self.constraints)

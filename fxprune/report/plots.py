@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_kind
 from fxprune.planners.contribution import CumulativeContribution
 
 _COLUMNS = 4
@@ -30,6 +30,7 @@ def plot_scores(scores: Mapping[str, Tensor]) -> Any:
     Raises:
         InputError: matplotlib is missing, or there are no scores.
     """
+    check_kind("the scores", scores, Mapping, "give what a scorer returns")
     values = {name: np.sort(s.detach().cpu().double().numpy())[::-1] for name, s in scores.items()}
     return _panels(values, "channel, largest score first", "score")
 
@@ -46,6 +47,7 @@ def plot_curves(curves: Mapping[str, Any]) -> Any:
     Raises:
         InputError: matplotlib is missing, or there are no curves.
     """
+    check_kind("the curves", curves, Mapping, "give what JointElimination().curves returns")
     return _panels({name: np.asarray(c.errors) for name, c in curves.items()}, "channels removed", "error")
 
 
@@ -117,6 +119,7 @@ def plot_tradeoff(points: Mapping[str, Sequence[tuple[float, float]]], cost: str
     Raises:
         InputError: matplotlib is missing, or there are no points.
     """
+    check_kind("the points", points, Mapping, "give {method: [(cost, quality), ...]}")
     figure, (axes,) = _figure(1, 1, any(points.values()))
     for name, pairs in points.items():
         axes.plot(*zip(*sorted(pairs), strict=True), "o-", label=name)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.errors import check_kind
 from fxprune.rewriting.copying import copied
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,6 +37,7 @@ def untie_attention(model: M) -> M:
     >>> [(g.name, g.size) for g in groups]
     [('self_attn.in_proj_weight', 8), ('linear1', 32)]
     """
+    check_kind("the model", model, nn.Module, "give a torch.nn.Module")
     model = copied(model)
     for module in model.modules():
         if type(module) is nn.MultiheadAttention:

@@ -109,6 +109,7 @@ def check_scores(scores: Mapping[str, Tensor], groups: Groups) -> None:
     Raises:
         InputError: names the group and what is wrong.
     """
+    check_kind("the groups", groups, Groups, "planner(groups, scores), groups from fxprune.find_groups")
     check_kind("what the scorer gave", scores, Mapping, "give {name of a group: a score for each channel}")
     for g in groups:
         if g.name not in scores:

@@ -421,7 +421,11 @@ def test_objects_of_the_caller(here: Path) -> None:
         (["compare", "small", "--data", "empty"], "no image in empty; known endings"),
         (["compare", "small", "--data", "nowhere"], "'nowhere' is neither a folder nor module:OBJECT"),
         (["compare", "small", "--data", "cli_nets.py:number"], "is not an iterable of batches; seen: int"),
-        (["compare", "small", "--unpack", "cli_nets.py:labelled"], "--unpack has nothing to unpack; give --data as"),
+        (["compare", "small", "--samples", "9"], "--samples has no effect without data; give --data as well"),
+        (["compare", "small", "--data", "flat", "--std", "0"], "--std 0: channels are divided by it; give positive"),
+        (["compare", "small", "--data", "flat", "--mean", "0.5,0.5"], "2 numbers for 3 channels: '0.5,0.5'; give one"),
+        (["compare", "small", "--data", "cli_nets.py:labelled", "--std", "1"], "--std is for folders of images, and c"),
+        (["compare", "small", "--unpack", "cli_nets.py:labelled"], "--unpack has no effect without data; give"),
     ],
 )
 def test_mistakes_are_told_in_a_line(here: Path, arguments: list[str], told: str) -> None:

@@ -29,7 +29,7 @@ from fxprune.costs.latency.prediction import Latency
 from fxprune.costs.latency.served import in_engine
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_kind
 from fxprune.module.isolation import as_call, call, cloned, isolated, random_states, set_training
 from fxprune.module.written_tensors import unwatched
 from fxprune.optional import progress_bar
@@ -80,6 +80,7 @@ def measure(
     >>> 0 < latency.rising({"0": 8}) <= latency.rising({"0": 32})
     True
     """
+    check_kind("the groups", groups, Groups, "give fxprune.find_groups(fxprune.trace(model, example_inputs))")
     if rounds < 1:
         raise InputError("rounds out of range", seen=str(rounds), remedy="give a number of at least 1")
     device, dtype = _where(groups)
