@@ -129,7 +129,7 @@ def test_an_empty_batch_costs_nothing(net: Net) -> None:
         fxprune.prune(net, X[0][:0] if isinstance(X, tuple) else X[:0], macs=0.5)
 
 
-def test_arguments_of_another_kind(net: Net, tmp_path: Path) -> None:
+def test_swapped_and_missing_arguments(net: Net, tmp_path: Path) -> None:
     groups = groups_of(net)
     scores = fxprune.scorers.L2Norm()(net, groups)
     uniform = fxprune.planners.Uniform(0.5)
@@ -383,7 +383,7 @@ def test_a_plan_for_an_attribute_that_cannot_be_set(plan: fxprune.Plan) -> None:
 
 
 def test_a_missing_plan_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+    with pytest.raises(fxprune.errors.StorageError, match=r"none\.json"):
         fxprune.Plan.load(tmp_path / "none.json")
 
 

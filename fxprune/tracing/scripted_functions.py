@@ -2,7 +2,7 @@
 
 TorchScript runs past Python, so that what such a function reads of its arguments cannot be seen. Its graph tells: one
 that reads no size, takes no branch and gives no call a number of indices, as fused activations do, lets channels pass.
-Of others, if this process has made them, the Python that they were made of runs in their place while a model is recorded.
+Of others that this process has made, the Python that they were made of runs in their place during a recording.
 """
 
 from __future__ import annotations
