@@ -23,7 +23,7 @@ import click
 import typer
 from rich.console import Console, RenderableType
 
-from fxprune.errors import FxpruneError, StorageError
+from fxprune.errors import FxpruneError, StorageError, TraceError
 from fxprune.storage.files import write_whole
 
 _PIPE_WIDTH = 120
@@ -121,7 +121,8 @@ class reported:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, FxpruneError | OSError):
-            typer.echo(f"error: {error}", err=True)
+            shapes = "; --input-shape gives the inputs another shape" if isinstance(error, TraceError) else ""
+            typer.echo(f"error: {error}{shapes}", err=True)
             raise typer.Exit(_WRONG_INPUT) from None
         if isinstance(error, KeyboardInterrupt):
             typer.echo(f"interrupted{f': {error}' if str(error) else ''}", err=True)

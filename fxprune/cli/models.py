@@ -64,7 +64,10 @@ def named(name: str, given: Mapping[str, Any], pretrained: bool = False) -> Load
     if ":" not in name:
         known = ", ".join(f"{n}:NAME" for n in libraries.NAMES)
         raise CommandError(f"'{name}' names no model; give {known}, file.py:FACTORY, module:FACTORY or a .pt2 file")
-    model = attempt(lambda: factory(name)(**given), name)
+    held = attribute(name)
+    if isinstance(held, nn.Module) and given:
+        raise CommandError(f"{name} is a model already, and takes no arguments; seen: {', '.join(given)}")
+    model = held if isinstance(held, nn.Module) else attempt(lambda: factory(name)(**given), name)
     if not isinstance(model, nn.Module):
         raise CommandError(f"{name} returned no nn.Module; seen: {type(model).__name__}")
     return Loaded(model.eval())

@@ -655,6 +655,21 @@ def test_outputs_that_cannot_be_compared_are_an_error(here: Path) -> None:
     assert "comparing outputs failed: cannot read the image" in found.stdout
 
 
+def test_a_model_in_place_of_a_factory(here: Path) -> None:
+    with (here / "cli_nets.py").open("a") as file:
+        file.write("\nmade = Quiet()\n")
+    assert [g["size"] for g in answer("inspect", "cli_nets.py:made", *SHAPE)["groups"]] == [16, 8]
+    found = run("inspect", "cli_nets.py:made", *SHAPE, "--model-arg", "width=4")
+    assert found.exit_code == 2
+    assert "is a model already, and takes no arguments; seen: width" in found.stderr
+
+
+def test_a_wrong_shape_names_the_option(here: Path) -> None:
+    found = run("inspect", "cli_nets.py:Quiet", "--input-shape", "1,1,8,8")
+    assert found.exit_code == 2
+    assert found.stderr.strip().endswith("--input-shape gives the inputs another shape")
+
+
 def test_a_renamed_function_may_go_on(here: Path) -> None:
     (here / "judge.py").write_text("def wide(model): return 1.0 if model.a.out_channels >= 6 else 0.0\n")
     (here / "other.py").write_text("def wide(model): return 0.0 + (1.0 if model.a.out_channels >= 6 else 0.0)\n")
