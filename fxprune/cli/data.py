@@ -30,7 +30,7 @@ def is_random(options: DataOptions) -> bool:
     Raises:
         CommandError: there is something to unpack.
     """
-    vain = options.without_effect("unpack", "samples", "batch_size", "mean", "std")
+    vain = options.beside_data()
     if options.data == "random" and vain:
         raise CommandError(f"{vain} has no effect with --data random")
     return options.data == "random"
@@ -43,10 +43,10 @@ def load(options: DataOptions, loaded: Loaded) -> Batches | None:
         CommandError: there is no such folder, object or function, or it holds no images.
     """
     if options.data is None:
-        if vain := options.without_effect("unpack", "samples", "batch_size", "mean", "std"):
+        if vain := options.beside_data():
             raise CommandError(f"{vain} has no effect without data; give --data as well")
         return None
-    vain = options.without_effect("batch_size", "mean", "std")
+    vain = options.of_images()
     if vain and not Path(options.data).is_dir():
         raise CommandError(f"{vain} is for folders of images, and {options.data} makes batches of its own")
     named = _folder(Path(options.data), options, loaded) if Path(options.data).is_dir() else _object(options.data)

@@ -129,7 +129,12 @@ class DataOptions:
         str | None, typer.Option(help="Of each channel of a folder's images, divided by.", show_default=STD)
     ] = None
 
-    def without_effect(self, *names: str) -> str:
-        """The first of some options that was given, as it stands on the command line; empty if none was."""
-        given = (name for name in names if getattr(self, name) is not None)
-        return next((f"--{name.replace('_', '-')}" for name in given), "")
+    def beside_data(self) -> str:
+        """The first option that was given beside `--data`; empty if there is none."""
+        given = {"--unpack": self.unpack, "--samples": self.samples}
+        return next((name for name, value in given.items() if value is not None), self.of_images())
+
+    def of_images(self) -> str:
+        """The first option that was given for a folder of images; empty if there is none."""
+        given = {"--batch-size": self.batch_size, "--mean": self.mean, "--std": self.std}
+        return next((name for name, value in given.items() if value is not None), "")

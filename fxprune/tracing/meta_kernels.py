@@ -105,6 +105,11 @@ def _clone(x: Tensor, *, memory_format: torch.memory_format | None = None) -> Te
     return _plain(x, x.shape) if contiguous else None if memory_format else _like(x)
 
 
+def _rounded(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """PyTorch has no answer of its own."""
+    return _plain(x, x.shape), _plain(x, x.shape, torch.bool)
+
+
 def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int] | None:
     if len(a) < len(b):
         a, b = b, a
@@ -308,6 +313,7 @@ ANSWERS: dict[Any, Answer] = {
     aten.roll.default: _roll,
     aten.masked_fill.Scalar: _masked_fill,
     aten.clone.default: _clone,
+    aten.fake_quantize_per_tensor_affine_cachemask.default: _rounded,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.convolution.default: _convolution,

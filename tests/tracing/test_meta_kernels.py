@@ -147,7 +147,8 @@ def test_packed_sequences_read_their_lengths(batch_first: bool) -> None:
 
 def test_every_answer_has_a_case() -> None:
     asked = {op for op, *_ in CASES} | meta_kernels.MIXED
-    assert set(meta_kernels.ANSWERS) - asked == {aten.empty.memory_format}
+    own = {aten.fake_quantize_per_tensor_affine_cachemask.default}  # of which PyTorch has none to compare with
+    assert set(meta_kernels.ANSWERS) - asked == {aten.empty.memory_format} | own
 
 
 LEFT = [

@@ -211,7 +211,7 @@ class SelfAttention(nn.Module):
 @pytest.mark.parametrize("weights", [False, True])
 def test_the_products_of_attention_are_layers_like_others(weights: bool, kdim: int | None) -> None:
     result = fxprune.prune(SelfAttention(weights=weights, kdim=kdim).eval(), torch.rand(2, 3, 5), pruning_ratio=0.5)
-    assert result.model.attention.embed_dim == 8  # two of three heads
+    assert result.model.attention.embed_dim == 6  # two of four dims of each head
     assert result.report.deviation is not None
     assert result.report.deviation < 1e-12
 

@@ -38,7 +38,7 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[list[int],
         a: list[int] = []
         b: list[int] = []
         p = q = 1
-        while p != q or not (a or b):
+        while (p != q or not (a or b)) and (i < len(old) or j < len(new)):
             if (p <= q and i < len(old)) or j >= len(new):
                 p *= old[i]
                 a.append(i)
@@ -62,6 +62,10 @@ def _regrouped(call: Call, before: list[tuple[int, Dim]], sizes: list[int]) -> l
     So heads that are merged with a batch and split off again are the same dims whatever the batch. Where a new dim ends
     inside an old one at no whole index, all are merged and split anew.
     """
+    if math.prod(n for n, _ in before) != math.prod(sizes):
+        for _, dim in before:
+            call.lab.fix(dim, _EMPTY)
+        return [Fixed(_EMPTY)] * len(sizes)
     parts = _common_parts([n for n, _ in before], sizes)
     if parts is None or call.lab.is_free() or any(isinstance(d, Loose) for _, d in before):
         return _split(call, _merge(call, before), sizes)
@@ -77,6 +81,9 @@ def _regrouped(call: Call, before: list[tuple[int, Dim]], sizes: list[int]) -> l
                 result.append(_merge(call, pieces))
                 pieces = []
     return result
+
+
+_EMPTY = "reshaped while it is empty"
 
 
 def _common_parts(old: list[int], new: list[int]) -> list[list[int]] | None:

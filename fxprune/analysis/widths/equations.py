@@ -222,14 +222,14 @@ class _Reader:
 
     def chunks(self, _: SizeArguments) -> None:
         """Equal ones follow the dim; what is left for the last of unequal ones does not."""
-        axes, at, first, last = self.axes(self._call.args[0]), self.dim(2, 0), self.result(), self.result(-1)
+        axes, at = self.axes(self._call.args[0]), self.dim(2, 0)
+        first, last = self.result(), self.result(len(self._call.results) - 1)
         if axes is not None and at is not None and first and last and first.shape[at] != last.shape[at]:
             self._unequal(at)
 
     def _unequal(self, at: int) -> None:
-        whole = self._call.args[0]
-        length = Dim(whole, at, self.axes(whole).shape[at])  # type: ignore[union-attr]
-        self._facts.escapes.append((length, self._call.site, f"{self._call.name}, whose parts are unequal"))
+        whole, told = self._call.args[0], f"{self._call.name}, whose parts are unequal"
+        self._facts.escapes.append((Dim(whole, at, self.axes(whole).shape[at]), self._call.site, told))  # type: ignore[union-attr]
 
     def start_and_length(self, _: SizeArguments) -> None:
         axes, at = self.axes(self._call.args[0]), self.dim(1)

@@ -131,6 +131,9 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "where": lambda m, x: torch.where(x > 0.5, x, m.s),
     # Copies, casts and noise
     "bernoulli": noise("bernoulli"),
+    "fake_quantize_per_tensor_affine_cachemask": lambda m, x: aten.fake_quantize_per_tensor_affine_cachemask(
+        x, 0.01, 3, -128, 127
+    )[0],
     "native_dropout": lambda m, x: x + 0 * aten.native_dropout(x, 0.5, True)[0],
     "normal": noise("normal_"),
     "uniform": noise("uniform_"),
@@ -392,6 +395,8 @@ WITHOUT_CASE = {
     # Only in backward passes.
     "glu_jvp",
     # Ops with tests of their own, for they need other inputs than a feature map.
+    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
+    "fake_quantize_per_channel_affine_cachemask",
     *"_grouped_mm mkldnn_rnn_layer _pack_padded_sequence".split(),
     # Met on tensors whose sign or conjugate is pending; and lookups that only inference makes.
     *"_conj_physical _neg_view resolve_conj resolve_neg _embedding_bag_forward_only".split(),

@@ -91,6 +91,24 @@ def test_pruned_with_a_batch_it_is_exact_with_another(make: Callable[[], nn.Modu
         assert deviation(model, plan, (torch.randn(batch, 7, 5),)) <= ROUNDING
 
 
+class OfNothing(nn.Module):
+    """Boxes of which the example has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.boxes = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.first(x)
+        return self.last(y), self.boxes(y[:0].reshape(0, 16))
+
+
+def test_a_reshape_of_nothing_tells_nothing() -> None:
+    groups = fxprune.find_groups(fxprune.trace(OfNothing().eval(), torch.randn(4, 5)))
+    assert not list(groups)
+    assert "reshaped while it is empty" in str(groups.why("first"))
+
+
 class Reshaped(nn.Module):
     def __init__(self, width: int, change: Callable[[Tensor], Tensor], left: int) -> None:
         super().__init__()
