@@ -107,7 +107,7 @@ def _clone(x: Tensor, *, memory_format: torch.memory_format | None = None) -> Te
 
 def _rounded(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """PyTorch has no answer of its own."""
-    return _plain(x, x.shape), _plain(x, x.shape, torch.bool)
+    return torch.empty_like(x), torch.empty_like(x, dtype=torch.bool)
 
 
 def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int] | None:
