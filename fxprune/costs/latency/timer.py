@@ -133,26 +133,20 @@ def median_by_turns(tasks: Sequence[Callable[[], object]], device: torch.device,
     """Seconds of each task, run by turns.
 
     A machine's pace changes from one moment to the next, within a turn hardly: of all tasks but the first, what counts
-    is the median of what they take as parts of the first one in the same turn. Each runs right before it is timed, too:
-    a model that is served finds the caches as its own last run has left them, not as another model has.
+    is the median of what they take as parts of the first one in the same turn.
 
     Args:
         tasks: what is run.
         device: where.
-        runs: how often each is timed at least; short ones up to a hundred times.
+        runs: how often each is timed at least, after two runs that are not; short ones up to a hundred times.
     """
     if not tasks:
         return []
-    first = [_again(task, device) for task in tasks]
+    first = [[clock(task, device) for task in tasks] for _ in range(2)][-1]
     turns = max(runs, min(_MOST_TURNS, round(_ENOUGH / max(*first, 1e-6))))
-    seconds = np.array([[_again(task, device) for task in tasks] for _ in range(turns)])
+    seconds = np.array([[clock(task, device) for task in tasks] for _ in range(turns)])
     parts = seconds / np.maximum(seconds[:, :1], 1e-12)
     return (np.median(seconds[:, 0]) * np.median(parts, axis=0)).tolist()
-
-
-def _again(task: Callable[[], object], device: torch.device) -> float:
-    task()
-    return clock(task, device)
 
 
 _MOST_TURNS, _ENOUGH = 100, 0.5  # turns, and seconds of the longest task in all of them
