@@ -44,7 +44,7 @@ class Report:
         latency: milliseconds of a forward before and after, as predicted, or the latter measured in `engine`; None
             without a budget of latency.
         engine: name of the engine in which the pruned model's latency was measured; empty where it is predicted.
-        untouched: why a goal has removed nothing; empty if it has removed something.
+        untouched: why a goal has removed nothing, or what may surprise of a search for the smallest model; else empty.
     """
 
     before: Cost

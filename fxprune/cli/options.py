@@ -131,10 +131,12 @@ class DataOptions:
 
     def beside_data(self) -> str:
         """The first option that was given beside `--data`; empty if there is none."""
-        given = {"--unpack": self.unpack, "--samples": self.samples}
-        return next((name for name, value in given.items() if value is not None), self.of_images())
+        return _first_given({"--unpack": self.unpack, "--samples": self.samples}) or self.of_images()
 
     def of_images(self) -> str:
         """The first option that was given for a folder of images; empty if there is none."""
-        given = {"--batch-size": self.batch_size, "--mean": self.mean, "--std": self.std}
-        return next((name for name, value in given.items() if value is not None), "")
+        return _first_given({"--batch-size": self.batch_size, "--mean": self.mean, "--std": self.std})
+
+
+def _first_given(options: dict[str, object]) -> str:
+    return next((name for name, value in options.items() if value is not None), "")

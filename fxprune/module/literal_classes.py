@@ -128,12 +128,19 @@ def like(old, code, closure):
     return new
 
 
+def holds(cell, function):
+    try:
+        return cell.cell_contents is function
+    except ValueError:  # nothing has been put into it
+        return False
+
+
 def decorated(outer, old, new):
     """The decorators of the old function around the new one."""
     if outer is old:
         return new
     below = decorated(outer.__wrapped__, old, new)
-    cells = (CellType(below) if c.cell_contents is outer.__wrapped__ else c for c in outer.__closure__)
+    cells = (CellType(below) if holds(c, outer.__wrapped__) else c for c in outer.__closure__)
     again = like(outer, outer.__code__, tuple(cells))
     again.__wrapped__ = below
     return again

@@ -27,6 +27,7 @@ def following(names: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[...
         if isinstance(value, torch.jit.ScriptFunction):
             if _is_blind_to_sizes(value):
                 yield name, value, _seen(value)
+            # PyTorch keeps it for its compiler; a function that was loaded from a file has none.
             elif (plain := getattr(value, "_torchdynamo_inline", None)) is not None:
                 yield name, value, plain
 

@@ -320,9 +320,11 @@ def test_static_and_class_methods_stay_what_they_are(kind: type[Decorated]) -> N
 def counted(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def again(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.calls += 1
+        self.calls += step if self.calls < 0 else 1
         return function(self, *args, **kwargs)
 
+    if function is None:
+        step = 1  # else its cell stays empty
     return again
 
 
