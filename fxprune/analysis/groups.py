@@ -25,6 +25,7 @@ from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
 from fxprune.analysis.widths import Held, joined
 from fxprune.errors import InputError, check_kind
+from fxprune.module.garbage import no_collections
 from fxprune.module.names import names_of
 from fxprune.module.tensors import aliases_of, walk
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
@@ -283,6 +284,7 @@ wrapper that drops it frees them
         return graph
 
 
+@no_collections()
 def find_groups(
     graph: Graph,
     ignored: Any = (),

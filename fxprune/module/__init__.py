@@ -16,6 +16,7 @@ batches           what data loaders give, and how a model takes it
 data              batches with a limit, a progress bar and a function that unpacks
 random_inputs     pictures of random shapes, where there are no data
 autocast          autocast on meta tensors
+garbage           no collection of garbage while a graph is made
 flex_attention    PyTorch's flexible attention, as its parts
 dispatch          modes that see ATen calls, without PyTorch's compiler
 wrappers          modules around a model, which are refused

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
+from fxprune.module.garbage import no_collections
 from fxprune.module.tensors import swap_all, tensors_of, walk
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
@@ -19,6 +20,7 @@ from fxprune.rewriting.copying import copied
 M = TypeVar("M", bound=nn.Module)
 
 
+@no_collections()
 def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """The smaller model: same class, same `state_dict` keys, fewer channels.
 

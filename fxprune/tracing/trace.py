@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError, TraceError
 from fxprune.module.attributes import mend
+from fxprune.module.garbage import no_collections
 from fxprune.module.isolation import (
     Inputs,
     as_call,
@@ -71,6 +72,7 @@ class Graph:
         return f"Graph({type(self.model).__name__}: {calls} calls, {len(self.tensors)} tensors)"
 
 
+@no_collections()
 def trace(model: nn.Module, example_inputs: Any) -> Graph:
     """Record one forward of `model` in evaluation mode.
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import ProofError
+from fxprune.module.garbage import no_collections
 from fxprune.plan.plan import Plan
 from fxprune.verification.judgement import Measured, Question
 from fxprune.verification.verify import measured
@@ -64,6 +65,7 @@ def faulty_groups(question: Question, groups: Groups, example_inputs: Any) -> li
     return [g.name for g in groups if g.name in faulty]
 
 
+@no_collections()
 def answer(question: Question, example_inputs: Any) -> Measured:
     """How far the pruned model is from the masked one; infinitely far if it fails."""
     try:
