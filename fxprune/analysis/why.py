@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import fx, nn
 
 from fxprune.analysis.grouping.components import Group
-from fxprune.analysis.grouping.partial_reads import NOT_READ, REPLACED
+from fxprune.analysis.grouping.partial_reads import NOT_READ, REPLACED, UNTRAINED
 from fxprune.analysis.grouping.reasons import IGNORED, FixedDim, place
 from fxprune.analysis.labels.dims import AS_BUFFER
 from fxprune.errors import InputError
@@ -213,6 +213,8 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
         return (
             f"write into {dim.where} (copy_, slices), or make it large enough at first, in place of assigning it anew"
         )
+    if dim.reason == UNTRAINED:
+        return f"example inputs that the model takes in training mode, where it failed: {groups.graph.untrained[:200]}"
     if dim.reason.endswith(AS_BUFFER):
         return "make that tensor once, and register it as a buffer (register_buffer)"
     module = dim.tensor.rpartition(".")[0]

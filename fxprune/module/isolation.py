@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -172,7 +173,16 @@ def set_training(model: nn.Module, training: bool) -> None:
         # `module.compile()` leaves a compiled call of the caller's own module behind.
         module.__dict__["_compiled_call_impl"] = None
         # BatchNorm refuses to train on one value per channel; its mode changes no shape.
-        module.__dict__["training"] = training and not isinstance(module, nn.modules.batchnorm._BatchNorm)
+        module.__dict__["training"] = training and not _is_plain_batch_norm(module)
+
+
+def _is_plain_batch_norm(module: nn.Module) -> bool:
+    """Whether it has one statistic for each channel; a derived class may have several, which training alone reads."""
+    if not isinstance(module, _BatchNorm):
+        return False
+    held = (*module._parameters.values(), *module._buffers.values())
+    with torch._C.DisableTorchFunction():  # sizes that are read here are not read by the model's code
+        return len({t.shape for t in held if t is not None and t.dim()}) <= 1
 
 
 @contextmanager

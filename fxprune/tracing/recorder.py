@@ -56,7 +56,8 @@ class Recorder(DispatchMode):
         self._seen: dict[str, fx.Node] = {}
         self._nodes: dict[int, tuple[Any, fx.Node, int | None]] = {}
         self._pinned: list[Any] = []
-        self._extra = self.extra_failed = False
+        self._extra = False
+        self.extra_error: Exception | None = None
         self._inputs: list[fx.Node] = []
         self._outputs: list[tuple[str, fx.Node]] = []
 
@@ -83,7 +84,7 @@ class Recorder(DispatchMode):
     def attempt_extra(self, run: Callable[[], None], tensors: Mapping[str, Tensor]) -> None:
         """Record `run` behind what there is; forget it if it fails, or does no more than what there is.
 
-        Sets `extra_failed` where it may have failed for want of data, and not for what it was given.
+        Keeps in `extra_error` what it failed with.
         """
         before, self._extra, seen = list(self.graph.nodes), True, dict(self._seen)
         outputs, noted = list(self._outputs), self.run.length() if self.run else ()
@@ -93,7 +94,7 @@ class Recorder(DispatchMode):
             useful = useful or self._does_more(before, outputs)
             useful = useful or (self.run is not None and self.run.asks_more(noted))
         except Exception as error:  # A model that cannot train on these inputs; the evaluation run stands alone.
-            useful, self.extra_failed = False, not isinstance(error, ValueError | TypeError | AssertionError)
+            useful, self.extra_error = False, error
         if not useful:
             self.stack.clear()
             self._seen, self._outputs = seen, outputs

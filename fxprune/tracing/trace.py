@@ -11,7 +11,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class Graph:
         on_meta: whether meta tensors sufficed; if not, the model's control flow depends on data.
         answers: the results of calls whose outcome depends on data, by node name, for replaying the run.
         run: where the numbers of the model's code came from; None if that was not asked for.
+        untrained: what the run in training mode failed with, if it was tried and failed.
     """
 
     fx: fx.Graph
@@ -66,6 +67,7 @@ class Graph:
     on_meta: bool
     answers: Mapping[str, Any] = field(default_factory=dict)
     run: Run | None = None
+    untrained: str = ""
 
     def __repr__(self) -> str:
         calls = sum(n.op == "call_function" for n in self.fx.nodes)
@@ -164,11 +166,13 @@ def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tenso
         held = swap_held(work, lambda name, t: resized(name, t, None))
         recorder = Recorder(_known(swap_tensors(work, meta_like) | held, tensors), tags=tags)
         graph = _recorded_on_meta(model, work, inputs, tensors, recorder)
-    if recorder.extra_failed and not all(t.is_meta for t in tensors.values()):
+    given = not graph.untrained or isinstance(recorder.extra_error, ValueError | TypeError | AssertionError)
+    if not given and not all(t.is_meta for t in tensors.values()):
         with suppress(Exception):  # what training mode does may follow the data, though evaluation does not
             for_real = _trace_for_real(model, inputs, tensors, tags)
             if any(node.meta.get("extra") for node in for_real.fx.nodes):
                 return for_real
+            return replace(graph, untrained=for_real.untrained)
     return graph
 
 
@@ -188,7 +192,9 @@ def _recorded_on_meta(
 def _graph(
     model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], recorder: Recorder, *, on_meta: bool
 ) -> Graph:
-    return Graph(recorder.finish(), model, inputs, tensors, on_meta, recorder.answers, recorder.run)
+    failed = recorder.extra_error
+    untrained = "" if failed is None else f"{type(failed).__name__}: {failed}"
+    return Graph(recorder.finish(), model, inputs, tensors, on_meta, recorder.answers, recorder.run, untrained)
 
 
 def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:

@@ -20,7 +20,12 @@ def asks_for_mode(model: nn.Module) -> bool:
 
     So does that of functions which it calls by name.
     """
-    kinds = {kind for _, module in walk(model) for kind in type(module).__mro__}
+    return code_asks_for_mode({type(module) for _, module in walk(model)})
+
+
+def code_asks_for_mode(types: Iterable[type]) -> bool:
+    """The same for the code of some classes."""
+    kinds = {kind for each in types for kind in each.__mro__}
     functions = _with_called(function for kind in filter(_is_foreign, kinds) for function in _functions(kind))
     return any("training" in code.co_names for function in functions for code in codes_inside(function.__code__))
 

@@ -344,3 +344,44 @@ def test_a_function_that_asks_for_the_mode_is_found() -> None:
     small = fxprune.prune(model, x, 0.5).model.train()
     ones = torch.ones(1, small.get_parameter("a.weight").shape[0], 1, 1)
     assert int(small.mid(ones).eq(0).sum()) < ones.numel()  # type: ignore[operator]
+
+
+class GhostBatchNorm(nn.BatchNorm2d):
+    """Statistics of two halves of each batch, as in David Page's "How to train your ResNet"."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.register_buffer("running_mean", torch.zeros(2 * num_features))
+        self.register_buffer("running_var", torch.ones(2 * num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
+        assert mean is not None
+        assert variance is not None
+        if self.training:
+            halves = x.view(-1, 2 * x.shape[1], *x.shape[2:])
+            given = mean, variance, weight.repeat(2), bias.repeat(2)
+            return F.batch_norm(halves, *given, True, self.momentum or 0.0).view(x.shape)
+        part = slice(self.num_features)
+        return F.batch_norm(x, mean[part], variance[part], weight, bias)
+
+
+def ghostly() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), GhostBatchNorm(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+
+
+def test_batch_norm_with_statistics_of_its_own_is_recorded_in_training_mode() -> None:
+    net = ghostly()
+    net.train()(torch.rand(8, 3, 6, 6))
+    small = fxprune.prune(net.eval(), torch.rand(2, 3, 6, 6), 0.5).model
+    assert [len(small[1].weight), len(small[1].running_mean)] == [4, 8]  # type: ignore[index]
+    assert small.train()(torch.rand(8, 3, 6, 6)).shape == (8, 4, 4, 4)
+
+
+def test_its_channels_stay_where_it_does_not_train_on_the_example() -> None:
+    net = ghostly()
+    groups = fxprune.find_groups(fxprune.trace(net, torch.rand(1, 3, 6, 6)))
+    assert not groups
+    assert "training reads more of the module" in str(groups.why("1.weight"))
+    assert "in training mode, where it failed: RuntimeError" in str(groups.why("1.weight"))

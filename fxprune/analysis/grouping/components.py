@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
-from fxprune.analysis.grouping.partial_reads import never_read, replaced
+from fxprune.analysis.grouping.partial_reads import never_read, replaced, untrained
 from fxprune.analysis.grouping.partition import marks, partition, stations
 from fxprune.analysis.grouping.reasons import FixedDim, fixed_dims, place
 from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
@@ -171,7 +171,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
     """
     labelling = label(graph, rule_of, free, _is_unread)
-    labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling)]
+    labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling), *untrained(labelling)]
     return _grouped(labelling, resolve(labelling.labeller, heads), heads, ())
 
 

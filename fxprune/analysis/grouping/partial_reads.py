@@ -1,4 +1,5 @@
-"""Partial reads: the part of a parameter that the recorded forward leaves out, or that another forward may replace.
+"""Partial reads: the part of a parameter that the recorded forward leaves out, or that another forward may replace or
+read.
 
 A table of positions, or a causal mask, of which the example takes the first rows: another forward may need the others
 in their place. Nothing is known of them, so they stay.
@@ -19,9 +20,11 @@ from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.module.held_tensors import stored_by_forward
 from fxprune.module.tensors import walk
+from fxprune.tracing.training_runs import code_asks_for_mode, may_be_cut
 
 NOT_READ = "not read by the recorded forward"
 REPLACED = "the forward's code may put another tensor in its place"
+UNTRAINED = "training reads more of the module, and fails on these inputs"
 
 
 def never_read(labelling: Labelling) -> Iterator[Fix]:
@@ -46,6 +49,26 @@ def replaced(labelling: Labelling) -> Iterator[Fix]:
             if name in stored_by_forward(kinds[path]):
                 for labels in _labels(labelling.axes[node]):
                     yield Fix(labels, REPLACED, node)
+
+
+def untrained(labelling: Labelling) -> Iterator[Fix]:
+    """The labels of the tensors of modules that hold others which only training may read, where training mode failed.
+
+    Such as the statistics of parts of a batch, for an example of one image.
+    """
+    graph = labelling.graph
+    if not graph.untrained:
+        return
+    in_part = {str(fix.node.target) for fix in never_read(labelling) if fix.node is not None}
+    nodes = {str(node.target): node for node in graph.fx.nodes if node.op == "get_attr"}
+    for path, module in walk(graph.model):
+        held = [f"{path}.{name}".lstrip(".") for name in (*module._parameters, *module._buffers)]
+        known = [name for name in held if name in graph.tensors and may_be_cut(graph.tensors[name])]
+        read = [nodes[name] for name in known if name in nodes]
+        in_full = len(read) == len(known) and in_part.isdisjoint(known)
+        if not in_full and code_asks_for_mode([type(module)]):
+            for node in read:
+                yield from (Fix(labels, UNTRAINED, node) for labels in _labels(labelling.axes[node]))
 
 
 def _followed(source: fx.Node, axes: Mapping[fx.Node, Any]) -> tuple[list[Labels], list[Labels]]:
