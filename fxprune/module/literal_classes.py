@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.module.literals import Literal, Replaced, method_of, tree_of
+from fxprune.module.constants import tree_of
+from fxprune.module.literals import Literal, Replaced, method_of
 
 
 def set_literals(module: nn.Module, values: Mapping[str, int]) -> None:

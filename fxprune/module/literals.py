@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxprune.module.constants import codes_inside, constants_of, number_of
+from fxprune.module.constants import codes_inside, constants_of, number_of, tree_of
 
 
 class NoLiteralError(Exception):
@@ -27,7 +27,7 @@ class Literal(NamedTuple):
     """A number in the source of a method: its line in the method and its column, both as `ast` counts them.
 
     An expression of numbers alone (`64 * 7 * 7`) counts as one, as it does for Python's compiler, and so does one of
-    constants of the function's file (`WIDTH // HEADS`).
+    constants of the function's file (`WIDTH // HEADS`) and of variables that get such a number once (`width = 64`).
     """
 
     method: str
@@ -136,21 +136,6 @@ def _method_with(kind: type, code: CodeType) -> FunctionType | None:
     names = [code.co_name, *dict.fromkeys(name for k in kind.__mro__ if k is not object for name in vars(k))]
     methods = (m for name in names if (m := method_of(kind, name)) is not None and m.__code__.co_name == name)
     return next((m for m in methods if code in codes_inside(m.__code__)), None)
-
-
-@cache
-def tree_of(code: CodeType) -> ast.FunctionDef | None:
-    """The syntax of a function, its lines counted from its own first one; None without a source."""
-    try:
-        source = "".join(inspect.getsourcelines(code)[0])
-        nested = f"if 1:\n{source}" if source[:1].isspace() else source
-        tree = ast.parse(nested)
-    except (OSError, TypeError, SyntaxError):
-        return None
-    if nested is not source:
-        ast.increment_lineno(tree, -1)
-    body = tree.body[0].body if nested is not source else tree.body  # type: ignore[attr-defined]
-    return body[0] if isinstance(body[0], ast.FunctionDef) and body[0].name == code.co_name else None
 
 
 def _operand(tree: ast.AST, function: Any, place: Any, path: tuple[Any, ...]) -> ast.AST | None:

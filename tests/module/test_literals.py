@@ -106,8 +106,7 @@ def flattened(x: Tensor) -> Tensor:
 
 
 class ByAName(Flag):
-    def forward(self, x: Tensor) -> Tensor:
-        width = 32
+    def forward(self, x: Tensor, width: int = 32) -> Tensor:
         return self.b(self.a(x).view(-1, width))
 
 
@@ -425,3 +424,75 @@ class Hidden(Constants):
 def test_other_names_are_no_literals(kind: type[nn.Module]) -> None:
     model, x = kind().eval(), torch.randn(2, 3, 16, 16)
     assert "the number does not stand in this line" in str(fxprune.find_groups(fxprune.trace(model, x)).why("a"))
+
+
+class Variables(nn.Module):
+    """Widths that variables hold: an expression, two at once, one that a function inside reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Linear(12 * 16, 10)
+        self.pool, self.last = nn.AdaptiveAvgPool2d(4), nn.Linear(10, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = 8
+        more, side = 12, 4
+        flat: int = more * side * side
+        y = self.b(self.a(x).view(-1, channels, *x.shape[2:]))
+
+        def pooled() -> Tensor:
+            return self.pool(y).reshape(len(x), flat)  # type: ignore[no-any-return]
+
+        return self.last(self.c(pooled()))  # type: ignore[no-any-return]
+
+
+def test_variables_that_are_bound_once_count_as_literals() -> None:
+    model, x = Variables().eval(), torch.randn(2, 3, 8, 8)
+    result = fxprune.prune(model, x, 0.5)
+    small: Any = result.model
+    assert (small.a.out_channels, small.b.out_channels, small.c.out_features) == (4, 6, 5)
+    assert small(torch.randn(5, 3, 12, 12)).shape == (5, 2)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(small))(x), small(x))
+    assert fxprune.prune(small, x, 0.5).model(x).shape == (2, 2)
+
+
+def twice(self: Any, x: Tensor) -> Tensor:
+    n = 8
+    if x.dim() == 3:
+        n = 4
+    return self.b(self.a(x).view(-1, n, *x.shape[2:]))  # type: ignore[no-any-return]
+
+
+def in_a_loop(self: Any, x: Tensor) -> Tensor:
+    for n in (8,):
+        x = self.a(x).view(-1, n, *x.shape[2:])
+    return self.b(x)  # type: ignore[no-any-return]
+
+
+def given(self: Any, x: Tensor, n: int = 8) -> Tensor:
+    return self.b(self.a(x).view(-1, n, *x.shape[2:]))  # type: ignore[no-any-return]
+
+
+def of_another_function(self: Any, x: Tensor) -> Tensor:
+    def other() -> int:
+        eight = 8
+        return eight
+
+    return self.b(self.a(x).view(-1, eight, *x.shape[2:]))  # type: ignore[no-any-return]
+
+
+def counted(self: Any, x: Tensor) -> Tensor:
+    n = 4
+    n += 4
+    return self.b(self.a(x).view(-1, n, *x.shape[2:]))  # type: ignore[no-any-return]
+
+
+eight = 8
+
+
+@pytest.mark.parametrize("forward", [twice, in_a_loop, given, of_another_function, counted], ids=lambda f: f.__name__)
+def test_other_variables_are_no_literals(forward: Any) -> None:
+    model = type("Other", (Variables,), {"forward": forward, forward.__name__: forward})().eval()
+    groups = fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 8, 8)))
+    assert "the number does not stand in this line" in str(groups.why("a.weight"))
+    assert not any(g.name == "a" for g in groups)
