@@ -27,7 +27,7 @@ from fxprune.verification.stale_widths import StaleWidth, stale_widths
 M = TypeVar("M", bound=nn.Module)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Report:
     """What was done to a model.
 
@@ -156,7 +156,7 @@ def _change(what: str, before: int, after: int) -> str:
     return f"{what:10} {before / 1e6:10,.2f} M -> {after / 1e6:10,.2f} M  ({100 * after / max(before, 1):.1f} %)"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result(Generic[M]):
     """What `prune` returns: the smaller model, the plan that made it, and the report."""
 

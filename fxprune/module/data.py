@@ -58,6 +58,10 @@ class Batches:
         if iter(data) is data:
             self._data, self._unpack = list(self._read()), None
 
+    def __repr__(self) -> str:
+        limit = "" if self.samples is None else f", at most {self.samples:,} samples"
+        return f"Batches({type(self._data).__name__}{limit})"
+
     def __iter__(self) -> Iterator[Any]:
         given = self._read()
         return counted(given, self._what, self._total()) if self._progress else given

@@ -113,6 +113,10 @@ class Gradual(Generic[M]):
         self._whole: dict[str, float] = {}
         self._report: Report | None = None
 
+    def __repr__(self) -> str:
+        told = "" if self._report is None else f"; {self._report!r}"
+        return f"Gradual({type(self.model).__name__}; {self._done} of {len(self.epochs)} cuts made{told})"
+
     def step(self, epoch: int) -> bool:
         """Make the cuts that are due before an epoch; epochs that were left out are caught up on.
 
@@ -127,10 +131,7 @@ class Gradual(Generic[M]):
         Raises:
             InputError, ProofError, TraceError: as `fxprune.prune`; nothing was changed by this cut.
         """
-        if not isinstance(epoch, int):
-            raise InputError(
-                "the epoch is no number", seen=repr(epoch)[:40], remedy="give that of the epoch that begins"
-            )
+        check_kind("the epoch", epoch, int, "give the number of the epoch that begins")
         due = sum(e <= epoch for e in self.epochs)
         cut = due > self._done
         while self._done < due:
@@ -153,9 +154,7 @@ class Gradual(Generic[M]):
             InputError: nothing was cut yet.
         """
         if self.plan is None or self._report is None:
-            raise InputError(
-                "nothing was cut yet", remedy=f"call step(epoch) with an epoch of at least {self.epochs[0]}"
-            )
+            raise InputError("nothing was cut yet", remedy=f"call step(epoch) with epoch >= {self.epochs[0]}")
         return Result(self.model, self.plan, self._report)
 
     def state_dict(self) -> dict[str, Any]:

@@ -153,3 +153,8 @@ def test_small_batches_are_worth_a_word() -> None:
         warnings.simplefilter("error")
         list(fxprune.Batches(images[:60].split(1)))  # few
         list(fxprune.Batches(torch.rand(1000, 3, 2, 2).split(8)))
+
+
+def test_batches_are_short_to_look_at() -> None:
+    assert repr(fxprune.Batches([X, Y], samples=1_000)) == "Batches(list, at most 1,000 samples)"
+    assert repr(fxprune.Batches(iter([X]))) == "Batches(list)"

@@ -41,6 +41,7 @@ def test_every_object_is_told_in_a_line(result: fxprune.Result[Net]) -> None:
         f"Result(Net; {repr(result.report)[7:-1]})",
     }
     assert repr(result.report).startswith("Report(2 of 2 groups pruned, ")
+    assert len({result, result.report, result}) == 2  # hashed as objects
 
 
 def test_every_object_has_a_table(result: fxprune.Result[Net]) -> None:

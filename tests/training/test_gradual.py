@@ -75,6 +75,8 @@ def test_epochs_that_were_left_out_are_caught_up_on() -> None:
     at_once.load_state_dict(by_steps.state_dict())
     first, second = (fxprune.Gradual(m, X, epochs=[0, 1], pruning_ratio=0.75) for m in (by_steps, at_once))
     assert [first.step(0), first.step(1)] == [True, True]
+    assert repr(second) == "Gradual(Sequential; 0 of 2 cuts made)"
+    assert repr(first).startswith("Gradual(Sequential; 2 of 2 cuts made; Report(")
     assert second.step(7)
     assert second.plan == first.plan
     assert by_steps[0].out_channels == 3
@@ -342,7 +344,7 @@ def test_results_and_states_come_in_their_turn() -> None:
     pruner = fxprune.Gradual(net(), X, epochs=[1], macs=0.5)
     with pytest.raises(InputError, match="nothing was cut yet"):
         _ = pruner.result
-    with pytest.raises(InputError, match="the epoch is no number; seen: 'last'"):
+    with pytest.raises(InputError, match="the epoch is not of type int; seen: str"):
         pruner.step("last")  # type: ignore[arg-type]
     pruner.step(1)
     with pytest.raises(InputError, match="the model was cut already"):
