@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 from torch import Tensor, nn
 
 from fxprune import planners, scorers
+from fxprune.analysis.continued import groups_left
 from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.latency.engines import Engine
@@ -126,19 +127,36 @@ def prune(
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
     check_model(model, example_inputs)
-    check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
+    job = job_of(model, example_inputs, ignored, only, heads, data, unpack, repair, tune, scorer, verify)
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
     ratio = by_name(model, pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
     goals = Goals(macs, parameters, latency, ratio, round_to, engine)
     check_goals(goals, planner, evaluate, max_drop, folder)
     check_steps(steps, tune, planner, max_drop)
-    batches = read_batches(named_data(data, example_inputs, unpack) if isinstance(data, str) else data, unpack)
-    parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
-    job = _Job(example_inputs, parts, scorer, batches, repair, tune, verify, isinstance(data, str))
     goals = goals.measured(device_of(model))
     if max_drop is not None and evaluate is not None:
         return job.smallest(model, goals, evaluate, max_drop, folder, resume)
     return job.in_steps(model, goals, planner, steps)
+
+
+def job_of(
+    model: nn.Module,
+    example_inputs: Any,
+    ignored: Any = (),
+    only: Any = None,
+    heads: str | Mapping[str, str] = "",
+    data: Iterable[Any] | str | None = None,
+    unpack: Callable[[Any], Any] | None = None,
+    repair: bool = True,
+    tune: Tune | None = None,
+    scorer: Scorer | None = None,
+    verify: bool = True,
+) -> Job:
+    """What these arguments of `prune` ask of every cut."""
+    check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
+    batches = read_batches(named_data(data, example_inputs, unpack) if isinstance(data, str) else data, unpack)
+    parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
+    return Job(example_inputs, parts, scorer, batches, repair, tune, verify, isinstance(data, str))
 
 
 @dataclass(frozen=True)
@@ -152,7 +170,7 @@ class _Cut(Generic[M]):
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What is asked of every cut.
 
     Attributes:
@@ -164,6 +182,7 @@ class _Job:
         tune: None for none.
         verify: whether plans are proven.
         random: whether the data are pictures of random shapes.
+        before: of a model that was cut already: the original's groups, and the plan that was cut.
     """
 
     inputs: Any
@@ -174,6 +193,7 @@ class _Job:
     tune: Tune | None
     verify: bool
     random: bool
+    before: tuple[Groups, Plan] | None = None
 
     def in_steps(self, model: M, goals: Goals, planner: Planner | None, steps: int) -> Result[M]:
         """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
@@ -185,8 +205,8 @@ class _Job:
         plan: Plan | None = None
         proof: Proof | None = None
         for step in range(1, steps + 1):
-            if made is not None:
-                now = self.groups(made.model)
+            if made is not None and plan is not None:
+                now = replace(self, before=(groups, plan)).groups(made.model)
                 measures = Measures(now, goals.engine)
             made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
             plan = made.plan if plan is None else plan.then(made.plan)
@@ -236,7 +256,10 @@ class _Job:
             InputError: there is none.
         """
         ignored, only, heads = self.parts
-        groups = find_groups(trace(model, self.inputs), ignored, heads=heads)
+        if self.before is not None:
+            groups = groups_left(model, self.inputs, *self.before, ignored)
+        else:
+            groups = find_groups(trace(model, self.inputs), ignored, heads=heads)
         if only is not None:
             check_patterns(only, groups)
             others = [g.name for g in groups if not any(stands_for(p, g) for p in only)]

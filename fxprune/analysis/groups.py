@@ -321,8 +321,12 @@ def find_groups(
     """
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
     names = names_of(graph.model, ignored)
-    choice = _choice(graph, heads)
-    ignore = Ignored(names)
+    return found_with(graph, names, _choice(graph, heads), rewrite_code=rewrite_code)
+
+
+def found_with(graph: Graph, ignored: Sequence[str], choice: Heads, *, rewrite_code: bool = True) -> Groups:
+    """The groups, with a choice of heads that may have been made by an analysis before."""
+    ignore = Ignored(ignored)
     found = settled(graph, choice, ignore, rewrite_code=rewrite_code)
     if ignore.misses_names():  # what is ignored decides which analyses are tried
         ignore(settled(graph, choice, Ignored(()), rewrite_code=rewrite_code)[0])

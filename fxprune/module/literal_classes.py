@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.module.constants import tree_of
-from fxprune.module.literals import Literal, Replaced, method_of
+from fxprune.module.literals import Literal, Places, Replaced, method_of, places_of
 
 
 def set_literals(module: nn.Module, values: Mapping[str, int]) -> None:
@@ -49,13 +49,31 @@ def _rewritten(kind: Any, values: tuple[tuple[Literal, int], ...]) -> type:
     for tree in trees:
         assert tree is not None
         tree.decorator_list = []
-        Replaced(method_of(kind, tree.name), dict(values)).visit(tree)  # type: ignore[arg-type]
-    source = _source(base, [ast.unparse(t) for t in trees if t is not None], methods)
+        Replaced(kind, method_of(kind, tree.name), dict(values)).visit(tree)  # type: ignore[arg-type]
+    places = {tree.name: _places(kind, tree) for tree in trees if tree is not None}
+    source = _source(base, [ast.unparse(t) for t in trees if t is not None], methods, places)
     name = f"{base.__module__}.{base.__name__}_{hashlib.sha1(source.encode()).hexdigest()[:12]}"
     module = ModuleType(name)
     module.__dict__.update(base=base, SOURCE=source, NAME=name)
     _Source(source).exec_module(module)
     return module.Rewritten  # type: ignore[no-any-return]
+
+
+def _places(kind: type, tree: ast.FunctionDef) -> Places:
+    """Where the numbers of the text that the tree becomes stood in the original one."""
+    before, now = places_of(kind, tree.name), ast.parse(ast.unparse(tree)).body[0]
+    pairs = list(zip(ast.walk(tree), ast.walk(now), strict=False))
+    if any(type(old) is not type(new) for old, new in pairs):  # not the same text after all
+        return {}
+    found = {}
+    for old, new in pairs:
+        if isinstance(old, ast.expr) and isinstance(new, ast.expr):
+            here = (old.lineno, old.col_offset)
+            found[new.lineno, new.col_offset + len(_INDENT)] = before.get(here, here)
+    return found
+
+
+_INDENT = " " * 8  # of methods in the template
 
 
 class _Source(InspectLoader):
@@ -72,7 +90,7 @@ class _Source(InspectLoader):
         return self.source_to_code(self.get_source(fullname), f"<{fullname}>")
 
 
-def _source(base: type, bodies: list[str], methods: list[str]) -> str:
+def _source(base: type, bodies: list[str], methods: list[str], places: Mapping[str, Places]) -> str:
     """The source of a module that makes the class; it needs the original class and Python's own library."""
     codes = [method_of(base, m).__code__ for m in methods]  # type: ignore[union-attr]
     free = {name for code in codes for name in code.co_freevars} - {"__class__"}
@@ -81,8 +99,9 @@ def _source(base: type, bodies: list[str], methods: list[str]) -> str:
         module=base.__module__,
         free=", ".join(sorted(free)),
         name=base.__name__,
-        bodies=textwrap.indent("\n\n".join(bodies), " " * 8),
+        bodies=textwrap.indent("\n\n".join(bodies), _INDENT),
         methods=tuple(methods),
+        places=places,
     )
 
 
@@ -165,6 +184,7 @@ Rewritten = type(
     (base,),
     {{name: rewritten(name) for name in {methods!r}}}
     | {{"__reduce_ex__": reduce_ex, "rewritten_from": base, "rewritten_methods": {methods!r}}}
+    | {{"rewritten_places": {places!r}}}
     | {{"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}},
 )
 '''

@@ -1,7 +1,8 @@
 """Literals: the numbers in the code of a module's methods, found where a recorded call used them, and replaced.
 
 A literal is named after its place: `forward[3:21]=400` is the number 400 in the third line of `forward`, at column 21.
-Square brackets tell it from an attribute. `literal_classes` makes the classes of modules with other literals.
+Square brackets tell it from an attribute. `literal_classes` makes the classes of modules with other literals; what
+their methods hold is named after its place in the original source, so that two replacements in a row are one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -45,22 +46,41 @@ class Literal(NamedTuple):
         return cls(method, int(line), int(column), int(value))
 
 
+Places = Mapping[tuple[int, int], tuple[int, int]]
+"""The lines and columns of a source that was rewritten, and which they were in the original one."""
+
+
+def same_place(names: Iterable[str], name: str) -> str:
+    """The literal among those of a model before that stands at the place of this one, which may have another number."""
+    if not is_literal(name):
+        return name
+    method, line, column, _ = Literal.named(name)
+    wanted = f"{method}[{line}:{column}]="
+    return next((other for other in names if other.startswith(wanted)), name)
+
+
 def is_literal(name: str) -> bool:
     """Whether a name is a literal's, not an attribute's."""
     return "[" in name
 
 
 class Replaced(ast.NodeTransformer):
-    """Other numbers in the place of a function's literals: {literal: number}."""
+    """Other numbers in the place of a function's literals: {literal: number}.
 
-    def __init__(self, function: FunctionType, numbers: Mapping[Literal, int]) -> None:
+    Args:
+        kind: the class whose method the function is.
+        function: the method.
+        numbers: see above.
+    """
+
+    def __init__(self, kind: type, function: FunctionType, numbers: Mapping[Literal, int]) -> None:
         self._method, self._constants = function.__code__.co_name, constants_of(function)
+        self._places = places_of(kind, self._method)
         self._numbers, self.found = numbers, set[Literal]()
 
     def visit(self, node: ast.AST) -> ast.AST:
         value = number_of(node, self._constants)
-        place = (getattr(node, "lineno", 0), getattr(node, "col_offset", 0))
-        if value is not None and (literal := Literal(self._method, *place, value)) in self._numbers:
+        if value is not None and (literal := _literal(self._method, node, self._places, value)) in self._numbers:
             self.found.add(literal)
             return ast.copy_location(ast.Constant(self._numbers[literal]), node)
         self.generic_visit(node)
@@ -74,9 +94,19 @@ def has_literal(module: nn.Module, name: str) -> bool:
     tree = None if function is None else tree_of(function.__code__)
     if function is None or tree is None:
         return False
-    replaced = Replaced(function, {literal: literal.value})
+    replaced = Replaced(type(module), function, {literal: literal.value})
     replaced.visit(copy.deepcopy(tree))
     return bool(replaced.found)
+
+
+def places_of(kind: type, method: str) -> Places:
+    """Where the numbers of a rewritten class's method stood in the original source; empty for other classes."""
+    return getattr(kind, "rewritten_places", {}).get(method, {})  # type: ignore[no-any-return]
+
+
+def _literal(method: str, node: Any, places: Places, value: int) -> Literal:
+    here = (node.lineno, node.col_offset)
+    return Literal(method, *places.get(here, here), value)
 
 
 def method_of(kind: type, method: str) -> FunctionType | None:
@@ -126,7 +156,8 @@ def find_literal(
     for path in paths:
         node: Any = _operand(tree, function, places[instruction // 2], path) if tree is not None and places else None
         if number_of(node, constants) == value:
-            return str(Literal(function.__code__.co_name, node.lineno, node.col_offset, value))
+            name = function.__code__.co_name
+            return str(_literal(name, node, places_of(kind, name), value))
     raise NoLiteralError("the number does not stand in this line")
 
 

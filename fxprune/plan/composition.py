@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from fxprune.errors import PlanError
+from fxprune.module.literals import same_place
 from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot
 
 Cuts = Mapping[str, Mapping[int, Ints]]
@@ -26,7 +27,7 @@ def composed_fields(first: PlanFields, second: PlanFields) -> dict[str, Any]:
     return {
         "groups": groups,
         "attributes": {
-            path: {**first.attributes.get(path, {}), **second.attributes.get(path, {})}
+            path: _attributes(first.attributes.get(path, {}), second.attributes.get(path, {}))
             for path in {**first.attributes, **second.attributes}
         },
         "shapes": {**second.shapes, **first.shapes},
@@ -34,6 +35,47 @@ def composed_fields(first: PlanFields, second: PlanFields) -> dict[str, Any]:
         "orders": _orders(first, second, cuts),
         "aliases": {**first.aliases, **second.aliases},
     }
+
+
+def divided_otherwise(first: PlanFields, groups: Iterable[_Divided]) -> list[str]:
+    """The groups of the model that `first` leaves which are not what a group of its own leaves, nor beside all of them.
+
+    A width that is split into two factors may shrink by the other one where nothing of the first can go any more.
+    """
+    cuts = first.cuts()
+    owners: dict[tuple[str, int], list[Slot]] = {}
+    for group in first.groups.values():
+        for slot in group.slots:
+            owners.setdefault((slot.tensor, slot.dim), []).append(slot)
+    return [g.name for g in groups if not _goes_on(g, first.groups.get(g.name), owners, cuts)]
+
+
+class _Divided(Protocol):
+    """A group: found, or planned."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def slots(self) -> Sequence[Slot]: ...
+
+
+def _goes_on(
+    group: _Divided, before: PlannedGroup | None, owners: Mapping[tuple[str, int], Sequence[Slot]], cuts: Cuts
+) -> bool:
+    """Whether a group has the channels that one of the plan before leaves, or shares no index with any."""
+    if before is not None and group.size != len(before.kept):
+        return False
+    for slot in group.slots:
+        full = _through(cuts, slot.tensor, slot.dim, slot.positions)
+        for owner in owners.get((slot.tensor, slot.dim), ()):
+            channel = np.full(owner.length, -1)
+            channel[owner.positions] = owner.channels
+            expected = -1 if before is None or owner not in before.slots else before.kept[slot.channels]
+            if not np.array_equal(channel[full], np.broadcast_to(expected, full.shape)):
+                return False
+    return True
 
 
 def check_composed(first: PlanFields, second: PlanFields, both: PlanFields) -> None:
@@ -65,6 +107,11 @@ def _check_shapes(first: PlanFields, second: PlanFields, cuts: Cuts) -> None:
                 seen=f"{name} is {left} after the first plan, the second expects {tuple(shape)}",
                 remedy="make the second plan on fxprune.rewrite(model, first)",
             )
+
+
+def _attributes(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    """Of one module; what the first plan has set has its old number in its name, where it is a literal."""
+    return {**first, **{same_place(first, name): value for name, value in second.items()}}
 
 
 def _narrowed(name: str, group: PlannedGroup, second: PlanFields) -> PlannedGroup:

@@ -8,6 +8,7 @@
 The rooms:
 
     gradual       the steps, and all that holds the model's weights
+    averages      averages of the weights
     optimizers    parameters and state of optimizers
     postponed     the arguments of a Gradual, until a trainer has a model
     ranks         one decision for all processes that train together

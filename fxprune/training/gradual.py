@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxprune.analysis.continued import groups_left
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
@@ -20,7 +20,7 @@ from fxprune.module.data import Batches
 from fxprune.module.names import by_name, names_of
 from fxprune.module.tensors import tensors_of
 from fxprune.module.wrappers import check_unwrapped
-from fxprune.pipeline import prune
+from fxprune.pipeline import job_of
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
 from fxprune.planners.goals import GOAL_NAMES, Goals, Measures
@@ -30,6 +30,7 @@ from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.tracing.trace import trace
+from fxprune.training.averages import copies_of, take_values
 from fxprune.training.optimizers import follow
 from fxprune.training.ranks import decided, spread
 
@@ -103,7 +104,7 @@ class Gradual(Generic[M]):
         self._goals = given.measured(device_of(model))
         self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
         self.averages: list[nn.Module] = _several(ema, nn.Module)
-        _copies(self.averages, model)
+        copies_of(self.averages, model)
         for one in self.optimizers:
             _check_optimizer(one, model)
         self.plan: Plan | None = None
@@ -199,9 +200,10 @@ class Gradual(Generic[M]):
         result = self._as_planned_elsewhere(plan) if made is None else made
         if self._groups is None:
             self._groups, self._before = result.report.groups, result.report.before
+        whole = plan if self.plan is None else self.plan.then(plan)
         self._apply(plan, result.model)
         mend_feature_info(result.report.groups.graph, self.model)
-        self._tell(plan if self.plan is None else self.plan.then(plan), result.report)
+        self._tell(whole, result.report)
 
     def _as_planned_elsewhere(self, plan: Plan) -> Result[M]:
         """What rank 0 has decided; its values come later."""
@@ -211,7 +213,11 @@ class Gradual(Generic[M]):
 
     def _pruned(self, number: int) -> Result[M]:
         """A smaller copy."""
-        return prune(self.model, self._inputs, planner=partial(self._planned, number), **self._options)
+        job = replace(job_of(self.model, self._inputs, **self._options), before=self._before_now())
+        return job.in_steps(self.model, Goals(), partial(self._planned, number), 1)
+
+    def _before_now(self) -> tuple[Groups, Plan] | None:
+        return None if self._groups is None or self.plan is None else (self._groups, self.plan)
 
     def _planned(self, number: int, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         measures = Measures(groups, self._goals.engine)
@@ -230,7 +236,7 @@ class Gradual(Generic[M]):
 
     def _apply(self, plan: Plan, small: M | None) -> None:
         """Cut all that holds the weights; what can fail comes first."""
-        averages = [(average, self._average(average, plan)) for average in _copies(self.averages, self.model)]
+        averages = [(average, self._average(average, plan)) for average in copies_of(self.averages, self.model)]
         old = tensors_of(self.model)
         rewrite(self.model, plan, inplace=True)
         new = tensors_of(self.model)
@@ -238,11 +244,11 @@ class Gradual(Generic[M]):
         for optimizer in self.optimizers:
             follow(optimizer, renewed, plan)
         if small is not None:
-            _take(self.model, small)
+            take_values(self.model, small)
         spread(new.values())
         for average, cut in averages:
             rewrite(average, plan, inplace=True)
-            _take(average, cut)
+            take_values(average, cut)
             spread(tensors_of(average).values())
 
     def _average(self, average: nn.Module, plan: Plan) -> nn.Module:
@@ -267,21 +273,14 @@ class Gradual(Generic[M]):
             warnings.warn(told, stacklevel=3)
 
     def _found(self) -> Groups:
-        graph = trace(self.model, self._inputs)
         ignored = names_of(self.model, self._options.get("ignored", ()))
-        return find_groups(graph, ignored, heads=self._options.get("heads", ""))
+        if (before := self._before_now()) is not None:
+            return groups_left(self.model, self._inputs, *before, ignored)
+        return find_groups(trace(self.model, self._inputs), ignored, heads=self._options.get("heads", ""))
 
 
 def _plan_as_text(made: Result[Any]) -> str:
     return made.plan.to_json()
-
-
-def _take(model: nn.Module, small: nn.Module) -> None:
-    """Copy the values of a model of the same shapes."""
-    values = tensors_of(small)
-    with torch.no_grad():
-        for name, tensor in tensors_of(model).items():
-            tensor.copy_(values[name])
 
 
 def _epochs(given: Iterable[int]) -> tuple[int, ...]:
@@ -315,29 +314,6 @@ def _several(given: Any, kind: type) -> list[Any]:
             raise InputError(
                 f"what is given is not of type {kind.__name__}", seen=type(one).__name__, remedy="give one, or a list"
             )
-    return found
-
-
-def _copies(averages: Iterable[nn.Module], model: nn.Module) -> list[nn.Module]:
-    """The copies of a model that averages of its weights are, or hold as `.module`.
-
-    Raises:
-        InputError: one is the model itself, or of another model.
-    """
-    found = list[nn.Module]()
-    for average in averages:
-        inner = getattr(average, "module", None)
-        found.append(inner if isinstance(inner, nn.Module) else average)
-    for one in found:
-        if one is model:
-            remedy = "give a copy, such as torch.optim.swa_utils.AveragedModel(model)"
-            raise InputError("the average of the weights is the model itself", seen=type(one).__name__, remedy=remedy)
-        shapes = {name: t.shape for name, t in tensors_of(one).items()}
-        for name, tensor in tensors_of(model).items():
-            if shapes.get(name) != tensor.shape:
-                seen = f"{name} is {tuple(shapes[name])}, not {tuple(tensor.shape)}" if name in shapes else f"no {name}"
-                remedy = "give a copy of the model, or a wrapper that holds one as .module"
-                raise InputError("what is given as an average is of another model", seen=seen, remedy=remedy)
     return found
 
 

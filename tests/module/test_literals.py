@@ -496,3 +496,33 @@ def test_other_variables_are_no_literals(forward: Any) -> None:
     groups = fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 8, 8)))
     assert "the number does not stand in this line" in str(groups.why("a.weight"))
     assert not any(g.name == "a" for g in groups)
+
+
+class Wide(nn.Module):
+    """Literals in lines that are written anew, one behind a shorter one, in a decorated method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 1), nn.Linear(16 * 16, 4)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Of pictures."""
+        x = self.b(self.a(x).view(-1,  8, 8, 8))  # fmt: skip
+        x = F.adaptive_avg_pool2d(
+            x.reshape((-1, 16,
+                       8, 8)), 4).view(-1, 16 *   16)  # fmt: skip
+        return self.c(x)  # type: ignore[no-any-return]
+
+
+def test_literals_that_are_replaced_twice_are_one_plan_for_the_original() -> None:
+    model, x = Wide().eval(), torch.randn(2, 3, 8, 8)
+    first = fxprune.prune(model, x, 0.25)
+    second = fxprune.prune(pickle.loads(pickle.dumps(first.model)), x, 0.5)
+    third = fxprune.prune(second.model, x, 0.5)
+    whole = first.plan.then(second.plan).then(third.plan)
+    assert len(whole.attributes[""]) == len(first.plan.attributes[""]) == 3
+    assert len(set(whole.attributes[""].values())) == 3
+    torch.testing.assert_close(fxprune.rewrite(model, whole)(x), third.model(x))
+    at_once = fxprune.prune(model, x, 0.75, steps=3)
+    torch.testing.assert_close(fxprune.rewrite(model, at_once.plan)(x), at_once.model(x))

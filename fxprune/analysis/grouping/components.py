@@ -119,6 +119,16 @@ class Analysis:
         return keep
 
     @cached_property
+    def choices(self) -> Heads:
+        """What shrinks where a reshape splits a dim, as decided for these widths: smaller ones may tip the scale."""
+        found: dict[str, set[str]] = {}
+        for f, k in self.components.chosen.items():
+            if k >= 0:
+                found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
+        alike = [(module, min(choices)) for module, choices in found.items() if len(choices) == 1]
+        return (*alike, *([("*", self.heads)] if isinstance(self.heads, str) else self.heads))
+
+    @cached_property
     def traces(self) -> Keys:
         """For each label, a number that tells in which rows and parts it lies (see `traces`)."""
         return traces(self.labelling, self.components)

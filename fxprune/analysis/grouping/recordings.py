@@ -7,13 +7,11 @@ each of them does to the order of its own dims does not depend on the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
 from fxprune.analysis.grouping.components import Analysis, analysed
-from fxprune.analysis.labels.factorings import Heads
 from fxprune.plan.plan import Ints
 from fxprune.tracing.trace import retrace
 
@@ -37,17 +35,6 @@ class Recorded:
     def shorter(self, length: int, part: int) -> int:
         return length // self.step * part
 
-    @cached_property
-    def settled(self) -> Heads:
-        """What shrinks where a reshape splits a dim, as decided for full widths: smaller ones may tip the scale."""
-        found: dict[str, set[str]] = {}
-        for f, k in self.analysis.components.chosen.items():
-            if k >= 0:
-                found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
-        alike = [(module, min(choices)) for module, choices in found.items() if len(choices) == 1]
-        heads = self.analysis.heads
-        return (*alike, *([("*", heads)] if isinstance(heads, str) else heads))
-
 
 def recorded(parts: Mapping[Recorded, int]) -> Analysis | None:
     """The analysis of the model when each set keeps a part; None if the model is not of the same form then."""
@@ -55,7 +42,7 @@ def recorded(parts: Mapping[Recorded, int]) -> Analysis | None:
     labelling = first.analysis.labelling
     try:
         graph = retrace(labelling.graph, _shapes(first.analysis, parts), _attributes(first.analysis, parts))
-        small = analysed(graph, first.settled, labelling.labeller.free)
+        small = analysed(graph, first.analysis.choices, labelling.labeller.free)
     except Exception:  # the model's own code may have anything against a width
         return None
     same = [n.target for n in graph.fx.nodes] == [n.target for n in labelling.graph.fx.nodes]

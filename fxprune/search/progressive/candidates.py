@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from fxprune.analysis.groups import Groups, find_groups
-from fxprune.errors import InputError
+from fxprune.analysis.continued import groups_left
+from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Ints, Plan
 from fxprune.planners.allocation.choose import best
 from fxprune.rewriting.copying import copied
@@ -17,7 +17,6 @@ from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import check_scores
 from fxprune.search.progressive.layer_by_layer import Layers
 from fxprune.search.trial import Candidate, Task, Tune, tuned
-from fxprune.tracing.trace import trace
 
 Refitter = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
 """(model before, model after, the plan between them, data): changes weights of the model after, in place."""
@@ -48,18 +47,10 @@ class Present:
         return self.original.plan({**self.kept, **{n: self.kept[n][keep] for n, keep in (inside or {}).items()}})
 
     def after(self, model: nn.Module, plan: Plan, key: str) -> Present:
-        """The same with a model that the plan makes of the original.
-
-        Raises:
-            InputError: the model has other groups than the original.
-        """
+        """The same with a model that the plan makes of the original."""
         kept = {**self.kept, **{n: g.kept for n, g in plan.groups.items()}}
         arguments, keywords = self.original.graph.inputs
-        groups = find_groups(trace(model, arguments or keywords))
-        for g in groups:
-            if g.name in kept and g.size != len(kept[g.name]):
-                seen = f"{g.size} channels in place of {len(kept[g.name])}"
-                raise InputError("the pruned model has other groups than its original", where=g.name, seen=seen)
+        groups = groups_left(model, arguments or keywords, self.original, plan)
         return replace(self, model=model, groups=groups, kept=kept, key=key)
 
 
