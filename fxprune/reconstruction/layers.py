@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import Batch
-from fxprune.module.tensors import tensors_of
+from fxprune.module.tensors import tensor_names, tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.record import Recorded, RecordedRun, recording
 from fxprune.rewriting.rewrite import cut
@@ -24,10 +24,11 @@ class Layer:
 
     Attributes:
         seen: a call of it; its weight is the model's own.
-        bias: the name of its bias, or empty.
+        bias: the name of its bias, or empty, also where its calls have several, or other layers have the same one.
         mean: without a bias, the name of the running mean of the BatchNorm that alone gets its output, or empty.
         centre: what that mean is in the original, where it stays, of shape (channels,).
         fallen: how far it lies below that already, from an earlier fit: the present intercept.
+        apart: whether each call keeps a bias of its own, which does not belong to what the weight should give.
     """
 
     seen: Contraction
@@ -35,6 +36,7 @@ class Layer:
     mean: str
     centre: Tensor | None = None
     fallen: Tensor | None = None
+    apart: bool = False
 
     @property
     def name(self) -> str:
@@ -55,7 +57,7 @@ class Layer:
         It is the bias, a parameter or not, or what an earlier fit has put into the running mean.
         """
         kernels = self.kernels()
-        bias = self.seen.bias if self.fallen is None else self.fallen
+        bias = None if self.apart else self.seen.bias if self.fallen is None else self.fallen
         return kernels.new_zeros(kernels.shape[:2]) if bias is None else bias.detach().double().view(kernels.shape[:2])
 
     def bytes(self) -> int:
@@ -106,14 +108,36 @@ def find_layers(run: RecordedRun[Recorded], model: nn.Module, small: nn.Module, 
         plan: what was removed.
     """
     means, cuts, before, now = _means(run), plan.cuts(), tensors_of(model), tensors_of(small)
+    users = _users_of_biases(run, small)
     layers: dict[str, Layer] = {}
     for name in dict.fromkeys(name for name, _ in run.calls):
-        seen, bias = run.calls[name, 0].seen.light(), run.biases.get(name, "")
-        mean = "" if name in run.biases else means[name]
+        seen, biases = run.calls[name, 0].seen.light(), run.biases[name]
+        if len(biases) > 1 or any(users.get(bias or "", 0) > 1 for bias in biases):
+            layers[name] = Layer(seen, "", "", apart=True)
+            continue
+        mean = means[name] if biases == {None} else ""
         centre = cut(before[mean], cuts.get(mean, {})) if mean else None
         fallen = None if centre is None else centre.double() - now[mean].double()
-        layers[name] = Layer(seen, bias, mean, centre, fallen)
+        layers[name] = Layer(seen, next(iter(biases)) or "", mean, centre, fallen)
     return layers
+
+
+def _users_of_biases(run: RecordedRun[Recorded], model: nn.Module) -> dict[str, int]:
+    """How many weights each bias comes with: in modules, and in the run."""
+    names, users = tensor_names(model), dict[str, set[str]]()
+    for module in model.modules():
+        weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
+        if weight is not None and bias is not None:
+            users.setdefault(names[id(bias)], set()).add(names[id(weight)])
+    for weight_name, biases in run.biases.items():
+        for bias_name in filter(None, biases):
+            users.setdefault(bias_name, set()).add(weight_name)
+    return {bias: len(weights) for bias, weights in users.items()}
+
+
+def apart(layers: Mapping[str, Layer]) -> set[str]:
+    """The weights whose calls keep biases of their own."""
+    return {name for name, layer in layers.items() if layer.apart}
 
 
 def _means(run: RecordedRun[Recorded]) -> dict[str, str]:

@@ -40,6 +40,7 @@ class Pair:
         events: of the readers in a forward of the pruned model (see `RecordedRun`), so that the first batch of a pass
             needs no run to the end either; empty where they are not known.
         mixtures: of the layers that should give mixtures of the original's outputs.
+        apart: the weights whose calls keep biases of their own, so that the targets are without them.
     """
 
     original: Original
@@ -50,6 +51,7 @@ class Pair:
     tapes: Tapes | None = None
     events: Sequence[str] = ()
     mixtures: Mapping[str, Sequence[Mixture]] = field(default_factory=dict)
+    apart: Set[str] = frozenset()
 
     def current(self, names: Set[str], parts: int = 1, pending: Set[str] = frozenset()) -> dict[str, list[Gram]]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
@@ -86,6 +88,8 @@ class Pair:
         kept, targets = self._wanted(given.seen, given.outputs)
         if given.shortcut is not None and new.addition and self._repairs(name, new.addition):
             targets += _repair(new.addition, given.shortcut[:, kept], given.where)
+        if name in self.apart and new.seen.bias is not None:
+            targets = targets - new.seen.bias.detach().double()
         return gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1)))
 
     def _wanted(self, seen: Contraction, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,9 +112,10 @@ class Pair:
                 for (name, _), old in run.calls.items():
                     where = positions(old.seen, batch.size)
                     blocks, entries = (i.to(old.seen.x.device) for i in self.readers[name].entries(old.seen))
-                    targets = self._wanted(old.seen, outputs_at(old.seen.output, where))[1].unflatten(
-                        1, (len(blocks), -1)
-                    )
+                    given = outputs_at(old.seen.output, where)
+                    if name in self.apart and old.seen.bias is not None:
+                        given = given - old.seen.bias.detach()
+                    targets = self._wanted(old.seen, given)[1].unflatten(1, (len(blocks), -1))
 
                     def pick(patches: Tensor, blocks: Tensor = blocks, entries: Tensor = entries) -> Tensor:
                         return patches[:, blocks[:, None], entries]

@@ -56,13 +56,15 @@ class RecordedRun(Generic[K]):
     Attributes:
         calls: what is kept of the wanted layers.
         events: the weights to which something happened, in order.
-        biases: the name of each layer's bias, for those that have one of their own.
-        means: the names of the running means that each layer's output meets, "" where it goes elsewhere.
+        biases: the names of the biases that each weight's calls have: "" where it is no tensor of the model's, None
+            where there is none.
+        means: the names of the running means that each layer's output meets, "" where it goes elsewhere; under "" those
+            that the outputs of others meet.
     """
 
     calls: dict[CallKey, K] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
-    biases: dict[str, str] = field(default_factory=dict)
+    biases: dict[str, set[str | None]] = field(default_factory=dict)
     means: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -140,8 +142,8 @@ class _Recorder(Generic[K]):
             call = (seen.name, self._counts[seen.name])
             self._counts[seen.name] += 1
             self.additions.follow(seen, call)
-            if seen.bias is not None:
-                self.run.biases[seen.name] = self.names.get(id(seen.bias), "")
+            bias = None if seen.bias is None else self.names.get(id(seen.bias), "")
+            self.run.biases.setdefault(seen.name, set()).add(bias)
             if seen.name in self._keep:
                 self.run.calls[call] = self._of(seen)
         self._happened(seen.name)
@@ -158,7 +160,8 @@ class _Recorder(Generic[K]):
         else:
             mean = self.names.get(id(event.running_mean), "") if isinstance(event, Normed) else ""
             self.run.means.setdefault(name, set()).add(mean)
-        self._happened(name)
+        if name:
+            self._happened(name)
 
     def _happened(self, name: str) -> None:
         self.run.events.append(name)

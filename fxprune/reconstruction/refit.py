@@ -15,7 +15,7 @@ from fxprune.module.tensors import tensors_of
 from fxprune.optional import progress_bar
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.bilinear import Bilinear, bilinear
-from fxprune.reconstruction.layers import Layer, find_layers, first_run, or_as_before
+from fxprune.reconstruction.layers import Layer, apart, find_layers, first_run, or_as_before
 from fxprune.reconstruction.mixtures import Moments, mixtures, moments, put, written
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
@@ -204,7 +204,7 @@ class Fitter:
             return wave.get(partner, -1) < wave[name]
 
         mixed = mixtures(self.original.model, self.pairs, lambda: self.moments, plan)
-        pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events, mixed)
+        pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events, mixed, apart(layers))
         done: list[Refit] = []
         passes = list(_passes(ordered, layers, order, self.memory))
         with or_as_before(small, layers, written(mixed)):

@@ -53,7 +53,7 @@ class Normed:
     """A layer's output goes into a batch norm that uses its running statistics.
 
     Attributes:
-        name: of the layer's weight.
+        name: of the layer's weight; "" of another one's output.
         running_mean: as the running model holds it.
     """
 
@@ -91,9 +91,11 @@ class ResidualAdds(DispatchMode):
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         known = [(a, self._ways[a]) for a in args if isinstance(a, Tensor) and a in self._ways]
-        if not known:
-            return op(*args, **kwargs)
         spec = spec_of(op)
+        if not known:
+            if other := _normed(spec, args):
+                self._note(Normed("", other[0]))
+            return op(*args, **kwargs)
         if spec and spec.adds and not kwargs and all(isinstance(a, Tensor) for a in args[:2]):
             self._added(args[0], args[1])
         result = op(*args, **kwargs)

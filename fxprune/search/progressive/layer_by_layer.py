@@ -16,7 +16,7 @@ from fxprune.errors import InputError
 from fxprune.module.batches import batches
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Ints, Plan
-from fxprune.reconstruction.layers import Layer, find_layers, first_run
+from fxprune.reconstruction.layers import Layer, apart, find_layers, first_run
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
 from fxprune.reconstruction.readers import Reader, readers_of
@@ -137,7 +137,9 @@ class Layers:
             first_run(small, owner.keys(), next(iter(batches(small, self._data)))), self._model, small, plan
         )
         # Layers of one group that are added to each other are fitted at once; neither knows what the other will give.
-        pair = Pair(self._original, small, readers, self._data, lambda a, b: owner[a] != owner.get(b))
+        pair = Pair(
+            self._original, small, readers, self._data, lambda a, b: owner[a] != owner.get(b), apart=apart(layers)
+        )
         return {name: (layers[name], grams[0]) for name, grams in pair.current(owner.keys()).items()}
 
     def _change(
