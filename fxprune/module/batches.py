@@ -65,7 +65,8 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
             forward has names for.
 
     Raises:
-        InputError: `data` is not an iterable of batches, a batch holds no tensor, or there is none.
+        InputError: `data` is not an iterable of batches, a batch holds no tensor, or there is none; empty ones are left
+            out.
     """
     check_model("the model", model)
     device = device_of(model)
@@ -73,7 +74,7 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
     def move(t: Any) -> Any:
         return t.detach().to(device, copy=True) if isinstance(t, Tensor) else t
 
-    count, forward = 0, _signature(model)
+    count, read, forward = 0, 0, _signature(model)
     given = _iterable(data)
     if not isinstance(data, Batches):  # which have a bar of their own
         given = counted(given, "reading the data", samples_in(data))
@@ -87,9 +88,12 @@ def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         if device.type != "meta" and any(t.is_meta for t in every):
             raise InputError("a meta tensor holds no data", where=place, remedy="give batches that hold numbers")
         args, kwargs = inputs
-        yield Batch(tree_map(move, inputs), tree_map(move, targets), samples_of(args or kwargs), place)
-    if not count:
-        raise InputError("the data holds no batch", remedy="check the loader; iterators can be used up only once")
+        if samples := samples_of(args or kwargs):
+            read += samples
+            yield Batch(tree_map(move, inputs), tree_map(move, targets), samples, place)
+    if not read:
+        what = "the data holds no batch" if not count else "every batch of the data is empty"
+        raise InputError(what, remedy="check the loader; iterators can be used up only once")
 
 
 def device_of(model: nn.Module) -> torch.device:

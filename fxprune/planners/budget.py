@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from torch import Tensor
@@ -136,8 +137,8 @@ _HALVINGS = 40
 
 def check_budget(keep: float, tolerance: float) -> None:
     """Refuse a part outside (0, 1] and a tolerance outside [0, 1)."""
-    if not 0 < keep <= 1:
-        raise InputError("a budget is a part of the original's cost", seen=str(keep), remedy="give a number in (0, 1]")
+    if not isinstance(keep, Real) or not 0 < keep <= 1:
+        raise InputError("a budget is a part of the original's cost", seen=repr(keep), remedy="give a number in (0, 1]")
     if not 0 <= tolerance < 1:
         raise InputError("tolerance out of range", seen=str(tolerance), remedy="give a number in [0, 1)")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,8 @@ class CumulativeContribution:
     constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise InputError("contribution rate out of range", seen=str(self.rate), remedy="give a number in (0, 1]")
+        if not isinstance(self.rate, Real) or not 0 < self.rate <= 1:
+            raise InputError("contribution rate out of range", seen=repr(self.rate), remedy="give a number in (0, 1]")
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)

@@ -106,9 +106,10 @@ class ErrorCurves:
                 raise InputError("weight out of range", where=name, seen=str(weight), remedy="give a number from 0")
 
     def _limits(self) -> tuple[Limit, ...]:
-        if isinstance(self.limits, int | float):
-            return (Limit(self.limits),)
-        return (self.limits,) if isinstance(self.limits, Limit) else tuple(self.limits)
+        limits: Any = self.limits
+        if isinstance(limits, Limit):
+            return (limits,)
+        return tuple(limits) if isinstance(limits, tuple | list) else (Limit(limits),)  # which refuses other kinds
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)

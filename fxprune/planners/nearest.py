@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -53,7 +54,7 @@ def nearest_output(
         Of equals the first one.
 
     Raises:
-        InputError: no plan, fewer than two batches, or unusable data.
+        InputError: no plan, fewer than two batches, unusable data, or no plan with finite outputs.
 
     >>> import torch, fxprune
     >>> _ = torch.manual_seed(0)
@@ -78,6 +79,12 @@ def nearest_output(
         divergence_of(wanted, outputs_of(treat(model, rewrite(model, p), p, fit), judge), divergence)
         for p in _shown(plans, progress)
     ]
+    if min(far) == math.inf:
+        raise InputError(
+            "no plan can be judged: outputs are not finite",
+            seen=f"of {len(judge)} batches that judge, for each of {len(plans)} plans",
+            remedy="leave out inputs for which the model gives NaN or infinite numbers",
+        )
     return plans[far.index(min(far))]
 
 

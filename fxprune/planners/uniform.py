@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from torch import Tensor
 
@@ -96,5 +97,5 @@ def remaining(size: int, pruning_ratio: float) -> int:
 
 def check_pruning_ratio(pruning_ratio: float) -> None:
     """Refuse a pruning ratio outside [0, 1)."""
-    if not isinstance(pruning_ratio, float | int) or not 0 <= pruning_ratio < 1:
-        raise InputError("pruning ratio out of range", seen=str(pruning_ratio), remedy="give a number in [0, 1)")
+    if not isinstance(pruning_ratio, Real) or not 0 <= pruning_ratio < 1:
+        raise InputError("pruning ratio out of range", seen=repr(pruning_ratio), remedy="give a number in [0, 1)")

@@ -104,8 +104,8 @@ def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> 
     found: dict[str, _Moments] = {}
 
     def watch(name: str) -> Any:
-        def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            new = _Moments.of(inputs[0])
+        def look(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            new = _Moments.of(inputs[0] if inputs else named["input"])
             if name in found:
                 found[name].add(new)
             else:
@@ -116,7 +116,7 @@ def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> 
     with isolated(model, keep_buffers=True) as work:
         set_training(work, False)
         for name in norms:
-            work.get_submodule(name).register_forward_pre_hook(watch(name))
+            work.get_submodule(name).register_forward_pre_hook(watch(name), with_kwargs=True)
         for batch in batches(work, data):
             batch.run(work)
     return found

@@ -15,6 +15,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_option
 from fxprune.module.batches import noise
 from fxprune.optional import progress_bar
+from fxprune.reconstruction.refit import check_repeatable
 from fxprune.scorers.base import Scores
 from fxprune.scorers.divergence import DIVERGENCES, Divergence
 from fxprune.scorers.output_errors import measured
@@ -67,6 +68,9 @@ class ErrorCurve:
             scores: of one group, of shape (channels,), at least zero.
         """
         values = scores.detach().cpu().double().numpy()
+        if len(values) and not values.min() >= 0:
+            seen, remedy = f"{values.min():g}", "give the scores of a scorer whose scores are errors"
+            raise InputError("scores are no errors, which are at least zero", seen=seen, remedy=remedy)
         order = np.argsort(values, kind="stable")
         return cls(order, np.append(0.0, values[order]))
 
@@ -171,6 +175,8 @@ class JointElimination:
             data: batches of inputs, or (inputs, targets); None: standard normal inputs.
         """
         require_readers(groups, {g.name: g.consumers for g in groups})
+        if data is not None and self.errors != "relative":
+            check_repeatable(data)
         found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
         usable = {name: list(_readings(mine)) for name, mine in found.items()}
         require_readers(groups, usable)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from fxprune.errors import FxpruneError, InputError
 from fxprune.module.batches import Batch, batches
-from fxprune.module.isolation import isolated, set_training
+from fxprune.module.isolation import isolated, output_tensors, set_training
 from fxprune.module.tensors import swap_tensors
 from fxprune.module.written_tensors import unwatched
 
@@ -148,12 +148,10 @@ def value_of(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
         raise
     except Exception as error:
         seen = f"{type(error).__name__}: {str(error).strip()[:200]}"
-        raise InputError(
-            "the loss fails on the data",
-            where=batch.place,
-            seen=seen,
-            remedy="give loss=, a callable (outputs, targets)",
-        ) from error
+        numbers = [t for t in output_tensors(outputs) if t.is_floating_point()]
+        finite = all(bool(t.isfinite().all()) for t in numbers)
+        remedy = "give loss=, a callable (outputs, targets)" if finite else "look for NaN in data and weights"
+        raise InputError("the loss fails on the data", where=batch.place, seen=seen, remedy=remedy) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError("the loss is not a scalar tensor", where=batch.place, seen=shape, remedy="return the mean")

@@ -78,8 +78,8 @@ def _part_of_larger(squares: Tensor) -> Tensor:
     """Each value over the sum of all values at least as large; 0 for zeros."""
     rising, _ = squares.sort()
     sums = rising.flip(0).cumsum(0).flip(0)
-    at_least = sums[torch.searchsorted(rising, squares)]
-    return torch.where(squares > 0, squares / at_least, torch.zeros_like(squares))
+    at_least = sums[torch.searchsorted(rising, squares).clamp_max(len(sums) - 1)]  # beyond the end for NaN
+    return torch.where(squares == 0, torch.zeros_like(squares), squares / at_least)
 
 
 def _power_sums(group: Group, tensors: Mapping[str, Tensor], power: int) -> Tensor:

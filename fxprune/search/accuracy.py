@@ -50,7 +50,7 @@ class Accuracy:
             for batch in batches(work, self.data):
                 logits, labels = batch.run(work), batch.targets
                 _check(logits, labels, batch.place)
-                labels = labels.to(logits.device)
+                labels = labels.long().to(logits.device)
                 right += int((logits.argmax(1) == labels).sum())
                 loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
                 samples += len(labels)

@@ -29,7 +29,8 @@ def squares(parameters: dict[str, Tensor], group: Group) -> Tensor:
 
 def _along(tensor: Tensor, slot: Slot, channels: int) -> Tensor:
     rows = tensor.movedim(slot.dim, 0).flatten(1) if tensor.dim() > 1 else tensor[:, None]
-    sums = rows.float().square().sum(1)[torch.from_numpy(slot.positions).to(tensor.device)]
+    exact = rows if rows.dtype == torch.float64 else rows.float()
+    sums = exact.square().sum(1)[torch.from_numpy(slot.positions).to(tensor.device)]
     return sums.new_zeros(channels).index_add(0, torch.from_numpy(slot.channels).to(tensor.device), sums)
 
 
@@ -38,8 +39,9 @@ def _parameters(groups: Groups, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _sizes(parameters: dict[str, Tensor], group: Group) -> float:
-    """Number of weights that belong to one channel."""
-    return sum(parameters[s.tensor].numel() / s.length for s in group.slots if s.tensor in parameters)
+    """Number of weights that belong to one channel, which may have several indices of a dim (behind a flatten)."""
+    held = [(s, parameters[s.tensor]) for s in group.slots if s.tensor in parameters]
+    return sum(tensor.numel() / s.length * len(s.positions) / group.size for s, tensor in held)
 
 
 def _check(strength: float, groups: Groups) -> None:

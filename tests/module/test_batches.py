@@ -158,3 +158,9 @@ def test_small_batches_are_worth_a_word() -> None:
 def test_batches_are_short_to_look_at() -> None:
     assert repr(fxprune.Batches([X, Y], samples=1_000)) == "Batches(list, at most 1,000 samples)"
     assert repr(fxprune.Batches(iter([X]))) == "Batches(list)"
+
+
+def test_empty_batches_are_left_out() -> None:
+    assert [b.size for b in batches(One(), [X[:0], X, X[:0]])] == [4]
+    with pytest.raises(fxprune.InputError, match="every batch of the data is empty"):
+        list(batches(One(), [X[:0]]))

@@ -85,6 +85,15 @@ def test_a_model_that_is_not_finite_is_never_chosen() -> None:
     assert nearest_output(model, plans, inputs, treat=broken) is plans[1]
 
 
+def test_no_plan_is_chosen_where_no_output_is_finite() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
+    plans = [groups.plan({"0": range(n)}) for n in (3, 2)]
+    x = torch.randn(8, 3)
+    with pytest.raises(fxprune.InputError, match="no plan can be judged: outputs are not finite; seen: of 1 batches"):
+        fxprune.planners.nearest_output(net, plans, [x, x * float("nan")])
+
+
 def test_bad_input_is_refused() -> None:
     model, inputs = net(), data()
     groups = fxprune.find_groups(fxprune.trace(model, inputs[0]))

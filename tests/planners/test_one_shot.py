@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -13,7 +14,8 @@ from nets import CASES
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.planners import Constraints, CumulativeContribution, Uniform
+from fxprune.errors import InputError
+from fxprune.planners import Budget, Constraints, CumulativeContribution, ErrorCurves, Uniform
 from fxprune.search import Bisection
 
 
@@ -250,3 +252,28 @@ def test_scores_of_other_types() -> None:
         scores: dict[str, Tensor] = {"0": torch.arange(8).to(dtype), "1": torch.arange(5).to(dtype).requires_grad_()}
         assert kept(Uniform(0.5)(GROUPS, scores)) == {"0": [4, 5, 6, 7], "1": [2, 3, 4]}
         assert kept(CumulativeContribution(0.5)(GROUPS, scores)) == {"0": [5, 6, 7], "1": [3, 4]}
+
+
+KINDS = [Budget, ErrorCurves, CumulativeContribution, Uniform]
+
+
+@pytest.mark.filterwarnings("ignore:the allowed widths")
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_are_any_real_number_and_no_text(kind: Any) -> None:
+    groups = GROUPS
+    scores = {g.name: torch.arange(1.0, g.size + 1) for g in groups}
+    same = [kind(value)(groups, scores).kept_counts() for value in (0.5, np.float32(0.5))]
+    assert same[0] == same[1]
+    with pytest.raises(InputError, match=r"seen: '0\.5'"):
+        kind("0.5")(groups, scores)
+
+
+def test_one_name_is_ignored_as_a_tuple_of_one() -> None:
+    assert Constraints(ignored="24") == Constraints(ignored=("24",))
+
+
+def test_error_curves_refuse_what_is_no_error() -> None:
+    groups = GROUPS
+    scores = {g.name: -torch.arange(1.0, g.size + 1) for g in groups}
+    with pytest.raises(InputError, match="scores are no errors, which are at least zero; seen: -"):
+        ErrorCurves(0.5)(groups, scores)

@@ -143,3 +143,20 @@ def test_bad_data_is_refused_and_the_model_left_alone(data: Any, text: str) -> N
     model = net()
     with no_footprints(model), pytest.raises(fxprune.InputError, match=text):
         fxprune.absorb_batchnorm(model, data)
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(input=self.conv(x))  # type: ignore[no-any-return]
+
+
+def test_a_norm_that_gets_its_input_by_name() -> None:
+    net, x = ByName().eval(), torch.randn(4, 3, 8, 8)
+    before = net(x)
+    fxprune.absorb_batchnorm(net, [x])
+    torch.testing.assert_close(net(x), before)
+    torch.testing.assert_close(net.norm.running_mean, net.conv(x).mean((0, 2, 3)).detach())

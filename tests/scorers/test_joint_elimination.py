@@ -335,3 +335,11 @@ def test_errors_that_cannot_be_measured_stay_relative() -> None:
         np.testing.assert_array_equal(one.errors, other.errors)
     with pytest.raises(fxprune.InputError, match="read only once"):
         JointElimination(errors="measured").curves(net, groups, iter([torch.randn(40, 6)] * 2))
+
+
+def test_a_generator_is_refused_where_the_data_are_read_twice() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
+    data = (torch.randn(8, 3) for _ in range(2))
+    with pytest.raises(fxprune.InputError, match="the data can be read only once"):
+        JointElimination(errors="auto")(net, groups, data)

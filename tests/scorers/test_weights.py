@@ -215,3 +215,10 @@ def test_nisp_of_a_deep_net_stays_finite() -> None:
     for scores in NISP()(model, groups_of(model, torch.zeros(1, 8))).values():
         assert scores.isfinite().all()
         assert 0.05 < float(scores.min()) < float(scores.max()) < 0.25
+
+
+def test_lamp_of_a_weight_that_is_no_number_is_none_either() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    net[0].weight.data[1, 0] = float("nan")  # type: ignore[index]
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
+    assert fxprune.scorers.LAMP()(net, groups)["0"].isnan().any()

@@ -49,3 +49,9 @@ def test_what_is_no_classification_is_named() -> None:
     for label in (-100, 3):
         with pytest.raises(fxprune.InputError, match="a label is no class of the model in batch 1 of the data"):
             Accuracy([(X, torch.tensor([0, 1, label]))])(linear(1, 1, 1))
+
+
+def test_labels_are_any_integers() -> None:
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    model = torch.nn.Linear(3, 2)
+    assert Accuracy([(x, y.int())])(model) == Accuracy([(x, y.byte())])(model) == Accuracy([(x, y)])(model)

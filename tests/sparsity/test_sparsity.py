@@ -57,6 +57,17 @@ def test_group_lasso_is_the_sum_over_channels_written_out() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_group_lasso_counts_all_weights_of_a_channel_behind_a_flatten() -> None:
+    layers = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5, bias=False)
+    net = nn.Sequential(*layers).double()
+    groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3, 8, 8, dtype=torch.float64)))
+    made, read = layers[0].weight, layers[3].weight.view(5, 4, 64)
+    norms = (made.square().sum((1, 2, 3)) + read.square().sum((0, 2))).sqrt()
+    term = GroupLasso(groups, 1.0)(net)
+    assert term.dtype == torch.float64
+    torch.testing.assert_close(term, (3 * 9 + 5 * 64) ** 0.5 * norms.sum())
+
+
 def test_weights_that_are_zero_have_finite_gradients() -> None:
     model, groups, _ = made()
     with torch.no_grad():

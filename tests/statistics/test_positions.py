@@ -11,10 +11,11 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.scorers import Informative, Lasso, RefitLoss, ThiNet
+from fxprune.module.batches import batches
+from fxprune.scorers import Informative, Lasso, PerWeight, RefitLoss, ThiNet
 from fxprune.search.describe import describe
 from fxprune.statistics.gram.collect import Sampling, responses
-from fxprune.statistics.observe import Contraction
+from fxprune.statistics.observe import Contraction, observing
 from tests.reconstruction.test_reconstruct import Two, halves, kernels, rows, seen_by
 from tests.statistics.test_gram import LAYERS, contributions, inputs, watch
 
@@ -147,3 +148,15 @@ def test_another_choice_is_another_search() -> None:
 def test_bad_counts_are_refused(count: Any) -> None:
     with pytest.raises(fxprune.InputError, match=r"positions must be a positive integer; seen: .*10 is usual"):
         Informative(count)
+
+
+def test_a_small_last_batch_counts_for_no_more_than_its_images() -> None:
+    """Which a whole batch's rows from it would."""
+    net, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), torch.randn(65, 3, 32, 32)
+    sampling = Sampling(PerWeight(20)).over([0, 1])
+    positions = sampling.start()
+    counted = []
+    with observing(net, {"1.weight"}, lambda seen: counted.append(positions(seen, len(seen.x)).shape)) as run:
+        for batch in batches(net, [images[:64], images[64:]]):
+            run(batch)
+    assert counted == [(64, 12), (1, 12)]  # 20 rows for each of 72 weights, from 128 images

@@ -30,7 +30,7 @@ class Constraints:
         minimum: channels that stay at least; or {name or shell pattern of groups or of modules that make their
             channels: channels}, of which the first that fits counts.
         max_pruning_ratio: part of a group that may be removed, in [0, 1]; or {pattern: part}.
-        ignored: names or shell patterns of groups, or of modules and parameters that keep all channels.
+        ignored: names or shell patterns of groups, or of modules and parameters that keep all channels; or one of them.
 
     Raises:
         InputError: a value out of range or, when used, a pattern that fits no group.
@@ -49,6 +49,8 @@ class Constraints:
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.ignored, str):
+            object.__setattr__(self, "ignored", (self.ignored,))
         if type(self.round_to) is not int or self.round_to < 1:
             raise InputError(
                 "round_to must be a positive integer", seen=repr(self.round_to), remedy="8 or 16 are usual"

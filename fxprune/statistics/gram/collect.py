@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from operator import length_hint
 from typing import Any, TypeAlias
@@ -96,7 +96,8 @@ class Sampling:
         positions: of each image, drawn anew for each layer and image; 10 as He et al. 2017 do; `PerWeight`: enough for
             the layer's kernels; `Informative`: those that say most; None: all.
         seed: of the positions, and of standard normal inputs where there is no data.
-        batches: number of batches that will be seen, for `PerWeight`; see `over`.
+        batches: number of batches that will be seen, for `PerWeight`; see `over`. The first one tells of how many
+            images they are, as a smaller one at the end must not count for more.
 
     Raises:
         InputError: no position, or a number that is not an integer.
@@ -105,6 +106,7 @@ class Sampling:
     positions: Positions = 10
     seed: int = 0
     batches: int = 1
+    _images: list[int] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:
         if self.positions is not None and not isinstance(self.positions, Informative | PerWeight):
@@ -119,7 +121,9 @@ class Sampling:
         """Positions of each of the images of a batch, for a call of a layer; None: all."""
         if not isinstance(self.positions, PerWeight):
             return self.positions if isinstance(self.positions, int) else None
-        return ceil(self.positions.rows * seen.kernels().shape[-1] / (images * self.batches))
+        if not self._images:
+            self._images.append(images)
+        return ceil(self.positions.rows * seen.kernels().shape[-1] / (max(1, self._images[0]) * self.batches))
 
     def start(self, batch: str = "") -> Callable[[Contraction, int], Tensor]:
         """A function from a call and its number of images to positions, of shape (images, m).
