@@ -46,7 +46,7 @@ def settled(graph: Graph, heads: Heads, ignored: Ignored, *, rewrite_code: bool)
     if any(b.names & refused for b in best[0].balances):
         best = max(best, known(analysed(graph, heads)), key=_freed)
         refused = _refused(best, ignored.asked(best[0]))
-    others = [tuple(dict(_turned(best[0], refused)).items()), *_agreed(best[0])] if heads == "" else []
+    others = dict.fromkeys((*_turned(best[0], refused), *_agreed(best[0])) if heads == "" else ())
     return max([best, *(known(analyse(graph, other)) for other in others if other)], key=_freed)
 
 
@@ -61,8 +61,19 @@ def _freed(known: Known) -> int:
     return sum(len(s.positions) for g in analysis.groups if g.name not in held.fixed for s in g.slots)
 
 
-def _turned(analysis: Analysis, refused: set[str]) -> Iterator[tuple[str, str]]:
-    """For each module that splits a dim whose groups are held: the factor that was not chosen."""
+def _turned(analysis: Analysis, refused: set[str]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """For each module that splits a dim whose groups are held: the factor that was not chosen.
+
+    A module may split several dims (into heads, and their width into pairs), and then each of two choices is one.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for module, choice in _others(analysis, refused):
+        found.setdefault(module, {})[choice] = None
+    for k in (0, -1):
+        yield tuple((module, list(choices)[k]) for module, choices in found.items())
+
+
+def _others(analysis: Analysis, refused: set[str]) -> Iterator[tuple[str, str]]:
     of, members = analysis.components.of, {analysis.index[name] for name in refused}
     for f, k in analysis.components.chosen.items():
         other = len(f.sizes) - 2 if k == len(f.sizes) - 1 else len(f.sizes) - 1

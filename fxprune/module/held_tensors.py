@@ -72,5 +72,18 @@ def stored_by_forward(kind: type) -> frozenset[str]:
         seen.add(method)
         for code in codes_inside(function.__code__):
             ahead += code.co_names
-            found |= {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"}
+            found |= _assigned(list(dis.get_instructions(code)))
     return frozenset(found)
+
+
+def _assigned(code: Sequence[dis.Instruction]) -> set[str]:
+    """The attributes that a code assigns to; `self.mean += x` writes into the tensor, and puts it back in its place."""
+    found = set()
+    for i, instruction in enumerate(code):
+        if instruction.opname == "STORE_ATTR":
+            operation = code[i - 2] if i > 1 else instruction
+            in_place = operation.opname.startswith("INPLACE_") or operation.argrepr.endswith("=")
+            by_matrix = operation.opname == "INPLACE_MATRIX_MULTIPLY" or operation.argrepr == "@="
+            if not in_place or by_matrix or operation.opname == "COMPARE_OP":
+                found.add(instruction.argval)
+    return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fxprune.tracing import unseen_reads
-from fxprune.tracing.functions import OF_NUMBERS, RECURRENT, SIZED
+from fxprune.tracing.functions import OF_NUMBERS, RECURRENT, SIZED, called
 from fxprune.tracing.provenance import TAGGED, Reference, Site, SizedCall, caller, source_of
 from fxprune.tracing.recorder import Recorder
 
@@ -29,7 +29,7 @@ class Functions(TorchFunctionMode):
         self._recorder, self._run = recorder, recorder.run
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        recorder, run, name = self._recorder, self._run, func.__name__
+        recorder, run, name = self._recorder, self._run, called(func.__name__, args)
         recorder.function = name
         if name in RECURRENT:
             args = recorder.on_one_device(args)

@@ -6,8 +6,9 @@ and a function of one name are one entry. What is known of ops stands in `fxprun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Takes(Enum):
@@ -88,6 +89,14 @@ SIZED = {
     "multi_head_attention_forward": SizeArguments(Takes.HEADS, 3, ("embed_dim", "num_heads")),
     **dict.fromkeys(("__getitem__", "__setitem__"), SizeArguments(Takes.INDEX, 1)),
 }
+
+
+def called(name: str, args: Sequence[Any]) -> str:
+    """What a function does: `x.new(2, 3)` is `new_empty` of these sizes, `x.new([2, 3])` a tensor of two numbers."""
+    sizes = name == "new" and len(args) > 1 and all(isinstance(a, int) for a in args[1:])
+    return "new_empty" if sizes else name
+
+
 # They refuse a state that the code has made on another device before any ATen call is made.
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 # They make a tensor of numbers: what follows it follows them.

@@ -79,6 +79,32 @@ class ComplexRotary(Separate):
         return self.attend(q, k, v)
 
 
+class LlamaRotary(Separate):
+    """Meta's code: the complex numbers are a buffer, and the scores are divided by a root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.outer(torch.arange(64.0), 1 / 100 ** (torch.arange(0, self.width, 2) / self.width))
+        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles), persistent=False)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * self.turns[: x.shape[1], None]).flatten(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(x)
+        q, k, v = (t.transpose(1, 2) for t in (self.rotate(q), self.rotate(k), v))
+        y = (q @ k.mT / math.sqrt(self.width)).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).reshape(len(y), -1, self.heads * self.width))  # type: ignore[no-any-return]
+
+
+class LlamaRotaryAfterGelu(LlamaRotary):
+    """No weight can take up the scale, so that whole heads go, though their width falls into pairs."""
+
+    def rotate(self, x: Tensor) -> Tensor:
+        return super().rotate(torch.nn.functional.gelu(x))
+
+
 class PairedRotary(Separate):
     """Neighbouring channels are turned by angles that go by their positions: only whole heads can go."""
 
@@ -114,7 +140,7 @@ class RootScaled(Separate):
         return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-BLOCKS = [Rotary, ComplexRotary, PairedRotary, EncoderDecoder]
+BLOCKS = [Rotary, ComplexRotary, LlamaRotary, LlamaRotaryAfterGelu, PairedRotary, EncoderDecoder]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: b.__name__)

@@ -1,6 +1,7 @@
 """Numbers are found where the code gave them: in later items of an index, in nested functions, in attention's grids."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -122,3 +123,64 @@ def test_a_buffer_that_a_forward_may_replace_is_not_cut() -> None:
     assert reason == "the forward's code may put another tensor in its place"
     small = fxprune.rewrite(model, groups.plan({"inp": range(0, WIDTH, 2)}))
     assert small(torch.randn(1, 14, 12)).shape == (1, 14, 5)
+
+
+class Averaged(nn.Module):
+    """A buffer that training writes into by an augmented assignment, or puts another tensor in the place of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+        self.register_buffer("mean", torch.rand(1, 12, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.training:
+            self.update(y.detach().mean((0, 2, 3), keepdim=True))
+        return self.b(y - self.mean)  # type: ignore[no-any-return]
+
+    def update(self, new: Tensor) -> None:
+        raise NotImplementedError
+
+
+class InPlace(Averaged):
+    def update(self, new: Tensor) -> None:
+        self.mean += 0.1 * (new - self.mean)
+
+
+class Anew(Averaged):
+    def update(self, new: Tensor) -> None:
+        self.mean = self.mean + 0.1 * (new - self.mean)
+
+
+@pytest.mark.parametrize(("kind", "free"), [(InPlace, True), (Anew, False)])
+def test_an_augmented_assignment_keeps_the_tensor(kind: Any, free: bool) -> None:
+    model, x = kind().eval(), torch.randn(2, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert ("a" in groups) == free
+    if free:
+        small = fxprune.prune(model, x, 0.5).model
+        assert small.train()(x).shape == (2, 4, 6, 6)
+        assert small.mean.shape == (1, 6, 1, 1)
+
+
+class Recurrent(nn.Module):
+    """A state of zeros of the legacy constructor, as in NVIDIA's Tacotron 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.cell, self.out = 10, nn.LSTMCell(5, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c = (x.data.new(x.size(0), self.width).zero_() for _ in range(2))
+        shift = x.new([0.0, 1.0, 0.0])
+        for t in range(x.size(1)):
+            h, c = self.cell(x[:, t], (h, c))
+        return self.out(h) + shift  # type: ignore[no-any-return]
+
+
+def test_sizes_of_the_legacy_constructor() -> None:
+    model, x = Recurrent().eval(), torch.randn(2, 4, 5)
+    small: Any = fxprune.prune(model, x, 0.5).model
+    assert small.width == small.cell.hidden_size == 5
+    assert small(torch.randn(3, 6, 5)).shape == (3, 3)

@@ -303,7 +303,8 @@ def _shares(touched: Labels, group_of: Labels, channel_of: Labels) -> Iterator[t
 def _mixed(labelling: Labelling, components: Components, group_of: Labels) -> dict[int, str]:
     """For each group that a norm, mean or softmax runs over: the first such op."""
     found: dict[int, str] = {}
-    for mix in (*labelling.labeller.mixes, *told_apart(labelling), *sums_of_weights(labelling)):
+    channels = group_of[components.of] >= 0
+    for mix in (*labelling.labeller.mixes, *told_apart(labelling, channels), *sums_of_weights(labelling)):
         for g in np.unique(group_of[components.of[mix.labels]]).tolist():
             if g >= 0:
                 found.setdefault(g, place(mix.node))

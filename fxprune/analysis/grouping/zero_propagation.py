@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import fx
 
 from fxprune.analysis.labels.dims import Fix
@@ -19,10 +20,15 @@ from fxprune.analysis.ops.table import spec_of
 from fxprune.analysis.ops.zeros import MaskedCall
 
 
-def told_apart(labelling: Labelling) -> Iterator[Fix]:
-    """The calls that add up over labelled dims whose masked channels are not zero, with the labels concerned."""
+def told_apart(labelling: Labelling, channels: npt.NDArray[np.bool_]) -> Iterator[Fix]:
+    """The calls that add up over labelled dims whose masked channels are not zero, with the labels concerned.
+
+    Args:
+        labelling: of the graph.
+        channels: for each label, whether it belongs to channels that may go, of shape (labels,).
+    """
     sums = labelling.labeller.sums
-    zero = _zero(labelling) if sums else {}
+    zero = _zero(labelling, channels) if sums else {}
     return (fix for fix, factors in sums if not any(zero[f] for f in factors))
 
 
@@ -41,7 +47,7 @@ def sums_of_weights(labelling: Labelling) -> Iterator[Fix]:
             yield Fix(labels, str(node.target), node)
 
 
-def _zero(labelling: Labelling) -> dict[fx.Node, bool]:
+def _zero(labelling: Labelling, channels: npt.NDArray[np.bool_]) -> dict[fx.Node, bool]:
     """For each node, whether its tensor is zero in masked channels."""
     zero: dict[fx.Node, bool] = {}
     for node in labelling.graph.fx.nodes:
@@ -50,7 +56,7 @@ def _zero(labelling: Labelling) -> dict[fx.Node, bool]:
         elif node.target is operator.getitem:
             zero[node] = zero[node.args[0]]  # type: ignore[index]
         else:
-            zero[node] = node.op == "call_function" and _stays_zero(node, zero, labelling)
+            zero[node] = node.op == "call_function" and _stays_zero(MaskedCall(node, zero, labelling.axes, channels))
     return zero
 
 
@@ -60,6 +66,6 @@ def _has_channels(node: fx.Node, labelling: Labelling) -> bool:
     return any(isinstance(axes.known(i), np.ndarray) for i in range(len(axes)))
 
 
-def _stays_zero(node: fx.Node, zero: dict[fx.Node, bool], labelling: Labelling) -> bool:
-    spec = spec_of(node.target)
-    return spec is not None and spec.zeros(MaskedCall(node, zero, labelling.axes))
+def _stays_zero(call: MaskedCall) -> bool:
+    spec = spec_of(call.node.target)
+    return spec is not None and spec.zeros(call)

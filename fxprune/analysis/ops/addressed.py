@@ -97,7 +97,7 @@ def _written(call: MaskedCall) -> bool:
 OPS: dict[str, OpSpec] = {
     "gather": OpSpec(gather, zeros.first),
     **dict.fromkeys(["scatter", "scatter_add", "scatter_reduce"], OpSpec(scatter, _written)),
-    **dict.fromkeys(["index_add", "index_copy", "index_fill"], OpSpec(index_add, _written)),
+    **dict.fromkeys(["index_add", "index_copy", "index_fill", "index_reduce"], OpSpec(index_add, _written)),
     "topk": OpSpec(topk),
     **dict.fromkeys(["_embedding_bag", "_embedding_bag_forward_only"], OpSpec(embedding_bag)),
 }

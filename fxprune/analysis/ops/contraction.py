@@ -11,7 +11,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call
-from fxprune.analysis.ops import terms, zeros
+from fxprune.analysis.ops import terms
 from fxprune.analysis.ops.spec import Length, OpSpec, Weight
 from fxprune.analysis.ops.zeros import MaskedCall
 
@@ -49,6 +49,7 @@ def convolution(
         lab.fix_axes(Axes(lab, w.shape[i : i + 1], [w.known(i)]), _KERNEL.reason)
         w.adopt(i, None if w.shape[i] == 1 else _KERNEL)
     out = _plain(call, x, w, channel, transposed) if groups == 1 else _grouped(call, x, w, channel, transposed, groups)
+    lab.sum(x[channel], *call.node.args[:2])
     if bias is not None:
         out = lab.unite(Axes(lab, (call.shape[channel],), [out]), 0, bias, 0)
     swept = [None if n == 1 else _SPATIAL for n in call.shape[channel + 1 :]]
@@ -122,6 +123,7 @@ def deformable(call: Call, x: Axes, w: Axes, offset: Axes, mask: Axes, bias: Axe
             x[1], [(parts, Fixed("parts of a deformable convolution")), (n := x.shape[1] // parts, lab.fresh(n))]
         )
     out = _plain(call, x, w, 1, False) if groups == 1 else _grouped(call, x, w, 1, False, groups)
+    lab.sum(x[1], *call.node.args[:2])
     out = lab.unite(Axes(lab, (call.shape[1],), [out]), 0, bias, 0)
     return [x[0], out, *(None if n == 1 else _SPATIAL for n in call.shape[2:])]
 
@@ -178,6 +180,11 @@ def trilinear(call: Call, a: Axes, b: Axes, c: Axes, *settings: Any) -> list[Dim
     return [d for i, d in enumerate(dims) if i not in gone]
 
 
+def _trilinear_zeros(call: MaskedCall) -> bool:
+    """The weights make the output's channels."""
+    return any(call.is_zero(factor) for factor in call.node.args[:3])
+
+
 def _stretched(call: Call, t: Axes, put_in: list[int]) -> Axes:
     dims, shape = t.dims(), list(t.shape)
     for i in sorted(put_in):
@@ -230,6 +237,6 @@ OPS: dict[str, OpSpec] = {
     "convolution": OpSpec(convolution, _zeros, _weights, _macs, lengths=_lengths, terms=terms.convolved),
     "torchvision::deform_conv2d": OpSpec(deformable, _deformable_zeros, lambda _: [Weight(1, 0, 1)], _deformable_macs),
     "_grouped_mm": OpSpec(grouped_mm, macs=_grouped_macs),
-    "_trilinear": OpSpec(trilinear, zeros.any_input, lambda _: [Weight(1, 0, 1), Weight(1, 0, 2)], _trilinear_macs),
+    "_trilinear": OpSpec(trilinear, _trilinear_zeros, lambda _: [Weight(1, 0, 1), Weight(1, 0, 2)], _trilinear_macs),
     "embedding": OpSpec(embedding, terms=terms.looked_up),
 }

@@ -129,7 +129,7 @@ _LOSSES = {"mse_loss": 2, "smooth_l1_loss": 2, "huber_loss": 2, "soft_margin_los
 OPS: dict[str, OpSpec] = {
     **{name: OpSpec(difference(at)) for name, at in {**_LOSSES, "binary_cross_entropy_with_logits": 4}.items()},
     **dict.fromkeys(["cdist", "_cdist_forward", "_euclidean_dist"], OpSpec(distances)),
-    **dict.fromkeys("amax amin all prod".split(), OpSpec(reduce, zeros.first)),
+    **dict.fromkeys("amax amin all _is_all_true _is_any_true prod".split(), OpSpec(reduce, zeros.first)),
     "mean": OpSpec(reduce, zeros.first, terms=mixed),
     "logsumexp": OpSpec(reduce),
     "sum": OpSpec(add_up, zeros.first, terms=mixed),

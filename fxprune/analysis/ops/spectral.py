@@ -36,7 +36,7 @@ OPS: dict[str, OpSpec] = {
     **dict.fromkeys(["_fft_r2c", "_fft_c2c", "_fft_c2r"], OpSpec(fft, zeros.first)),
     "view_as_real": OpSpec(parts, zeros.first, terms=mixed),
     "view_as_complex": OpSpec(joined, zeros.first, terms=mixed),
-    "complex": OpSpec(pointwise, zeros.all_inputs),
+    "complex": OpSpec(pointwise, zeros.all_terms),
     "polar": OpSpec(pointwise, zeros.first),
     "angle": OpSpec(first),
     **dict.fromkeys(["_conj", "_conj_physical", "_neg_view"], OpSpec(first, zeros.first)),

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.ops.terms import Term, Terms
 from fxprune.plan.plan import Ints
+from fxprune.tracing.trace import Graph
 
 # Parameters' names, each with positions along its first dim.
 Rows = list[tuple[str, Ints]]
@@ -41,8 +42,9 @@ def is_scaling(call: fx.Node) -> bool:
 class Folding:
     """Finds weights in one recorded graph."""
 
-    def __init__(self, graph: fx.Graph) -> None:
-        self._nodes = list(graph.nodes)
+    def __init__(self, graph: Graph) -> None:
+        self._nodes = list(graph.fx.nodes)
+        self._learned = {name for name, tensor in graph.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._order = {n: i for i, n in enumerate(self._nodes)}
         self._scalable: set[fx.Node] = set()
         for node in self._nodes:
@@ -98,8 +100,10 @@ class Folding:
             return
         terms: Any = _terms(node)
         factors = [f for f in terms.factors if f.tensor in self._scalable]
-        weights = [f for f in factors if _is_weight(f.tensor)]
-        for t in (*(weights[-1:] or factors[:1]), *terms.addends):
+        weights = [f for f in factors if (name := _weight(f.tensor)) and name in self._learned]
+        activations = [f for f in factors if not _weight(f.tensor)]
+        # What a buffer holds may be the same for several tensors: the angles of queries and of keys.
+        for t in (*(weights[-1:] or activations[:1] or factors[-1:]), *terms.addends):
             shape = t.tensor.meta["shape"]
             yield t.tensor, _laid(elements, terms.names, t.names, shape).expand(shape)
 
@@ -134,11 +138,11 @@ def _is_parameter(node: fx.Node) -> bool:
     return node.op == "get_attr" and bool(node.meta["shape"]) and not node.meta.get("constant")
 
 
-def _is_weight(node: fx.Node) -> bool:
-    """Whether it is a parameter, or a rearranged one."""
+def _weight(node: fx.Node) -> str:
+    """The name of the parameter or buffer that it is, also rearranged; empty if it is none."""
     while _move(node) is not None:
         node = _call_of(node).all_input_nodes[0]
-    return _is_parameter(node)
+    return str(node.target) if _is_parameter(node) else ""
 
 
 def _is_several(node: fx.Node) -> bool:

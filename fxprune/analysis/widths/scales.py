@@ -40,7 +40,7 @@ class _Scales:
 
     @cached_property
     def _folding(self) -> Folding:
-        return Folding(self._graph)
+        return Folding(self._analysis.labelling.graph)
 
     def scalars(self, facts: Facts) -> Held:
         for scalar in facts.scalars:

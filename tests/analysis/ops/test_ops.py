@@ -177,6 +177,8 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "nansum": lambda m, x: aten.nansum(x, [3]),
     "any": lambda m, x: (x > 0.5).any(3),
     "all": lambda m, x: (x > 0.5).all(3),
+    "_is_all_true": lambda m, x: x * torch._is_all_true(x == x),
+    "_is_any_true": lambda m, x: x * torch._is_any_true(x == x),
     "prod": lambda m, x: x.prod(3),
     "count_nonzero": lambda m, x: aten.count_nonzero(x > 0.5, dim=[3]),
     "linalg_vector_norm": lambda m, x: F.normalize(x, dim=2),
@@ -313,6 +315,7 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "index_fill": lambda m, x: one(x).index_fill(2, torch.tensor([1]), 0.0),
     "index_add": lambda m, x: one(x).index_add(2, torch.tensor([4, 2]), one(x)[..., :2]),
     "index_copy": lambda m, x: one(x).index_copy(2, torch.tensor([4, 2]), one(x)[..., :2]),
+    "index_reduce": lambda m, x: one(x).index_reduce(2, torch.tensor([4, 2]), one(x)[..., :2], "amax"),
     "topk": lambda m, x: one(x).topk(3, 2)[0],
     "_embedding_bag": lambda m, x: rows(x) * F.embedding_bag(torch.tensor([[1, 2]]), m.w.t()),
     "max_unpool2d": lambda m, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
@@ -479,6 +482,7 @@ def test_every_rule_is_the_name_of_an_op() -> None:
     assert [n for n in OPS if not exists(n) and n not in newer and not any(p in n for p in products)] == []
 
 
+@pytest.mark.filterwarnings("ignore:index_reduce")
 @pytest.mark.parametrize("name", CASES)
 def test_rule(name: str) -> None:
     _, reason = runs(name)
