@@ -23,6 +23,7 @@ from fxprune.storage.files import checked_path, make_folder, write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
 from fxprune.verification.stale_widths import StaleWidth, stale_widths
+from fxprune.verification.untaken import untaken_branches
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -73,17 +74,26 @@ class Report:
         """
         return stale_widths(self.groups.graph, self.plan)
 
+    @cached_property
+    def untaken(self) -> tuple[str, ...]:
+        """Lines of the model's code that branch on sizes of the inputs, where code that did not run holds sizes."""
+        return untaken_branches(self.groups.graph)
+
     @property
     def deviation(self) -> float | None:
         """Pruned against masked (see `fxprune.verify`); None if it was not measured."""
         return None if self.proof is None else self.proof.deviation
 
     def warnings(self) -> list[str]:
-        """What may surprise: disproved groups, modules that no input reached, a ratio without effect."""
+        """What may surprise: disproved groups, modules and branches that no input reached, a ratio without effect."""
         lines = [] if self.proof is None else self.proof.warnings()
         if self.unreached:
             names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
             lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
+        if self.untaken:
+            places = "; ".join(self.untaken[:3]) + ("; ..." if len(self.untaken) > 3 else "")
+            what = "1 branch on sizes was" if len(self.untaken) == 1 else f"{len(self.untaken)} branches on sizes were"
+            lines.append(f"{what} not taken, and sizes that it holds are as before: {places}; verify with such inputs")
         return [*lines, self.untouched] if self.untouched else lines
 
     def __repr__(self) -> str:

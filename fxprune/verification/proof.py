@@ -161,7 +161,7 @@ def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: l
 
 
 def unreached(graph: Graph) -> tuple[str, ...]:
-    """Modules whose own parameters the recorded forward did not use, though they have some."""
+    """The names of modules whose own parameters the recorded forward did not use, though they have some."""
     used = {str(n.target) for n in graph.fx.nodes if n.op == "get_attr"}
     names = {id(t): name for name, t in graph.tensors.items()}
 
@@ -169,4 +169,4 @@ def unreached(graph: Graph) -> tuple[str, ...]:
         own = [names[id(p)] for p in module._parameters.values() if p is not None]
         return bool(own) and used.isdisjoint(own)
 
-    return tuple(path for path, module in walk(graph.model) if idle(module))
+    return tuple(path or "the model itself" for path, module in walk(graph.model) if idle(module))
