@@ -142,7 +142,18 @@ class Report:
         lines += [str(width) for width in self.stale]
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
-        return "\n".join([*lines, _told_of_data(self.repaired, self.random)])
+        return "\n".join([*lines, _told_of_data(self.repaired, self.random), *self._told_of_unread()])
+
+    def _told_of_unread(self) -> list[str]:
+        """The groups that no repair can make up for."""
+        cut = [g for g in self.plan.groups.values() if len(g.kept) < g.size]
+        # Queries and keys are read by each other, and not along a later dim of any tensor.
+        read = [g for g in cut if any(s.dim > 0 for s in g.slots)]
+        names = [g.name for g in read if not any(s.role == "consumer" for s in g.slots)]
+        if not names or not self.repaired:
+            return []
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        return [f"{len(names)} of {len(cut)} groups are read by computed weights, which no repair fits: {shown}"]
 
 
 def _told_of_data(repaired: bool | None, random: bool) -> str:

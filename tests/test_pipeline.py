@@ -192,6 +192,23 @@ def error(net: nn.Module, small: nn.Module) -> float:
         return float((net(x) - small.eval()(x)).square().mean() / net(x).var())
 
 
+def test_the_report_names_what_no_repair_fits() -> None:
+    norm = torch.nn.utils.parametrizations.weight_norm
+    layers = norm(nn.Conv2d(3, 12, 3)), nn.ReLU(), norm(nn.Conv2d(12, 12, 3)), nn.ReLU(), nn.Conv2d(12, 4, 1)
+    report = str(fxprune.prune(nn.Sequential(*layers).eval(), X, macs=0.5, data=teacher()).report)
+    assert "1 of 2 groups are read by computed weights, which no repair fits: 0.param" in report
+    attention = nn.Sequential(nn.Linear(8, 16), fxprune.untie_attention(nn.TransformerEncoderLayer(16, 2, 32)))
+    report = str(fxprune.prune(attention.eval(), X[0, 0][None], macs=0.5, data=[teacher()[0][:, 0]] * 2).report)
+    assert "which no repair fits" not in report
+
+
+def test_repair_does_without_the_callers_autocast(net: Net) -> None:
+    data = teacher()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = fxprune.prune(net, X, macs=0.4, data=data)
+    assert error(net, result.model) < 0.2 * error(net, fxprune.rewrite(net, result.plan))
+
+
 def test_data_repair_the_model(net: Net) -> None:
     bare = fxprune.prune(net, X, macs=0.4)
     assert "without data" in str(bare.report)
