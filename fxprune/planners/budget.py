@@ -28,12 +28,13 @@ class Budget:
     """Keep the channels that are worth most for what they cost, until a part of the original's cost is spent.
 
     With p_g the share of its importance that group g keeps (its cumulative contribution), and L_g the number of layers
-    that make or read its channels, the widths are those of largest
+    that make or read its channels, the widths shall be those of largest
 
         Σ_g L_g · log p_g,   that is Π over layers of the shares that they keep on both sides,   within the budget.
 
     Channels of smallest worth per cost go first, at prices from the exact cost model that are taken anew as the widths
-    shrink. The result costs at most the budget, and within `tolerance` of it where the allowed widths reach it; where
+    shrink: a greedy search, which finds the best widths in most cases, and else some of nearly their worth. The result
+    costs at most the budget, and within `tolerance` of it where the allowed widths reach it; where
     they do not, it is the nearest below that was found, with a warning.
     The product is a choice of fxprune's; with a sum of importances in its place, costly groups lose nearly everything.
 
