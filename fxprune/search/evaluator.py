@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -158,7 +159,10 @@ class Evaluator(Generic[M]):
         if candidate.key in self._models:
             return self._models[candidate.key]
         if self._folder is not None and (path := self._folder.checkpoint(candidate.key)).exists():
-            return restore(self.task.model, path)
+            try:
+                return restore(self.task.model, path)
+            except InputError as error:
+                warnings.warn(f"{error}; the candidate is made once more, with the same seed", stacklevel=2)
         (_, model), *_ = self._runner(attempt, self._jobs([candidate]))
         return model
 

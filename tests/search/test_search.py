@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import multiprocessing
+import os
 import random
 import warnings
 from collections.abc import Callable
@@ -288,6 +289,19 @@ def test_files_that_do_not_belong(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(fxprune.InputError, match=r"a damaged file of settings in .*settings\.json; seen: JSONDecode"):
         run("bisection", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_damaged_checkpoint_is_made_once_more(name: str, tmp_path: Path) -> None:
+    model, groups, scores = perceptron(64, 40)
+    arguments = {**given_to(name, scores), "tune": jitter, "folder": tmp_path}
+    first = SEARCHES[name](model, groups, Judged(), **arguments)
+    for path in (tmp_path / "checkpoints").iterdir():
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.warns(UserWarning, match="the candidate is made once more, with the same seed"):
+        again = SEARCHES[name](model, groups, Judged(), **arguments)
+    assert again.plan == first.plan
+    same_weights(again.model, first.model)
 
 
 def test_a_journal_that_lacks_what_it_should_hold(tmp_path: Path) -> None:
