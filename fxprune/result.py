@@ -145,7 +145,7 @@ class Report:
         return "\n".join([*lines, _told_of_data(self.repaired, self.random), *self._told_of_unread()])
 
     def _told_of_unread(self) -> list[str]:
-        """The groups that no repair can make up for."""
+        """The groups that are read by weights that are computed from parameters: no repair makes up for these."""
         cut = [g for g in self.plan.groups.values() if len(g.kept) < g.size]
         # Queries and keys are read by each other, and not along a later dim of any tensor.
         read = [g for g in cut if any(s.dim > 0 for s in g.slots)]

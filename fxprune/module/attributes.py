@@ -124,7 +124,8 @@ def can_become(module: nn.Module, name: str, new: int) -> bool:
     A layer of PyTorch's needs at least one channel, where other code may pad by nothing.
     """
     if is_literal(name):
-        return has_literal(module, name) and 0 <= new <= Literal.named(name).value
+        value = Literal.named(name).value
+        return has_literal(module, name) and min(0, value) <= new <= max(0, value)
     old = int_of(module, name)
     return type(old) is int and (1 if isinstance(module, _LAYERS) else 0) <= new <= old
 

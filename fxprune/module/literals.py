@@ -82,7 +82,10 @@ class Replaced(ast.NodeTransformer):
         value = number_of(node, self._constants)
         if value is not None and (literal := _literal(self._method, node, self._places, value)) in self._numbers:
             self.found.add(literal)
-            return ast.copy_location(ast.Constant(self._numbers[literal]), node)
+            number = self._numbers[literal]
+            new: ast.expr = ast.Constant(abs(number))  # a negative number is written as an operation
+            new = ast.UnaryOp(ast.USub(), ast.copy_location(new, node)) if number < 0 else new
+            return ast.copy_location(new, node)
         self.generic_visit(node)
         return node
 
@@ -150,6 +153,8 @@ def find_literal(
     function = _method_with(kind, code)
     if function is None or function.__name__ in module.__dict__.get("forward", ()):
         raise NoLiteralError("the number stands in no method of the module's class")
+    if function.__name__ in getattr(kind, "rewritten_places", {}) and not places_of(kind, function.__name__):
+        raise NoLiteralError("the number stands in code that was rewritten before")
     tree = tree_of(function.__code__)
     places = list(code.co_positions()) if hasattr(code, "co_positions") else None
     constants = constants_of(function)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -21,16 +21,16 @@ from fxprune.tracing.trace import Graph
 
 
 def untaken_branches(graph: Graph) -> tuple[str, ...]:
-    """The lines that compare sizes, with one outcome only, where the other would run code that holds sizes.
+    """The lines that compare sizes, always with one outcome, where the other would run code that holds sizes.
 
     Args:
         graph: of the full-size model.
     """
-    outcomes: dict[tuple[Any, int], list[Guard]] = {}
+    codes: dict[Any, list[Guard]] = {}
     for guard in graph.run.guards if graph.run else ():
-        outcomes.setdefault(guard.site[:2], []).append(guard)
-    found = [guards[0] for guards in outcomes.values() if len({g.outcome for g in guards}) == 1]
-    return tuple(dict.fromkeys(at_line(g.site) for g in found if _follows_size(g.left, g.right) and _is_wide(graph, g)))
+        codes.setdefault(guard.site.code, []).append(guard)
+    found = [at_line(site) for guards in codes.values() for site in _passing_over_sizes(graph, guards)]
+    return tuple(dict.fromkeys(found))
 
 
 def _follows_size(*sources: Any) -> bool:
@@ -38,27 +38,45 @@ def _follows_size(*sources: Any) -> bool:
     return any(isinstance(s, Dim) or (isinstance(s, Computed) and _follows_size(s.left, s.right)) for s in sources)
 
 
-def _is_wide(graph: Graph, guard: Guard) -> bool:
-    """Whether the code that a comparison has passed over takes numbers for sizes."""
-    statements = _passed_over(guard.site, guard.outcome)
-    module = graph.model.get_submodule(guard.site.module)
-    return any(_holds_size(node, module) for statement in statements for node in ast.walk(statement))
-
-
-def _passed_over(site: Site, outcome: bool) -> Sequence[ast.AST]:
-    """What did not run, as the outcome was this one; nothing where that is not sure."""
-    tree, places = tree_of(site.code), list(site.code.co_positions())
+def _passing_over_sizes(graph: Graph, guards: Sequence[Guard]) -> Iterator[Site]:
+    """Where comparisons of one code have passed over code that takes numbers for sizes."""
+    code = guards[0].site.code
+    tree, places = tree_of(code), list(code.co_positions())
     if tree is None:
-        return ()
-    line, _, column, _ = places[site.instruction // 2]
-    if line is None or column is None:
-        return ()
-    here = (line - site.code.co_firstlineno + 1, column)
+        return
+    outcomes: _Outcomes = {}
+    sites: dict[_Place, Site] = {}
+    for guard in guards:
+        line, _, column, _ = places[guard.site.instruction // 2]
+        if line is not None and column is not None:
+            here = (line - code.co_firstlineno + 1, column)
+            outcomes.setdefault(here, {}).setdefault(guard.site.instruction, set()).add(guard.outcome)
+            if _follows_size(guard.left, guard.right):
+                sites[here] = guard.site
+    for node, behind in _choices(tree):
+        site = next((sites[here] for t in ast.walk(node.test) if (here := _place(t)) in sites), None)
+        known = None if site is None else _decided(node.test, outcomes)
+        if site is not None and known is not None:
+            module = graph.model.get_submodule(site.module)
+            if any(_holds_size(n, module) for s in _other(node, known, behind) for n in ast.walk(s)):
+                yield site
+
+
+_Place: TypeAlias = tuple[int, int]
+_Outcomes: TypeAlias = dict[_Place, dict[int, set[bool]]]
+"""Of the comparisons at a place, those of a chain each with an instruction of its own: what they came to."""
+
+
+def _place(node: ast.AST) -> _Place:
+    return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+
+
+def _choices(tree: ast.AST) -> Iterator[tuple[ast.If | ast.IfExp, Sequence[ast.AST]]]:
+    """Statements and expressions that choose, with the statements behind them."""
     for block in _blocks(tree):
         for i, node in enumerate(block):
-            if isinstance(node, ast.If | ast.IfExp) and (known := _decided(node.test, here, outcome)) is not None:
-                return _other(node, known, block[i + 1 :])
-    return ()
+            if isinstance(node, ast.If | ast.IfExp):
+                yield node, block[i + 1 :]
 
 
 def _blocks(tree: ast.AST) -> Iterator[Sequence[ast.AST]]:
@@ -71,17 +89,23 @@ def _blocks(tree: ast.AST) -> Iterator[Sequence[ast.AST]]:
                 yield block
 
 
-def _decided(test: ast.expr, here: tuple[int, int], outcome: bool) -> bool | None:
-    """Whether a test held, where the comparison at a place decides that; else None."""
+def _decided(test: ast.expr, outcomes: _Outcomes) -> bool | None:
+    """Whether a test held each time, or never, as far as its comparisons tell; else None."""
     match test:
-        case ast.Compare() if (test.lineno, test.col_offset) == here:
-            return outcome
+        case ast.Compare():
+            seen = outcomes.get(_place(test), {}).values()
+            if {False} in seen:
+                return False
+            return True if len(seen) == len(test.ops) and all(each == {True} for each in seen) else None
         case ast.UnaryOp(op=ast.Not(), operand=inner):
-            known = _decided(inner, here, outcome)
+            known = _decided(inner, outcomes)
             return None if known is None else not known
         case ast.BoolOp(op=op, values=values):  # false and ..., true or ...
             decisive = isinstance(op, ast.Or)
-            return decisive if any(_decided(value, here, outcome) is decisive for value in values) else None
+            parts = [_decided(value, outcomes) for value in values]
+            if decisive in parts:
+                return decisive
+            return not decisive if all(part is (not decisive) for part in parts) else None
     return None
 
 

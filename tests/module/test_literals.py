@@ -526,3 +526,25 @@ def test_literals_that_are_replaced_twice_are_one_plan_for_the_original() -> Non
     torch.testing.assert_close(fxprune.rewrite(model, whole)(x), third.model(x))
     at_once = fxprune.prune(model, x, 0.75, steps=3)
     torch.testing.assert_close(fxprune.rewrite(model, at_once.plan)(x), at_once.model(x))
+
+
+class FromTheEnd(nn.Module):
+    """Negative numbers, of a slice and of a variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, n = self.a(x), -8
+        return self.b(torch.cat([y[:, :n], y[:, -8:]], 1))  # type: ignore[no-any-return]
+
+
+def test_numbers_that_count_from_the_end() -> None:
+    model, x = FromTheEnd().eval(), torch.randn(2, 3, 8, 8)
+    first = fxprune.prune(model, x, 0.5)
+    assert all(-8 < value < 0 for value in first.plan.attributes[""].values())
+    result = fxprune.prune(model, x, 0.75, steps=2)
+    assert result.plan.attributes[""].keys() == first.plan.attributes[""].keys()
+    torch.testing.assert_close(fxprune.rewrite(model, result.plan)(x), result.model(x))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(result.model))(x), result.model(x))

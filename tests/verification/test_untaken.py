@@ -67,7 +67,28 @@ def in_an_else(self: Net, y: Tensor) -> Tensor:
     return y
 
 
-HOLDING = [an_attribute, a_literal, behind_a_return, in_an_expression, of_two_conditions, in_an_else]
+def of_two_comparisons(self: Net, y: Tensor) -> Tensor:
+    if y.shape[-1] == 8 and y.shape[-2] == 8:
+        return y + 1
+    return torch.cat([y[:, 10:], y[:, :10]], 1)
+
+
+def of_a_chain(self: Net, y: Tensor) -> Tensor:
+    if 8 < y.shape[-1] < 20:
+        y = y.view(-1, 20, *y.shape[2:])
+    return y
+
+
+HOLDING = [
+    of_two_comparisons,
+    of_a_chain,
+    an_attribute,
+    a_literal,
+    behind_a_return,
+    in_an_expression,
+    of_two_conditions,
+    in_an_else,
+]
 
 
 def model_of(between: Any) -> nn.Module:
@@ -103,13 +124,23 @@ def without_numbers(self: Net, y: Tensor) -> Tensor:
     return y
 
 
+def of_a_chain_that_fails(self: Net, y: Tensor) -> Tensor:
+    if 1 < y.shape[-1] < 5:
+        y = y + 1
+    else:
+        y = y.view(-1, 20, *y.shape[2:])
+    return y
+
+
 def on_an_attribute(self: Net, y: Tensor) -> Tensor:
     if self.w > 40:
         y = y[:, :20]
     return y
 
 
-@pytest.mark.parametrize("between", [with_padding, that_refuses, without_numbers, on_an_attribute])
+@pytest.mark.parametrize(
+    "between", [with_padding, that_refuses, without_numbers, of_a_chain_that_fails, on_an_attribute]
+)
 def test_other_branches_are_not(between: Any) -> None:
     graph = fxprune.trace(model_of(between), torch.randn(2, 3, 8, 8))
     assert untaken_branches(graph) == ()

@@ -57,7 +57,33 @@ def _zero(labelling: Labelling, channels: npt.NDArray[np.bool_]) -> dict[fx.Node
             zero[node] = zero[node.args[0]]  # type: ignore[index]
         else:
             zero[node] = node.op == "call_function" and _stays_zero(MaskedCall(node, zero, labelling.axes, channels))
+            if not zero[node] and _writes(node):
+                zero |= dict.fromkeys(_sharing(node.args[0]) & zero.keys(), False)
     return zero
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a call writes into its first tensor."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and bool(node.args) and isinstance(node.args[0], fx.Node)
+
+
+def _sharing(node: Any) -> set[fx.Node]:
+    """The tensors that may have a tensor's memory: what it was rearranged from, and what was from that."""
+    while _is_moved(node):
+        node = node.all_input_nodes[0]
+    found, ahead = set[fx.Node](), [node]
+    while ahead:
+        node = ahead.pop()
+        if node not in found:
+            found.add(node)
+            ahead += [user for user in node.users if _is_moved(user) or user.target is operator.getitem]
+    return found
+
+
+def _is_moved(node: fx.Node) -> bool:
+    spec = spec_of(node.target)
+    return node.target is operator.getitem or (spec is not None and spec.move is not None)
 
 
 def _has_channels(node: fx.Node, labelling: Labelling) -> bool:

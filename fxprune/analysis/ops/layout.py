@@ -311,6 +311,6 @@ OPS: dict[str, OpSpec] = {
     "roll": OpSpec(roll, zeros.first, move=Move.SHIFT),
     "cat": OpSpec(cat, zeros.all_inputs, move=Move.JOIN),
     "stack": OpSpec(stack, zeros.all_inputs, move=Move.JOIN),
-    "constant_pad_nd": OpSpec(pad, zeros.filled, values=True),
+    "constant_pad_nd": OpSpec(pad, zeros.padded, values=True),
     "as_strided": OpSpec(as_strided, zeros.first),
 }

@@ -103,9 +103,14 @@ def added(call: MaskedCall) -> bool:
     return all_terms(call) and not any(isinstance(a, float | int) and a != 0 for a in call.node.args[:2])
 
 
-def filled(call: MaskedCall) -> bool:
-    """The first tensor, with the third argument put in some places."""
+def padded(call: MaskedCall) -> bool:
+    """The first tensor, with the third argument around it."""
     return first(call) and call.argument(2, "value") in (0, False)
+
+
+def filled(call: MaskedCall) -> bool:
+    """The first tensor, which may be broadcast, with the third argument put in some places."""
+    return first_throughout(call) and call.argument(2, "value") in (0, False)
 
 
 def overwritten(call: MaskedCall) -> bool:

@@ -92,7 +92,20 @@ def deviation_of_unmixed(model: Net, x: Tensor) -> float:
     return float(((found - wanted).abs().max() / wanted.abs().max()).detach())
 
 
+def a_sum_filled_in_places(self: Net, f: Tensor, y: Tensor) -> Tensor:
+    return y * y.sum(1, keepdim=True).masked_fill(y > 0, 0.0).sum(1, keepdim=True)
+
+
+def written_through_a_view(self: Net, f: Tensor, y: Tensor) -> Tensor:
+    z = y.clone()
+    rows = z.flatten(2)
+    z[:, :, 0] = 1.0
+    return y * rows.sum((1, 2)).view(-1, 1, 1, 1)
+
+
 CASES = [
+    a_sum_filled_in_places,
+    written_through_a_view,
     variance_by_hand,
     a_gate_times_a_sigmoid,
     a_softmax_times_a_scalar,
@@ -125,7 +138,15 @@ def behind_a_sigmoid(self: Net, f: Tensor, y: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(y.sigmoid(), self.w1), self.w2.relu())
 
 
-@pytest.mark.parametrize("between", [scaled_and_shifted, by_pixels_and_by_channels, behind_a_sigmoid])
+def zeroed_through_a_view(self: Net, f: Tensor, y: Tensor) -> Tensor:
+    z = y.clone()
+    z[:, :, 0] = 0.0
+    return y * F.pad(z, (1, 1)).sum((1, 2, 3)).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "between", [scaled_and_shifted, by_pixels_and_by_channels, behind_a_sigmoid, zeroed_through_a_view]
+)
 def test_what_is_exact_is_not(between: Any) -> None:
     model, x = model_of(between), torch.randn(2, 3, 8, 8)
     assert all(not g.mixed_by for g in fxprune.find_groups(fxprune.trace(model, x)) if g.name in ("a", "b", "w1"))
