@@ -127,12 +127,12 @@ def prune(
     Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
     check_model(model, example_inputs)
-    job = job_of(model, example_inputs, ignored, only, heads, data, unpack, repair, tune, scorer, verify)
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
     ratio = by_name(model, pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
     goals = Goals(macs, parameters, latency, ratio, round_to, engine)
     check_goals(goals, planner, evaluate, max_drop, folder)
     check_steps(steps, tune, planner, max_drop)
+    job = job_of(model, example_inputs, ignored, only, heads, data, unpack, repair, tune, scorer, verify)
     goals = goals.measured(device_of(model))
     if max_drop is not None and evaluate is not None:
         return job.smallest(model, goals, evaluate, max_drop, folder, resume)

@@ -209,6 +209,13 @@ def test_repair_does_without_the_callers_autocast(net: Net) -> None:
     assert error(net, result.model) < 0.2 * error(net, fxprune.rewrite(net, result.plan))
 
 
+def test_goals_are_checked_before_an_iterator_is_read(net: Net) -> None:
+    data = iter(teacher())
+    with pytest.raises(fxprune.InputError, match="two kinds of goals"):
+        fxprune.prune(net, X, 0.5, macs=0.5, data=data)
+    assert len(list(data)) == len(teacher())
+
+
 def test_data_repair_the_model(net: Net) -> None:
     bare = fxprune.prune(net, X, macs=0.4)
     assert "without data" in str(bare.report)

@@ -77,7 +77,7 @@ def _sharing(node: Any) -> set[fx.Node]:
         node = ahead.pop()
         if node not in found:
             found.add(node)
-            ahead += [user for user in node.users if _is_moved(user) or user.target is operator.getitem]
+            ahead += filter(_is_moved, node.users)
     return found
 
 
