@@ -27,12 +27,13 @@ _PLAIN = frozenset(
 def spare_plain_layers(model: nn.Module, recorder: Recorder) -> None:
     """Hide the functions that the plainest layers call from `Functions`, which makes each take twice its time.
 
-    The commonest layers are recorded without being run: PyTorch's way from a layer to its ATen call takes most of the
-    time of a recording. Call it inside `isolated`, for a run on meta tensors only: others may rely on seeing the calls.
+    The commonest layers, and averages of whole images, are recorded without being run: PyTorch's way from a layer to
+    its ATen call takes most of the time of a recording. Call it inside `isolated`, for a run on meta tensors only:
+    others may rely on seeing the calls.
     """
     for _, module in walk(model):
         kind = type(module)
-        if kind in _PLAIN and "forward" not in module.__dict__:
+        if (kind in _PLAIN or kind in _CALLS) and "forward" not in module.__dict__:
             module.__dict__["forward"] = _unseen(module, _CALLS.get(kind), recorder)
 
 
@@ -40,16 +41,20 @@ Call = Callable[[Any, Tensor], "tuple[Any, tuple[Any, ...]] | None"]
 
 
 def _unseen(layer: nn.Module, call: Call | None, recorder: Recorder) -> Callable[..., Any]:
-    forward = layer.forward
+    forward, plainest = layer.forward, type(layer) in _PLAIN
+    name = PLAIN_LAYER if plainest else "adaptive_avg_pool2d"
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        recorder.function = PLAIN_LAYER
+        recorder.function = name
         with torch._C.DisableTorchFunction():
             made = call(layer, *args) if call and _is_image(args, recorder) and not kwargs else None
             known = made and recorder.recorded(*made)
-            result = forward(*args, **kwargs) if known is None else known[0] if type(known) is tuple else known
+            if known is not None:
+                result = known[0] if type(known) is tuple else known
+            elif plainest:
+                result = forward(*args, **kwargs)
         recorder.function = ""
-        return result
+        return result if plainest or known is not None else forward(*args, **kwargs)
 
     return run
 
@@ -77,6 +82,13 @@ def _batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> tuple[Any, tuple[Any, ...]]
     return aten.native_batch_norm.default, (x, weight, bias, mean, variance, *how)
 
 
+def _global_average(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Any, tuple[Any, ...]] | None:
+    """PyTorch computes an average of whole images as a mean."""
+    size = layer.output_size
+    one = all(plain(n) == 1 for n in (size if isinstance(size, tuple | list) else (size,)))
+    return (aten.mean.dim, (x, [-1, -2], True)) if one and x.is_contiguous() else None
+
+
 def _activation(fresh: Any, in_place: Any) -> Call:
     return lambda layer, x: (in_place if layer.inplace else fresh, (x,))
 
@@ -84,6 +96,7 @@ def _activation(fresh: Any, in_place: Any) -> Call:
 _CALLS: dict[type, Call] = {
     nn.Conv2d: _convolution,
     nn.BatchNorm2d: _batch_norm,
+    nn.AdaptiveAvgPool2d: _global_average,
     nn.ReLU: _activation(aten.relu.default, aten.relu_.default),
     nn.SiLU: _activation(aten.silu.default, aten.silu_.default),
     nn.Hardswish: _activation(aten.hardswish.default, aten.hardswish_.default),

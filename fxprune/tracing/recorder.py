@@ -18,6 +18,7 @@ from fxprune.errors import TraceError
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
+from fxprune.module.saved_state import PLAIN
 from fxprune.tracing import chunked_convolution, meta_kernels, training_runs, unseen_reads
 from fxprune.tracing.provenance import Dim, Reference, Run, asking, is_torchs
 
@@ -188,7 +189,8 @@ class Recorder(DispatchMode):
         return moved
 
     def _record(self, op: Any, args: Any, kwargs: Any, result: Any) -> None:
-        references = tuple([self._refer(a) for a in args])  # first: they may add nodes of their own
+        # First: they may add nodes of their own.
+        references = tuple([a if type(a) in PLAIN else self._refer(a) for a in args])
         named = {k: self._refer(v) for k, v in kwargs.items()}
         node = self.graph.create_node("call_function", op, name=op._opname)
         self.count += 1
@@ -236,7 +238,7 @@ class Recorder(DispatchMode):
         if isinstance(value, Tensor):
             return self._node(value)
         if isinstance(value, list | tuple):
-            return [self._refer(v) for v in value]
+            return [v if type(v) in PLAIN else self._refer(v) for v in value]
         return value
 
     def _node(self, tensor: Tensor) -> fx.Node:

@@ -24,12 +24,16 @@ _MADE = frozenset(("prim::Constant", "prim::TupleConstruct", "prim::TupleUnpack"
 def following(names: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[..., Any]]]:
     """The scripted functions among names that can be followed: the name, the function, and what runs in its place."""
     for name, value in list(names.items()):
-        if isinstance(value, torch.jit.ScriptFunction):
-            if _is_blind_to_sizes(value):
-                yield name, value, _seen(value)
-            # PyTorch keeps it for its compiler; a function that was loaded from a file has none.
-            elif (plain := getattr(value, "_torchdynamo_inline", None)) is not None:
-                yield name, value, plain
+        if isinstance(value, torch.jit.ScriptFunction) and (other := followed(value)) is not None:
+            yield name, value, other
+
+
+def followed(function: torch.jit.ScriptFunction) -> Callable[..., Any] | None:
+    """What runs in the place of a scripted function during a recording; None if nothing can."""
+    if _is_blind_to_sizes(function):
+        return _seen(function)
+    # PyTorch keeps it for its compiler; a function that was loaded from a file has none.
+    return getattr(function, "_torchdynamo_inline", None)
 
 
 def _seen(function: Any) -> Callable[..., Any]:

@@ -70,13 +70,15 @@ def _tag_attributes(model: nn.Module, run: Run, touched: list[Any]) -> None:
     for path, module in walk(model):
         tag = _Tag(path, run, seen, touched)
         foreign = not type(module).__module__.startswith("torch.")
-        module.__dict__.update({key: other for key, _, other in scripted_functions.following(module.__dict__)})
         if foreign:
             _take_over(type(module), module.__dict__)
         attributes, size = module.__dict__, _SIZES.get(type(module))
         for key, value in list(attributes.items()):
-            if type(value) is int:
+            kind = type(value)
+            if kind is int:
                 attributes[key] = tag.width(key, value)
+            elif kind is torch.jit.ScriptFunction:
+                attributes[key] = scripted_functions.followed(value) or value
             elif key not in _OWN if foreign else key == size:
                 tag.inside(attributes, key, value, key, 0)
 

@@ -17,6 +17,7 @@ LAYERS = [
     *(nn.Conv2d(4, 6, 3, padding="same"), nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")),
     *(nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, momentum=None)),
     *(nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4, eps=0.5)),
+    *(nn.AdaptiveAvgPool2d(size) for size in (1, (1, 1), (1, None), 3)),
     *(kind(inplace) for kind in (nn.ReLU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid) for inplace in (False, True)),
 ]
 

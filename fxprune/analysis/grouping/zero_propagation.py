@@ -7,7 +7,7 @@ product of activations that runs over such channels gives another result once th
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,14 @@ def told_apart(labelling: Labelling, channels: npt.NDArray[np.bool_]) -> Iterato
         labelling: of the graph.
         channels: for each label, whether it belongs to channels that may go, of shape (labels,).
     """
-    sums = labelling.labeller.sums
+    sums = [(fix, factors) for fix, factors in labelling.labeller.sums if not _by_parameters(factors, labelling)]
     zero = _zero(labelling, channels) if sums else {}
     return (fix for fix, factors in sums if not any(zero[f] for f in factors))
+
+
+def _by_parameters(factors: Iterable[fx.Node], labelling: Labelling) -> bool:
+    """Whether a factor is a parameter that is masked, as the weight of nearly every layer: that is known at once."""
+    return any(f.op == "get_attr" and _has_channels(f, labelling) for f in factors)
 
 
 def sums_of_weights(labelling: Labelling) -> Iterator[Fix]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -166,10 +167,12 @@ def _acts(node: fx.Node) -> bool:
     """Whether a call writes into a tensor, or hands the model's code a number."""
     if node.meta.get("read"):
         return True
-    if node.target is operator.getitem:
-        return False
-    schema = node.target._schema  # type: ignore[union-attr]
-    return schema.is_mutable or any("Tensor" not in str(r.type) for r in schema.returns)
+    return node.target is not operator.getitem and _changes_something(node.target)
+
+
+@cache
+def _changes_something(op: Any) -> bool:
+    return op._schema.is_mutable or any("Tensor" not in str(r.type) for r in op._schema.returns)
 
 
 def _dropped(dead: frozenset[fx.Node], axes: Env) -> Iterator[Fix]:

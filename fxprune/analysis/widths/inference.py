@@ -59,6 +59,8 @@ class _Inference:
 
     def checked(self, held: Held) -> Held:
         held = self._solved(held)
+        if not self._facts.sighted and not self._doubtful:  # no run of other widths would show more
+            return held
         prediction = Prediction(self._analysis, held)
         while self._can_differ(prediction):
             found, refusal = self._probe(prediction, held)
