@@ -7,6 +7,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -83,6 +84,8 @@ def _changed(old: Any, way: Sequence[str], value: int) -> Any:
     if isinstance(old, tuple):
         return tuple(_changed(v, rest, value) if i == int(first) else v for i, v in enumerate(old))
     inner = _item(old, first)
+    if isinstance(old, FunctionType):
+        return _closed_over(old, first, _changed(inner, rest, value))
     if isinstance(old, list | deque | dict):
         old[_key(old, first)] = _changed(inner, rest, value)
     else:
@@ -91,7 +94,20 @@ def _changed(old: Any, way: Sequence[str], value: int) -> Any:
     return old
 
 
+def _closed_over(function: FunctionType, variable: str, value: Any) -> FunctionType:
+    """The same function with another value in its closure: others, and copies of the model, share the old one."""
+    named = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    cells = tuple([CellType(value) if name == variable else cell for name, cell in named])
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    made.__qualname__, made.__module__, made.__doc__ = function.__qualname__, function.__module__, function.__doc__
+    return made
+
+
 def _item(holder: Any, key: str) -> Any:
+    if isinstance(holder, FunctionType):
+        return (holder.__closure__ or ())[holder.__code__.co_freevars.index(key)].cell_contents
     if isinstance(holder, list | deque | tuple | dict):
         return holder[_key(holder, key)]
     return inspect.getattr_static(holder, key)

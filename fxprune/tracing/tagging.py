@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.module.saved_state import is_of_library
+from fxprune.module.saved_state import content_of, is_of_library
 from fxprune.module.tensors import walk
 from fxprune.tracing import scripted_functions
 from fxprune.tracing.builtin_calls import following
@@ -108,6 +108,8 @@ class _Tag:
             tagged = self._tuple(value, name, depth)
             if tagged is not value:
                 container[key] = tagged
+        elif kind is FunctionType and not is_of_library(value):
+            self._closure(value, name)
         elif kind in (list, deque, dict) or _is_plain_object(value):
             if id(value) in self._seen or depth == _DEEPEST:
                 return
@@ -118,6 +120,16 @@ class _Tag:
             if len(inner) <= _LONGEST or inner is not value:
                 self._touched.append(inner)
                 self._items(inner, name, depth)
+
+    def _closure(self, function: FunctionType, name: str) -> None:
+        """Tag the ints that a function holds in its closure; those that several hold are of no single attribute."""
+        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            held = content_of(cell)
+            if id(cell) in self._seen and type(held) in TAGGED:
+                cell.cell_contents = plain(held)
+            elif id(cell) not in self._seen and type(held) is int:
+                cell.cell_contents = self.width(f"{name}.{variable}", held)
+            self._seen.add(id(cell))
 
     def _tuple(self, value: tuple[Any, ...], name: str, depth: int) -> tuple[Any, ...]:
         """A tuple with its ints tagged, and those of the tuples in it."""

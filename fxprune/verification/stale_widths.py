@@ -96,7 +96,10 @@ def _read(graph: Graph, wanted: Set[tuple[str, str]]) -> set[tuple[str, str]]:
             key = (type(module), frozenset(names[path]))
             if key not in kinds:
                 kinds[key] = _watching(*key, lambda module, name: read.add((found[id(module)][0], name)))
-            module.__class__ = kinds[key]
+            try:
+                module.__class__ = kinds[key]
+            except TypeError:  # its class has another layout in C, as those that derive from ABC first: not known
+                read.update((path, name) for name in names[path])
         fast = _FastShapes() if graph.on_meta else nullcontext()
         with suppress(Exception), torch.no_grad(), fast:  # what was read until then counts
             call(work, inputs)

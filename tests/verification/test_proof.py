@@ -237,3 +237,24 @@ def test_complex_numbers_are_not_fitted() -> None:
     x = torch.rand(64, 8, dtype=torch.complex64)
     with pytest.raises(fxprune.InputError, match=r"complex numbers are neither chosen nor fitted.*leave data= out"):
         fxprune.prune(complex_net(), x[:2], pruning_ratio=0.5, data=[x])
+
+
+class WithNothing(nn.Module):
+    """A layer of no channels, as small configurations make them by whole divisions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 12), nn.Linear(12, 3)
+        self.none = nn.Linear(2, 1)
+        self.none.weight, self.none.bias = nn.Parameter(torch.empty(0, 2)), nn.Parameter(torch.empty(0))
+        self.last = nn.Linear(1, 1)
+        self.last.weight = nn.Parameter(torch.empty(1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu()) + self.last(self.none(x[:, :2])).mean()  # type: ignore[no-any-return]
+
+
+def test_a_layer_of_no_channels_is_proven() -> None:
+    result = fxprune.prune(WithNothing().eval(), torch.randn(2, 3), pruning_ratio=0.5)
+    assert result.model.get_submodule("a").out_features == 6
+    assert result.report.deviation == 0

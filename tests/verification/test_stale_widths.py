@@ -1,5 +1,6 @@
 """Widths that modules hold beside the forward: they stay, and the report says so."""
 
+from abc import ABC
 from typing import Any
 
 import pytest
@@ -86,3 +87,22 @@ def test_all_numbers_that_a_width_may_have_become_are_named() -> None:
     (stale,) = stale_widths(groups.graph, groups.plan({"a": range(7), "b": range(9)}))
     assert stale == StaleWidth("", "channels", 16, (7, 9))
     assert "still 16, where 7 or 9 channels stay" in str(stale)
+
+
+class Interface(ABC, nn.Module):
+    """Python does not let an object of such a class become one of a class that watches."""
+
+
+class Abstract(Interface):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.inside, self.out = 8, nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.inside(x).relu())  # type: ignore[no-any-return]
+
+
+def test_abstract_classes_are_not_watched() -> None:
+    result = fxprune.prune(Abstract().eval(), torch.randn(2, 3), pruning_ratio=0.5)
+    assert result.report.stale == ()
+    assert "groups pruned" in str(result.report)

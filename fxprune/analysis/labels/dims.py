@@ -26,6 +26,9 @@ class Fixed:
     reason: str
 
 
+MODEL_INPUT, SPATIAL = Fixed("model input"), Fixed("spatial")  # what the inputs are as long as
+
+
 @dataclass(frozen=True, eq=False)
 class Loose:
     """One axis of a grid of labels that only moves: a shuffle splits a dim into a grid, turns it and merges it again.

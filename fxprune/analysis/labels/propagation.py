@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.analysis.labels.dims import AS_BUFFER, Fix, Fixed, Labels, Loose, NotLooseError
+from fxprune.analysis.labels.dims import AS_BUFFER, MODEL_INPUT, Fix, Fixed, Labels, Loose, NotLooseError
 from fxprune.analysis.labels.labels import UNSET, Axes, Call, Env, Labeller, Labelling, Rule, fixed_result
 from fxprune.module.parametrizations import REMEDY, computed_weights
 from fxprune.tracing.trace import Graph
@@ -51,9 +51,7 @@ def label(
         elif node.op == "get_attr":
             axes[node] = _source(lab, node)
         elif node.op == "placeholder":
-            axes[node] = Axes(
-                lab, node.meta["shape"], [_unless_one(n, Fixed("model input")) for n in node.meta["shape"]]
-            )
+            axes[node] = Axes(lab, node.meta["shape"], [_unless_one(n, MODEL_INPUT) for n in node.meta["shape"]])
         else:
             for out, name in zip(node.args[0], node.meta["names"], strict=True):  # type: ignore[arg-type]
                 lab.fix_axes(axes[out], f"model output {name}".strip())  # type: ignore[arg-type]

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.analysis.labels.dims import Dim, Fixed
+from fxprune.analysis.labels.dims import SPATIAL, Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call
 from fxprune.analysis.ops import terms
 from fxprune.analysis.ops.spec import Length, OpSpec, Weight
 from fxprune.analysis.ops.zeros import MaskedCall
 
 _KERNEL = Fixed("kernel size of a convolution")
-_SPATIAL = Fixed("spatial")
 
 
 def convolution(
@@ -52,7 +51,7 @@ def convolution(
     lab.sum(x[channel], *call.node.args[:2])
     if bias is not None:
         out = lab.unite(Axes(lab, (call.shape[channel],), [out]), 0, bias, 0)
-    swept = [None if n == 1 else _SPATIAL for n in call.shape[channel + 1 :]]
+    swept = [None if n == 1 else SPATIAL for n in call.shape[channel + 1 :]]
     kept = x.dims()[channel + 1 :]
     passed = [k if alone or single else s for k, s, alone in zip(kept, swept, apart, strict=True)]
     return [*x.dims()[:channel], out, *passed]
@@ -125,7 +124,7 @@ def deformable(call: Call, x: Axes, w: Axes, offset: Axes, mask: Axes, bias: Axe
     out = _plain(call, x, w, 1, False) if groups == 1 else _grouped(call, x, w, 1, False, groups)
     lab.sum(x[1], *call.node.args[:2])
     out = lab.unite(Axes(lab, (call.shape[1],), [out]), 0, bias, 0)
-    return [x[0], out, *(None if n == 1 else _SPATIAL for n in call.shape[2:])]
+    return [x[0], out, *(None if n == 1 else SPATIAL for n in call.shape[2:])]
 
 
 def _deformable_macs(node: fx.Node, axes: Mapping[fx.Node, Any]) -> Iterator[Length]:

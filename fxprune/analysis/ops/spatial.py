@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.analysis.labels.dims import Dim, Fixed
+from fxprune.analysis.labels.dims import SPATIAL, Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call, fixed_result
 from fxprune.analysis.ops.spec import OpSpec
 from fxprune.analysis.ops.zeros import first
-
-_SPATIAL = Fixed("spatial")
 
 
 def spatial(n: int, call: Call, x: Axes, *_: Any, **__: Any) -> Any:
@@ -39,7 +37,7 @@ def _windows(call: Call, x: Axes, dims: Sequence[int]) -> Any:
         call.lab.fix(x[i], f"spatial dim of {call.node.target}")
 
     def after(shape: tuple[int, ...]) -> list[Dim]:
-        return [x[i] if i not in dims else None if n == 1 else _SPATIAL for i, n in enumerate(shape)]
+        return [x[i] if i not in dims else None if n == 1 else SPATIAL for i, n in enumerate(shape)]
 
     several = isinstance(call.shape[0], tuple)
     return [after(s) for s in call.shape] if several else after(call.shape)
@@ -53,7 +51,7 @@ def grid_sample(call: Call, x: Axes, grid: Axes, *_: Any) -> Any:
 def affine_grid(call: Call, theta: Axes, *_: Any) -> list[Dim]:
     """One position for each place of an image; the channels of the image's size do not count."""
     call.lab.fix_axes(theta, "sampling positions")
-    return [theta[0], *[_SPATIAL] * (len(call.shape) - 2), Fixed("sampling positions")]
+    return [theta[0], *[SPATIAL] * (len(call.shape) - 2), Fixed("sampling positions")]
 
 
 def fractional(n: int, call: Call, x: Axes, kernel: Any, size: Any, samples: Axes) -> Any:
@@ -78,8 +76,8 @@ def im2col(call: Call, x: Axes, *_: Any) -> list[Dim]:
         call.lab.fix(x[i], "spatial dim of unfold")
     channel = x[len(x) - 3]
     times = call.shape[-2] // x.shape[len(x) - 3]
-    rows: Dim = np.repeat(channel, times) if isinstance(channel, np.ndarray) else _SPATIAL
-    return [*x.dims()[:-3], rows, _SPATIAL]
+    rows: Dim = np.repeat(channel, times) if isinstance(channel, np.ndarray) else SPATIAL
+    return [*x.dims()[:-3], rows, SPATIAL]
 
 
 def col2im(call: Call, x: Axes, *_: Any) -> list[Dim]:
@@ -87,29 +85,29 @@ def col2im(call: Call, x: Axes, *_: Any) -> list[Dim]:
     call.lab.fix(x[len(x) - 1], "spatial dim of fold")
     channels, rows = call.shape[-3], x.shape[len(x) - 2]
     channel = call.lab.fresh(channels)
-    call.lab.factor(x[len(x) - 2], [(channels, channel), (rows // channels, _SPATIAL)])
-    return [*x.dims()[:-2], channel, *(None if n == 1 else _SPATIAL for n in call.shape[-2:])]
+    call.lab.factor(x[len(x) - 2], [(channels, channel), (rows // channels, SPATIAL)])
+    return [*x.dims()[:-2], channel, *(None if n == 1 else SPATIAL for n in call.shape[-2:])]
 
 
 def unfold(call: Call, x: Axes, dim: int, *_: Any) -> list[Dim]:
     """Windows along one dim, which becomes (windows), and a last dim (places in the window)."""
     dims = x.dims()
     call.lab.fix(dims[dim], "cut into windows")
-    dims[dim] = _SPATIAL
-    return [None if n == 1 else d for n, d in zip(call.shape, [*dims, _SPATIAL], strict=True)]
+    dims[dim] = SPATIAL
+    return [None if n == 1 else d for n, d in zip(call.shape, [*dims, SPATIAL], strict=True)]
 
 
 def pixel_shuffle(call: Call, x: Axes, factor: int) -> list[Dim]:
     """(c·r², h, w) → (c, h·r, w·r): the channel dim is a grid whose r² factor is spatial."""
     channel = call.lab.fresh(call.shape[-3])
-    call.lab.factor(x[len(x) - 3], [(call.shape[-3], channel), (factor**2, _SPATIAL)])
-    return [*x.dims()[:-3], channel, _SPATIAL, _SPATIAL]
+    call.lab.factor(x[len(x) - 3], [(call.shape[-3], channel), (factor**2, SPATIAL)])
+    return [*x.dims()[:-3], channel, SPATIAL, SPATIAL]
 
 
 def pixel_unshuffle(call: Call, x: Axes, factor: int) -> list[Dim]:
     channel = x[len(x) - 3]
-    flat: Dim = np.repeat(channel, factor**2) if isinstance(channel, np.ndarray) else _SPATIAL
-    return [*x.dims()[:-3], flat, *(None if n == 1 else _SPATIAL for n in call.shape[-2:])]
+    flat: Dim = np.repeat(channel, factor**2) if isinstance(channel, np.ndarray) else SPATIAL
+    return [*x.dims()[:-3], flat, *(None if n == 1 else SPATIAL for n in call.shape[-2:])]
 
 
 def roi_align(call: Call, x: Axes, boxes: Axes, *_: Any) -> Any:
@@ -118,7 +116,7 @@ def roi_align(call: Call, x: Axes, boxes: Axes, *_: Any) -> Any:
     for i in (2, 3):
         call.lab.fix(x[i], "spatial dim of region pooling")
     several = isinstance(call.shape[0], tuple)
-    dims = [Fixed("regions"), x[1], _SPATIAL, _SPATIAL]
+    dims = [Fixed("regions"), x[1], SPATIAL, SPATIAL]
     return [dims, dims] if several else dims
 
 

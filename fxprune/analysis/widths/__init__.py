@@ -19,6 +19,7 @@ The rooms:
     forms            numbers of the code, and dims, as such polynomials
     arguments        the numbers among the arguments of a call
     equations        what the labels predict for each number that was given to a call
+    positions        reshapes that divide channels by the size of the input
     solve            which attributes, literals and ties make all equations hold
     scales           scalars that follow a width
     fold             which weights can take up a scalar

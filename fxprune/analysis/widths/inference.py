@@ -16,6 +16,7 @@ from fxprune.analysis.widths.constraints import Held, Reason, names_of
 from fxprune.analysis.widths.equations import Facts, gather
 from fxprune.analysis.widths.forms import Forms
 from fxprune.analysis.widths.polynomials import Parts
+from fxprune.analysis.widths.positions import laid_over_positions
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.probe import Difference, Refusal, probe
 from fxprune.analysis.widths.script import recorded_calls
@@ -39,7 +40,10 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: 
         held = held.fix([name], reason)
     known = known_attributes(analysis)
     run = analysis.labelling.graph.run
-    facts = Facts() if run is None else gather(Forms(analysis, parts, {}), run)
+    facts = Facts()
+    if run is not None:
+        facts = gather(forms := Forms(analysis, parts, {}), run)
+        facts.escapes += laid_over_positions(forms, run)
     return _Inference(analysis, facts, known, rewrite_code=rewrite_code).checked(held)
 
 

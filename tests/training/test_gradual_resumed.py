@@ -1,0 +1,28 @@
+"""A pruner that goes on from a checkpoint does not make its cuts again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import fxprune
+
+
+def test_cuts_that_were_made_are_not_due_again() -> None:
+    def net() -> Any:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    x, model = torch.rand(16, 8), net()
+    first = fxprune.Gradual(model, x, epochs=[0, 2], macs=0.25)
+    first.step(0)
+    fresh = net()
+    rest = fxprune.Gradual(fresh, x, epochs=[0, 2], macs=0.25)
+    rest.load_state_dict(first.state_dict())
+    assert rest.cuts == first.cuts == 1
+    assert fresh[0].out_features == model[0].out_features
+    assert not rest.step(1)
+    assert rest.step(2)
+    assert rest.cuts == 2
