@@ -219,11 +219,12 @@ class _Solver:
         return {g: Form({(first,): part}) for g, part in sizes.items() if g != first}
 
     def _fix(self, groups: Iterable[int], e: Equation) -> None:
+        cut = {g for s in groups if s < 0 and (g := self._parts.group(s)) not in self._balanced}
+        cuts = [p for g in sorted(cut) for p in self._parts.of(g) if not any(p is known for known in self._held.cuts)]
+        if cuts:  # also of groups that stay because others do: parted, both may be free
+            self._held = replace(self._held, cuts=(*self._held.cuts, *cuts))
         active = self._active(groups)
         if active:
-            cut = {g for s in groups if s < 0 and (g := self._parts.group(s)) not in self._balanced}
-            cuts = [part for g in sorted(cut) for part in self._parts.of(g)]
-            self._held = replace(self._held, cuts=(*self._held.cuts, *cuts))
             why = f"the model's code holds this width: {in_words(e.left)} = {in_words(e.right)} in {e.what}"
             self._held = self._held.fix(active, (why + self._obstacle(e), at_line(e.site)))
 
@@ -243,9 +244,17 @@ class _Solver:
         return ""
 
     def _whole(self, form: Form, source: Computed) -> None:
-        """What the code divides must stay a whole number; balanced groups are tried out one by one."""
+        """What the code divides must stay a whole number: counts at which it is none are refused, group by group; balanced
+        groups are tried out one by one.
+        """
         parts = {g: Form({(g,): Fraction(self._analysis.groups[g].size, s)}) for g, s in self._steps.items()}
-        if not form.put(parts).is_integral() and not form.groups <= self._balanced:
+        if form.put(parts).is_integral() or form.groups <= self._balanced:
+            return
+        full = {g: Form.of(self._parts.size(g)) for g in form.groups}
+        unfit = {g: self._unfit(form.put({h: n for h, n in full.items() if h != g})) for g in full}
+        for g, counts in unfit.items() if None not in unfit.values() else ():
+            self._held = self._held.refuse(self._analysis.groups[g].name, counts or ())
+        if None in unfit.values():
             self._fix(form.groups, Equation(source, "a whole number", source.operation, source.site))
 
     # Comparisons
