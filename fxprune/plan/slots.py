@@ -48,7 +48,8 @@ class PlannedGroup:
     Attributes:
         name: the group's name.
         size: its number of channels.
-        kept: the channels that stay, ascending, of shape (k,), 1 <= k <= size.
+        kept: the channels that stay, ascending, of shape (k,), 1 <= k <= size; 0 in balanced groups of
+            which another keeps some.
         slots: where its channels lie.
     """
 

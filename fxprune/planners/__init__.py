@@ -1,4 +1,4 @@
-"""Planners: from scores to a plan, in one step, without running a model.
+"""Planners: from scores to a plan, in one step. All but `NearestOutput` run no model.
 
 A planner is a callable `(groups, scores) -> Plan`. Searches, which also run models, are in `fxprune.search`.
 """

@@ -54,17 +54,25 @@ def save_pretrained(model: nn.Module, plan: Plan, inputs: Inputs, path: str | os
 
 
 def _changes(fields: Mapping[str, Any], plan: Plan) -> Iterator[dict[str, int]]:
-    """Fields that hold the full width of groups which all keep the same count, few of them first."""
+    """Fields that hold the full width of groups which all keep the same count, few of them first; then with one more
+    that holds a multiple, as the heads of queries are of groups of keys and values.
+    """
     kept: dict[int, set[int]] = {}
     for group in plan.groups.values():
         kept.setdefault(group.size, set()).add(len(group.kept))
-    able = {
-        name: next(iter(kept[value]))
-        for name, value in fields.items()
-        if type(value) is int and len(kept.get(value, ())) == 1 and kept[value] != {value}
-    }
-    for count in range(min(len(able), _MOST_FIELDS) + 1):
-        yield from (dict(some) for some in combinations(able.items(), count))
+    agreed = {size: left for size, (left, *others) in kept.items() if not others and left != size}
+    numbers = {name: value for name, value in fields.items() if type(value) is int}
+    able = {name: agreed[value] for name, value in numbers.items() if value in agreed}
+    named = [size for size in agreed if size > 1 and size in numbers.values()]
+    multiples = [
+        {name: value // s * agreed[s]}
+        for name, value in numbers.items()
+        for s in named
+        if value not in kept and value and value % s == 0
+    ]
+    for further in ({}, *multiples):
+        for count in range(min(len(able), _MOST_FIELDS) + 1):
+            yield from ({**dict(some), **further} for some in combinations(able.items(), count))
 
 
 def _makes(config: Any, model: nn.Module, inputs: Inputs) -> bool:

@@ -158,7 +158,7 @@ class Numbers:
         self._products.clear()
 
     def note_product(self, name: str, x: Tensor, out: Tensor, how: Any) -> None:
-        """Remember what a layer made with `block(name)`, if that takes little memory beside the weight itself."""
+        """Remember what a layer made with `blocks(name)`, if that takes little memory beside the weight itself."""
         if 2 * (x.numel() + out.numel()) <= self.tensors[name].numel() and self._agree[name]:
             self._products.setdefault(name, []).append(_Product(x, out, (x._version, out._version), how))
 

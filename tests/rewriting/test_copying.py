@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import fxprune
 from fxprune.rewriting.copying import copied
@@ -80,3 +82,14 @@ def test_an_error_that_no_attribute_explains_is_raised_as_it_is(monkeypatch: pyt
     monkeypatch.setattr(nn.Parameter, "__deepcopy__", fail)
     with pytest.raises(MemoryError, match="no room"):
         copied(nn.Linear(2, 2))
+
+
+def test_graph_modules_keep_their_modes() -> None:
+    """Their copies forget them; torchvision's extractors have a graph for each mode besides."""
+    extractor = create_feature_extractor(torchvision.models.resnet18(), {"layer1": "first"}).eval()
+    extractor.get_submodule("layer1.0.bn1").train()
+    modes = {name: module.training for name, module in extractor.named_modules()}
+    x = torch.rand(2, 3, 32, 32)
+    result = fxprune.prune(extractor, x, pruning_ratio=0.5)
+    assert {name: module.training for name, module in result.model.named_modules()} == modes
+    assert {name: module.training for name, module in copied(extractor).named_modules()} == modes

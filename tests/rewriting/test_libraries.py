@@ -83,3 +83,25 @@ def test_a_model_without_a_config(tmp_path: Path) -> None:
     result = fxprune.prune(net, torch.rand(1, 4), 0.5)
     with pytest.raises(fxprune.InputError, match=r"no config to save; seen: Sequential; remedy: use result.save"):
         result.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("shared", [2, 4])
+def test_fewer_heads_of_shared_keys_are_said(shared: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=40,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=shared,
+        head_dim=6,
+        vocab_size=50,
+    )
+    model, ids = transformers.LlamaForCausalLM(config).eval(), torch.randint(0, 50, (2, 7))
+    call = {"input_ids": ids, "use_cache": False}
+    result = fxprune.prune(model, call, pruning_ratio=0.5, heads="num_heads")
+    result.save_pretrained(tmp_path)
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert (again.config.num_attention_heads, again.config.num_key_value_heads) == (4, shared // 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(**call).logits, result.model(**call).logits)

@@ -178,7 +178,7 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
     """Label the graph and find its components and candidate groups.
 
     Raises:
-        NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.labels.label`).
+        NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.propagation.label`).
     """
     labelling = label(graph, rule_of, free, _is_unread)
     labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling), *untrained(labelling)]

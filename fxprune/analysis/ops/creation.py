@@ -9,7 +9,6 @@ from typing import Any
 
 from fxprune.analysis.labels.dims import AS_BUFFER, Dim
 from fxprune.analysis.labels.labels import Call, fixed_result
-from fxprune.analysis.ops.sizes import at
 from fxprune.analysis.ops.spec import OpSpec
 from fxprune.analysis.ops.zeros import always
 
@@ -36,9 +35,9 @@ OPS: dict[str, OpSpec] = {
     **dict.fromkeys(_FRESH, OpSpec(fresh)),
     **dict.fromkeys(_COUNTED, OpSpec(counted)),
     **dict.fromkeys(["new_empty", "new_empty_strided", "new_ones"], OpSpec(fresh, unread=True)),
-    "zeros": OpSpec(fresh, always, sizes=at(0)),
-    "new_zeros": OpSpec(fresh, always, sizes=at(1), unread=True),
+    "zeros": OpSpec(fresh, always),
+    "new_zeros": OpSpec(fresh, always, unread=True),
     "full": OpSpec(fresh, values=True),
-    "new_full": OpSpec(fresh, sizes=at(1), values=True, unread=True),
+    "new_full": OpSpec(fresh, values=True, unread=True),
     "scalar_tensor": OpSpec(fresh, values=True),
 }

@@ -12,7 +12,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Dim, Fixed, Loose
 from fxprune.analysis.labels.labels import Axes, Call, fixed_result
-from fxprune.analysis.ops import sizes, zeros
+from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import Move, OpSpec
 
 
@@ -293,7 +293,7 @@ def turns(op: str, args: Sequence[Any], shape: Sequence[Any]) -> bool:
     return op == "transpose" and args[1] % 2 != args[2] % 2
 
 
-_RESHAPE = OpSpec(reshape, zeros.first, move=Move.RESHAPE, sizes=sizes.at(1))
+_RESHAPE = OpSpec(reshape, zeros.first, move=Move.RESHAPE)
 _COPIED = OpSpec(reshape, zeros.first)
 
 OPS: dict[str, OpSpec] = {
@@ -304,7 +304,7 @@ OPS: dict[str, OpSpec] = {
     "t": OpSpec(t, zeros.first, move=Move.TURN),
     "unsqueeze": OpSpec(unsqueeze, zeros.first, move=Move.STRETCH),
     "squeeze": OpSpec(squeeze, zeros.first, move=Move.STRETCH),
-    "expand": OpSpec(expand, zeros.first_throughout, move=Move.STRETCH, sizes=sizes.at(1)),
+    "expand": OpSpec(expand, zeros.first_throughout, move=Move.STRETCH),
     "repeat": OpSpec(repeat, zeros.first_throughout),
     "flip": OpSpec(flip, zeros.first, move=Move.SHIFT),
     "rot90": OpSpec(rot90, zeros.first),

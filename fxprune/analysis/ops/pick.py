@@ -10,7 +10,7 @@ import torch
 
 from fxprune.analysis.labels.dims import Dim, Fixed
 from fxprune.analysis.labels.labels import Axes, Call, fixed_result
-from fxprune.analysis.ops import sizes, zeros
+from fxprune.analysis.ops import zeros
 from fxprune.analysis.ops.spec import Move, OpSpec
 
 
@@ -242,8 +242,8 @@ OPS: dict[str, OpSpec] = {
     "slice": OpSpec(slice_, zeros.first, move=Move.PART),
     "select": OpSpec(select, zeros.first, move=Move.PICK),
     "unbind": OpSpec(unbind, zeros.first, move=Move.PICK),
-    "split": OpSpec(split, zeros.first, move=Move.PART, sizes=sizes.equal_parts),
-    "split_with_sizes": OpSpec(split, zeros.first, move=Move.PART, sizes=sizes.parts),
+    "split": OpSpec(split, zeros.first, move=Move.PART),
+    "split_with_sizes": OpSpec(split, zeros.first, move=Move.PART),
     **dict.fromkeys(["unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"], _SPLIT),
     **dict.fromkeys(["diagonal", "diagonal_copy"], OpSpec(diagonal, zeros.first)),
     "diag_embed": OpSpec(diag_embed, zeros.first),

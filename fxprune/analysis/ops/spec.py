@@ -110,8 +110,6 @@ class OpSpec:
             argument that is a weight, as the third argument tells; None: it cannot be seen so.
         move: how the op rearranges its first argument, or several; None: it computes.
         terms: the result of a recorded call as a product plus addends; None: it is not such a sum.
-        sizes: for a recorded call and present arguments, the sizes of the result that the arguments ask for, None
-            where they leave one open; several results follow one another. None: no argument is a size.
         values: whether the numbers among the arguments are values, rather than sizes, dims or indices.
         unread: whether no value of the first argument counts, but its shape or type alone.
         adds: whether the op adds its first two arguments.
@@ -131,7 +129,6 @@ class OpSpec:
     layers: Callable[[Sequence[Any], Tensor, Callable[[Tensor], bool]], Iterator[LinearProduct]] | None = None
     move: Move | None = None
     terms: TermsRule = lambda _: None
-    sizes: Callable[[fx.Node, Any], list[int | None]] | None = None
     values: bool = False
     unread: bool = False
     adds: bool = False

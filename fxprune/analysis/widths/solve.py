@@ -244,8 +244,8 @@ class _Solver:
         return ""
 
     def _whole(self, form: Form, source: Computed) -> None:
-        """What the code divides must stay a whole number: counts at which it is none are refused, group by group; balanced
-        groups are tried out one by one.
+        """What the code divides must stay a whole number: each group is refused the counts at which it is none;
+        balanced groups are tried out one by one.
         """
         parts = {g: Form({(g,): Fraction(self._analysis.groups[g].size, s)}) for g, s in self._steps.items()}
         if form.put(parts).is_integral() or form.groups <= self._balanced:

@@ -11,9 +11,6 @@ KERNELS = {
     "tracing/meta_kernels.py",  # answers
     "tracing/plain_layers.py",  # the calls of layers that are recorded without being run
     "tracing/chunked_convolution.py",  # a convolution in pieces
-    "scorers/patches.py",  # sums over patches, by a convolution
-    "verification/modes.py",  # random draws that both models share
-    "analysis/widths/script.py",  # which calls of two runs stand for one another
 }
 
 
@@ -25,4 +22,4 @@ def test_no_op_is_named_elsewhere() -> None:
         if NAMES.search(line) and "'aten." not in line and "[dim" not in line
     }
     outside = {name for name in found if not name.startswith("analysis/ops/")}
-    assert outside <= KERNELS
+    assert outside == KERNELS

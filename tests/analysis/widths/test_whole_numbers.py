@@ -36,7 +36,8 @@ def test_a_width_stays_a_multiple(demanded: int) -> None:
     for ratio in (0.5, 0.8):
         result = fxprune.prune(model, torch.randn(1, 3, 8, 8), pruning_ratio=ratio)
         assert len(result.plan.groups) == 3
-        assert result.report.proof is not None and not result.report.proof.disproved
+        assert result.report.proof is not None
+        assert not result.report.proof.disproved
         assert result.model[0].out_channels % demanded == 0  # type: ignore[index,union-attr]
         assert result.model[0].out_channels < 32  # type: ignore[index,operator,union-attr]
         assert result.model(torch.randn(2, 3, 5, 5)).shape == (2, 4, 5, 5)
