@@ -16,7 +16,6 @@ spectral     Fourier transforms, complex numbers
 creation     ops that make a tensor from sizes
 zeros        rules for what is zero in masked channels
 terms        rules for how a result is a sum of products
-sizes        which sizes an op's arguments ask for
 
 No other room names an op, but for meta kernels and timers. To support another op, register one entry:
 
