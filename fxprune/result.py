@@ -139,10 +139,17 @@ class Report:
         if self.proof is not None:
             lines.append(str(self.proof))
         lines += self.warnings()
-        lines += [str(width) for width in self.stale]
+        if self.stale:
+            lines.append(self._told_of_stale())
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
         return "\n".join([*lines, _told_of_data(self.repaired, self.random), *self._told_of_unread()])
+
+    def _told_of_stale(self) -> str:
+        """One line, for most such numbers are no widths; `stale` has them all."""
+        names = ", ".join(f"{f'{s.module}.{s.name}'.lstrip('.')} = {s.value}" for s in self.stale[:3])
+        more = f" and {len(self.stale) - 3} more" if len(self.stale) > 3 else ""
+        return f"equal to a width that shrank, perhaps by chance, not read by this forward and as before: {names}{more}"
 
     def _told_of_unread(self) -> list[str]:
         """The groups that are read by weights that are computed from parameters: no repair makes up for these."""
