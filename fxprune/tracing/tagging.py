@@ -144,6 +144,8 @@ class _Tag:
 
     def _items(self, inner: Any, name: str, depth: int) -> None:
         for k, v in list(inner.items() if isinstance(inner, dict) else enumerate(inner)):
+            if "." in str(k):  # no name leads there
+                continue
             if type(v) is int and type(k) in (str, int):
                 inner[k] = self.width(f"{name}.{k}", v)
             elif type(v) not in (str, float, bool):

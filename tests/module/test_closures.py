@@ -76,3 +76,21 @@ def test_a_variable_of_two_functions_stays() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 1), Shared()).eval()
     result = fxprune.prune(model, torch.randn(2, 3, 4, 4), 0.5)
     assert result.model.get_submodule("1.conv").out_channels == 8
+
+
+class Table(nn.Module):
+    """Holds functions under names that no dots can lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 8
+        self.conv, self.out = nn.Conv2d(3, 8, 1), nn.Linear(8 * 16, 2)
+        self.ways = {"a.b": lambda x: x.reshape(-1, width, 16)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.ways["a.b"](self.conv(x)).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_names_with_dots_lead_nowhere() -> None:
+    result = fxprune.prune(nn.Sequential(nn.Conv2d(3, 3, 1), Table()).eval(), torch.randn(2, 3, 4, 4), 0.5)
+    assert result.model.get_submodule("1.conv").out_channels == 8

@@ -27,7 +27,9 @@ def told_apart(labelling: Labelling, channels: npt.NDArray[np.bool_]) -> Iterato
         labelling: of the graph.
         channels: for each label, whether it belongs to channels that may go, of shape (labels,).
     """
-    sums = [(fix, factors) for fix, factors in labelling.labeller.sums if not _by_parameters(factors, labelling)]
+    sums = labelling.labeller.sums
+    if not any(map(_writes_to_parameters, labelling.graph.fx.nodes)):
+        sums = [(fix, factors) for fix, factors in sums if not _by_parameters(factors, labelling)]
     zero = _zero(labelling, channels) if sums else {}
     return (fix for fix, factors in sums if not any(zero[f] for f in factors))
 
@@ -71,6 +73,10 @@ def _writes(node: fx.Node) -> bool:
     """Whether a call writes into its first tensor."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable and bool(node.args) and isinstance(node.args[0], fx.Node)
+
+
+def _writes_to_parameters(node: fx.Node) -> bool:
+    return _writes(node) and any(n.op == "get_attr" for n in _sharing(node.args[0]))
 
 
 def _sharing(node: Any) -> set[fx.Node]:

@@ -9,55 +9,77 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from torch import fx
+
 from fxprune.analysis.labels.dims import MODEL_INPUT, SPATIAL, Factoring
+from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.forms import Forms, Labelled, operands
 from fxprune.analysis.widths.script import recorded_calls
-from fxprune.tracing.functions import SIZED, Takes
-from fxprune.tracing.provenance import Computed, Dim, Run, Site, SizedCall
+from fxprune.tracing.functions import SIZED, SizeArguments, Takes
+from fxprune.tracing.provenance import Computed, Dim, Reference, Run, Site, SizedCall
 
-_LAID = "a reshape that divides them by the size of the input"
+_LAID = "a reshape that divides these channels by the size of the input"
 
 
 def laid_over_positions(forms: Forms, run: Run) -> Iterator[tuple[Any, Site, str]]:
     """The channels that a reshape divides by the number of positions, where, and how, as `Facts.escapes`."""
     nodes = recorded_calls(forms.analysis.labelling.graph.fx)
-    splits: dict[Any, list[Factoring]] = {}
+    splits: dict[fx.Node, list[Factoring]] = {}
     for f in forms.analysis.labelling.labeller.factorings:
         if f.split:
             splits.setdefault(f.node, []).append(f)
     for call in run.calls if splits else ():
-        if call.name in SIZED and SIZED[call.name].takes in (Takes.SHAPE, Takes.LIKE):
-            for f in (f for i in call.nodes for f in splits.get(nodes[i], ())):
-                if any(_lies_in(forms, call, i, f) for i in _positions(forms, call)):
+        here = [f for i in call.nodes for f in splits.get(nodes[i], ())]
+        if here and call.name in SIZED and call.results:
+            parts = _laid(forms, call, SIZED[call.name])
+            for f in here:
+                if any(part is factor for part in parts for factor in f.factors):
                     yield Labelled(f.flat, len(f.flat)), call.site, _LAID
 
 
-def _positions(forms: Forms, call: SizedCall) -> Iterator[int]:
-    """The dims of a reshape's result, counted from the last, whose lengths follow the positions of an input."""
-    if SIZED[call.name].takes is Takes.LIKE:
-        axes = forms.axes(call.args[1])
-        yield from () if axes is None else (i - len(axes) for i in range(len(axes)) if _is_position(axes.known(i)))
-        return
-    count = len([1 for _ in _given(call)])
-    yield from (i - count for i, source in enumerate(_given(call)) if _follows_positions(forms, source))
+def _laid(forms: Forms, call: SizedCall, where: SizeArguments) -> list[Any]:
+    """What the dims of a reshape's result carry whose lengths follow the positions of an input."""
+    axes = forms.axes(call.results[0])
+    given = next((call.kwargs[n] for n in where.names if n in call.kwargs), call.args[where.first :])
+    if axes is None:
+        return []
+    if where.takes is Takes.LIKE:
+        other = given[0] if type(given) is tuple else given
+        sizes = [Dim(other, i, n) for i, n in enumerate(axes.shape)] if isinstance(other, Reference) else []
+        start = 0
+    elif where.takes in (Takes.SHAPE, Takes.UNFLATTENED):
+        sizes = given[0] if given and type(given[0]) is tuple else given
+        start = 0 if where.takes is Takes.SHAPE else _unflattened(forms, call)
+    else:
+        return []
+    return [axes.known(i) for i, size in enumerate(sizes, start) if i < len(axes) and _follows(forms, size)]
 
 
-def _given(call: SizedCall) -> Iterator[Any]:
-    first = call.args[SIZED[call.name].first :]
-    yield from first[0] if first and type(first[0]) is tuple else first
+def _unflattened(forms: Forms, call: SizedCall) -> int:
+    """The dim that becomes several."""
+    axes, dim = forms.axes(call.args[0]), call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
+    return int(dim) % len(axes) if axes is not None and type(dim) is int else 0
 
 
-def _follows_positions(forms: Forms, source: Any) -> bool:
+def _follows(forms: Forms, source: Any) -> bool:
+    """Whether a number follows the positions of an input."""
     if isinstance(source, Computed):
-        return any(_follows_positions(forms, side) for side in operands(source))
-    return isinstance(source, Dim) and _is_position(forms.labels_of(source))
+        return any(_follows(forms, side) for side in operands(source))
+    if not isinstance(source, Dim):
+        return False
+    carried = forms.labels_of(source)
+    if isinstance(carried, np.ndarray) or carried not in (SPATIAL, MODEL_INPUT):
+        return False
+    return not _is_read(source.tensor.node, source.axis)
 
 
-def _is_position(dim: Any) -> bool:
-    return dim in (SPATIAL, MODEL_INPUT) if not hasattr(dim, "__len__") else False
-
-
-def _lies_in(forms: Forms, call: SizedCall, i: int, split: Factoring) -> bool:
-    """Whether a dim of the result is a part of what was split."""
-    axes = forms.axes(call.results[0]) if call.results else None
-    return axes is not None and len(axes) >= -i and any(axes.known(len(axes) + i) is part for part in split.factors)
+def _is_read(node: Any, axis: int) -> bool:
+    """Whether a convolution reads a dim of an input as channels, whose number is always the same."""
+    for user in node.users if isinstance(node, fx.Node) else ():
+        spec, arguments = spec_of_node(user), user.args
+        for weight in spec.weights(user) if spec and arguments[0] is node else ():
+            read: Any = arguments[weight[0]]
+            if axis == len(node.meta["shape"]) - len(read.meta["shape"]) + 1:
+                return True
+    return False

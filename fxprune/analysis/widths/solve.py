@@ -250,12 +250,21 @@ class _Solver:
         parts = {g: Form({(g,): Fraction(self._analysis.groups[g].size, s)}) for g, s in self._steps.items()}
         if form.put(parts).is_integral() or form.groups <= self._balanced:
             return
-        full = {g: Form.of(self._parts.size(g)) for g in form.groups}
-        unfit = {g: self._unfit(form.put({h: n for h, n in full.items() if h != g})) for g in full}
-        for g, counts in unfit.items() if None not in unfit.values() else ():
-            self._held = self._held.refuse(self._analysis.groups[g].name, counts or ())
-        if None in unfit.values():
+        unfit = self._unfit_alone(form)
+        for g, counts in (unfit or {}).items():
+            self._held = self._held.refuse(self._analysis.groups[g].name, counts)
+        if unfit is None:
             self._fix(form.groups, Equation(source, "a whole number", source.operation, source.site))
+
+    def _unfit_alone(self, form: Form) -> dict[int, list[int]] | None:
+        """For each group of a sum, the counts at which its part is no whole number; None where a product of groups, or
+        no other count of one, makes that no answer.
+        """
+        full = {g: Form.of(self._parts.size(g)) for g in form.groups}
+        found = {g: self._unfit(form.put({h: n for h, n in full.items() if h != g})) for g in full}
+        if any(counts is None for counts in found.values()) or any(len(set(m)) > 1 for m in form.terms):
+            return None
+        return {g: counts for g, counts in found.items() if counts}
 
     # Comparisons
 

@@ -151,3 +151,20 @@ def test_what_is_exact_is_not(between: Any) -> None:
     model, x = model_of(between), torch.randn(2, 3, 8, 8)
     assert all(not g.mixed_by for g in fxprune.find_groups(fxprune.trace(model, x)) if g.name in ("a", "b", "w1"))
     assert deviation_of_unmixed(model, x) < 1e-6
+
+
+class WritesItsWeight(nn.Module):
+    """Adds to a weight through a view of it: what reads masked channels is not what it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.out.weight.data[:].add_(0.5)
+        return self.out(self.a(x).sigmoid())  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_is_written_to_is_not_known_at_once() -> None:
+    groups = fxprune.find_groups(fxprune.trace(WritesItsWeight().eval(), torch.randn(2, 3, 4, 4)))
+    assert groups["a"].mixed_by

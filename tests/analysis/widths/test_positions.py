@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,3 +57,48 @@ class Heads(nn.Module):
 def test_batches_with_heads_shrink() -> None:
     groups = fxprune.find_groups(fxprune.trace(Heads(), torch.randn(4, 5, 6)))
     assert [g.size for g in groups] == [8]
+
+
+class Read(nn.Module):
+    """A convolution whose result is read in one way or another, and read on."""
+
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor], width: int, read: int) -> None:
+        super().__init__()
+        self.a, self.out, self.how = nn.Conv2d(3, width, 1), nn.Conv2d(read, 2, 1), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.how(x, self.a(x)).relu())  # type: ignore[no-any-return]
+
+
+def turned(y: Tensor) -> Tensor:
+    return y.flatten(2).transpose(1, 2)
+
+
+DIVIDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "like": lambda _, y: turned(y).reshape_as(other=y),  # type: ignore[call-arg]
+    "keyword": lambda _, y: torch.reshape(turned(y), shape=tuple(y.shape)),
+    "unflattened": lambda _, y: turned(y).flatten(1).unflatten(1, (-1, *y.shape[2:])),
+    "rows": lambda _, y: turned(y).flatten(1).view(y.shape[0], -1, y.shape[2], y.shape[3]),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_however_the_sizes_are_given(name: str) -> None:
+    model = Read(DIVIDED[name], 32, 32).eval()
+    assert not list(fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 4, 4))))
+
+
+def test_the_number_of_colours_is_no_position() -> None:
+    def filters(x: Tensor, y: Tensor) -> Tensor:
+        n, colours, height, width = x.shape
+        return y.view(n, colours, -1, height, width).sum(2)
+
+    torch.manual_seed(0)
+    model = Read(filters, 24, 3).eval().double()
+    groups = fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 4, 4).double()))
+    assert [g.size for g in groups] == [8]
+    small = fxprune.rewrite(model, plan := groups.plan({"a": [0, 2, 5]}))
+    fxprune.mask(model, plan)
+    for side in (3, 4, 8):
+        x = torch.randn(1, 3, side, side).double()
+        torch.testing.assert_close(small(x), model(x), rtol=1e-9, atol=1e-9)

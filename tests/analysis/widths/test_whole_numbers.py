@@ -66,3 +66,21 @@ def test_halves_of_several_blocks_shrink(blocks: int) -> None:
     assert len(result.plan.groups) == 2 * blocks + 1
     assert result.report.deviation < 1e-9
     assert result.model[0].out_features == 16  # type: ignore[index,union-attr]
+
+
+class Product(nn.Module):
+    """A rest of the product of two widths: that each divides alone says nothing of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 24, 1), nn.Conv2d(3, 12, 1)
+        self.c, self.d = nn.Conv2d(24, 4, 1), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.a(x), self.b(x)
+        rest = (y.shape[1] * z.shape[1]) % 16
+        return self.c(y.relu()) * (1 + rest) + self.d(z.relu())  # type: ignore[no-any-return]
+
+
+def test_a_rest_of_a_product_keeps_both() -> None:
+    assert not list(fxprune.find_groups(fxprune.trace(Product().eval(), torch.randn(2, 3, 4, 4))))
