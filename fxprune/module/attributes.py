@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.module.literal_classes import set_literals
 from fxprune.module.literals import Literal, has_literal, is_literal
+from fxprune.module.saved_state import over_cells
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -98,11 +99,7 @@ def _closed_over(function: FunctionType, variable: str, value: Any) -> FunctionT
     """The same function with another value in its closure: others, and copies of the model, share the old one."""
     named = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     cells = tuple([CellType(value) if name == variable else cell for name, cell in named])
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
-    made.__qualname__, made.__module__, made.__doc__ = function.__qualname__, function.__module__, function.__doc__
-    return made
+    return over_cells(function, cells)
 
 
 def _item(holder: Any, key: str) -> Any:

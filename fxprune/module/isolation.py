@@ -195,8 +195,13 @@ def same_modes(model: nn.Module) -> Iterator[None]:
         return
     if model.training != before[""]:
         model.train(before[""])  # its own `train` may do more than to set modes, and has done so in the function
+    set_modes(model, before)
+
+
+def set_modes(model: nn.Module, modes: Mapping[str, bool]) -> None:
+    """Each module trains or not as `modes` says by name, further ones as the model itself; no `train` is run."""
     for name, module in walk(model):
-        mode = before.get(name, before[""])
+        mode = modes.get(name, modes[""])
         if module.training != mode:
             module.training = mode
 

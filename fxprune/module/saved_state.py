@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from types import CellType, EllipsisType, MemberDescriptorType, ModuleType
+from types import CellType, EllipsisType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -190,6 +190,16 @@ def _fill(slot: MemberDescriptorType, value: Any, before: Any) -> None:
             slot.__delete__(value)
         else:
             slot.__set__(value, before)
+
+
+def over_cells(function: FunctionType, cells: tuple[CellType, ...]) -> FunctionType:
+    """The same function with other cells for what it closes over."""
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    functools.update_wrapper(made, function)
+    del made.__dict__["__wrapped__"]  # it wraps nothing, unless the function did
+    made.__dict__.update(function.__dict__)
+    made.__kwdefaults__ = function.__kwdefaults__ and dict(function.__kwdefaults__)
+    return made
 
 
 def content_of(cell: CellType) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
+from fxprune.module.saved_state import over_cells
+
 
 def bind_to_copies(copies: dict[int, Any]) -> None:
     """Let functions in a copy (hooks, a `forward` put on a module) hold the copies of what they hold of the original.
@@ -54,12 +56,9 @@ class _Binding:
 
     def _function(self, value: FunctionType) -> Any:
         cells = tuple(CellType() for _ in value.__closure__ or ())
-        made = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
-        self._copies[id(value)] = made  # a function may hold itself
-        functools.update_wrapper(made, value)
+        made = self._copies[id(value)] = over_cells(value, cells)  # a function may hold itself
         made.__defaults__ = value.__defaults__ and tuple(self._of(v) for v in value.__defaults__)
         made.__kwdefaults__ = value.__kwdefaults__ and self._of(value.__kwdefaults__)
-        vars(made).pop("__wrapped__", None)
         vars(made).update({name: self._of(v) for name, v in vars(value).items()})
         for cell, old in zip(cells, value.__closure__ or (), strict=True):
             for held in _content(old):

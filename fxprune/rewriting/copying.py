@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import InputError
+from fxprune.module.isolation import set_modes
 from fxprune.module.saved_state import PLAIN, VIEWS, viewed
 from fxprune.module.structural_copy import StructuralCopy
 from fxprune.module.tensors import walk
@@ -63,16 +64,8 @@ def _deepcopy(model: M, memo: dict[int, Any], views: Iterable[Any] = ()) -> M:
     whole = copy.deepcopy(model, memo)
     memo.pop(id(memo), None)  # where `deepcopy` keeps the originals alive
     bind_to_copies(memo)
-    _keep_modes(model, whole)
+    set_modes(whole, {path: module.training for path, module in walk(model)})  # GraphModules forget theirs
     return whole
-
-
-def _keep_modes(model: nn.Module, made: nn.Module) -> None:
-    """Copies train or not as the originals do: those of `torch.fx.GraphModule` and its kinds may have forgotten it."""
-    modes = {path: module.training for path, module in walk(model)}
-    for path, module in walk(made):
-        if module.training != modes.get(path, model.training):
-            module.training = modes.get(path, model.training)
 
 
 def _plain_state(module: nn.Module) -> dict[str, Any] | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from nets import TrainingHead
 from torch import nn
 
 import fxprune
@@ -25,16 +24,6 @@ def test_the_weights_are_part_of_the_peak() -> None:
     assert peak(nn.Linear(1000, 1000), torch.zeros(1, 1000)) >= 4 * 1000 * 1000
 
 
-class Auxiliary(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
-
-    def forward(self, x: Any) -> Any:
-        h = self.a(x).relu()
-        return (self.head(h), self.aux(h)) if self.training else self.head(h)
-
-
 def test_what_training_alone_computes_costs_nothing() -> None:
-    groups = fxprune.find_groups(fxprune.trace(Auxiliary(), torch.zeros(1, 4)))
+    groups = fxprune.find_groups(fxprune.trace(TrainingHead(), torch.zeros(1, 4)))
     assert fxprune.cost(groups).macs == 4 * 8 + 8 * 2

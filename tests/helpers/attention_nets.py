@@ -1875,3 +1875,16 @@ case(
     fixed={"kernel size": "stem.weight:2 stem.weight:3 block.dwconv_h.weight:3 block.dwconv_w.weight:2"},
     ignored="",
 )
+
+
+class RootOfLength(nn.Module):
+    """Queries and keys of eight dims, divided by the root of their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(6, 8) for _ in range(3))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        return self.out((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ self.v(x))  # type: ignore[no-any-return]

@@ -1000,3 +1000,15 @@ def product_of_positive_features(m: Any, x: Tensor) -> Tensor:
 @case(IMAGE, lambda: {"a": conv(3, 6), "b": conv(6, 8), "c": conv(8, 2)}, groups=[(6, "a> >b"), (8, "b> >c")], mixed=1)
 def softmax_over_channels(m: Any, x: Tensor) -> Tensor:
     return m.c(m.b(m.a(x).relu()).softmax(1))
+
+
+class TrainingHead(nn.Module):
+    """A second head that runs in training mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        h = self.a(x).relu()
+        return (self.head(h), self.aux(h)) if self.training else self.head(h)

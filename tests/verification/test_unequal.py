@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from nets import TrainingHead
 
 import fxprune
 from fxprune.verification.compare import are_equal, deviation
@@ -27,21 +27,9 @@ def test_infinities_are_not_equal_to_the_last_bit() -> None:
     assert not are_equal(both, both, (), {})
 
 
-class Auxiliary(nn.Module):
-    """A second head that runs in training mode alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.head, self.aux = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
-
-    def forward(self, x: Any) -> Any:
-        h = self.a(x).relu()
-        return (self.head(h), self.aux(h)) if self.training else self.head(h)
-
-
 def test_a_pruned_model_that_fails_in_training_mode_alone_is_found() -> None:
     torch.manual_seed(0)
-    model, x = Auxiliary().eval(), torch.randn(3, 4)
+    model, x = TrainingHead().eval(), torch.randn(3, 4)
     plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"a": [0, 2, 5]})
     assert fxprune.verify(model, plan, x) < 1e-6
     group = plan.groups["a"]
@@ -49,13 +37,9 @@ def test_a_pruned_model_that_fails_in_training_mode_alone_is_found() -> None:
     assert fxprune.verify(model, replace(plan, groups={"a": cut_less}), x) == inf
 
 
-class Other(Auxiliary):
-    """Its second head reads other channels than the first one's."""
-
-
 def test_wrong_channels_in_training_mode_alone_are_found() -> None:
     torch.manual_seed(0)
-    model, x = Other().eval(), torch.randn(3, 4)
+    model, x = TrainingHead().eval(), torch.randn(3, 4)
     plan = fxprune.find_groups(fxprune.trace(model, x)).plan({"a": [0, 2, 5]})
     group = plan.groups["a"]
     wrong = tuple(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from fxprune.tracing.functions import SIZED, Takes
 from fxprune.tracing.provenance import Attribute, Computed, Dim, Reference, SizedCall
@@ -36,3 +39,17 @@ def leaves_of(call: SizedCall) -> Iterator[Item]:
             ahead += [(v, (*path, i - len(value))) for i, v in enumerate(value)]
         else:
             yield value, path
+
+
+def dims_taken(item: Any, tensors: Mapping[str, Tensor]) -> int:
+    """How many dims an item of an index takes; `tensors` are the model's own, by name."""
+    if item is None or isinstance(item, bool) or item is Ellipsis:
+        return 0
+    if not isinstance(item, Reference):
+        return 1
+    if isinstance(item.node, str):
+        tensor = tensors.get(item.node)
+        dtype, dims = (tensor.dtype, tensor.dim()) if tensor is not None else (None, 1)
+    else:
+        dtype, dims = item.node.meta["dtype"], len(item.node.meta["shape"])
+    return dims if dtype in (torch.bool, torch.uint8) else 1

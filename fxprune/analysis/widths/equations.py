@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import fx
 
 from fxprune.analysis.labels.labels import Axes
-from fxprune.analysis.widths.arguments import SOURCES, Item, Path, is_indexed, leaves_of, value_of
+from fxprune.analysis.widths.arguments import SOURCES, Item, Path, dims_taken, is_indexed, leaves_of, value_of
 from fxprune.analysis.widths.builtin_modules import heads_of
 from fxprune.analysis.widths.forms import Forms, Labelled, Number
 from fxprune.analysis.widths.script import recorded_calls
@@ -41,6 +40,7 @@ class Facts:
 
     Attributes:
         equations: what must hold.
+        lengths: numbers that are the lengths of labelled dims of a call's result: source, what the dim carries, call.
         scalars: numbers that calls take as values.
         guards: what the code compared.
         scaled: attention that scales by a width.
@@ -51,6 +51,7 @@ class Facts:
     """
 
     equations: list[Equation] = field(default_factory=list)
+    lengths: list[tuple[Any, Any, SizedCall]] = field(default_factory=list)
     scalars: list[Scalar] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     scaled: list[SizedCall] = field(default_factory=list)
@@ -171,6 +172,8 @@ class _Reader:
 
     def lengths(self, items: list[Item], axes: Axes, first: int) -> None:
         for i, item in enumerate(items, start=first):
+            if isinstance(item[0], SOURCES) and isinstance(axes.known(i), np.ndarray):
+                self._facts.lengths.append((item[0], axes.known(i), self._call))
             if value_of(item[0]) == -1:
                 self._taken(item)
             else:
@@ -309,10 +312,11 @@ class _Reader:
         if axes is None:
             return
         items = list(index) if type(index) is tuple else [index]
+        tensors = self._forms.analysis.labelling.graph.tensors
         at = 0
         for i, item in enumerate(items):
             if item is Ellipsis:
-                at = len(axes) - sum(self._width(v) for v in items[i + 1 :])
+                at = len(axes) - sum(dims_taken(v, tensors) for v in items[i + 1 :])
             elif isinstance(item, slice) and at < len(axes):
                 columns = item.step not in (None, 1)  # of the grid (length / step, step): the first is not a width
                 for name, bound in (("lower", None if columns else item.start), ("upper", item.stop)):
@@ -320,20 +324,7 @@ class _Reader:
                         self._bound((bound, (i, name)), axes.known(at), axes.shape[at])
                 at += 1
             else:
-                at += self._width(item)
-
-    def _width(self, item: Any) -> int:
-        """How many dims an item of an index takes."""
-        if item is None or isinstance(item, bool) or item is Ellipsis:
-            return 0
-        if not isinstance(item, Reference):
-            return 1
-        if isinstance(item.node, str):
-            tensor = self._forms.analysis.labelling.graph.tensors.get(item.node)
-            dtype, dims = (tensor.dtype, tensor.dim()) if tensor is not None else (None, 1)
-        else:
-            dtype, dims = item.node.meta["dtype"], len(item.node.meta["shape"])
-        return dims if dtype in (torch.bool, torch.uint8) else 1
+                at += dims_taken(item, tensors)
 
     def _bound(self, item: Item, dim: Any, size: int) -> None:
         value, plain = int(value_of(item[0])), not isinstance(item[0], SOURCES)

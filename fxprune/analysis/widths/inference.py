@@ -43,7 +43,7 @@ def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: 
     facts = Facts()
     if run is not None:
         facts = gather(forms := Forms(analysis, parts, {}), run)
-        facts.escapes += laid_over_positions(forms, run)
+        facts.escapes += laid_over_positions(forms, facts)
     return _Inference(analysis, facts, known, rewrite_code=rewrite_code).checked(held)
 
 
