@@ -23,7 +23,13 @@ Objective: TypeAlias = Callable[[Any, Batch], Tensor]  # (outputs, batch) -> a s
 
 def cross_entropy(outputs: Any, targets: Any) -> Tensor:
     """Mean cross-entropy of outputs of shape (batch, classes, ...) and targets: classes or probabilities."""
-    return F.cross_entropy(logits_of(outputs), targets)
+    return F.cross_entropy(logits_of(outputs), _wide(targets))
+
+
+def _wide(targets: Any) -> Any:
+    """Classes in the integers that PyTorch asks for; data sets often hold shorter ones."""
+    short = isinstance(targets, Tensor) and targets.dtype in (torch.int32, torch.int16, torch.int8)
+    return targets.long() if short else targets
 
 
 def default_loss(outputs: Any, batch: Batch) -> Tensor:
@@ -62,7 +68,7 @@ def logits_of(outputs: Any) -> Tensor:
 def each_loss(loss: Loss | None, outputs: Any, targets: Any, size: int) -> Tensor:
     """The loss of each sample, of shape (batch,); None is cross-entropy, the mean over positions."""
     if loss is None:
-        losses = F.cross_entropy(logits_of(outputs), targets, reduction="none")
+        losses = F.cross_entropy(logits_of(outputs), _wide(targets), reduction="none")
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
 
     def sample(tree: Any, i: int) -> Any:

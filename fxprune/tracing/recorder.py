@@ -259,7 +259,7 @@ class Recorder(DispatchMode):
         name = self._names.get(id(tensor))
         if name is None:
             node = self.graph.create_node("get_attr", f"_constant_{len(self._pinned)}")
-            node.meta["constant"] = True
+            node.meta["constant"], node.meta["unregistered"] = True, isinstance(tensor, nn.Parameter)
             if tensor.dim() == 0 and not tensor.is_meta:
                 node.meta["value"] = float(tensor)  # it may follow a width; a probe compares
             self._pinned.append(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -132,7 +133,7 @@ class Gradual(Generic[M]):
         Raises:
             InputError, ProofError, TraceError: as `fxprune.prune`; nothing was changed by this cut.
         """
-        check_kind("the epoch", epoch, int, "give the number of the epoch that begins")
+        check_kind("the epoch", epoch, numbers.Integral, "give the number of the epoch that begins")
         due = sum(e <= epoch for e in self.epochs)
         cut = due > self._done
         while self._done < due:

@@ -16,7 +16,7 @@ from fxprune.analysis.widths.words import at_line
 from fxprune.module.attributes import int_of
 from fxprune.module.constants import tree_of
 from fxprune.tracing.functions import SIZED, Takes
-from fxprune.tracing.provenance import Computed, Dim, Guard, Site
+from fxprune.tracing.provenance import Computed, Dim, Guard, Site, is_torchs
 from fxprune.tracing.trace import Graph
 
 
@@ -27,7 +27,8 @@ def untaken_branches(graph: Graph) -> tuple[str, ...]:
         graph: of the full-size model.
     """
     codes: dict[Any, list[Guard]] = {}
-    for guard in graph.run.guards if graph.run else ():
+    guards = graph.run.guards if graph.run else ()
+    for guard in (g for g in guards if not is_torchs(g.site.code)):  # widths in PyTorch's own modules are known
         codes.setdefault(guard.site.code, []).append(guard)
     found = [at_line(site) for guards in codes.values() for site in _passing_over_sizes(graph, guards)]
     return tuple(dict.fromkeys(found))

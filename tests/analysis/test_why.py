@@ -202,3 +202,23 @@ def test_a_grid_of_which_no_factor_shrinks_says_so() -> None:
     groups = fxprune.find_groups(fxprune.trace(OuterProduct(), torch.zeros(2, 5)))
     assert not len(groups)
     assert {f.reason for f in groups.fixed if f.count > 5} == {"no factor of the grid 6×6 may shrink"}
+
+
+class InAList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Conv2d(3, 8, 1), [nn.Conv2d(8, 8, 1)], nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(self.stem(x))
+        return self.head(x)
+
+
+def test_a_layer_that_the_model_does_not_know() -> None:
+    net = InAList()
+    held = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3, 8, 8))).why("stem").held[0]
+    assert "a parameter of no module" in held.dim.reason
+    assert "nn.ModuleList" in held.remedy
+    net.blocks = nn.ModuleList(net.blocks)  # type: ignore[assignment]
+    assert fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3, 8, 8))).why("stem").groups

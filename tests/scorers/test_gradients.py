@@ -166,6 +166,16 @@ def test_models_made_in_inference_mode() -> None:
     assert (Taylor()(model, groups, [(x, torch.zeros(5, dtype=torch.long))])["0"] > 0).any()
 
 
+@pytest.mark.parametrize("scorer", [Taylor(), HessianDiagonal("given")], ids=repr)
+def test_labels_in_short_integers(scorer: Any) -> None:
+    """As NumPy and data frames hold them."""
+    model, groups, x, _ = subject("perceptron")
+    labels = torch.arange(6) % 2
+    expected = scorer(model, groups, [(x, labels)])
+    for dtype in (torch.int32, torch.int16):
+        assert all(torch.equal(v, expected[k]) for k, v in scorer(model, groups, [(x, labels.to(dtype))]).items())
+
+
 def test_frozen_parameters_have_scores_too() -> None:
     model, groups, x, y = subject("residual")
     expected = Taylor(squares)(model, groups, [(x, y)])

@@ -165,5 +165,20 @@ class Twice(nn.Module):
         return x
 
 
+class Upscaled(Net):
+    """PyTorch compares the size that it is asked for, and has numbers of its own behind that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(20, 20, 3, stride=2, padding=1)
+
+    def between(self, y: Tensor) -> Tensor:
+        return self.up(y, output_size=[2 * n for n in y.shape[2:]])  # type: ignore[no-any-return]
+
+
+def test_branches_of_pytorch_are_not() -> None:
+    assert untaken_branches(fxprune.trace(Upscaled().eval(), torch.randn(2, 3, 8, 8))) == ()
+
+
 def test_a_branch_that_is_taken_once_is_known() -> None:
     assert untaken_branches(fxprune.trace(Twice().eval(), torch.randn(1, 3, 16, 16))) == ()

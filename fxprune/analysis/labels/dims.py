@@ -16,6 +16,7 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
 
+UNREGISTERED = "a parameter of no module, such as one of a layer in a plain list"
 AS_BUFFER = "; a buffer in its place could be cut"  # ends the reasons of floating-point tensors that the code makes
 
 

@@ -28,6 +28,11 @@ def add_up(call: Call, x: Axes, dim: Any = None, keepdim: bool = False, **_: Any
     return _left(call, x, dim)
 
 
+def of_classes(call: Call, x: Axes, target: Axes, *more: Any, **_: Any) -> Any:
+    """A loss whose targets are numbers of classes."""
+    return fixed_result(call.lab, [x, target, *more], call.shape, "classes of a loss")
+
+
 def _gone(x: Axes, dim: Any) -> set[int]:
     """The dims that are reduced."""
     if not isinstance(dim, int | list) or isinstance(dim, bool) or dim == []:
@@ -124,10 +129,12 @@ def _without(x: Axes, gone: int, shape: Sequence[int]) -> list[Dim]:
 
 _POSITIONAL = "argmax argmin argsort cumprod cummax cummin kthvalue logcumsumexp nanmedian sort mode median".split()
 
+_OF_CLASSES = "nll_loss_forward nll_loss2d_forward multi_margin_loss multilabel_margin_loss_forward".split()
 _LOSSES = {"mse_loss": 2, "smooth_l1_loss": 2, "huber_loss": 2, "soft_margin_loss": 2, "binary_cross_entropy": 3}
 
 OPS: dict[str, OpSpec] = {
     **{name: OpSpec(difference(at)) for name, at in {**_LOSSES, "binary_cross_entropy_with_logits": 4}.items()},
+    **dict.fromkeys(_OF_CLASSES, OpSpec(of_classes)),
     **dict.fromkeys(["cdist", "_cdist_forward", "_euclidean_dist"], OpSpec(distances)),
     **dict.fromkeys("amax amin all _is_all_true _is_any_true prod".split(), OpSpec(reduce, zeros.first)),
     "mean": OpSpec(reduce, zeros.first, terms=mixed),

@@ -77,6 +77,11 @@ def places(x: Tensor) -> Tensor:
     return torch.tensor([5, 0, 3]).expand(x.shape[0], x.shape[1], 3)
 
 
+def classes(x: Tensor) -> Tensor:
+    """A class for each number: the first one."""
+    return torch.zeros_like(x, dtype=torch.long)
+
+
 def rows(x: Tensor) -> Tensor:
     """(n, 8) features."""
     return x.mean((2, 3))
@@ -96,6 +101,7 @@ def written(x: Tensor) -> Tensor:
 
 POSITIONS = "positions"
 VALUES = "depends on values"
+CLASSES = "classes of a loss"
 INDEX = "index"
 
 # name: run, or (run, reason why the channels stay)
@@ -302,6 +308,13 @@ CASES: dict[str, Run | tuple[Run, str]] = {
     "binary_cross_entropy": lambda m, x: F.binary_cross_entropy(x, x.flip(2).detach(), reduction="none"),
     "binary_cross_entropy_with_logits": lambda m, x: F.binary_cross_entropy_with_logits(
         m.s.expand_as(x), x.detach(), reduction="none"
+    ),
+    "nll_loss_forward": (lambda m, x: x * F.cross_entropy(rows(x), classes(rows(x)[:, 0])), CLASSES),
+    "nll_loss2d_forward": (lambda m, x: x * F.cross_entropy(x, classes(x[:, 0]), reduction="none")[:, None], CLASSES),
+    "multi_margin_loss": (lambda m, x: x * F.multi_margin_loss(rows(x), classes(rows(x)[:, 0])), CLASSES),
+    "multilabel_margin_loss_forward": (
+        lambda m, x: x * F.multilabel_margin_loss(rows(x), classes(rows(x))),
+        CLASSES,
     ),
     "torchvision::nms": (
         lambda m, x: x + 0 * torchvision.ops.nms(torch.ones(x.shape[1], 4, dtype=x.dtype), rows(x).sum(0), 0.5).sum(),
