@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import in_a_line
+from fxprune.costs.latency.engines import onnx_session
 from fxprune.module.isolation import as_call, output_tensors
 from fxprune.optional import require
 
@@ -133,11 +134,9 @@ def onnx_runtime(path: Path) -> Engine:
         InputError: the package is missing.
         CommandError: it refuses the file.
     """
-    runtime = require("onnxruntime", extra="onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    require("onnxruntime", extra="onnx")
     try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnx_session(str(path))
     except Exception as error:
         raise CommandError(f"ONNX Runtime refuses {path}: {in_a_line(error)}") from error
 

@@ -206,8 +206,27 @@ def set_modes(model: nn.Module, modes: Mapping[str, bool]) -> None:
             module.training = mode
 
 
+@contextmanager
+def replaced_forwards(model: nn.Module) -> Iterator[None]:
+    """A block that may put functions in the place of the modules' `forward`, each of which leads to its module.
+
+    Without that circle, what is left of a copy of the model is freed at once: Python need not search for it.
+    """
+    before = [(module.__dict__, module.__dict__.get("forward")) for _, module in walk(model)]
+    try:
+        yield
+    finally:
+        for attributes, forward in before:
+            if forward is None:
+                attributes.pop("forward", None)
+            else:
+                attributes["forward"] = forward
+
+
 def watch_forwards(model: nn.Module, stack: list[str]) -> None:
-    """Keep in `stack` the qualified names of the modules whose `forward` is running. Call it inside `isolated`."""
+    """Keep in `stack` the qualified names of the modules whose `forward` is running. Call it inside `isolated`, and
+    inside `replaced_forwards`.
+    """
     for path, module in walk(model):
         module.__dict__["forward"] = _watched(module.forward, path, stack)
 

@@ -188,7 +188,7 @@ class OverMembers:
 
 
 def _alone(group: Group, slot: Slot) -> Group:
-    return Group(f"{group.name}: {slot}", group.size, (slot,), group.mixed_by)
+    return Group(f"{group.name}: {slot}", group.size, (slot,))
 
 
 @dataclass(frozen=True)

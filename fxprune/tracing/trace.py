@@ -28,6 +28,7 @@ from fxprune.module.isolation import (
     cloned,
     isolated,
     plain_attention,
+    replaced_forwards,
     set_training,
     watch_forwards,
 )
@@ -181,7 +182,6 @@ def _recorded_on_meta(
 ) -> Graph:
     """The graph of `model`, recorded on `work`, its copy on meta tensors."""
     meta_inputs = tree_map(lambda t: meta_like("", t) if isinstance(t, Tensor) else t, inputs)
-    spare_plain_layers(work, recorder)
     with _recording(work, recorder, on_meta=True):
         _run(work, meta_inputs, recorder, training=False)
         if not recorder.has_seen(tensors) or asks_for_mode(model):
@@ -227,8 +227,11 @@ def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> T
 
 @contextmanager
 def _recording(model: nn.Module, recorder: Recorder, *, on_meta: bool) -> Iterator[None]:
-    watch_forwards(model, recorder.stack)
     with ExitStack() as around:
+        around.enter_context(replaced_forwards(model))
+        if on_meta:
+            spare_plain_layers(model, recorder)
+        watch_forwards(model, recorder.stack)
         if not on_meta:
             around.enter_context(plain_attention())
         if recorder.run is not None and recorder.run.tags:

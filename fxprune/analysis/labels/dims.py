@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -47,6 +48,11 @@ class Loose:
     sizes: Shape
     axis: int
     node: str
+
+    @property
+    def rows(self) -> int | None:
+        """Of the last axis, which shrinks: among how many rows the grid's channels are divided; None of the others."""
+        return math.prod(self.sizes[:-1]) if self.axis == len(self.sizes) - 1 else None
 
 
 class NotLooseError(Exception):

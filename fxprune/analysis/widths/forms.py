@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from functools import reduce
@@ -64,11 +63,17 @@ class Forms:
 
     Attributes:
         whole: forms that must be whole numbers: what the code divides without a remainder, each with its source.
+
+    Args:
+        put: forms in the place of some groups' counts.
+        balanced: groups whose channels go in equal numbers from each part.
     """
 
-    def __init__(self, analysis: Analysis, parts: Parts, put: Mapping[int, Form], whole: Collection[int] = ()) -> None:
+    def __init__(
+        self, analysis: Analysis, parts: Parts, put: Mapping[int, Form], balanced: Collection[int] = ()
+    ) -> None:
         self.analysis, self.parts, self.put = analysis, parts, put
-        self._balanced = whole
+        self._balanced = balanced
         self.values: dict[Any, Form] = {}
         self.whole: list[tuple[Form, Computed]] = []
         self._axes = analysis.labelling.axes
@@ -88,9 +93,9 @@ class Forms:
             NoFormError: it holds a part of the channels of a balanced group.
         """
         if isinstance(dim, Loose):
-            rows = math.prod(n for i, n in enumerate(dim.sizes) if i != len(dim.sizes) - 1)
-            last = dim.axis == len(dim.sizes) - 1
-            return self.dim(dim.flat, len(dim.flat)) * Form.of(Fraction(1, rows)) if last else Form.of(size)
+            if dim.rows is None:
+                return Form.of(size)
+            return self.dim(dim.flat, len(dim.flat)) * Form.of(Fraction(1, dim.rows))
         if not isinstance(dim, np.ndarray):
             return Form.of(size)
         known = self._dims.get(id(dim))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -104,8 +103,8 @@ class Prediction:
         return tuple(self._size(d, n) for n, d in zip(axes.shape, dims, strict=True))
 
     def _size(self, dim: Any, n: int) -> int:
-        if isinstance(dim, Loose):  # the last axis of a grid shrinks; if the code does otherwise, the probe will tell
-            return self.length(dim.flat) // math.prod(dim.sizes[:-1]) if dim.axis == len(dim.sizes) - 1 else n
+        if isinstance(dim, Loose):  # if the code does otherwise, the probe will tell
+            return n if dim.rows is None else self.length(dim.flat) // dim.rows
         return self.length(dim) if isinstance(dim, np.ndarray) else n
 
     def shapes(self, axes: Axes | tuple[Axes, ...]) -> Any:

@@ -27,7 +27,7 @@ from fxprune.analysis.widths.words import as_text, brief, shown
 from fxprune.module.attributes import mend
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
-from fxprune.module.isolation import call, cloned, isolated, set_training, watch_forwards
+from fxprune.module.isolation import call, cloned, isolated, replaced_forwards, set_training, watch_forwards
 from fxprune.module.tensors import swap_held, swap_tensors
 from fxprune.tracing import meta_kernels
 from fxprune.tracing.functions import RECURRENT
@@ -99,8 +99,8 @@ def probe(
         model = mend(model, attributes)
         inputs = tree_map(_on_meta, graph.inputs) if graph.on_meta else cloned(graph.inputs)
         prober = _Prober(prediction, factors)
-        watch_forwards(model, prober.stack)
-        with prober, _Reshapes(prober):
+        with replaced_forwards(model), prober, _Reshapes(prober):
+            watch_forwards(model, prober.stack)
             for training in (False, True):
                 set_training(model, training)
                 if not prober.run(training, lambda: call(model, inputs)):

@@ -203,8 +203,7 @@ class _Reader:
         return factor, widths.index(width)
 
     def _length(self, dim: Any, size: int) -> tuple[int, dict[int, int]]:
-        if isinstance(dim, Loose) and dim.axis == len(dim.sizes) - 1:  # the last axis of a grid shrinks
-            rows = math.prod(dim.sizes[:-1])
+        if isinstance(dim, Loose) and (rows := dim.rows) is not None:
             base, channels = self._analysis.length(dim.flat, len(dim.flat))
             if all(n % rows == 0 for n in (base, *channels.values())):
                 return base // rows, {g: n // rows for g, n in channels.items()}

@@ -46,13 +46,24 @@ def onnx_runtime(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
         InputError: `onnxscript` or `onnxruntime` is missing, or the model cannot be exported.
     """
     require("onnxscript", extra="onnx")
+    session = onnx_session(_onnx(model, inputs))
+    given = [t.detach().cpu().numpy() for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    return partial(session.run, None, {i.name: a for i, a in zip(session.get_inputs(), given, strict=True)})
+
+
+def onnx_session(file: bytes | str) -> Any:
+    """A session of ONNX Runtime on the CPU, with as many threads as PyTorch has.
+
+    Args:
+        file: a file's contents, or its path.
+
+    Raises:
+        InputError: `onnxruntime` is missing.
+    """
     runtime = require("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    file = _onnx(model, inputs)
-    session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    given = [t.detach().cpu().numpy() for t in tree_leaves(inputs) if isinstance(t, Tensor)]
-    return partial(session.run, None, {i.name: a for i, a in zip(session.get_inputs(), given, strict=True)})
+    return runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 def _onnx(model: nn.Module, inputs: Inputs) -> bytes:
