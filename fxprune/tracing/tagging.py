@@ -167,7 +167,13 @@ def followed_functions(model: nn.Module) -> Iterator[None]:
     own = {k.__module__ for _, m in walk(model) for k in type(m).__mro__}
     defining = [sys.modules[name] for name in own if name in sys.modules and not _is_known(name)]
     modules = list(dict.fromkeys([*defining, *(helper for m in defining for helper in _helpers(m))]))
-    instead = {"math": (math, _MATH), "sqrt": (math.sqrt, _root), "np": (np, _NUMPY), "numpy": (np, _NUMPY)}
+    instead = {
+        "math": (math, _MATH),
+        "sqrt": (math.sqrt, _root),
+        "isqrt": (math.isqrt, _whole_root),
+        "np": (np, _NUMPY),
+        "numpy": (np, _NUMPY),
+    }
     changed = [(vars(m), key, *pair) for m in modules for key, pair in instead.items() if vars(m).get(key) is pair[0]]
     changed += [(vars(m), *named) for m in modules for named in scripted_functions.following(vars(m))]
     added = [(vars(m), following(m)) for m in modules]
@@ -219,6 +225,15 @@ def _root_of(root: Callable[..., Any]) -> Callable[..., Any]:
     return followed
 
 
+def _whole_root(value: Any) -> Any:
+    """`math.isqrt`, of lengths too."""
+    if type(value) not in TAGGED:
+        return math.isqrt(value)
+    frame = sys._getframe(1)
+    root = value.run.made(math.sqrt(value.plain), "pow", value, 0.5, frame)
+    return value.run.made(math.isqrt(value.plain), "floor", root, 1, frame)
+
+
 def _product(values: Any, *args: Any, **kwargs: Any) -> Any:
     """NumPy's product, of lengths too."""
     lengths = isinstance(values, list | tuple) and any(type(v) in TAGGED for v in values)
@@ -232,4 +247,4 @@ def _with(module: ModuleType, **functions: Any) -> ModuleType:
 
 
 _root = _root_of(math.sqrt)
-_MATH, _NUMPY = _with(math, sqrt=_root), _with(np, sqrt=_root_of(np.sqrt), prod=_product)
+_MATH, _NUMPY = _with(math, sqrt=_root, isqrt=_whole_root), _with(np, sqrt=_root_of(np.sqrt), prod=_product)

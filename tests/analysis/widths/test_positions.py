@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,7 @@ DIVIDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "like": lambda _, y: turned(y).reshape_as(other=y),  # type: ignore[call-arg]
     "keyword": lambda _, y: torch.reshape(turned(y), shape=tuple(y.shape)),
     "unflattened": lambda _, y: turned(y).flatten(1).unflatten(1, (-1, *y.shape[2:])),
+    "side of a square": lambda _, y: turned(y).flatten(1).view(y.shape[0], -1, *[math.isqrt(y[0, 0].numel())] * 2),
     "rows": lambda _, y: turned(y).flatten(1).view(y.shape[0], -1, y.shape[2], y.shape[3]),
 }
 
