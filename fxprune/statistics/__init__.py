@@ -1,1 +1,6 @@
-"""Statistics: what layers read and give on data."""
+"""Statistics: what layers read and give on data.
+
+observe  a model's layers while it runs: inputs, kernels and outputs
+moments  centred moments of two sets of rows, merged
+gram     sums over data from which least squares follow without seeing the data again
+"""

@@ -9,6 +9,13 @@ def test_my_scorer():
 
 `isolated` gives a copy of a caller's model to run, and leaves the model as it was; `observe` hands over what its layers
 read and give on data; `batches` are data in any form as inputs of a model.
+
+    scorer     the contract of a scorer, as promises
+    planner    that of a planner
+    search     that of a search
+    promises   what the contracts have in common
+    subjects   small networks whose groups have every form
+    footprint  what a scorer must leave as it was
 """
 
 from fxprune.module.batches import Batch, batches
