@@ -521,3 +521,45 @@ class SpatialTransformer(nn.Module):
 
 def test_the_channels_of_an_affine_grids_size_do_not_count() -> None:
     assert prunes(SpatialTransformer().eval(), torch.randn(2, 3, 8, 8), {"a": 16}, (3, 3, 5, 7)) == (3, 5, 5, 7)
+
+
+class Coordinates(nn.Module):
+    """As in Swin V2: a small network reads a table of coordinates, which the model holds as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.rand(16, 2))
+        self.inside, self.bias = nn.Linear(2, 12), nn.Linear(12, 8, bias=False)
+        self.stem, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x) + self.bias(self.inside(self.table).relu()).sum(0))  # type: ignore[no-any-return]
+
+
+def test_coordinates_in_a_buffer_stay() -> None:
+    """Half of them would be one axis of two; nor does a position go."""
+    net = Coordinates().eval()
+    groups = fxprune.find_groups(fxprune.trace(net, torch.rand(5, 3)))
+    assert {g.name: g.size for g in groups} == {"inside": 12, "stem": 8}
+    reasons = {(f.tensor, f.dim): f.reason for f in groups.fixed}
+    assert reasons["table", 1] == reasons["inside.weight", 1] == "numbers that a buffer gives to a layer, as data"
+    assert reasons["table", 0] == "no parameter and no layer has these channels"
+    net.table = nn.Parameter(net.table)  # learned, it may shrink
+    assert len(list(fxprune.find_groups(fxprune.trace(net, torch.rand(5, 3))))) > len(list(groups))
+
+
+class Frequencies(Coordinates):
+    """Random Fourier features: a weight that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.rand(3, 12))
+        self.read = nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read((x @ self.frequencies).cos()))  # type: ignore[no-any-return]
+
+
+def test_weights_in_a_buffer_shrink() -> None:
+    groups = fxprune.find_groups(fxprune.trace(Frequencies().eval(), torch.rand(5, 3)))
+    assert {g.size for g in groups} == {12, 8}

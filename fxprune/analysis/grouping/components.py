@@ -213,7 +213,7 @@ def _grouped(labelling: Labelling, components: Components, heads: Heads, parts: 
     fixed, balanced = tuple(fixed_dims(labelling, components, parameters)), _balanced(labelling, components, group_of)
     analysis = Analysis(labelling, components, group_of, channel_of, groups, fixed, signatures, heads, balanced)
     lone = {i: "all its channels are tied into one" for i, g in enumerate(groups) if g.size == 1}
-    lone |= {i: NO_WEIGHTS for i, g in enumerate(groups) if not _has_weights(labelling.graph, g)}
+    lone |= {i: reason for i, g in enumerate(groups) if (reason := _of_buffers(labelling.graph, g))}
     lone = {i: reason for i, reason in lone.items() if not any(i in b for b in balanced)}
     return _without(analysis, lone) if lone else analysis
 
@@ -228,12 +228,13 @@ def _of_parameters(components: Components, places: Sequence[_Place], passed: Seq
         yield name, dim, labels if known.all() else labels[known]
 
 
-NO_WEIGHTS = "no parameter and no layer has these channels"
-
-
-def _has_weights(graph: Graph, group: Group) -> bool:
-    """Whether it is more than what buffers hold for themselves, such as statistics that a forward keeps."""
-    return any(s.role != "other" or isinstance(graph.tensors[s.tensor], nn.Parameter) for s in group.slots)
+def _of_buffers(graph: Graph, group: Group) -> str:
+    """Why a group is none, if buffers hold what no layer has made: statistics that a forward keeps, or data."""
+    own = [s for s in group.slots if not isinstance(graph.tensors[s.tensor], nn.Parameter)]
+    if len(own) == len(group.slots) and not {"producer", "consumer"} <= {s.role for s in own}:
+        return "no parameter and no layer has these channels"
+    others = any(s.role != "consumer" and s not in own for s in group.slots)
+    return "" if others or all(s.role == "producer" for s in own) else "numbers that a buffer gives to a layer, as data"
 
 
 def _balanced(labelling: Labelling, components: Components, group_of: Labels) -> tuple[frozenset[int], ...]:
