@@ -110,12 +110,18 @@ _TEMPLATE = '''"""{path} of {module}, with other numbers in its methods."""
 import importlib
 import inspect
 import linecache
+import pickle
 from functools import reduce
 from types import CellType, CodeType, FunctionType
 
 linecache.cache[f"<{{NAME}}>"] = (len(SOURCE), None, SOURCE.splitlines(keepends=True), f"<{{NAME}}>")
+
+def named():
+    return reduce(getattr, "{path}".split("."), importlib.import_module("{module}"))
+
+
 if "base" not in globals():
-    base = reduce(getattr, "{path}".split("."), importlib.import_module("{module}"))
+    base = named()
 
 
 def compiled({free}):
@@ -173,10 +179,27 @@ MAKE = (
 )
 
 
+class Maker:
+    """Makes an empty module: a copy in this process is of this very class. Pickled is the source of the class, so that
+    only the original one must be there when it is loaded.
+    """
+
+    def __call__(self):
+        return Rewritten.__new__(Rewritten)
+
+    def __reduce__(self):
+        try:
+            known = named()
+        except (AttributeError, ImportError) as error:
+            raise pickle.PicklingError(f"Can't pickle {{base}}: {{error}}") from error
+        if known is not base:
+            raise pickle.PicklingError(f"Can't pickle {{base}}: it's not the same object as {module}.{path}")
+        return eval, (f"lambda: {{MAKE}}(__import__('sys').modules, {{NAME!r}}, {{SOURCE!r}})",)
+
+
 def reduce_ex(self, protocol):
-    """Pickled is the source of this class, so that only the original one must be there when it is loaded."""
     _, _, *state = super(Rewritten, self).__reduce_ex__(protocol)
-    return (eval, (f"{{MAKE}}(__import__('sys').modules, {{NAME!r}}, {{SOURCE!r}})",), *state)
+    return (Maker(), (), *state)
 
 
 Rewritten = type(

@@ -550,3 +550,31 @@ def test_numbers_that_count_from_the_end() -> None:
     assert whole.attributes[""].keys() == first.plan.attributes[""].keys()
     torch.testing.assert_close(fxprune.rewrite(model, whole)(x), second.model(x))
     torch.testing.assert_close(pickle.loads(pickle.dumps(second.model))(x), second.model(x))
+
+
+def shortcut_of_a_function() -> nn.Module:
+    class Local(Shortcut):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).view(-1, 16 * 16)
+
+    return nn.Sequential(nn.Conv2d(3, 8, 1), Local(), nn.Linear(16 * 16, 2)).eval()
+
+
+def test_copies_stay_of_the_very_class() -> None:
+    """Whatever its name stands for by now: a class made in a function has none, a cell of a notebook runs again."""
+    x = torch.rand(2, 3, 8, 8)
+    small = fxprune.prune(shortcut_of_a_function(), x, 0.5).model
+    for twin in (copy.deepcopy(small), copy.copy(small)):
+        assert type(twin[1]) is type(small[1])
+        torch.testing.assert_close(twin(x), small(x))
+    with pytest.raises(pickle.PicklingError, match="Local"):
+        pickle.dumps(small)
+
+
+def test_a_class_whose_name_is_another_one_s_is_not_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    small = fxprune.prune(Net().eval(), x, 0.5).model
+    monkeypatch.setitem(globals(), "Net", type("Net", (nn.Module,), {}))
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        pickle.dumps(small)
+    torch.testing.assert_close(copy.deepcopy(small)(x), small(x))
