@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fxprune.module.literal_classes import set_literals
 from fxprune.module.literals import Literal, has_literal, is_literal
-from fxprune.module.saved_state import over_cells
+from fxprune.module.saved_state import cached_names, over_cells
+from fxprune.module.tensors import walk
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,7 +36,15 @@ def mend(model: M, attributes: Mapping[str, Mapping[str, int]]) -> M:
         if literals:
             set_literals(module, literals)
     _follow_tensors(model)
+    _forget_cached(model)
     return model
+
+
+def _forget_cached(model: nn.Module) -> None:
+    """Drop what cached properties have kept: it was computed for the widths before."""
+    for _, module in walk(model):
+        for name in cached_names(type(module)) & vars(module).keys():
+            del vars(module)[name]
 
 
 def own_holders(model: nn.Module, attributes: Mapping[str, Mapping[str, int]]) -> None:

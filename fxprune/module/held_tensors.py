@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.module.constants import codes_inside
+from fxprune.module.saved_state import cached_names
 
 
 def held_tensors(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
@@ -39,7 +40,7 @@ def held_tensors(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Ten
 
 def _assigns(module: nn.Module, name: str) -> bool:
     kind: Any = type(module)
-    return name in stored_by_forward(kind)
+    return name in stored_by_forward(kind) or name in cached_names(kind)
 
 
 def _may_be_cut(tensor: Tensor) -> bool:

@@ -19,6 +19,17 @@ import torch
 from torch import Tensor, nn
 
 
+@functools.cache
+def cached_names(kind: type) -> frozenset[str]:
+    """The attributes of an object in which `functools.cached_property` keeps what it has computed once.
+
+    What was computed before the model was cut may not fit afterwards, and says nothing of where it came from: copies
+    compute it anew.
+    """
+    held = (item for k in kind.__mro__ for item in vars(k).items())
+    return frozenset(name for name, value in held if isinstance(value, functools.cached_property))
+
+
 class Saved:
     """The contents of containers, and of what they hold, at any depth.
 

@@ -29,6 +29,7 @@ from fxprune.module.saved_state import (
     NOTHING,
     PLAIN,
     VIEWS,
+    cached_names,
     content,
     content_of,
     is_of_library,
@@ -198,9 +199,11 @@ class StructuralCopy:
     def _with_attributes(self, value: Any, made: Any) -> Any:
         attributes = getattr(value, "__dict__", None)
         if attributes:
-            new = made.__dict__
+            new, cached = made.__dict__, cached_names(type(value))
             for key, held in list(attributes.items()):
                 kind = type(held)
+                if key in cached:
+                    continue
                 if kind in PLAIN:
                     new[key] = held
                 elif kind in _PLAIN_CONTAINERS and not held and sys.getrefcount(held) == _UNSHARED:
