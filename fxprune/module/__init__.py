@@ -5,6 +5,7 @@ tensors           its parameters and buffers, by name and in their places
 held_tensors      tensors in plain attributes that can be cut as buffers are
 structural_copy   new modules, attributes and closures over the same parameters
 saved_state       what containers hold, noted and put back
+undo              what is changed in place is changed whole or not at all
 class_state       what classes and functions hold, noted and put back
 composite_calls   ops that reach a dispatch mode whole
 written_tensors   tensors that a run writes to, kept from just before

@@ -97,14 +97,14 @@ def _watched_tensors(tensors: Iterable[Tensor], steps: Iterable[Callable[[], obj
         with writes if writes else nullcontext():
             yield
     finally:
-        _finish([*steps, writes.restore])
+        finish([*steps, writes.restore])
 
 
 def _copy_buffers(model: nn.Module) -> None:
     swap_tensors(model, lambda _, t: t if isinstance(t, nn.Parameter) else t.detach().clone())
 
 
-def _finish(steps: Iterable[Callable[[], object]]) -> None:
+def finish(steps: Iterable[Callable[[], object]]) -> None:
     """Carry out all steps, whatever interrupts them; then raise what has interrupted first.
 
     A step that Ctrl-C interrupts is carried out again, one that fails is not.

@@ -12,6 +12,7 @@ from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
 from fxprune.module.garbage import no_collections
 from fxprune.module.tensors import swap_all, tensors_of, walk
+from fxprune.module.undo import whole_or_not
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
 from fxprune.rewriting.channel_sampler import BUFFER, add_samplers
@@ -32,7 +33,8 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     Args:
         model: the full-size model.
         plan: what stays.
-        inplace: cut `model` itself instead of a copy. Nothing is touched if the plan does not fit.
+        inplace: cut `model` itself instead of a copy. Nothing is touched if the plan does not fit, or if the cut is
+            interrupted.
 
     Raises:
         PlanError: tensors that the plan names are missing or have other shapes.
@@ -53,13 +55,13 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be trained
         replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
-        if inplace:
+        if not inplace:
+            # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
+            return mend(copied(model, dict(replaced)), plan.attributes)
+        with whole_or_not([model]):
             swap_all(model, lambda _, tensor: replaced.get(id(tensor), tensor))
             own_holders(model, plan.attributes)
-        else:
-            # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
-            model = copied(model, dict(replaced))
-        return mend(model, plan.attributes)
+            return mend(model, plan.attributes)
 
 
 def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,7 @@ from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
 from fxprune.module.names import by_name, names_of
 from fxprune.module.tensors import tensors_of
+from fxprune.module.undo import whole_or_not
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.pipeline import job_of
 from fxprune.plan.plan import Plan
@@ -32,7 +34,7 @@ from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.tracing.trace import trace
 from fxprune.training.averages import copies_of, take_values
-from fxprune.training.optimizers import follow
+from fxprune.training.optimizers import all_in, follow
 from fxprune.training.ranks import decided, spread
 
 M = TypeVar("M", bound=nn.Module)
@@ -134,11 +136,12 @@ class Gradual(Generic[M]):
             InputError, ProofError, TraceError: as `fxprune.prune`; nothing was changed by this cut.
         """
         check_kind("the epoch", epoch, numbers.Integral, "give the number of the epoch that begins")
+        self.optimizers = _several(self.optimizers, Optimizer)
+        self.averages = _several(self.averages, nn.Module)
         due = sum(e <= epoch for e in self.epochs)
         cut = due > self._done
         while self._done < due:
             self._cut(self._done + 1)
-            self._done += 1
         if cut and self._done == len(self.epochs):
             self._tell_if_untouched()
         return cut
@@ -177,20 +180,20 @@ class Gradual(Generic[M]):
         if self._done:
             raise InputError("the model was cut already", remedy="load the state before the first step")
         self._check_state(state)
-        if state["plan"]:
-            plan = Plan.from_json(state["plan"], "the state of fxprune.Gradual")
-            self._groups = self._found()
-            self._before = cost(self._groups)
-            self._apply(plan, None)
-            self._tell(plan, replace(self._plain_report(self._groups, self._before), after=cost(self._groups, plan)))
-        self._done, self._whole = int(state["done"]), dict(state["whole"])
+        with self._whole_or_not():
+            if state["plan"]:
+                plan = Plan.from_json(state["plan"], "the state of fxprune.Gradual")
+                self._groups = self._found()
+                self._before = cost(self._groups)
+                self._apply(plan, None)
+                report = replace(self._plain_report(self._groups, self._before), after=cost(self._groups, plan))
+                self._tell(plan, report)
+            self._done, self._whole = state["done"], dict(state["whole"])
 
     def _check_state(self, state: Any) -> None:
-        if not isinstance(state, Mapping) or not {"plan", "done", "whole"} <= state.keys():
-            raise InputError(
-                "this is no state of a pruner", seen=repr(state)[:60], remedy="give what state_dict() gave"
-            )
-        done, of = int(state["done"]), int(state.get("of", len(self.epochs)))
+        if not _is_state(state):
+            raise InputError("this is no state of a pruner", seen=repr(state)[:60], remedy="give what it gave itself")
+        done, of = state["done"], state.get("of", len(self.epochs))
         if len(self.epochs) <= done < of:  # the goal would never be reached
             seen, remedy = f"{done} of {of} cuts made, {len(self.epochs)} epochs", f"give at least {done + 1} epochs"
             raise InputError("no epoch is left for the cuts that the state lacks", seen=seen, remedy=remedy)
@@ -202,9 +205,22 @@ class Gradual(Generic[M]):
         if self._groups is None:
             self._groups, self._before = result.report.groups, result.report.before
         whole = plan if self.plan is None else self.plan.then(plan)
-        self._apply(plan, result.model)
-        mend_feature_info(result.report.groups.graph, self.model)
-        self._tell(whole, result.report)
+        with self._whole_or_not():
+            self._apply(plan, result.model)
+            mend_feature_info(result.report.groups.graph, self.model)
+            self._tell(whole, result.report)
+            self._done = number
+
+    @contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        """Model, averages, optimizers and what is noted of them are as before, unless the block ends well."""
+        before, optimizers = dict(vars(self)), [inner for one in self.optimizers for inner in all_in(one)]
+        try:
+            with whole_or_not([self.model, *self.averages], optimizers):
+                yield
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     def _as_planned_elsewhere(self, plan: Plan) -> Result[M]:
         """What rank 0 has decided; its values come later."""
@@ -236,7 +252,7 @@ class Gradual(Generic[M]):
         return self._goals.confirmed(measures, plain, lambda: NearestOutput(self._goals.candidates(*given), data))
 
     def _apply(self, plan: Plan, small: M | None) -> None:
-        """Cut all that holds the weights; what can fail comes first."""
+        """Cut all that holds the weights."""
         averages = [(average, self._average(average, plan)) for average in copies_of(self.averages, self.model)]
         old = tensors_of(self.model)
         rewrite(self.model, plan, inplace=True)
@@ -280,16 +296,24 @@ class Gradual(Generic[M]):
         return find_groups(trace(self.model, self._inputs), ignored, heads=self._options.get("heads", ""))
 
 
+def _is_state(state: Any) -> bool:
+    if not isinstance(state, Mapping) or not {"plan", "done", "whole"} <= state.keys():
+        return False
+    whole, done, of = state["whole"], state["done"], state.get("of", state["done"])
+    numbered = isinstance(whole, Mapping) and all(isinstance(v, int | float) for v in whole.values())
+    return numbered and isinstance(state["plan"], str) and type(done) is type(of) is int and 0 <= done <= of
+
+
 def _plan_as_text(made: Result[Any]) -> str:
     return made.plan.to_json()
 
 
 def _epochs(given: Iterable[int]) -> tuple[int, ...]:
-    found = tuple(sorted(given)) if isinstance(given, Iterable) else ()
-    if not found or not all(isinstance(e, int) and e >= 0 for e in found):
+    found = tuple(given) if isinstance(given, Iterable) else ()
+    if not found or not all(isinstance(e, numbers.Integral) and type(e) is not bool and int(e) >= 0 for e in found):
         remedy = "give the epochs before which a part goes: range(4), or [0, 5, 10]"
         raise InputError("epochs are none", seen=repr(given)[:60], remedy=remedy)
-    return found
+    return tuple(sorted(map(int, found)))
 
 
 def _parted(given: Mapping[str, Any]) -> tuple[Goals, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,14 @@ from torch.optim import LBFGS, Optimizer
 
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import cut
+
+
+def all_in(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """An optimizer, and those inside it."""
+    yield optimizer
+    for inner in vars(optimizer).values():
+        if isinstance(inner, Optimizer):
+            yield from all_in(inner)
 
 
 def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> None:

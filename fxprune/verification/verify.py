@@ -6,6 +6,8 @@ model is, except where a norm, mean or softmax runs over the pruned dim itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import check_data
-from fxprune.module.isolation import Inputs, as_call
+from fxprune.module.isolation import Inputs, as_call, finish
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import check_fit
@@ -86,6 +88,8 @@ def _check_all_data(model: nn.Module, inputs: Inputs) -> None:
 def mask(model: nn.Module, plan: Plan) -> None:
     """Zero, in place, what the plan removes: the full-size model that behaves like the pruned one.
 
+    If that is interrupted, the numbers are put back.
+
     Raises:
         PlanError: the plan is for another model.
 
@@ -98,8 +102,15 @@ def mask(model: nn.Module, plan: Plan) -> None:
     ([0.0, 0.0], [0.0, 0.0])
     """
     tensors = check_fit(model, plan)
+    undo: list[Callable[[], object]] = []
     with torch.no_grad():
-        for name, cuts in plan.cuts().items():
-            for dim, kept in cuts.items():
-                gone = np.delete(np.arange(tensors[name].shape[dim]), kept)
-                tensors[name].index_fill_(dim, torch.from_numpy(gone).to(tensors[name].device), 0)
+        try:
+            for name, cuts in plan.cuts().items():
+                for dim, kept in cuts.items():
+                    gone = torch.from_numpy(np.delete(np.arange(tensors[name].shape[dim]), kept))
+                    where = (dim, gone.to(tensors[name].device))
+                    undo.append(partial(tensors[name].index_copy_, *where, tensors[name].index_select(*where)))
+                    tensors[name].index_fill_(*where, 0)
+        except BaseException:
+            finish(reversed(undo))
+            raise

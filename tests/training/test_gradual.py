@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune
 from fxprune.errors import InputError
+from fxprune.training import gradual
 
 pytestmark = pytest.mark.filterwarnings("ignore:the allowed widths leave")  # the nets are small
 X = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -366,3 +367,53 @@ def test_a_state_whose_goal_no_epoch_is_left_for_is_refused() -> None:
     for wrong in (None, {}, {"plan": ""}):
         with pytest.raises(InputError, match="this is no state of a pruner"):
             fxprune.Gradual(net(), X, epochs=[0], macs=0.4).load_state_dict(wrong)  # type: ignore[arg-type]
+
+
+# Whole or not at all
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Ctrl-C the second time that a cut comes to a function."""
+    function, calls = getattr(gradual, name), []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(gradual, name, counted)
+
+
+@pytest.mark.parametrize("name", ["follow", "spread", "rewrite"])
+def test_a_cut_that_is_interrupted_has_not_been_made(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model = net()
+    optimizers = [torch.optim.Adam(model[i].parameters()) for i in (0, 2)]
+    average = AveragedModel(model)
+    for optimizer in optimizers:
+        train(model, optimizer)
+    before = copy.deepcopy((model.state_dict(), average.state_dict(), [o.state_dict() for o in optimizers]))
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizers, ema=average, macs=0.5, verify=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted(patch, name)
+        pruner.step(0)
+    assert (pruner.plan, pruner.cuts) == (None, 0)
+    after = (model.state_dict(), average.state_dict(), [o.state_dict() for o in optimizers])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert pruner.step(0)  # and can be made
+    train(model, optimizers[0])
+    assert {id(p) for o in optimizers for g in o.param_groups for p in g["params"]} < {
+        id(p) for p in model.parameters()
+    }
+
+
+@pytest.mark.parametrize(
+    "change", [{"whole": 5}, {"whole": {"macs": "x"}}, {"done": -3}, {"done": 99}, {"done": "x"}, {"plan": 7}], ids=str
+)
+def test_a_state_that_is_none_changes_nothing(change: dict[str, Any]) -> None:
+    first, model = fxprune.Gradual(net(), X, epochs=[0, 1], macs=0.5), net()
+    first.step(0)
+    pruner = fxprune.Gradual(model, X, epochs=[0, 1], macs=0.5)
+    with pytest.raises(InputError, match="this is no state of a pruner"):
+        pruner.load_state_dict({**first.state_dict(), **change})
+    assert (model[0].out_channels, pruner.plan, pruner.cuts) == (12, None, 0)
