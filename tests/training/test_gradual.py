@@ -394,9 +394,10 @@ def test_a_cut_that_is_interrupted_has_not_been_made(monkeypatch: pytest.MonkeyP
         train(model, optimizer)
     before = copy.deepcopy((model.state_dict(), average.state_dict(), [o.state_dict() for o in optimizers]))
     pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizers, ema=average, macs=0.5, verify=False)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupted(patch, name)
-        pruner.step(0)
+        with pytest.raises(KeyboardInterrupt):
+            pruner.step(0)
     assert (pruner.plan, pruner.cuts) == (None, 0)
     after = (model.state_dict(), average.state_dict(), [o.state_dict() for o in optimizers])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
