@@ -37,6 +37,7 @@ from fxprune.scorers.base import Scorer
 from fxprune.search.bisection import Bisection, surprises
 from fxprune.search.trial import Evaluate, Task, Tune, tuned
 from fxprune.tracing.trace import trace
+from fxprune.verification.compare import refuse_nan
 from fxprune.verification.proof import Proof, proven, unreached
 
 M = TypeVar("M", bound=nn.Module)
@@ -215,6 +216,7 @@ class Job:
             if self.tune is not None:
                 with same_modes(made.model):
                     tuned(self.tune, made.model)
+                refuse_nan(dict(made.model.named_parameters()))
         assert made is not None
         assert plan is not None
         report = self.report(groups if steps > 1 else made.groups, plan, proof, (before, measures.cost(made.plan)))

@@ -89,7 +89,8 @@ class Report:
         lines = [] if self.proof is None else self.proof.warnings()
         if self.unreached:
             names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
-            lines.append(f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}")
+            what = f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}"
+            lines.append(f"{what}; inputs that reach them fail where they read what was cut")
         if self.untaken:
             places = "; ".join(self.untaken[:3]) + ("; ..." if len(self.untaken) > 3 else "")
             what = "1 branch on sizes was" if len(self.untaken) == 1 else f"{len(self.untaken)} branches on sizes were"

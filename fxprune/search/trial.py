@@ -152,16 +152,30 @@ def attempt(job: Job[M]) -> tuple[Outcome, M]:
     return Outcome(job.key, fitness, samples, job.seed, time.perf_counter() - start), job.model
 
 
+class Cutting:
+    """A step of a search that cuts a model, and may tune it afterwards."""
+
+
 def tuned(tune: Tune, model: nn.Module) -> None:
     """Tune a model in place.
 
     Raises:
-        InputError: another model came back.
+        InputError: another model came back, or one with other parameters, which no file of the plan would fit.
     """
+    before = _shapes(model)
     back = tune(model)  # type: ignore[func-returns-value]  # of those who return it all the same
     if isinstance(back, nn.Module) and back is not model:
         remedy = "train the model that is given; from a copy, model.load_state_dict(copy.state_dict())"
         raise InputError("tune gave back another model", seen=type(back).__name__, remedy=remedy)
+    if (after := _shapes(model)) != before and not isinstance(tune, Cutting):
+        name = min(name for name, _ in before.items() ^ after.items())
+        seen, remedy = f"{before.get(name)} before, {after.get(name)} after", "train the parameters that are there"
+        raise InputError("tune has changed the model's structure", where=name, seen=seen, remedy=remedy)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of the parameters, those with numbers."""
+    return {name: tuple(p.shape) for name, p in model.named_parameters() if not p.is_meta}
 
 
 def measured(value: Any) -> tuple[float, Floats | None]:

@@ -24,6 +24,21 @@ def first_nan(results: Outputs) -> str | None:
     return next((name for name, t in results if not _sums_up(t) and t.isnan().any()), None)
 
 
+def refuse_nan(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights and statistics that are no numbers: a comparison on other numbers would not show them.
+
+    Raises:
+        InputError: there is one.
+    """
+    dense = [(n, t) for n, t in tensors.items() if t.is_floating_point() and t.layout is torch.strided]
+    if (name := first_nan([(n, t.detach()) for n, t in dense if t.dtype in _SUMMED and not t.is_meta])) is not None:
+        seen = f"{int(tensors[name].isnan().sum())} of {tensors[name].numel()}"
+        raise InputError("the model holds NaN", where=name, seen=seen, remedy="load sound weights, or train again")
+
+
+_SUMMED = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+
+
 def is_finite(results: Outputs) -> bool:
     """Whether they hold neither NaN nor infinity."""
     return all(bool(t.isfinite().all()) for _, t in results)

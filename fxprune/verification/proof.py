@@ -16,6 +16,7 @@ from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verification.blame import answer, comparable, faulty_groups
+from fxprune.verification.compare import refuse_nan
 from fxprune.verification.judgement import Measured, Question
 from fxprune.verification.randomise import is_leaf
 
@@ -88,9 +89,12 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         The groups without those to blame, the plan for them, its proof, and the pruned model.
 
     Raises:
+        InputError: the model holds NaN.
         ProofError: the pruned model still fails or differs.
     """
     model, disproved = groups.graph.model, list[str]()
+    read = {str(n.target) for n in groups.graph.fx.nodes if n.op == "get_attr"}
+    refuse_nan({name: t for name, t in groups.graph.tensors.items() if name in read})
     for _ in range(_ROUNDS):
         plan = choose(groups)
         small = rewrite(model, plan)

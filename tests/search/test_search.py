@@ -234,6 +234,21 @@ def test_another_model_that_tune_gives_back_is_no_tuning() -> None:
     assert fxprune.prune(model, x, 0.5, tune=lambda m: m).plan.cuts()
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda m: m.append(nn.Linear(2, 3)), "structure in 3.bias; seen: None before, .3,. after"),
+        (lambda m: m.to("meta"), "structure in 0.bias"),
+        (lambda m: m[2].weight.data.fill_(torch.nan), "the model holds NaN in 2.weight"),
+    ],
+    ids=["longer", "meta", "diverged"],
+)
+def test_a_model_that_tune_has_changed_otherwise(change: Callable[[Any], Any], what: str) -> None:
+    model = perceptron(64, 40)[0]
+    with pytest.raises(fxprune.InputError, match=what):
+        fxprune.prune(model, torch.zeros(1, 4), 0.5, tune=lambda m: (change(m), None)[1])
+
+
 def test_fingerprints() -> None:
     model = perceptron(6, 5)[0]
     prints = {fingerprint(model), fingerprint(perceptron(6, 5, seed=1)[0]), fingerprint(model.half())}

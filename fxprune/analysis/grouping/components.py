@@ -233,8 +233,9 @@ def _of_buffers(graph: Graph, group: Group) -> str:
     own = [s for s in group.slots if not isinstance(graph.tensors[s.tensor], nn.Parameter)]
     if len(own) == len(group.slots) and not {"producer", "consumer"} <= {s.role for s in own}:
         return "no parameter and no layer has these channels"
-    others = any(s.role != "consumer" and s not in own for s in group.slots)
-    return "" if others or all(s.role == "producer" for s in own) else "numbers that a buffer gives to a layer, as data"
+    made = any(s.role != "consumer" and s not in own for s in group.slots)
+    data = any(s.role != "producer" and graph.tensors[s.tensor].is_floating_point() for s in own)  # no index
+    return "numbers that a buffer gives to a layer, as data" if data and not made else ""
 
 
 def _balanced(labelling: Labelling, components: Components, group_of: Labels) -> tuple[frozenset[int], ...]:

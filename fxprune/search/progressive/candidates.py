@@ -16,7 +16,7 @@ from fxprune.rewriting.copying import copied
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import check_scores
 from fxprune.search.progressive.layer_by_layer import Layers
-from fxprune.search.trial import Candidate, Task, Tune, tuned
+from fxprune.search.trial import Candidate, Cutting, Task, Tune, tuned
 
 Refitter = Callable[[nn.Module, nn.Module, Plan, Iterable[Any]], object]
 """(model before, model after, the plan between them, data): changes weights of the model after, in place."""
@@ -65,7 +65,7 @@ class Maker(Protocol):
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Cutting):
     """Cut the model before, refit it against a reference, and tune it, in place."""
 
     relative: Plan

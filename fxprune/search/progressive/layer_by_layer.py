@@ -23,6 +23,7 @@ from fxprune.reconstruction.readers import Reader, readers_of
 from fxprune.rewriting.rewrite import cut, rewrite
 from fxprune.scorers.lasso import lasso_path
 from fxprune.scorers.thinet import Floats, require_readers
+from fxprune.search.trial import Cutting
 from fxprune.statistics.gram.channels import Responses, owners
 from fxprune.statistics.gram.collect import Positions, Sampling
 from fxprune.statistics.gram.solve import fitted, intercept, uncentred
@@ -30,7 +31,7 @@ from fxprune.statistics.gram.sums import Gram
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Cutting):
     """Cut a model, and give the readers of what was cut new weights, in place.
 
     Attributes:
