@@ -66,6 +66,16 @@ def cases() -> Any:
         yield aten.masked_fill.Scalar, (layout(*A), layout(*A) > 0.5, -1.0), {}
         yield aten.clone.default, (layout(*A),), {"memory_format": torch.contiguous_format}
         yield aten.fake_quantize_per_tensor_affine_cachemask.default, (layout(*A), 0.1, 2, -128, 127), {}
+        scales = torch.full((A[1],), 0.1), torch.full((A[1],), 2, dtype=torch.int32)
+        yield aten.fake_quantize_per_channel_affine_cachemask.default, (layout(*A), *scales, 1, -128, 127), {}
+        one, switches = (
+            (torch.full((1,), 0.1), torch.zeros(1, dtype=torch.int32)),
+            [torch.ones(1, dtype=torch.int64)] * 2,
+        )
+        which = (one[0], one[1], torch.ones(1), -128, 127)
+        yield aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default, (layout(*A), *which), {}
+        helped = (layout(*A), *switches, torch.zeros(1), torch.ones(1), *one, 0.01, -128, 127, 0)
+        yield aten._fused_moving_avg_obs_fq_helper.default, helped, {}
         yield aten.linalg_vector_norm.default, (layout(*A), 2.0, [-1], True), {}
         yield aten.new_zeros.default, (layout(*A), [3, 5]), {}
         yield aten.bmm.default, (layout(3, 4, 5) if layout is not last else image(3, 4, 5), image(3, 5, 7)), {}

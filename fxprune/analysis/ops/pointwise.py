@@ -51,6 +51,29 @@ def fake_quantize_channels(call: Call, x: Axes, scale: Axes, zero_point: Axes, a
     return [x.dims(), x.dims()]
 
 
+def observe_and_fake_quantize(
+    call: Call,
+    x: Axes,
+    _observes: Axes,
+    _quantises: Axes,
+    low: Axes,
+    high: Axes,
+    scale: Axes,
+    zero_point: Axes,
+    *how: Any,
+) -> list[list[Dim]]:
+    """The same with a scale from the least and the largest number so far, of all x or of each index of a dim."""
+    axis, by_index = how[3] % len(x), len(how) > 4 and how[4]
+    for i in range(len(x)):
+        if not (by_index and i == axis):
+            call.lab.mix(x[i])
+    for numbers in (low, high, scale) if by_index else ():
+        call.lab.unite(x, axis, numbers, 0)
+    if by_index:
+        zero_point.adopt(0, x[axis])  # integers, but no indices
+    return [x.dims(), x.dims()]
+
+
 def glu(call: Call, x: Axes, dim: int = -1) -> list[Dim]:
     """a·σ(b) of the two halves (a, b) of a dim: the same indices of both live or die together."""
     dims = x.dims()
@@ -133,6 +156,7 @@ OPS: dict[str, OpSpec] = {
     "_to_copy": OpSpec(first, zeros.first, move=Move.CAST, values=True),
     **dict.fromkeys(["dropout", "native_dropout"], OpSpec(first, zeros.first, values=True)),
     **dict.fromkeys(_FAKE_QUANTIZE, OpSpec(first, zeros.first, values=True)),
+    "_fused_moving_avg_obs_fq_helper": OpSpec(observe_and_fake_quantize, zeros.first),
     "fake_quantize_per_channel_affine_cachemask": OpSpec(fake_quantize_channels, zeros.first),
     "zeros_like": OpSpec(first, zeros.always, values=True, unread=True),
     **dict.fromkeys(_LIKE, OpSpec(first, values=True, unread=True)),

@@ -412,6 +412,38 @@ def quantised(kind: str) -> nn.Sequential:
     return net.eval()
 
 
+class ForIntegers(nn.Module):
+    """As PyTorch prepares it: stubs around layers whose weights and results are rounded during training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.ao.quantization import DeQuantStub, QuantStub
+
+        self.inside, self.a, self.norm = QuantStub(), nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
+        self.b, self.out, self.outside = nn.Conv2d(16, 24, 3), nn.Linear(24, 4), DeQuantStub()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.norm(self.a(self.inside(x))).relu())
+        return self.outside(self.out(x.mean((2, 3))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of what it will drop, and of observers that have seen little
+@pytest.mark.parametrize("backend", ["fbgemm", "qnnpack"])
+@pytest.mark.parametrize("version", [0, 1])
+def test_networks_that_are_trained_for_integers(backend: str, version: int) -> None:
+    from torch.ao import quantization
+
+    net, x = ForIntegers().train(), torch.randn(2, 3, 9, 9)
+    net.qconfig = quantization.get_default_qat_qconfig(backend, version=version)  # type: ignore[assignment]
+    quantization.prepare_qat(net, inplace=True)
+    net(x)
+    net.apply(quantization.disable_observer)
+    result = fxprune.prune(net.eval(), x, 0.5)
+    assert result.plan.kept_counts() == {"a": 8, "b": 12}
+    assert result.model(x).shape == (2, 4)
+    result.model.train()(x).sum().backward()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["tensor", "channel"])
 def test_fake_quantisation_lets_channels_pass(kind: str) -> None:

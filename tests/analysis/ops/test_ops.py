@@ -413,6 +413,7 @@ WITHOUT_CASE = {
     # Ops with tests of their own, for they need other inputs than a feature map.
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
     "fake_quantize_per_channel_affine_cachemask",
+    "_fused_moving_avg_obs_fq_helper",
     *"_grouped_mm mkldnn_rnn_layer _pack_padded_sequence".split(),
     # Met on tensors whose sign or conjugate is pending; and lookups that only inference makes.
     *"_conj_physical _neg_view resolve_conj resolve_neg _embedding_bag_forward_only".split(),
