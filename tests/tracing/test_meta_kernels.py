@@ -68,10 +68,8 @@ def cases() -> Any:
         yield aten.fake_quantize_per_tensor_affine_cachemask.default, (layout(*A), 0.1, 2, -128, 127), {}
         scales = torch.full((A[1],), 0.1), torch.full((A[1],), 2, dtype=torch.int32)
         yield aten.fake_quantize_per_channel_affine_cachemask.default, (layout(*A), *scales, 1, -128, 127), {}
-        one, switches = (
-            (torch.full((1,), 0.1), torch.zeros(1, dtype=torch.int32)),
-            [torch.ones(1, dtype=torch.int64)] * 2,
-        )
+        one = torch.full((1,), 0.1), torch.zeros(1, dtype=torch.int32)
+        switches = torch.ones(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
         which = (one[0], one[1], torch.ones(1), -128, 127)
         yield aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams.default, (layout(*A), *which), {}
         helped = (layout(*A), *switches, torch.zeros(1), torch.ones(1), *one, 0.01, -128, 127, 0)
