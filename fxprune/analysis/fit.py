@@ -12,6 +12,15 @@ from fxprune.module.wrappers import check_unwrapped
 _REMEDY = "give fxprune.find_groups(fxprune.trace(model, example_inputs))"
 
 
+def check_are_groups(groups: object) -> None:
+    """Refuse what are no groups.
+
+    Raises:
+        InputError: they are none.
+    """
+    check_kind("what is given as groups", groups, Groups, "give what fxprune.find_groups(graph) returns")
+
+
 def check_groups(groups: Groups, model: nn.Module) -> dict[str, Tensor]:
     """Refuse groups of another model, such as a cut one, and a wrapped model, whose tensors have other names.
 
@@ -21,7 +30,7 @@ def check_groups(groups: Groups, model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: a tensor of a group is missing, or has another size; or what is given is none.
     """
-    check_kind("what is given as groups", groups, Groups, "give what fxprune.find_groups(graph) returns")
+    check_are_groups(groups)
     check_model("the model", model)
     check_unwrapped(model)
     tensors = tensors_of(model)

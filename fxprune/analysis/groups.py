@@ -6,7 +6,6 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,9 +23,9 @@ from fxprune.analysis.kept import kept_indices
 from fxprune.analysis.labels.factorings import Heads
 from fxprune.analysis.why import Why, as_html, explained
 from fxprune.analysis.widths import Held, joined
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_flag, check_kind, shown
 from fxprune.module.garbage import no_collections
-from fxprune.module.names import names_of
+from fxprune.module.names import fits, names_of
 from fxprune.module.tensors import aliases_of, walk
 from fxprune.plan.plan import Ints, Plan, PlannedGroup, Scale
 from fxprune.tracing.trace import Graph
@@ -320,6 +319,7 @@ def find_groups(
     FixedDim(tensor='0.weight', dim=1, count=3, reason='model input', where='')
     """
     check_kind("the first argument", graph, Graph, "give what fxprune.trace(model, example_inputs) returns")
+    check_flag("rewrite_code", rewrite_code)
     names = names_of(graph.model, ignored)
     return found_with(graph, names, _choice(graph, heads), rewrite_code=rewrite_code)
 
@@ -336,9 +336,9 @@ def found_with(graph: Graph, ignored: Sequence[str], choice: Heads, *, rewrite_c
 def _choice(graph: Graph, heads: str | Mapping[str, str]) -> Heads:
     choice: Heads = tuple(heads.items()) if isinstance(heads, Mapping) else heads
     for value in [v for _, v in choice] if isinstance(choice, tuple) else [choice]:
-        if value not in ("", "head_dim", "num_heads"):
-            raise InputError("unknown choice of heads", seen=repr(value), remedy="'head_dim', 'num_heads' or ''")
+        if not isinstance(value, str) or value not in ("", "head_dim", "num_heads"):
+            raise InputError("unknown choice of heads", seen=shown(value), remedy="'head_dim', 'num_heads' or ''")
     for pattern in [p for p, _ in choice] if isinstance(choice, tuple) else []:
-        if not any(fnmatchcase(path, str(pattern)) for path, _ in walk(graph.model)):
+        if not any(fits(path, str(pattern)) for path, _ in walk(graph.model)):
             raise InputError("no module has the name or pattern", seen=str(pattern), remedy="heads={module: choice}")
     return choice

@@ -74,4 +74,9 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def matches(name: str, pattern: str) -> bool:
     """Whether the name, or a module that it is in, has the name or fits the pattern."""
     parts = name.split(".")
-    return any(fnmatchcase(".".join(parts[:k]), pattern) for k in range(1, len(parts) + 1)) or name == pattern
+    return any(fits(".".join(parts[:k]), pattern) for k in range(1, len(parts) + 1))
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether this very name, which may hold brackets, is the pattern or fits it."""
+    return name == pattern or fnmatchcase(name, pattern)

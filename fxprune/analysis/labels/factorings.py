@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
 
 from fxprune.analysis.labels.dims import Dim, Factoring, Fix, Labels
 from fxprune.analysis.labels.labels import Labeller
+from fxprune.module.names import fits
 
 _SHRINKS, _STAYS = 1, 2
 
@@ -232,7 +232,7 @@ def _chosen_for(f: Factoring, heads: Heads) -> str:
     """What was chosen to shrink: of a reshape, heads or their width; of another grid, if anything, rows or columns."""
     if isinstance(heads, str):
         return heads if f.split else ""
-    found = (choice for pattern, choice in heads if fnmatchcase(f.node.meta["module"], pattern))
+    found = (choice for pattern, choice in heads if fits(f.node.meta["module"], pattern))
     return next((choice for choice in found if (choice in GRID) != f.split), "")
 
 
