@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import check_integer, check_number, check_seed
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.observe import Contraction, observe
@@ -45,6 +45,9 @@ class ActivationMean:
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         return _read(model, groups, data, self.seed, lambda: _Mean(lambda maps: maps.abs().flatten(2).mean(2)))
 
@@ -69,8 +72,8 @@ class APoZ:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.threshold >= 0:
-            raise InputError("threshold out of range", seen=str(self.threshold), remedy="give a number of at least 0")
+        check_number("the threshold", self.threshold, "[0, inf)", "0 counts what is exactly zero")
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         def alive(maps: Tensor) -> Tensor:
@@ -101,6 +104,9 @@ class HRank:
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         return _read(model, groups, data, self.seed, lambda: _Mean(_rank))
 
@@ -129,8 +135,8 @@ class ActivationEntropy:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise InputError("too few bins", seen=str(self.bins), remedy="give at least 2")
+        check_integer("the number of bins", self.bins, 2, "100 is usual")
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         return _read(model, groups, data, self.seed, lambda: _Entropy(self.bins))

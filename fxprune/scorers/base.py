@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_data, check_kind
+from fxprune.errors import InputError, check_data, check_integer, check_kind
 from fxprune.plan.plan import Slot
 
 Scores = dict[str, Tensor]
@@ -54,7 +54,12 @@ def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
             of every group; all channels that a depthwise transposed kernel makes), one of each use.
         slot: the slot.
         channels: size of its group.
+
+    Raises:
+        InputError: an argument of another kind.
     """
+    _check_of_slot(values, slot)
+    check_integer("the number of channels", channels, 1, "give the size of the group")
     if len(values) != slot.length:
         values = (
             values.unflatten(0, (-1, slot.length)).sum(0) if slot.dim else values.unflatten(0, (slot.length, -1)).sum(1)
@@ -66,8 +71,14 @@ def per_channel(values: Tensor, slot: Slot, channels: int) -> Tensor:
 
 def along(tensor: Tensor, slot: Slot) -> Tensor:
     """What a tensor holds at each index of a slot's dim, of shape (length, elements), at least float32."""
+    _check_of_slot(tensor, slot)
     rows = tensor.detach().movedim(slot.dim, 0).flatten(1) if tensor.dim() > 1 else tensor.detach()[:, None]
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+
+def _check_of_slot(tensor: Tensor, slot: Slot) -> None:
+    check_kind("what a slot is of", tensor, Tensor, "give a tensor of the model, or one of its shape")
+    check_kind("the slot", slot, Slot, "give one of the slots of a group: group.slots")
 
 
 def makers(group: Group, tensors: Mapping[str, Tensor]) -> tuple[Slot, ...]:
@@ -79,7 +90,10 @@ def makers(group: Group, tensors: Mapping[str, Tensor]) -> tuple[Slot, ...]:
 
     Raises:
         UnscorableError: neither a layer nor a parameter belongs to the channels.
+        InputError: an argument of another kind.
     """
+    check_kind("the group", group, Group, "give one of the groups of fxprune.find_groups")
+    check_kind("the tensors", tensors, Mapping, "give {name: tensor of the model}")
     slots = group.producers or tuple(s for s in group.slots if isinstance(tensors.get(s.tensor), nn.Parameter))
     if not slots:
         raise UnscorableError("no layer makes these channels, and they have no parameters", [group.name])
@@ -126,6 +140,9 @@ def _check(group: Group, values: Tensor) -> None:
         raise InputError(
             "scores of the wrong shape", where=group.name, seen=f"{tuple(values.shape)}, not ({group.size},)"
         )
+    if values.dtype == torch.bool or values.is_complex():
+        remedy = "give a real number for each channel, larger for those more worth keeping"
+        raise InputError("scores are no real numbers", where=group.name, seen=str(values.dtype), remedy=remedy)
     check_data(f"the scores of {group.name}", values)
     if not torch.isfinite(values).all():
         raise InputError(

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_option
+from fxprune.errors import InputError, check_called, check_integer, check_number, check_option, shown
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scorer, Scores, UnscorableError, share
 
@@ -26,6 +27,7 @@ def _check_scorers(*given: Any) -> None:
             seen = scorer.__name__ if isinstance(scorer, type) else repr(scorer)[:60]
             remedy = f"give an instance: {seen}()" if isinstance(scorer, type) else "give one, such as scorers.L2Norm()"
             raise InputError("what is combined is no scorer", seen=seen, remedy=remedy)
+        check_called("what is combined", scorer, "give a scorer, such as scorers.L2Norm()", arguments=3)
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,14 @@ class WeightedSum:
     terms: tuple[tuple[Scorer, float], ...]
 
     def __post_init__(self) -> None:
+        several = isinstance(self.terms, tuple | list)
+        if not several or not all(isinstance(term, tuple | list) and len(term) == 2 for term in self.terms):
+            raise InputError("a weighted sum of no pairs", seen=shown(self.terms), remedy="give ((scorer, 0.5), ...)")
         if not self.terms:
             raise InputError("a weighted sum of nothing", remedy="give pairs (scorer, weight)")
-        if not all(isinstance(term, tuple | list) and len(term) == 2 for term in self.terms):
-            raise InputError(
-                "a weighted sum of no pairs", seen=repr(self.terms)[:60], remedy="give ((scorer, 0.5), ...)"
-            )
         _check_scorers(*(scorer for scorer, _ in self.terms))
+        for _, weight in self.terms:
+            check_number("a weight", weight, "(-inf, inf)", "give pairs: ((scorer, 0.5), ...)")
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         again = _repeatable(data)
@@ -129,8 +132,7 @@ class SeedAverage:
         if not is_dataclass(self.scorer) or "seed" not in (f.name for f in fields(self.scorer)):
             seen, remedy = type(self.scorer).__name__, "give a seeded one; combinators go around this one, not inside"
             raise InputError("the scorer has no field `seed`", seen=seen, remedy=remedy)
-        if self.seeds < 1:
-            raise InputError("too few seeds", seen=str(self.seeds), remedy="give at least 1")
+        check_integer("the number of seeds", self.seeds, 1, "5 is usual")
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         first = self.scorer.seed
@@ -173,6 +175,7 @@ class OverMembers:
         check_option("reduction", self.reduce, ("mean", "max"))
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        check_groups(groups, model)
         parts = {g.name: [_alone(g, s) for s in self._slots(g)] for g in groups}
         without = [name for name, members in parts.items() if not members]
         if without:

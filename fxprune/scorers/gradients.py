@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_option
+from fxprune.errors import InputError, check_function, check_integer, check_option, check_seed
 from fxprune.module.batches import Batch
 from fxprune.plan.plan import Slot
 from fxprune.scorers.base import Scores, UnscorableError, along, makers, per_channel
@@ -48,6 +48,9 @@ class Taylor:
 
     loss: Loss | None = None
 
+    def __post_init__(self) -> None:
+        _check_loss(self.loss)
+
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         tensors = check_groups(groups, model)
         slots: Slots = {g.name: makers(g, tensors) for g in groups}
@@ -78,9 +81,13 @@ class GroupTaylor:
 
     loss: Loss | None = None
 
+    def __post_init__(self) -> None:
+        _check_loss(self.loss)
+
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        tensors = check_groups(groups, model)
         slots: Slots = {g.name: g.slots for g in groups}
-        sums = _Sums(groups, slots, check_groups(groups, model), torch.mul, torch.square)
+        sums = _Sums(groups, slots, tensors, torch.mul, torch.square)
         return _first_order(model, groups, data, sums, self.loss)
 
 
@@ -119,18 +126,19 @@ class HessianDiagonal:
 
     def __post_init__(self) -> None:
         check_option("choice of labels", self.labels, ("sampled", "given"))
-        if self.draws < 1:
-            raise InputError("too few draws", seen=str(self.draws), remedy="give at least 1")
+        check_integer("the number of draws", self.draws, 1, "1 is usual")
+        check_seed(self.seed)
+        _check_loss(self.loss)
         if self.loss is not None and self.labels == "sampled":
             raise InputError(
                 "labels can be sampled for cross-entropy only", seen="loss=", remedy="labels='given', or no loss"
             )
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
+        tensors = check_groups(groups, model)
         if not len(groups):
             return {}
         generator = torch.Generator().manual_seed(self.seed)
-        tensors = check_groups(groups, model)
         slots = {g.name: makers(g, tensors) for g in groups}
         sums = _Sums(groups, slots, tensors, lambda g, w: (g * w).square(), lambda total: total)
 
@@ -151,6 +159,10 @@ class HessianDiagonal:
         losses = nn.functional.cross_entropy(logits, drawn.to(logits.device), reduction="none").view(len(logits), -1)
         # Independent labels at each position: their gradients' squares add up, those of their mean would not.
         return losses.sum(1) / losses.shape[1] ** 0.5
+
+
+def _check_loss(loss: object) -> None:
+    check_function("the loss", loss, "give a function (outputs, targets) -> scalar, or None", arguments=2)
 
 
 def _first_order(

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_option
+from fxprune.errors import InputError, check_integer, check_number, check_option, check_seed, shown
 from fxprune.module.batches import noise
 from fxprune.optional import progress_bar
 from fxprune.reconstruction.refit import check_repeatable
@@ -47,6 +48,12 @@ class ErrorCurve:
 
     order: Ints
     errors: Floats
+
+    def __post_init__(self) -> None:
+        arrays = isinstance(self.order, np.ndarray) and isinstance(self.errors, np.ndarray)
+        if not arrays or self.order.ndim != 1 or self.errors.shape != (len(self.order) + 1,):
+            seen, remedy = f"{shown(self.order)}, {shown(self.errors)}", "give arrays of n channels and of n + 1 errors"
+            raise InputError("an error curve needs an order and its errors", seen=seen, remedy=remedy)
 
     @classmethod
     def of_scores(cls, scores: Tensor) -> ErrorCurve:
@@ -153,11 +160,11 @@ class JointElimination:
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
-        if not 0 < self.ridge < float("inf"):
-            raise InputError("ridge out of range", seen=repr(self.ridge), remedy="give a positive number, such as 1e-2")
+        check_number("the ridge", self.ridge, "(0, inf)", "give a positive number, such as 1e-2")
+        check_seed(self.seed)
         check_option("kind of errors", self.errors, ("relative", "measured", *DIVERGENCES))
-        if self.at_once is not None and (not isinstance(self.at_once, int) or self.at_once < 1):
-            raise InputError("at_once must be a positive integer", seen=repr(self.at_once), remedy="None chooses it")
+        if self.at_once is not None:
+            check_integer("at_once", self.at_once, 1, "None chooses it")
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         return {name: curve.scores() for name, curve in self.curves(model, groups, data).items()}
@@ -174,6 +181,7 @@ class JointElimination:
             groups: the groups.
             data: batches of inputs, or (inputs, targets); None: standard normal inputs.
         """
+        check_groups(groups, model)
         require_readers(groups, {g.name: g.consumers for g in groups})
         if data is not None and self.errors != "relative":
             check_repeatable(data)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
+from fxprune.errors import InputError, check_seed, shown
 from fxprune.optional import require
 from fxprune.scorers.base import Scores
 from fxprune.scorers.thinet import Floats, in_order, joint, require_readers
@@ -54,6 +55,7 @@ class Lasso:
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         found = responses(model, groups, data, Sampling(self.positions, self.seed))
@@ -124,7 +126,14 @@ def lasso_path(a: Floats, b: Floats) -> LassoPath:
     Args:
         a: positive semidefinite, of shape (channels, channels).
         b: of shape (channels,).
+
+    Raises:
+        InputError: they are of other shapes.
     """
+    arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    if not arrays or b.ndim != 1 or a.shape != (len(b), len(b)):
+        seen, remedy = f"{shown(a)}, {shown(b)}", "give arrays of shapes (channels, channels) and (channels,)"
+        raise InputError("a LASSO needs a matrix and a vector", seen=seen, remedy=remedy)
     lars_path_gram = require("sklearn.linear_model", extra="lasso").lars_path_gram
 
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fxprune.errors import check_option
+from fxprune.errors import check_kind, check_model, check_option, check_seed, check_several
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import output_tensors
 from fxprune.scorers.divergence import DIVERGENCES, Divergence, of_classes
@@ -51,8 +51,13 @@ def output_sensitivity(
     Raises:
         InputError: unusable data, or outputs that the divergence is not for.
     """
+    check_model("the model", model)
+    check_several("the weights", weights, 'give names of parameters: ["0.weight"]')
     check_option("divergence", divergence, DIVERGENCES)
-    wanted, sums = set(weights), dict[str, Tensor]()
+    check_seed(seed)
+    wanted, sums = list(weights), dict[str, Tensor]()
+    for name in wanted:
+        check_kind("a weight's name", name, str, 'give names of parameters: ["0.weight"]')
     generator = torch.Generator().manual_seed(seed)
 
     def add(name: str, gradient: Tensor, dim: int) -> None:
@@ -64,7 +69,7 @@ def output_sensitivity(
         return _drawn(outputs, divergence, generator)
 
     samples = 0
-    with differentiable(model, wanted) as (work, leaves), _Watch({id(t): n for n, t in leaves.items()}, add):
+    with differentiable(model, set(wanted)) as (work, leaves), _Watch({id(t): n for n, t in leaves.items()}, add):
         for batch in batches(work, data):
             value = value_of(objective, batch.run(work), batch)
             torch.autograd.grad(value, list(leaves.values()), allow_unused=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import check_option
+from fxprune.errors import check_option, check_seed
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Rescaling, Sums, WeightDim, check_scale, shares_of_producers
 from fxprune.scorers.patches import (
@@ -80,6 +80,7 @@ class WeightPermutation:
         check_option("distance", self.distance, get_args(Distance))
         check_option("inputs of layers", self.inputs, get_args(Inputs))
         check_scale(self.scale, self.distance)
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         check_groups(groups, model)

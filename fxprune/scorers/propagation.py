@@ -41,7 +41,7 @@ class NISP:
     """
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
-        graph, tensors = groups.graph, check_groups(groups, model)
+        tensors, graph = check_groups(groups, model), groups.graph
         gains, sweep = gains_behind(graph), _Sweep(groups)
         for name in reversed(execution_order(graph)):
             if name in sweep.out:

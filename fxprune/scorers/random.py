@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
+from fxprune.errors import check_seed
 from fxprune.scorers.base import Scores
 
 
@@ -30,6 +31,9 @@ class Random:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         check_groups(groups, model)

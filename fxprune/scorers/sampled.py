@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_option
+from fxprune.errors import check_integer, check_option, check_seed
 from fxprune.scorers.base import Scores, require_producers
 from fxprune.scorers.changes import Rescaling, Sums, WeightDim, check_scale, shares_of_producers
 from fxprune.scorers.distances import cosine, squared, ssim
@@ -65,8 +65,8 @@ class SampledPermutation:
         check_option("change of a kernel", self.change, get_args(Draw))
         check_option("distance", self.distance, get_args(MapDistance))
         check_option("scale", self.scale, ("bn", None))
-        if self.samples < 1:
-            raise InputError("too few samples", seen=str(self.samples), remedy="give at least 1")
+        check_integer("the number of samples", self.samples, 1, "4 is usual")
+        check_seed(self.seed)
         check_scale(self.scale, self.distance)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:

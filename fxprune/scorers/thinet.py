@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import check_flag, check_number, check_seed
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.gram.channels import Responses
 from fxprune.statistics.gram.collect import GroupReader, Positions, Sampling, readings, responses
@@ -55,6 +55,8 @@ class ThiNet:
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
+        check_flag("centred", self.centred)
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         found = responses(model, groups, data, Sampling(self.positions, self.seed))
@@ -102,8 +104,8 @@ class RefitLoss:
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
-        if not 0 < self.ridge < float("inf"):
-            raise InputError("ridge out of range", seen=repr(self.ridge), remedy="give a positive number, such as 1e-6")
+        check_number("the ridge", self.ridge, "(0, inf)", "give a positive number, such as 1e-6")
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         found = readings(model, groups, data, Sampling(self.positions, self.seed))

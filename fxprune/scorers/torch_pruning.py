@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_called, check_seed
 from fxprune.module.isolation import isolated
 from fxprune.optional import require
 from fxprune.plan.plan import Ints
@@ -40,6 +40,10 @@ class TorchPruning:
 
     importance: Callable[[Any], Tensor | None]
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_called("the importance", self.importance, "give one of torch_pruning.importance", arguments=1)
+        check_seed(self.seed)
 
     def __call__(self, model: nn.Module, groups: Groups, data: Iterable[Any] | None = None) -> Scores:
         check_groups(groups, model)

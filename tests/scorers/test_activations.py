@@ -200,9 +200,9 @@ def test_layers_that_run_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: APoZ(threshold=-1), "threshold out of range; seen: -1"),
-        (lambda: APoZ(threshold=float("nan")), "threshold out of range; seen: nan"),
-        (lambda: ActivationEntropy(bins=1), "too few bins; seen: 1; remedy: give at least 2"),
+        (lambda: APoZ(threshold=-1), r"the threshold is not a number in \[0, inf\); seen: -1"),
+        (lambda: APoZ(threshold=float("nan")), r"the threshold is not a number in \[0, inf\); seen: nan"),
+        (lambda: ActivationEntropy(bins=1), "the number of bins must be an integer of at least 2; seen: 1"),
     ],
 )
 def test_options_out_of_range(make: Callable[[], Any], text: str) -> None:

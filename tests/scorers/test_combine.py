@@ -221,7 +221,7 @@ def test_data_that_is_used_up_by_the_first_scorer(net: Net, groups: fxprune.Grou
             lambda: SeedAverage(Normalised(Random())),
             "no field `seed`; seen: Normalised; remedy: .*combinators go around",
         ),
-        (lambda: SeedAverage(Random(), 0), "too few seeds; seen: 0"),
+        (lambda: SeedAverage(Random(), 0), "the number of seeds must be a positive integer; seen: 0"),
         (lambda: OverMembers(L2Norm(), "norms"), "unknown choice of members; seen: norms"),  # type: ignore[arg-type]
         (lambda: OverMembers(L2Norm(), reduce="min"), "unknown reduction; seen: min"),  # type: ignore[arg-type]
     ],

@@ -230,7 +230,7 @@ def test_outputs_that_cross_entropy_cannot_take() -> None:
     ("make", "text"),
     [
         (lambda: HessianDiagonal("true"), "unknown choice of labels; seen: true; remedy: one of sampled, given"),  # type: ignore[arg-type]
-        (lambda: HessianDiagonal(draws=0), "too few draws; seen: 0"),
+        (lambda: HessianDiagonal(draws=0), "the number of draws must be a positive integer; seen: 0"),
         (lambda: HessianDiagonal(loss=squares), "cross-entropy only; seen: loss=; remedy: labels='given'"),
     ],
 )

@@ -280,7 +280,9 @@ def test_bad_settings_are_refused() -> None:
         with pytest.raises(fxprune.InputError, match="positions must be a positive integer"):
             make(0)
     for ridge in (0.0, -1.0, float("nan")):
-        with pytest.raises(fxprune.InputError, match=r"ridge out of range; seen: .*; remedy: give a positive number"):
+        with pytest.raises(
+            fxprune.InputError, match=r"ridge is not a number in \(0, inf\); seen: .*; remedy: give a pos"
+        ):
             RefitLoss(ridge=ridge)
 
 

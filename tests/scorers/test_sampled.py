@@ -200,7 +200,10 @@ def test_a_norm_further_on_is_not_the_layers() -> None:
     [
         (lambda: SampledPermutation("zero"), ("unknown change of a kernel", "seen: zero", "permute, reinit")),  # type: ignore[arg-type]
         (lambda: SampledPermutation(distance="l1"), ("unknown distance", "seen: l1", "cosine, ssim")),  # type: ignore[arg-type]
-        (lambda: SampledPermutation(samples=0), ("too few samples", "seen: 0", "at least 1")),
+        (
+            lambda: SampledPermutation(samples=0),
+            ("the number of samples must be a positive integer", "seen: 0", "4 is usual"),
+        ),
         (lambda: SampledPermutation(scale="bn", distance="ssim"), ("does not depend", "seen: ssim", "leave out scale")),
         (
             lambda: WeightPermutation(scale="bn", distance="relative"),
