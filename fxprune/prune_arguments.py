@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
 from torch import nn
 
-from fxprune.errors import InputError, check_function, check_kind
+from fxprune.errors import InputError, check_integer, check_kind, check_number, check_of_model
 from fxprune.planners.budget import Planner
 from fxprune.planners.goals import BUDGETS, Goals
 
@@ -50,10 +48,9 @@ def check_goals(goals: Goals, planner: Planner | None, evaluate: Any, max_drop: 
         raise InputError("round_to= does not reach a planner of yours", seen=f"{goals.round_to}", remedy=remedy)
     if (evaluate is None) != (max_drop is None):
         raise InputError("evaluate= and max_drop= need each other", remedy="give both, or neither")
-    check_function("evaluate", evaluate, "evaluate(model) gives a number")
-    is_number = isinstance(max_drop, Real) and not isinstance(max_drop, bool)
-    if max_drop is not None and not (is_number and 0 <= float(max_drop) < math.inf):
-        raise InputError("max_drop out of range", seen=repr(max_drop), remedy="give 0 or more, in evaluate's unit")
+    check_of_model("evaluate", evaluate, "evaluate(model) gives a number")
+    if max_drop is not None:
+        check_number("max_drop", max_drop, "[0, inf)", "give 0 or more, in evaluate's unit")
     if folder is not None and max_drop is None:
         raise InputError("folder= is for searches", seen=repr(folder), remedy="give it with max_drop=, or leave it out")
 
@@ -64,8 +61,7 @@ def check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float 
     Raises:
         InputError: they are, or `tune` is no function.
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError("steps out of range", seen=repr(steps), remedy="give a positive number")
+    check_integer("steps", steps, 1, "give 1 or more")
     if steps > 1 and (planner is not None or max_drop is not None):
         raise InputError("steps= needs a goal that can be parted", seen="planner= or max_drop=", remedy="give macs=0.5")
-    check_function("tune", tune, "give tune(model), which trains in place")
+    check_of_model("tune", tune, "give tune(model), which trains in place")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from torch import Tensor
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_called, check_flag, check_number
 from fxprune.plan.plan import Ints, Plan
 from fxprune.planners.allocation.choose import as_array, keep_best
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
 from fxprune.planners.allocation.knapsack import Ladder, fill
-from fxprune.planners.allocation.price import Floats, Measure, Price
+from fxprune.planners.allocation.price import Floats, Measure, Price, check_measure
 from fxprune.scorers.base import check_scores, share
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
@@ -66,6 +65,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         check_budget(self.keep, self.tolerance)
+        check_measure(self.measure)
+        check_constraints(self.constraints)
+        check_flag("strict", self.strict)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         problem = _BudgetProblem(groups, scores, self.measure, self.keep, self.constraints, self.strict)
@@ -105,7 +107,10 @@ class AtBudget:
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
+        check_family(self.family)
         check_budget(self.keep, self.tolerance)
+        check_measure(self.measure)
+        check_constraints(self.constraints)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         def counts(number: float) -> Mapping[str, int]:
@@ -136,12 +141,23 @@ _EDGE = 1e-9
 _HALVINGS = 40
 
 
-def check_budget(keep: float, tolerance: float) -> None:
-    """Refuse a part outside (0, 1] and a tolerance outside [0, 1)."""
-    if not isinstance(keep, Real) or not 0 < keep <= 1:
-        raise InputError("a budget is a part of the original's cost", seen=repr(keep), remedy="give a number in (0, 1]")
-    if not 0 <= tolerance < 1:
-        raise InputError("tolerance out of range", seen=str(tolerance), remedy="give a number in [0, 1)")
+def check_budget(keep: object, tolerance: object) -> None:
+    """Refuse a part outside (0, 1] and a tolerance outside [0, 1).
+
+    Raises:
+        InputError: one is.
+    """
+    check_number("the part of the original's cost that may stay", keep, "(0, 1]", "0.5 keeps half")
+    check_number("the tolerance", tolerance, "[0, 1)", "0.01 is usual")
+
+
+def check_family(family: object) -> None:
+    """Refuse what makes no planner of a number.
+
+    Raises:
+        InputError: it is no function, or not one of a number.
+    """
+    check_called("the family", family, "give a number to a planner, such as planners.Uniform", arguments=1)
 
 
 class _BudgetProblem:

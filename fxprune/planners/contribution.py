@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_number
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import as_array, keep_best
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
 from fxprune.scorers.base import check_scores, share
 
 
@@ -45,8 +44,8 @@ class CumulativeContribution:
     constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rate, Real) or not 0 < self.rate <= 1:
-            raise InputError("contribution rate out of range", seen=repr(self.rate), remedy="give a number in (0, 1]")
+        check_number("the contribution rate", self.rate, "(0, 1]", "0.9 is usual")
+        check_constraints(self.constraints)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)

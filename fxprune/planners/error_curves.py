@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_called, check_kind, check_number
 from fxprune.plan.plan import Ints, Plan
 from fxprune.planners.allocation.choose import keep_best
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
 from fxprune.planners.allocation.knapsack import Ladder, fill
 from fxprune.planners.allocation.lagrangian import convex, exchanged, settled
-from fxprune.planners.allocation.price import Floats, Measure, Price
+from fxprune.planners.allocation.price import Floats, Measure, Price, check_measure
 from fxprune.planners.allocation.units import Unit
 from fxprune.planners.budget import check_budget
 from fxprune.scorers.base import check_scores
@@ -50,8 +50,9 @@ class Limit:
             raise InputError("a limit is either a part or an amount", seen=seen, remedy="give keep or at_most")
         if self.keep is not None:
             check_budget(self.keep, 0)
-        if self.at_most is not None and not 0 < self.at_most < float("inf"):
-            raise InputError("at_most out of range", seen=str(self.at_most), remedy="give a positive number")
+        if self.at_most is not None:
+            check_number("at_most", self.at_most, "(0, inf)", "give it in the units of the measure")
+        check_measure(self.measure)
 
     def amount(self, full: float) -> float:
         """The most that may be spent where the original costs `full`."""
@@ -101,15 +102,20 @@ class ErrorCurves:
     def __post_init__(self) -> None:
         if not self._limits():
             raise InputError("no budget", seen="()", remedy="give a part of the MACs, or Limit(...)")
+        check_kind("the weights", self.weights, Mapping, "give {group: how much its errors count}")
         for name, weight in self.weights.items():
-            if not 0 <= weight < float("inf"):
-                raise InputError("weight out of range", where=name, seen=str(weight), remedy="give a number from 0")
+            check_number(f"the weight of {name}", weight, "[0, inf)", "give how much its errors count; 1 is usual")
+        check_called("curve", self.curve, "give a function of scores, such as ErrorCurve.of_errors", arguments=1)
+        check_constraints(self.constraints)
 
     def _limits(self) -> tuple[Limit, ...]:
         limits: Any = self.limits
         if isinstance(limits, Limit):
             return (limits,)
-        return tuple(limits) if isinstance(limits, tuple | list) else (Limit(limits),)  # which refuses other kinds
+        several = tuple(limits) if isinstance(limits, tuple | list) else (Limit(limits),)  # which refuses other kinds
+        for limit in several:
+            check_kind("a limit", limit, Limit, "give a part of the MACs, or Limit(...)")
+        return several
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)

@@ -15,14 +15,14 @@ from torch import Tensor
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency import best_multiple
 from fxprune.costs.latency.engines import Engine
-from fxprune.errors import InputError, check_function
+from fxprune.errors import InputError, check_called, check_function
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, first_fit
 from fxprune.planners.budget import AtBudget, Budget, Planner
 from fxprune.planners.error_curves import ErrorCurves, Limit
 from fxprune.planners.measures import Confirmed, Measures
 from fxprune.planners.stepwise import Towards, Widths
-from fxprune.planners.uniform import PerGroup, Uniform
+from fxprune.planners.uniform import PerGroup, Uniform, check_pruning_ratio
 from fxprune.scorers.joint_elimination import ErrorCurve
 
 BUDGETS = ("macs", "parameters", "latency")
@@ -70,7 +70,7 @@ parameters=, latency=), or pruning_ratio=
                 raise InputError("two kinds of goals", seen=seen, remedy=remedy)
         if self.round_to is None:
             object.__setattr__(self, "round_to", AUTO if self.engine is not None and self.latency is not None else 1)
-        if self.round_to != AUTO:
+        if not isinstance(self.round_to, str) or self.round_to != AUTO:
             self.constraints()
         remedy = "give fxprune.latency.onnx_runtime, fxprune.latency.compiled, or a function (model, inputs) -> run"
         check_function("the engine", self.engine, remedy)
@@ -272,14 +272,14 @@ def _check_ratio(ratio: Any) -> None:
         remedy = 'give {name or pattern of groups or modules: part}, such as {"*": 0.5}, or one number for all'
         raise InputError("pruning_ratio names nothing", seen="{}", remedy=remedy)
     for value in ratio.values() if isinstance(ratio, Mapping) else [ratio]:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < 1:
-            percent = isinstance(value, Real) and 2 <= float(value) < 100
-            hint = f": {value / 100:g} for {value:g} %" if percent else ""
-            raise InputError("pruning ratio out of range", seen=str(value), remedy=f"give a number in [0, 1){hint}")
+        check_pruning_ratio(value)
+
+
+_CALLED_WITH = {"scorer": ("model", "groups", "data"), "planner": ("groups", "scores")}
 
 
 def check_callable(what: str, value: Any, room: Any, example: str) -> None:
-    """Refuse a scorer or planner that is a name, a class or a number.
+    """Refuse a scorer or planner that is a name, a class or a number, or the other of the two.
 
     Args:
         what: "scorer" or "planner".
@@ -290,7 +290,7 @@ def check_callable(what: str, value: Any, room: Any, example: str) -> None:
     Raises:
         InputError: it cannot be called with what a pruning gives it.
     """
-    if value is None or (callable(value) and not isinstance(value, type)):
+    if value is None:
         return
     if isinstance(value, type):
         raise InputError(f"the {what} is a class", seen=value.__name__, remedy=f"give an instance: {value.__name__}()")
@@ -298,7 +298,8 @@ def check_callable(what: str, value: Any, room: Any, example: str) -> None:
         lower = {n.lower(): n for n in room.__all__ if n[0].isupper()}
         near = difflib.get_close_matches(value.lower(), lower, 1) or [n for n in lower if value.lower() in n][:1]
         example = f"fxprune.{room.__name__.rpartition('.')[2]}.{lower[near[0]]}()" if near else example
-    raise InputError(f"the {what} is not a function", seen=repr(value), remedy=f"give an object such as {example}")
+    arguments = len(_CALLED_WITH[what])
+    check_called(f"the {what}", value, f"give an object such as {example}", arguments)
 
 
 GOAL_NAMES = tuple(f.name for f in fields(Goals))

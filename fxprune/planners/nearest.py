@@ -11,9 +11,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_option
+from fxprune.errors import (
+    InputError,
+    check_called,
+    check_flag,
+    check_function,
+    check_integer,
+    check_model,
+    check_option,
+    check_several,
+    shown,
+)
+from fxprune.module.data import check_batches
 from fxprune.optional import progress_bar
-from fxprune.plan.plan import Plan
+from fxprune.plan.plan import Plan, check_plan
 from fxprune.planners.budget import Planner
 from fxprune.reconstruction.readers import readers_of
 from fxprune.reconstruction.refit import Fitter
@@ -66,8 +77,16 @@ def nearest_output(
     >>> chosen.groups["0"].kept.tolist()
     [0, 1]
     """
+    check_model("the model", model)
+    check_several("the plans", plans, "give a list of plans")
+    check_batches(data)
+    _check_treat(treat)
     check_option("divergence", divergence, DIVERGENCES)
+    check_integer("limit", limit, 1, "64 is usual")
+    check_flag("progress", progress)
     plans, held = list(plans), list(islice(data, limit))
+    for plan in plans:
+        check_plan(plan)
     if not plans:
         raise InputError("no plan to choose from", remedy="give at least one")
     if len(held) < 2:
@@ -86,6 +105,10 @@ def nearest_output(
             remedy="leave out inputs for which the model gives NaN or infinite numbers",
         )
     return plans[far.index(min(far))]
+
+
+def _check_treat(treat: object) -> None:
+    check_function("treat", treat, "give a function (original, pruned, plan, batches) -> model, or None", arguments=4)
 
 
 def _fitting(model: nn.Module, plans: Iterable[Plan], fit: Sequence[Any]) -> Treat:
@@ -139,8 +162,16 @@ class NearestOutput:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.planners, tuple | list):
+            remedy = "give a tuple: (Uniform(0.5), ErrorCurves(0.5))"
+            raise InputError("the planners are no tuple", seen=shown(self.planners), remedy=remedy)
         if not self.planners:
             raise InputError("no planner to choose from", remedy="give at least one")
+        for planner in self.planners:
+            check_called("what is chosen from", planner, "give planners, such as Uniform(0.5)", arguments=2)
+        check_batches(self.data)
+        _check_treat(self.treat)
+        check_flag("progress", self.progress)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         plans: list[Plan] = []

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.errors import check_called
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import as_array, keep_best
 from fxprune.planners.allocation.compete import Normalise, Pool, everyone, relative
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
 from fxprune.planners.uniform import check_pruning_ratio
 from fxprune.scorers.base import check_scores
 
@@ -50,6 +51,9 @@ class GlobalThreshold:
 
     def __post_init__(self) -> None:
         check_pruning_ratio(self.pruning_ratio)
+        check_constraints(self.constraints)
+        check_called("normalise", self.normalise, "give a function of the scores of one group", arguments=1)
+        check_called("pool", self.pool, "give a function of a group, such as planners.same_pattern", arguments=1)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import check_kind, check_number
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_patterns, first_fit
+from fxprune.planners.allocation.constraints import (
+    UNCONSTRAINED,
+    Constraints,
+    check_constraints,
+    check_patterns,
+    first_fit,
+)
 from fxprune.scorers.base import check_scores
 
 
@@ -43,6 +50,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         check_pruning_ratio(self.pruning_ratio)
+        check_constraints(self.constraints)
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
         check_scores(scores, groups)
@@ -76,6 +84,8 @@ class PerGroup:
     constraints: Constraints = UNCONSTRAINED
 
     def __post_init__(self) -> None:
+        check_kind("pruning_ratios", self.pruning_ratios, Mapping, "give {name or pattern: pruning ratio}")
+        check_constraints(self.constraints)
         for pruning_ratio in (*self.pruning_ratios.values(), self.default):
             check_pruning_ratio(pruning_ratio)
 
@@ -95,7 +105,12 @@ def remaining(size: int, pruning_ratio: float) -> int:
     return max(1, size - int(pruning_ratio * size + 1e-9))
 
 
-def check_pruning_ratio(pruning_ratio: float) -> None:
-    """Refuse a pruning ratio outside [0, 1)."""
-    if not isinstance(pruning_ratio, Real) or not 0 <= pruning_ratio < 1:
-        raise InputError("pruning ratio out of range", seen=repr(pruning_ratio), remedy="give a number in [0, 1)")
+def check_pruning_ratio(pruning_ratio: Any) -> None:
+    """Refuse a pruning ratio outside [0, 1).
+
+    Raises:
+        InputError: it is, with what was probably meant where it looks like per cent.
+    """
+    percent = isinstance(pruning_ratio, Real) and 2 <= float(pruning_ratio) < 100
+    remedy = f"give {pruning_ratio / 100:g} for {pruning_ratio:g} %" if percent else "0.5 removes half"
+    check_number("the pruning ratio", pruning_ratio, "[0, 1)", remedy)

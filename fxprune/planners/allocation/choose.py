@@ -9,9 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import check_kind
 from fxprune.plan.plan import Plan
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
 from fxprune.scorers.base import check_scores
 
 
@@ -30,7 +29,7 @@ def keep_best(
         InputError: unusable scores, or a pattern of the constraints that fits no group.
     """
     check_scores(scores, groups)
-    check_kind("the constraints", constraints, Constraints, "give planners.Constraints(round_to=8)")
+    check_constraints(constraints)
     widths = constraints.fit(groups, counts)
     return groups.plan({name: best(scores[name], count) for name, count in widths.items()})
 

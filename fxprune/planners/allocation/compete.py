@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fxprune.analysis.grouping.components import Group
+from fxprune.errors import check_kind
 
 Normalise = Callable[[Tensor], Tensor]
 """Scores of one group, of shape (channels,), to scores that are comparable between groups, of the same shape."""
@@ -21,13 +22,14 @@ def relative(scores: Tensor) -> Tensor:
     >>> relative(torch.tensor([1.0, 3.0]))
     tensor([0.5000, 1.5000], dtype=torch.float64)
     """
-    values = scores.detach().double()
+    values = as_they_are(scores)
     scale = values.abs().mean()
     return values / scale if scale > 0 else torch.ones_like(values)
 
 
 def as_they_are(scores: Tensor) -> Tensor:
     """Scores that are comparable between groups already."""
+    check_kind("what is given as scores", scores, Tensor, "give the scores of one group, a tensor")
     return scores.detach().double()
 
 
@@ -42,9 +44,11 @@ def same_pattern(group: Group) -> Hashable:
     The first convolutions of blocks that are built alike form one pool, the residual streams others.
     Source: Isomorphic Pruning (Fang et al., ECCV 2024).
     """
+    check_kind("the group", group, Group, "give one of the groups of fxprune.find_groups")
     return tuple((s.role, s.dim, len(s.positions) // group.size) for s in group.slots)
 
 
 def same_shape(group: Group) -> Hashable:
     """Groups compete with those that are built alike and have as many channels."""
-    return (group.size, same_pattern(group))
+    pattern = same_pattern(group)
+    return (group.size, pattern)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
 
+from fxprune.analysis.fit import check_are_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import IGNORED, decisive_first
 from fxprune.analysis.groups import Groups
 from fxprune.analysis.ignored import touches
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_integer, check_kind, check_number, check_several
 from fxprune.module.names import matches
 from fxprune.planners.allocation.units import Unit
 
@@ -51,19 +52,23 @@ class Constraints:
     def __post_init__(self) -> None:
         if isinstance(self.ignored, str):
             object.__setattr__(self, "ignored", (self.ignored,))
-        if type(self.round_to) is not int or self.round_to < 1:
-            raise InputError(
-                "round_to must be a positive integer", seen=repr(self.round_to), remedy="8 or 16 are usual"
-            )
+        check_integer("round_to", self.round_to, 1, "8 or 16 are usual")
         for value in _values(self.minimum):
-            if value < 1:
-                raise InputError("a minimum width must be a positive integer", seen=str(value), remedy="give 1 or more")
+            check_integer("a minimum width", value, 1, "give 1 or more, or {pattern: channels}")
         for part in _values(self.max_pruning_ratio):
-            if not 0 <= part <= 1:
-                raise InputError("max_pruning_ratio out of range", seen=str(part), remedy="give a number in [0, 1]")
+            check_number("max_pruning_ratio", part, "[0, 1]", "0.5 removes half of a group at most")
+        check_several("the ignored names", self.ignored, 'give names or shell patterns: ("0", "layers.*")')
+        object.__setattr__(self, "ignored", tuple(self.ignored))
+        for name in self.ignored:
+            check_kind("an ignored name", name, str, 'give names or shell patterns: ("0", "layers.*")')
 
     def units(self, groups: Groups) -> tuple[Unit, ...]:
-        """What can be decided by itself: each group, or each set of tied groups, with its allowed widths."""
+        """What can be decided by itself: each group, or each set of tied groups, with its allowed widths.
+
+        Raises:
+            InputError: a pattern that fits no group, or what is given are no groups.
+        """
+        check_are_groups(groups)
         self._check_patterns(groups)
         tied = {name: tie for tie in groups.ties for name in tie}
         sets = dict.fromkeys(tied.get(g.name, frozenset([g.name])) for g in groups)
@@ -78,6 +83,7 @@ class Constraints:
 
         Tied groups take the mean of the parts that they wish to keep.
         """
+        check_kind("the wished widths", wished, Mapping, "give {group: channels}")
         kept: dict[str, int] = {}
         for unit in self.units(groups):
             kept |= unit.counts(unit.raised(wished))
@@ -98,6 +104,15 @@ class Constraints:
         for table in (self.minimum, self.max_pruning_ratio):
             if isinstance(table, Mapping):
                 check_patterns(table, groups)
+
+
+def check_constraints(constraints: object) -> None:
+    """Refuse what are no constraints.
+
+    Raises:
+        InputError: they are none.
+    """
+    check_kind("the constraints", constraints, Constraints, "give planners.Constraints(round_to=8)")
 
 
 def check_patterns(patterns: Iterable[str], groups: Groups) -> None:

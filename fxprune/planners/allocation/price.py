@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency import Latency
 from fxprune.costs.macs import CostModel
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_called, shown
 from fxprune.plan.plan import Ints
 from fxprune.planners.allocation.units import Unit
 
@@ -21,6 +21,18 @@ Floats = npt.NDArray[np.float64]
 Measure = Literal["macs", "parameters"] | Callable[[Mapping[str, int]], float]
 """What is counted: MACs, parameters, or any function of {group: kept channels}. It should not fall when a count rises;
 where it does here and there, as measured latencies do, plans still meet their budget but may not be the best ones."""
+
+
+def check_measure(measure: object) -> None:
+    """Refuse what is no measure.
+
+    Raises:
+        InputError: it is another name, no function, or one that does not take {group: kept channels} alone.
+    """
+    if callable(measure):
+        check_called("the measure", measure, "give a function of {group: kept channels}", arguments=1)
+    elif not isinstance(measure, str) or measure not in ("macs", "parameters"):
+        raise InputError("unknown measure of cost", seen=shown(measure), remedy="'macs', 'parameters' or a function")
 
 
 class Price:
@@ -32,11 +44,12 @@ class Price:
         measure: MACs, parameters, or a function of kept counts.
 
     Raises:
-        InputError: an unknown name of a measure; when called, a function's value that is NaN, infinite or negative.
+        InputError: no measure; when called, a function's value that is NaN, infinite or negative.
     """
 
     def __init__(self, groups: Groups, units: Sequence[Unit], measure: Measure) -> None:
         self._units = units
+        check_measure(measure)
         self._evaluate = self._own(measure) if callable(measure) else self._model(groups, measure)
 
     def __call__(self, parts: Ints) -> Any:
@@ -45,8 +58,6 @@ class Price:
 
     def _model(self, groups: Groups, measure: str) -> Callable[[Ints], Any]:
         model = CostModel(groups.analysis)
-        if measure not in ("macs", "parameters"):
-            raise InputError("unknown measure of cost", seen=repr(measure), remedy="'macs', 'parameters' or a function")
         cost = model.macs if measure == "macs" else model.parameters
         index = {name: i for i, name in enumerate(model.groups)}
         rows = [index[name] for unit in self._units for name in unit.names]
