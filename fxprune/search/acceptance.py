@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_integer, check_number
 from fxprune.plan.plan import Plan
 from fxprune.search.evaluator import Evaluator
 from fxprune.search.trial import Candidate, Outcome
@@ -49,8 +49,11 @@ class Acceptance:
     baselines: int = 0
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or min(self.verify, self.baselines) < 0 or not (self.z >= 0 and self.margin >= 0):
-            raise InputError("an acceptance needs repeats of at least 1 and nothing negative", seen=str(self))
+        check_integer("repeats", self.repeats, 1, "1 decides from the first evaluation")
+        for name in ("verify", "baselines"):
+            check_integer(name, getattr(self, name), 0, "0 is none")
+        for name in ("z", "margin"):
+            check_number(name, getattr(self, name), "[0, inf]", "give a number of standard errors")
 
 
 PLAIN = Acceptance()

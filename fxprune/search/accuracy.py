@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.module.batches import batches
+from fxprune.module.data import check_batches
 from fxprune.module.isolation import isolated, set_training
 
 
@@ -42,6 +43,9 @@ class Accuracy:
     """
 
     data: Iterable[Any]
+
+    def __post_init__(self) -> None:
+        check_batches(self.data)
 
     def __call__(self, model: nn.Module) -> float:
         right, loss, samples = 0, 0.0, 0

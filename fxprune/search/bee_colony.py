@@ -12,11 +12,20 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import (
+    InputError,
+    check_flag,
+    check_function,
+    check_integer,
+    check_kind,
+    check_number,
+    check_option,
+    check_seed,
+)
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.allocation.price import Measure
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
+from fxprune.planners.allocation.price import Measure, check_measure
 from fxprune.planners.budget import check_budget, scaled_to_budget
 from fxprune.reconstruction import reconstruct
 from fxprune.scorers.joint_elimination import ErrorCurve
@@ -46,6 +55,12 @@ class CurveFitness:
 
     curves: Mapping[str, ErrorCurve]
     weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_kind("the curves", self.curves, Mapping, "give {group: ErrorCurve}")
+        for curve in self.curves.values():
+            check_kind("a curve", curve, ErrorCurve, "give {group: ErrorCurve}")
+        check_kind("the weights", self.weights, Mapping, "give {group: how much its errors count}")
 
     def __call__(self, plan: Plan) -> float:
         counts = plan.kept_counts()
@@ -136,14 +151,17 @@ class BeeColony(Driver[Trial]):
     def __post_init__(self) -> None:
         least = {"sources": 2, "cycles": 0, "limit": 1, "moves": 1, "levels": 1}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InputError(f"too few {name}", seen=str(getattr(self, name)), remedy=f"at least {bound}")
-        if not 1 / self.levels <= self.max_keep <= 1:
-            raise InputError("max_keep out of range", seen=str(self.max_keep), remedy="give a number in [1/levels, 1]")
-        if self.channels not in ("scored", "random"):
-            raise InputError("unknown choice of channels", seen=repr(self.channels), remedy="'scored' or 'random'")
+            check_integer(name, getattr(self, name), bound, f"{getattr(BeeColony, name)} is usual")
+        check_number("max_keep", self.max_keep, f"[{1 / self.levels}, 1]", "give a part of at least 1/levels")
+        check_option("choice of channels", self.channels, ("scored", "random"))
         if self.keep is not None:
             check_budget(self.keep, 0.0)
+        check_measure(self.measure)
+        check_constraints(self.constraints)
+        check_flag("repair", self.repair)
+        check_function("fitness", self.fitness, "give a function of a plan, or None", arguments=1)
+        check_flag("progress", self.progress)
+        check_seed(self.seed, least=0)
 
     def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Trial]]:
         task = evaluator.task

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from fxprune.costs.macs import Cost
-from fxprune.errors import InputError
+from fxprune.errors import check_flag, check_kind, check_number, check_seed
 from fxprune.plan.plan import Plan
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.allocation.price import Measure
-from fxprune.planners.budget import Budget, Planner
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
+from fxprune.planners.allocation.price import Measure, check_measure
+from fxprune.planners.budget import Budget, Planner, check_family
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.search.acceptance import PLAIN, ROBUST, Acceptance, Decision, confirm, decide
 from fxprune.search.driver import Driver, Progressed
@@ -80,10 +80,12 @@ class Bisection(Driver[Probe]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.tolerance) or self.tolerance < 0:
-            raise InputError("tolerance out of range", seen=str(self.tolerance), remedy="give 0 or more, such as 0.01")
-        if not 1e-12 <= self.precision < 1:
-            raise InputError("precision out of range", seen=str(self.precision), remedy="give a number in (0, 1)")
+        check_number("the tolerance", self.tolerance, "[0, inf)", "give how much may be lost, such as 0.01")
+        check_number("the precision", self.precision, "[1e-12, 1)", "0.01 takes 7 probes at most, 0.1 takes 4")
+        check_flag("progress", self.progress)
+        check_family(self.family)
+        check_kind("acceptance", self.acceptance, Acceptance, "give search.PLAIN, search.ROBUST or an Acceptance(...)")
+        check_seed(self.seed, least=0)
 
     def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Probe]]:
         task = evaluator.task
@@ -175,6 +177,8 @@ def fastest(
     >>> search.family(0.25).keep
     0.25
     """
+    check_measure(measure)
+    check_constraints(constraints)
     family = partial(Budget, measure=measure, constraints=constraints, tolerance=1 - 1e-9, strict=False)
     return Bisection(tolerance, precision, progress, family=family, acceptance=acceptance, seed=seed)
 

@@ -14,7 +14,8 @@ from torch import nn
 from fxprune import scorers
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_function, check_option
+from fxprune.errors import check_called, check_flag, check_function, check_of_model, check_option
+from fxprune.module.data import check_batches
 from fxprune.optional import progress_bar
 from fxprune.planners.goals import check_callable
 from fxprune.scorers.base import Scorer
@@ -104,12 +105,14 @@ class Driver(ABC, Generic[T]):
             KeyboardInterrupt: it was interrupted.
         """
         check_groups(groups, model)
-        if not callable(evaluate):
-            remedy = "give a function of a model, higher is better"
-            raise InputError("evaluate is not a function", seen=type(evaluate).__name__, remedy=remedy)
-        check_function("tune", tune, "give a function that trains a model in place, or None")
+        check_called("evaluate", evaluate, "give a function of a model, higher is better")
+        check_of_model("evaluate", evaluate, "give a function of a model, higher is better")
         check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
-        check_function("workers", workers, "give fxprune.search.Workers(2) for two processes, or None for this one")
+        if data is not None:
+            check_batches(data)
+        check_of_model("tune", tune, "give a function that trains a model in place, or None")
+        check_function("workers", workers, "give fxprune.search.Workers(2) for two processes, or None for this one", 2)
+        check_flag("resume", resume)
         check_option("on_interrupt", on_interrupt, ("raise", "return"))
         task = Task(model, groups, evaluate, scorer or self.default_scorer(), data, tune)
         return self.run(task, folder, workers, on_interrupt, resume)

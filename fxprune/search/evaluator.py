@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -96,7 +96,7 @@ class Evaluator(Generic[M]):
         """Evaluate candidates, several at a time if there are workers; those that are known are not tried again."""
         fresh = {c.key: c for c in candidates if c.key not in self._known}
         self._asked |= {c.key for c in candidates}
-        for outcome, model in self._runner(attempt, self._jobs(fresh.values())):
+        for outcome, model in self._attempted(fresh.values()):
             candidate = fresh[outcome.key]
             self._replaying = False
             if self._folder is not None:
@@ -163,8 +163,25 @@ class Evaluator(Generic[M]):
                 return restore(self.task.model, path)
             except InputError as error:
                 warnings.warn(f"{error}; the candidate is made once more, with the same seed", stacklevel=2)
-        (_, model), *_ = self._runner(attempt, self._jobs([candidate]))
+        ((_, model),) = self._attempted([candidate])
         return model
+
+    def _attempted(self, candidates: Collection[Candidate]) -> Iterator[tuple[Outcome, M]]:
+        """The outcomes of candidates and their models, as they come.
+
+        Raises:
+            InputError: the workers return anything else than one outcome for each.
+        """
+        results, done = self._runner(attempt, self._jobs(candidates)), 0
+        remedy = "yield function(job) for each of the jobs, as fxprune.search.Workers does"
+        if not isinstance(results, Iterable):
+            raise InputError("workers gave no results", seen=type(results).__name__, remedy=remedy)
+        for result in results:
+            done += 1
+            yield result
+        if done != len(candidates):
+            seen = f"{done} results of {len(candidates)} candidates"
+            raise InputError("workers lost candidates, or made some of their own", seen=seen, remedy=remedy)
 
     def _jobs(self, candidates: Iterable[Candidate]) -> Iterator[Job[M]]:
         for c in candidates:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fxprune.errors import InputError
+from fxprune.errors import check_flag, check_integer, check_number, check_seed
 from fxprune.optional import require
 from fxprune.plan.plan import Plan
-from fxprune.planners.budget import Planner
+from fxprune.planners.budget import Planner, check_family
 from fxprune.planners.contribution import CumulativeContribution
 from fxprune.search.acceptance import reference
 from fxprune.search.bisection import Probe
@@ -68,13 +68,13 @@ class MonotoneFit(Driver[Probe]):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.tolerance) or self.tolerance < 0:
-            raise InputError("tolerance out of range", seen=str(self.tolerance), remedy="give 0 or more, such as 0.01")
-        if self.tunings < _HALVINGS or self.baselines < 0:
-            seen, remedy = f"tunings={self.tunings}, baselines={self.baselines}", f"at least {_HALVINGS} and 0"
-            raise InputError("too few tunings", seen=seen, remedy=remedy)
-        if not 0.5 <= self.confidence < 1:
-            raise InputError("confidence out of range", seen=str(self.confidence), remedy="give a number in [0.5, 1)")
+        check_number("the tolerance", self.tolerance, "[0, inf)", "give how much may be lost, such as 0.01")
+        check_integer("the number of tunings", self.tunings, _HALVINGS, "16 is usual")
+        check_integer("baselines", self.baselines, 0, "0 compares with the original as it is")
+        check_number("the confidence", self.confidence, "[0.5, 1)", "0.9 is usual")
+        check_family(self.family)
+        check_flag("progress", self.progress)
+        check_seed(self.seed, least=0)
         require("sklearn.isotonic", extra="lasso")  # to fail now rather than after the first tunings
 
     def steps(self, evaluator: Evaluator[Any]) -> Iterator[Progressed[Probe]]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_integer, check_kind
 from fxprune.optional import require
 
 A = TypeVar("A")
@@ -61,8 +61,13 @@ class Workers:
     backend: str | None = None
 
     def __post_init__(self) -> None:
-        if self.count == 0 or self.threads < 1:
-            raise InputError("no worker or no thread", seen=f"{self.count} workers, {self.threads} threads")
+        if self.count is not None:
+            # Negative ones are joblib's: -1 is as many as there are cores.
+            least = self.count if isinstance(self.count, int) and self.count < 0 else 1
+            check_integer("the number of workers", self.count, least, "give 2 or more, or None for joblib's choice")
+        check_integer("the number of threads", self.threads, 1, "1 is usual")
+        if self.backend is not None:
+            check_kind("the backend", self.backend, str, "give its name, such as 'dask', or None for local processes")
         for library in ("joblib", "cloudpickle"):  # to fail now rather than at the first candidate
             require(library, extra="workers")
 

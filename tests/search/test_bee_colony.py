@@ -180,15 +180,15 @@ def test_nothing_to_prune() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"sources": 1}, "too few sources; seen: 1; remedy: at least 2"),
-        ({"cycles": -1}, "too few cycles"),
-        ({"limit": 0}, "too few limit"),
-        ({"moves": 0}, "too few moves"),
-        ({"levels": 0}, "too few levels"),
-        ({"max_keep": 0.05}, "max_keep out of range; seen: 0.05"),
-        ({"max_keep": 1.1}, "max_keep out of range"),
-        ({"channels": "best"}, "unknown choice of channels; seen: 'best'"),
-        ({"keep": 0.0}, "a budget is a part of the original's cost"),
+        ({"sources": 1}, "sources must be an integer of at least 2; seen: 1; remedy: 10 is usual"),
+        ({"cycles": -1}, "cycles must be an integer of at least 0"),
+        ({"limit": 0}, "limit must be a positive integer"),
+        ({"moves": 0}, "moves must be a positive integer"),
+        ({"levels": 0}, "levels must be a positive integer"),
+        ({"max_keep": 0.05}, r"max_keep is not a number in \[0.1, 1\]; seen: 0.05"),
+        ({"max_keep": 1.1}, "max_keep is not a number"),
+        ({"channels": "best"}, "unknown choice of channels; seen: best; remedy: one of scored, random"),
+        ({"keep": 0.0}, "the part of the original's cost that may stay is not a number"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:

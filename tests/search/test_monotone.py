@@ -130,10 +130,10 @@ def test_contract() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"tolerance": -1}, "tolerance out of range"),
-        ({"tunings": 3}, "too few tunings; seen: tunings=3"),
-        ({"baselines": -1}, "too few tunings"),
-        ({"confidence": 1.0}, "confidence out of range"),
+        ({"tolerance": -1}, r"tolerance is not a number in \[0, inf\)"),
+        ({"tunings": 3}, "the number of tunings must be an integer of at least 4; seen: 3"),
+        ({"baselines": -1}, "baselines must be an integer of at least 0"),
+        ({"confidence": 1.0}, r"confidence is not a number in \[0.5, 1\)"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError
+from fxprune.errors import check_number, check_seed
 from fxprune.module.batches import batches
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Ints, Plan
@@ -80,8 +80,9 @@ class LayerByLayer:
 
     def __post_init__(self) -> None:
         Sampling(self.positions, self.seed)
-        if not 0 <= self.ridge < float("inf"):
-            raise InputError("ridge out of range", seen=repr(self.ridge), remedy="give a number of at least 0")
+        check_number("the ridge", self.ridge, "[0, inf)", "1e-2 is usual")
+        check_number("memory", self.memory, "[0, inf]", "give a number of bytes, such as 2**30")
+        check_seed(self.seed)
 
 
 class Layers:

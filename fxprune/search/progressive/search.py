@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fxprune.costs.macs import Cost
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_flag, check_function, check_kind, check_number, check_seed, shown
 from fxprune.plan.plan import Ints
-from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.allocation.price import Measure, Price
+from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, check_constraints
+from fxprune.planners.allocation.price import Measure, Price, check_measure
 from fxprune.planners.allocation.units import Unit
 from fxprune.planners.budget import check_budget
 from fxprune.reconstruction import reconstruct
@@ -105,13 +105,19 @@ class Progressive(Driver[Step]):
 
     def __post_init__(self) -> None:
         if not isinstance(self.on_the_way, tuple | list):
-            remedy = f"give a tuple, such as ({self.on_the_way},)"
-            raise InputError("on_the_way is not a tuple of parts", seen=repr(self.on_the_way), remedy=remedy)
+            remedy = f"give a tuple, such as ({shown(self.on_the_way)},)"
+            raise InputError("on_the_way is not a tuple of parts", seen=shown(self.on_the_way), remedy=remedy)
         for part in (self.keep, *self.on_the_way):
             check_budget(part, 0.0)
         for name in ("step", "top"):
-            if not 0 < getattr(self, name) <= 1:
-                raise InputError(f"{name} out of range", seen=str(getattr(self, name)), remedy="give a part in (0, 1]")
+            check_number(name, getattr(self, name), "(0, 1]", f"{getattr(Progressive, name)} is usual")
+        check_measure(self.measure)
+        check_constraints(self.constraints)
+        check_function("refit", self.refit, "give fxprune.reconstruct, a function as it, or None", arguments=4)
+        if self.method is not None:
+            check_kind("the method", self.method, LayerByLayer, "give search.LayerByLayer(), or None")
+        check_flag("progress", self.progress)
+        check_seed(self.seed, least=0)
 
     def default_scorer(self) -> Scorer:
         return Lasso()

@@ -172,7 +172,7 @@ def test_the_last_iteration_goes_by_rank() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(fxprune.InputError, match="ridge out of range; seen: -1"):
+    with pytest.raises(fxprune.InputError, match=r"ridge is not a number in \[0, inf\); seen: -1"):
         LayerByLayer(ridge=-1)
     with pytest.raises(fxprune.InputError, match="positions must be a positive integer"):
         LayerByLayer(positions=0)

@@ -63,7 +63,7 @@ def test_one_search_meets_several_budgets() -> None:
         if part == 0.5:
             alone, *_ = descend(lambda m: float(widths_of(m)[0]), 60, 50, keep=0.5, step=0.1)
             assert [s.counts for s in alone.history] == [s.counts for s in found.history[: first + 1]]
-    with pytest.raises(fxprune.InputError, match="a budget is a part of the original's cost"):
+    with pytest.raises(fxprune.InputError, match="the part of the original's cost that may stay is not a number"):
         Progressive(0.2, on_the_way=(1.5,))
 
 
@@ -153,9 +153,9 @@ def test_only_iterations_are_tuned() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"keep": 0.0}, "a budget is a part of the original's cost"),
-        ({"step": 0.0}, "step out of range; seen: 0.0"),
-        ({"top": 1.5}, "top out of range; seen: 1.5"),
+        ({"keep": 0.0}, "the part of the original's cost that may stay is not a number"),
+        ({"step": 0.0}, r"step is not a number in \(0, 1\]; seen: 0.0"),
+        ({"top": 1.5}, r"top is not a number in \(0, 1\]; seen: 1.5"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, Any], text: str) -> None:
