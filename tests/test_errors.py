@@ -180,21 +180,21 @@ def test_protecting_a_name_that_matches_nothing(net: Net, name: str) -> None:
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
 def test_ratios_out_of_range(net: Net, ratio: float) -> None:
-    with refused(fxprune.InputError, "pruning ratio out of range", f"seen: {ratio}", "[0, 1)"):
+    with refused(fxprune.InputError, "the pruning ratio is not a number in [0, 1)", f"seen: {ratio}"):
         fxprune.prune(net, X, ratio)
-    with refused(fxprune.InputError, "pruning ratio out of range", f"seen: {ratio}", "[0, 1)"):
+    with refused(fxprune.InputError, "the pruning ratio is not a number in [0, 1)", f"seen: {ratio}"):
         fxprune.planners.Uniform(ratio)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, 1.01, float("nan")])
 def test_contribution_rates_out_of_range(rate: float) -> None:
-    with refused(fxprune.InputError, "contribution rate out of range", f"seen: {rate}", "(0, 1]"):
+    with refused(fxprune.InputError, "the contribution rate is not a number in (0, 1]", f"seen: {rate}"):
         fxprune.planners.CumulativeContribution(rate)
 
 
 @pytest.mark.parametrize("precision", [0.0, 1.0, -0.5, float("nan")])
 def test_precisions_out_of_range(precision: float) -> None:
-    with refused(fxprune.InputError, "precision out of range", f"seen: {precision}", "(0, 1)"):
+    with refused(fxprune.InputError, "the precision is not a number in [1e-12, 1)", f"seen: {precision}"):
         fxprune.search.Bisection(precision=precision)
 
 
@@ -737,7 +737,10 @@ def groups_of_protected(net: Net, name: str) -> fxprune.Groups:
 
 
 def test_ratios_and_plans_of_other_types(net: Net) -> None:
-    with pytest.raises(fxprune.InputError, match=r"pruning ratio out of range; seen: 0.5; remedy: give a number"):
+    with pytest.raises(
+        fxprune.InputError,
+        match=r"the pruning ratio is not a number in \[0, 1\); seen: '0.5'; remedy: 0.5 removes half",
+    ):
         fxprune.prune(net, X, "0.5")  # type: ignore[arg-type]
     with pytest.raises(
         fxprune.PlanError, match="the argument is not a plan; seen: Groups; remedy: give what a planner returns"
@@ -891,6 +894,328 @@ def test_arguments_of_another_kind(net: Net, plan: fxprune.Plan, name: str) -> N
     use, error, text = WRONG[name]
     with pytest.raises(error, match=re.escape(text)):
         use(net, groups_of(net), plan)
+
+
+# Nonsense: the call, and what its one error says. All of these were accepted, or failed with an error of Python's.
+
+
+def _scores(groups: fxprune.Groups) -> dict[str, torch.Tensor]:
+    return {g.name: torch.arange(1.0, g.size + 1) for g in groups}
+
+
+def _other_plan() -> fxprune.Plan:
+    groups = groups_of(other_net())
+    return fxprune.planners.Uniform(0.5)(groups, _scores(groups))
+
+
+def _quiet(**settings: Any) -> Any:
+    return S.Bisection(precision=0.5, progress=False, **settings)
+
+
+A, P, S, R = fxprune.scorers, fxprune.planners, fxprune.search, fxprune.report
+NAN, ARRAY, HALF = float("nan"), np.zeros(3), 0.5
+NONSENSE: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
+    "find_faulty_groups(None)": (
+        lambda m, g, p: fxprune.find_faulty_groups(m, None, p, X),
+        "given as groups is not of",
+    ),
+    "find_faulty_groups(plan)": (lambda m, g, p: fxprune.find_faulty_groups(m, p, g, X), "the argument is not a plan"),
+    "heads=array": (lambda m, g, p: fxprune.find_groups(g.graph, heads=ARRAY), "seen: ndarray of shape (3,)"),
+    "rewrite_code=": (
+        lambda m, g, p: fxprune.find_groups(g.graph, rewrite_code="no"),
+        "rewrite_code is neither True nor",
+    ),
+    "random_inputs(None)": (
+        lambda m, g, p: fxprune.random_inputs(None, 2),
+        "the example inputs hold no tensor; seen: None",
+    ),
+    "random_inputs(seed)": (
+        lambda m, g, p: fxprune.random_inputs(X, seed=HALF),
+        "the seed must be an integer of 64 bits",
+    ),
+    "round_to=array": (
+        lambda m, g, p: fxprune.prune(m, X, macs=HALF, round_to=ARRAY),
+        "round_to must be a positive int",
+    ),
+    "scorer=planner": (
+        lambda m, g, p: fxprune.prune(m, X, HALF, scorer=P.Uniform(HALF)),
+        "cannot be called with 3 arg",
+    ),
+    "scorer=model": (
+        lambda m, g, p: fxprune.prune(m, X, HALF, scorer=nn.Linear(2, 2)),
+        "the scorer cannot be called with 3 arguments",
+    ),
+    "planner=scorer": (
+        lambda m, g, p: fxprune.prune(m, X, planner=lambda g: g),
+        "the planner cannot be called with 2 arg",
+    ),
+    "tune=class": (lambda m, g, p: fxprune.prune(m, X, HALF, tune=A.L2Norm), "tune cannot be called with 1 argument"),
+    "steps=True": (
+        lambda m, g, p: fxprune.prune(m, X, HALF, steps=True),
+        "steps must be a positive integer; seen: True",
+    ),
+    "NISP(None)": (lambda m, g, p: A.NISP()(m, None), "given as groups is not of type Groups; seen: NoneType"),
+    "GroupTaylor(None)": (lambda m, g, p: A.GroupTaylor()(m, None, [X[0]]), "given as groups is not of type Groups"),
+    "JointElimination(None)": (lambda m, g, p: A.JointElimination()(m, None, [X[0]]), "given as groups is not of type"),
+    "HessianDiagonal(None)": (lambda m, g, p: A.HessianDiagonal()(m, None, [X[0]]), "given as groups is not of type"),
+    "OverMembers(None)": (lambda m, g, p: A.OverMembers(A.L1Norm())(m, None), "given as groups is not of type Groups"),
+    "APoZ(None)": (
+        lambda m, g, p: A.APoZ(None),
+        "the threshold is not a number in [0, inf); seen: None; remedy: 0 counts",
+    ),
+    "ActivationEntropy(text)": (
+        lambda m, g, p: A.ActivationEntropy("x"),
+        "the number of bins must be an integer of at",
+    ),
+    "ActivationEntropy(nan)": (
+        lambda m, g, p: A.ActivationEntropy(NAN),
+        "the number of bins must be an integer of at least",
+    ),
+    "HessianDiagonal(seed)": (
+        lambda m, g, p: A.HessianDiagonal(seed="x"),
+        "the seed must be an integer of 64 bits; seen: 'x'",
+    ),
+    "HessianDiagonal(draws)": (
+        lambda m, g, p: A.HessianDiagonal(draws=1.5),
+        "the number of draws must be a positive integer",
+    ),
+    "Taylor(loss)": (lambda m, g, p: A.Taylor(loss=lambda outputs: 0), "the loss cannot be called with 2 arguments"),
+    "WeightPermutation(seed)": (
+        lambda m, g, p: A.WeightPermutation(seed=None),
+        "the seed must be an integer of 64 bits",
+    ),
+    "WeightPermutation(array)": (
+        lambda m, g, p: A.WeightPermutation(ARRAY),
+        "unknown change of a kernel; seen: [0. 0. 0.]",
+    ),
+    "JointElimination(ridge)": (
+        lambda m, g, p: A.JointElimination(ridge=None),
+        "the ridge is not a number in (0, inf)",
+    ),
+    "RefitLoss(ridge)": (lambda m, g, p: A.RefitLoss(ridge="x"), "the ridge is not a number in (0, inf); seen: 'x'"),
+    "SampledPermutation": (
+        lambda m, g, p: A.SampledPermutation(samples=None),
+        "the number of samples must be a positive",
+    ),
+    "SeedAverage(1.5)": (
+        lambda m, g, p: A.SeedAverage(A.Random(), 1.5),
+        "the number of seeds must be a positive integer",
+    ),
+    "TorchPruning(None)": (lambda m, g, p: A.TorchPruning(None), "the importance is not a function; seen: None"),
+    "WeightedSum(3)": (lambda m, g, p: A.WeightedSum(3), "a weighted sum of no pairs; seen: 3"),
+    "WeightedSum(text)": (
+        lambda m, g, p: A.WeightedSum(((A.L1Norm(), "x"),)),
+        "a weight is not a number in (-inf, inf)",
+    ),
+    "Normalised(planner)": (lambda m, g, p: A.Normalised(P.Uniform(HALF)), "what is combined cannot be called with 3"),
+    "ThiNet(centred)": (lambda m, g, p: A.ThiNet(centred="no"), "centred is neither True nor False; seen: 'no'"),
+    "ThiNet(seed)": (lambda m, g, p: A.ThiNet(seed=NAN), "the seed must be an integer of 64 bits; seen: nan"),
+    "along(None)": (
+        lambda m, g, p: A.along(None, g[0].slots[0]),
+        "what a slot is of is not of type Tensor; seen: NoneType",
+    ),
+    "along(tensor, None)": (lambda m, g, p: A.along(X[0], None), "the slot is not of type Slot; seen: NoneType"),
+    "makers(None)": (lambda m, g, p: A.makers(None, {}), "the group is not of type Group; seen: NoneType"),
+    "per_channel(None)": (
+        lambda m, g, p: A.per_channel(None, g[0].slots[0], 8),
+        "what a slot is of is not of type Tensor",
+    ),
+    "per_channel(size)": (
+        lambda m, g, p: A.per_channel(X[0], g[0].slots[0], None),
+        "the number of channels must be a pos",
+    ),
+    "lasso_path(None)": (
+        lambda m, g, p: A.lasso_path(None, None),
+        "a LASSO needs a matrix and a vector; seen: None, None",
+    ),
+    "output_sensitivity(None)": (
+        lambda m, g, p: A.output_sensitivity(None, [X[0]], ["stem.weight"]),
+        "the model is not of",
+    ),
+    "output_sensitivity(text)": (
+        lambda m, g, p: A.output_sensitivity(m, [X[0]], "stem.weight"),
+        "are not several values",
+    ),
+    "ErrorCurve(None)": (
+        lambda m, g, p: A.ErrorCurve(None, "x"),
+        "an error curve needs an order and its errors; seen: None",
+    ),
+    "scores of booleans": (
+        lambda m, g, p: P.Uniform(HALF)(g, {n: s > 2 for n, s in _scores(g).items()}),
+        "scores are no real numbers in stem; seen: torch.bool",
+    ),
+    "complex scores": (
+        lambda m, g, p: P.ErrorCurves(HALF)(g, {n: s * 1j for n, s in _scores(g).items()}),
+        "scores are no real numbers in stem; seen: torch.complex64",
+    ),
+    "AtBudget(None)": (lambda m, g, p: P.AtBudget(None), "the family is not a function; seen: None"),
+    "Budget(measure)": (
+        lambda m, g, p: P.Budget(HALF, measure=A.L2Norm()),
+        "the measure cannot be called with 1 argument",
+    ),
+    "Budget(constraints)": (
+        lambda m, g, p: P.Budget(HALF, constraints=None),
+        "the constraints is not of type Constraints",
+    ),
+    "Budget(tolerance)": (lambda m, g, p: P.Budget(HALF, tolerance=None), "the tolerance is not a number in [0, 1)"),
+    "Budget(True)": (lambda m, g, p: P.Budget(True), "that may stay is not a number in (0, 1]; seen: True"),
+    "ErrorCurves(weights)": (
+        lambda m, g, p: P.ErrorCurves(HALF, weights=3),
+        "the weights is not of type Mapping; seen: int",
+    ),
+    "ErrorCurves(curve)": (lambda m, g, p: P.ErrorCurves(HALF, curve=None), "curve is not a function; seen: None"),
+    "ErrorCurves([0.5])": (lambda m, g, p: P.ErrorCurves([HALF]), "a limit is not of type Limit; seen: float"),
+    "GlobalThreshold(None)": (lambda m, g, p: P.GlobalThreshold(HALF, normalise=None), "normalise is not a function"),
+    "GlobalThreshold(pool)": (lambda m, g, p: P.GlobalThreshold(HALF, pool=3), "pool is not a function; seen: 3"),
+    "PerGroup(0.5)": (lambda m, g, p: P.PerGroup(HALF), "pruning_ratios is not of type Mapping; seen: float"),
+    "NearestOutput(text)": (lambda m, g, p: P.NearestOutput("x", [X[0]]), "the planners are no tuple; seen: 'x'"),
+    "NearestOutput(planner)": (lambda m, g, p: P.NearestOutput(P.Uniform(HALF), [X[0]]), "the planners are no tuple"),
+    "NearestOutput(data)": (lambda m, g, p: P.NearestOutput((P.Uniform(HALF),), 3), "the data cannot be iterated"),
+    "NearestOutput(treat)": (
+        lambda m, g, p: P.NearestOutput((P.Uniform(),), [X[0]], treat=3),
+        "treat is not a function",
+    ),
+    "Constraints(minimum)": (lambda m, g, p: P.Constraints(minimum=None), "a minimum width must be a positive integer"),
+    "Constraints(nan)": (
+        lambda m, g, p: P.Constraints(minimum=NAN),
+        "a minimum width must be a positive integer; seen: nan",
+    ),
+    "Constraints(1.5)": (
+        lambda m, g, p: P.Constraints(minimum=1.5),
+        "a minimum width must be a positive integer; seen: 1.5",
+    ),
+    "Constraints(ratio)": (
+        lambda m, g, p: P.Constraints(max_pruning_ratio="x"),
+        "max_pruning_ratio is not a number in",
+    ),
+    "Constraints(None)": (lambda m, g, p: P.Constraints(ignored=None), "the ignored names are not several values"),
+    "Constraints({})": (lambda m, g, p: P.Constraints(ignored={"0": 3}), "the ignored names are not several values"),
+    "Constraints([3])": (lambda m, g, p: P.Constraints(ignored=[3]), "an ignored name is not of type str; seen: int"),
+    "units(None)": (
+        lambda m, g, p: P.Constraints().units(None),
+        "given as groups is not of type Groups; seen: NoneType",
+    ),
+    "fit(None)": (
+        lambda m, g, p: P.Constraints().fit(g, None),
+        "the wished widths is not of type Mapping; seen: NoneType",
+    ),
+    "keep_best(None)": (lambda m, g, p: P.keep_best(g, _scores(g), None), "the wished widths is not of type Mapping"),
+    "nearest_output(None)": (lambda m, g, p: P.nearest_output(None, [p], [X[0]]), "the model is not of type Module"),
+    "nearest_output(plan)": (lambda m, g, p: P.nearest_output(m, p, [X[0]]), "the plans are not several values"),
+    "nearest_output(data)": (
+        lambda m, g, p: P.nearest_output(m, [p], None),
+        "the data cannot be iterated; seen: NoneType",
+    ),
+    "nearest_output(limit)": (
+        lambda m, g, p: P.nearest_output(m, [p], [X[0]], limit=-1),
+        "limit must be a positive integer",
+    ),
+    "relative(None)": (lambda m, g, p: P.relative(None), "what is given as scores is not of type Tensor"),
+    "same_shape(None)": (lambda m, g, p: P.same_shape(None), "the group is not of type Group; seen: NoneType"),
+    "Bisection(tolerance)": (lambda m, g, p: S.Bisection(tolerance=None), "the tolerance is not a number in [0, inf)"),
+    "Bisection(precision)": (lambda m, g, p: S.Bisection(precision="x"), "the precision is not a number in [1e-12, 1)"),
+    "Bisection(family)": (lambda m, g, p: S.Bisection(family=None), "the family is not a function; seen: None"),
+    "Bisection(acceptance)": (lambda m, g, p: S.Bisection(acceptance=None), "acceptance is not of type Acceptance"),
+    "Bisection(seed)": (lambda m, g, p: S.Bisection(seed={}), "the seed must be an integer in [0, 2**64); seen: {}"),
+    "Bisection(-1)": (lambda m, g, p: S.Bisection(seed=-1), "the seed must be an integer in [0, 2**64); seen: -1"),
+    "MonotoneFit(nan)": (lambda m, g, p: S.MonotoneFit(confidence="x"), "the confidence is not a number in [0.5, 1)"),
+    "BeeColony(None)": (
+        lambda m, g, p: S.BeeColony(sources=None),
+        "sources must be an integer of at least 2; seen: None",
+    ),
+    "BeeColony(cycles)": (
+        lambda m, g, p: S.BeeColony(cycles=1.5),
+        "cycles must be an integer of at least 0; seen: 1.5",
+    ),
+    "BeeColony(levels)": (
+        lambda m, g, p: S.BeeColony(levels=float("inf")),
+        "levels must be a positive integer; seen: inf",
+    ),
+    "BeeColony(nan)": (lambda m, g, p: S.BeeColony(sources=NAN), "sources must be an integer of at least 2; seen: nan"),
+    "BeeColony(measure)": (lambda m, g, p: S.BeeColony(measure=3), "unknown measure of cost; seen: 3"),
+    "CurveFitness(3)": (lambda m, g, p: S.CurveFitness(3), "the curves is not of type Mapping; seen: int"),
+    "Acceptance": (lambda m, g, p: S.Acceptance(repeats=NAN), "repeats must be a positive integer; seen: nan"),
+    "Workers(text)": (lambda m, g, p: S.Workers("x"), "the number of workers must be a positive integer; seen: 'x'"),
+    "Workers(threads)": (lambda m, g, p: S.Workers(2, 1.5), "the number of threads must be a positive integer"),
+    "Workers(backend)": (lambda m, g, p: S.Workers(2, 1, 3), "the backend is not of type str; seen: int"),
+    "fastest(None)": (lambda m, g, p: S.fastest(None), "unknown measure of cost; seen: None"),
+    "fastest(3)": (
+        lambda m, g, p: S.fastest("macs", constraints=3),
+        "the constraints is not of type Constraints; seen: int",
+    ),
+    "Progressive(step)": (lambda m, g, p: S.Progressive(step="x"), "step is not a number in (0, 1]; seen: 'x'"),
+    "Progressive(method)": (
+        lambda m, g, p: S.Progressive(method="x"),
+        "the method is not of type LayerByLayer; seen: str",
+    ),
+    "LayerByLayer(memory)": (
+        lambda m, g, p: S.LayerByLayer(memory="x"),
+        "memory is not a number in [0, inf]; seen: 'x'",
+    ),
+    "LayerByLayer(seed)": (lambda m, g, p: S.LayerByLayer(seed=[]), "the seed must be an integer of 64 bits; seen: []"),
+    "Accuracy(3)": (lambda m, g, p: S.Accuracy(3), "the data cannot be iterated; seen: int"),
+    "evaluate=scorer": (
+        lambda m, g, p: _quiet()(m, g, A.L2Norm()),
+        "evaluate cannot be called with 1 argument; seen: L2N",
+    ),
+    "evaluate=model": (lambda m, g, p: _quiet()(m, g, m), "evaluate is a model, not a function of one; seen: Net"),
+    "tune=model": (lambda m, g, p: _quiet()(m, g, lambda s: 1.0, tune=m), "tune is a model, not a function of one"),
+    "search(scorer)": (
+        lambda m, g, p: _quiet()(m, g, lambda s: 1.0, scorer=P.Uniform(HALF)),
+        "the scorer cannot be called",
+    ),
+    "search(data)": (lambda m, g, p: _quiet()(m, g, lambda s: 1.0, data=3), "the data cannot be iterated; seen: int"),
+    "search(resume)": (lambda m, g, p: _quiet()(m, g, lambda s: 1.0, resume="no"), "resume is neither True nor False"),
+    "workers=None": (
+        lambda m, g, p: _quiet()(m, g, lambda s: 1.0, workers=lambda f, jobs: None),
+        "workers gave no results",
+    ),
+    "workers=lost": (
+        lambda m, g, p: _quiet()(m, g, lambda s: 1.0, workers=lambda f, jobs: iter(())),
+        "workers lost candidates, or made some of their own; seen: 0 results of 1 candidates",
+    ),
+    "fixed_rows(None)": (lambda m, g, p: R.fixed_rows(None), "given as groups is not of type Groups; seen: NoneType"),
+    "fixed_table(None)": (lambda m, g, p: R.fixed_table(None), "given as groups is not of type Groups; seen: NoneType"),
+    "fixed_table(examples)": (
+        lambda m, g, p: R.fixed_table(g, examples=1.5),
+        "examples must be an integer of at least 0",
+    ),
+    "group_rows(None)": (lambda m, g, p: R.group_rows(None), "given as groups is not of type Groups; seen: NoneType"),
+    "group_rows(text)": (lambda m, g, p: R.group_rows(g, "x"), "the argument is not a plan; seen: str"),
+    "group_rows(other)": (lambda m, g, p: R.group_rows(g, _other_plan()), "the plan is for another model"),
+    "group_table(title)": (lambda m, g, p: R.group_table(g, title=5), "the title is not of type str; seen: int"),
+    "members_table(None)": (lambda m, g, p: R.members_table(None), "the group is not of type Group; seen: NoneType"),
+    "GroupLasso(True)": (
+        lambda m, g, p: fxprune.sparsity.GroupLasso(g, True),
+        "is not a number in [0, inf); seen: True",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_gets_one_clear_error(net: Net, plan: fxprune.Plan, name: str) -> None:
+    use, text = NONSENSE[name]
+    with pytest.raises((fxprune.InputError, fxprune.PlanError), match=re.escape(text)):
+        use(net, groups_of(net), plan)
+
+
+def test_numbers_and_flags_of_numpy_are_numbers_and_flags(net: Net) -> None:
+    groups = groups_of(net)
+    rules = P.Constraints(np.int64(2), np.int32(1), np.float32(0.5))
+    wanted = P.Uniform(np.float64(0.5), rules)(groups, _scores(groups)).kept_counts()  # type: ignore[arg-type]
+    assert wanted == P.Uniform(0.5, P.Constraints(2, 1, 0.5))(groups, _scores(groups)).kept_counts()
+    assert torch.equal(A.Random(np.int64(3))(net, groups)["stem"], A.Random(3)(net, groups)["stem"])  # type: ignore[arg-type]
+    assert P.Budget(0.5, strict=np.bool_(False)) == P.Budget(0.5, strict=False)  # type: ignore[arg-type]
+
+
+def test_modules_whose_names_hold_brackets_are_found() -> None:
+    inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    model = nn.Sequential()
+    model.add_module("a[0]", inner)
+    graph = fxprune.trace(model, torch.zeros(1, 4))
+    assert [g.name for g in fxprune.find_groups(graph)] == ["a[0].0"]
+    for ignored in ("a[0]", inner, inner[0]):
+        assert len(fxprune.find_groups(graph, [ignored])) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_integer, check_seed
 from fxprune.module.data import samples_of
 
 _SHAPES = 24
@@ -42,15 +42,18 @@ def random_inputs(example_inputs: Any, batches: int = 16, *, seed: int = 0) -> l
         such as pixels in [0, 1], shift and scale them: `[0.5 + 0.25 * x for x in random_inputs(x)]`.
 
     Raises:
-        InputError: `batches` is not a positive integer.
+        InputError: `batches` is not a positive integer, or the example inputs hold no tensor.
 
     >>> import torch, fxprune
     >>> data = fxprune.random_inputs(torch.zeros(64, 3, 32, 32), batches=2)
     >>> [tuple(x.shape) for x in data], abs(float(data[0].mean())) < 0.1 > abs(float(data[0].std()) - 1)
     ([(64, 3, 32, 32), (64, 3, 32, 32)], True)
     """
-    if not isinstance(batches, int) or batches < 1:
-        raise InputError("batches must be a positive integer", seen=repr(batches), remedy="give a number such as 16")
+    check_integer("batches", batches, 1, "give a number such as 16")
+    check_seed(seed)
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(example_inputs)):
+        seen = type(example_inputs).__name__
+        raise InputError("the example inputs hold no tensor", seen=seen, remedy="give them as to fxprune.trace")
     generator = torch.Generator().manual_seed(seed)
 
     def draw(value: Any) -> Any:

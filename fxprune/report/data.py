@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from fxprune.analysis.fit import check_are_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.reasons import FixedDim
 from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import CostModel, cost
-from fxprune.errors import InputError
-from fxprune.plan.plan import Plan, Slot
+from fxprune.errors import InputError, check_integer
+from fxprune.plan.plan import Plan, Slot, check_plan
 
 ROLES = ("producer", "consumer", "other")
 _VERSION = 1
@@ -64,6 +65,7 @@ class FixedRow:
 
     def examples(self, count: int = 3) -> list[str]:
         """The first dims as `fc.weight[dim 0] (1000)`, the number being how many of its indices are fixed."""
+        check_integer("the number of examples", count, 0, "3 is usual")
         return [f"{d.tensor}[dim {d.dim}] ({d.count})" for d in self.dims[:count]]
 
 
@@ -98,9 +100,17 @@ def group_rows(groups: Groups, plan: Plan | None = None) -> list[GroupRow]:
     >>> row = group_rows(fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 4))))[0]
     >>> row.group.name, row.parameters, row.share, row.members
     ('0', 56, 1.0, '1 producer, 1 consumer, 1 other')
+
+    Raises:
+        InputError: what is given are no groups.
+        PlanError: the plan is none, or for another model.
     """
-    shares = CostModel(groups.analysis).shares()
-    kept = plan.kept_counts() if plan else {}
+    check_are_groups(groups)
+    if plan is not None:
+        check_plan(plan)
+    costs = CostModel(groups.analysis)
+    costs.counts(plan)  # which refuses a plan for other groups
+    shares, kept = costs.shares(), plan.kept_counts() if plan else {}
     return [
         GroupRow(g, _parameters(groups, g), shares[g.name], tuple(_notes(groups, g)), kept.get(g.name)) for g in groups
     ]
@@ -131,6 +141,7 @@ def _inside(shape: tuple[int, ...], outside: dict[int, int]) -> int:
 
 def fixed_rows(groups: Groups) -> list[FixedRow]:
     """What must stay, by reason; those with most dims first, but dims behind a weight's first two (kernels) last."""
+    check_are_groups(groups)
     found: dict[tuple[str, str], list[FixedDim]] = {}
     for dim in groups.fixed:
         found.setdefault((dim.reason, dim.where), []).append(dim)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
+from fxprune.errors import check_integer, check_kind
 from fxprune.report.data import Pruned, fixed_rows, group_rows, parts_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def group_table(subject: Groups | Pruned, title: str = "") -> Table:
     """One line a group: name, channels, members by role, parameters, share of the MACs; of a result, what stays."""
     groups, plan = parts_of(subject)
+    check_kind("the title", title, str, 'give a text; "" is the number of groups')
     rows = group_rows(groups, plan)
     caption = "MACs: the part of all MACs that the group's channels take part in; the parts overlap." if rows else None
     table = _table(title or f"{len(groups)} prunable groups", caption)
@@ -39,6 +41,7 @@ def group_table(subject: Groups | Pruned, title: str = "") -> Table:
 
 def members_table(group: Group) -> Table:
     """One line a slot of `group`: tensor, dim, role, and how many indices a channel owns there."""
+    check_kind("the group", group, Group, "give one of the groups of fxprune.find_groups")
     table = _table(f"{group.name}: {group.size} channels")
     table.add_column("tensor", overflow="fold")
     table.add_column("dim", justify="right", no_wrap=True)
@@ -51,6 +54,7 @@ def members_table(group: Group) -> Table:
 
 def fixed_table(groups: Groups, examples: int = 3) -> Table:
     """One line a reason and place: how many dims it fixes, and the first of them."""
+    check_integer("the number of examples", examples, 0, "3 is usual")
     rows = fixed_rows(groups)
     table = _table("What must stay, and why")
     table.add_column("reason", overflow="fold", style="bold", ratio=3)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.fit import check_groups
+from fxprune.analysis.fit import check_are_groups, check_groups
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_integer, check_kind, check_number
 from fxprune.plan.plan import Plan, Slot
 
 
@@ -45,9 +44,8 @@ def _sizes(parameters: dict[str, Tensor], group: Group) -> float:
 
 
 def _check(strength: float, groups: Groups) -> None:
-    check_kind("what is given as groups", groups, Groups, "give what fxprune.find_groups(graph) returns")
-    if not isinstance(strength, Real) or not 0 <= float(strength) < float("inf"):
-        raise InputError("strength out of range", seen=repr(strength), remedy="give a number of at least 0")
+    check_are_groups(groups)
+    check_number("the strength or its limit", strength, "[0, inf)", "1e-5 to 1e-3 suit a loss of order one")
     if not len(groups):
         raise InputError("no group to make sparse", remedy="give groups that can be pruned")
 
@@ -167,6 +165,7 @@ class GrowingDecay:
     def __post_init__(self) -> None:
         _check(self.strength, self.groups)
         _check(self.limit, self.groups)
+        check_integer("calls", self.calls, 0, "0 starts anew")
         check_kind("the plan", self.plan, Plan, "give the plan by which the model will be pruned")
         if not self.plan.cuts():
             raise InputError("the plan removes nothing", remedy="give the plan by which the model will be pruned")

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from fxprune import planners, scorers
-from fxprune.analysis.fit import check_groups
+from fxprune.analysis.fit import check_are_groups, check_groups
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
 from fxprune.planners.goals import check_callable
@@ -55,7 +55,7 @@ class SoftPruning:
     plan: Plan | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        check_kind("what is given as groups", self.groups, Groups, "give what fxprune.find_groups(graph) returns")
+        check_are_groups(self.groups)
         check_callable("planner", self.planner, planners, "fxprune.planners.Uniform(0.5)")
         check_callable("scorer", self.scorer, scorers, "fxprune.scorers.L2Norm()")
         if not len(self.groups):

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
 from fxprune.errors import ProofError
 from fxprune.module.garbage import no_collections
-from fxprune.plan.plan import Plan
+from fxprune.plan.plan import Plan, check_plan
 from fxprune.verification.judgement import Measured, Question
 from fxprune.verification.verify import measured
 
@@ -35,7 +36,8 @@ def find_faulty_groups(model: nn.Module, groups: Groups, plan: Plan, example_inp
         Names of groups, in execution order; none if the plan is right.
 
     Raises:
-        InputError: the model cannot be compared (see `fxprune.verify`).
+        InputError: groups of another model, or the model cannot be compared (see `fxprune.verify`).
+        PlanError: the plan is none, or for another model.
 
     >>> import torch, fxprune
     >>> _ = torch.manual_seed(0)
@@ -45,6 +47,8 @@ def find_faulty_groups(model: nn.Module, groups: Groups, plan: Plan, example_inp
     >>> fxprune.find_faulty_groups(net, groups, groups.plan({"0": [0, 3, 5]}), x)
     []
     """
+    check_plan(plan)
+    check_groups(groups, model)
     return faulty_groups(Question(model, plan), groups, example_inputs)
 
 
