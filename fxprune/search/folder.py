@@ -6,6 +6,7 @@ samples/KEY.npy           the value of each sample, if `evaluate` returned them
 checkpoints/KEY.safetensors   candidates that may still win; one is written before its line of the journal
 best.safetensors          the best so far, with its plan: `fxprune.search.restore(model, path)`
 plan.json                 the plan of the best so far; of the winner, when the search is done
+lock                      an empty file, held while a process searches here
 """
 
 from __future__ import annotations
@@ -23,13 +24,21 @@ from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.search import checkpoint
 from fxprune.search.trial import Candidate, Floats, Outcome
-from fxprune.storage.files import accessing, checked_path, claim, remove_leftovers, write_whole
+from fxprune.storage.files import accessing, checked_path, claim, leftovers, remove_leftovers, write_whole
 from fxprune.storage.json_lines import Lines
 
 try:
     import fcntl
 except ImportError:  # Windows; two searches in one directory are then not noticed
     fcntl = None  # type: ignore[assignment]
+
+
+_SETTINGS = "settings.json"
+_WRITTEN = {  # whole or not at all, by folder
+    ".": (_SETTINGS, "plan.json", "best.safetensors"),
+    "samples": ("*.npy",),
+    "checkpoints": ("*.safetensors",),
+}
 
 
 class Folder:
@@ -44,7 +53,7 @@ class Folder:
         outcomes: the outcomes in the journal when it was opened, by key.
 
     Raises:
-        InputError: the directory is of another search, in use, or damaged.
+        InputError: the directory is of another search, in use, damaged, or holds files of someone else.
         StorageError: the system does not let it be read or written, then or later.
     """
 
@@ -53,14 +62,15 @@ class Folder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError("the search's folder is a file", where=str(path), remedy="give a directory, or a new name")
         with accessing(self.path):
-            for part in ("samples", "checkpoints"):
-                (self.path / part).mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(self.path)
             self._lock = _locked(self.path / "lock")
         try:
+            claim(self.path / _SETTINGS, settings, ("evaluate", "tune"), resume)
             with accessing(self.path):
-                for part in (".", "samples", "checkpoints"):
-                    remove_leftovers(self.path / part)
-            self._check(settings, resume)
+                for part, names in _WRITTEN.items():
+                    (self.path / part).mkdir(exist_ok=True)
+                    remove_leftovers(self.path / part, *names)
             self._journal = Lines(self.path / "journal.jsonl", _record)
             self.outcomes = self._outcomes()
         except BaseException:
@@ -112,12 +122,6 @@ class Folder:
         checkpoint.save(self.path / "best.safetensors", model, plan)
         plan.save(self.path / "plan.json")
 
-    def _check(self, settings: Mapping[str, Any], resume: bool) -> None:
-        path = self.path / "settings.json"
-        if not path.exists() and (self.path / "journal.jsonl").exists():
-            raise InputError("a journal without settings", where=str(self.path), remedy="give another directory")
-        claim(path, settings, ("evaluate", "tune"), resume)
-
     def _outcome(self, record: Mapping[str, Any]) -> Outcome:
         path = self.path / "samples" / f"{record['key']}.npy"
         samples: Floats | None = np.load(path, allow_pickle=False) if record["samples"] else None
@@ -129,6 +133,24 @@ def _record(line: Any) -> Mapping[str, Any]:
     if not isinstance(line, dict) or not isinstance(line.get("key"), str):
         raise ValueError("no key")
     return line
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a directory of no search that is not empty: its files would be replaced, or taken for a search's.
+
+    The first that a search writes are its lock and its settings, so that one that was killed before goes on.
+
+    Raises:
+        InputError: it holds something.
+    """
+    if (path / _SETTINGS).exists():
+        return
+    begun = {path / "lock", *leftovers(path, _SETTINGS)}
+    others = sorted(p.name for p in path.iterdir() if p not in begun or (p.name == "lock" and p.stat().st_size))
+    if others:
+        seen = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+        remedy = "give an empty directory, or a new name"
+        raise InputError("the search's folder holds files of no search", where=str(path), seen=seen, remedy=remedy)
 
 
 def _locked(path: Path) -> IO[bytes]:

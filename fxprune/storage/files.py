@@ -108,9 +108,22 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what a killed process had not finished writing."""
-    for left in path.glob(".*.tmp"):
+_RANDOM = "[a-z0-9_]" * 8  # what `tempfile` puts between prefix and suffix, as a pattern of names
+
+
+def leftovers(folder: Path, *names: str) -> list[Path]:
+    """What a killed process had not finished writing: temporary files of `write_whole`, and nobody else's.
+
+    Args:
+        folder: that the files were to stand in.
+        names: of the files, or patterns of them.
+    """
+    return [left for name in names for left in folder.glob(f".{name}.{_RANDOM}.tmp")]
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Delete `leftovers`."""
+    for left in leftovers(folder, *names):
         left.unlink(missing_ok=True)
 
 

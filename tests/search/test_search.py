@@ -298,7 +298,7 @@ def test_progress_is_no_setting(tmp_path: Path) -> None:
 
 def test_files_that_do_not_belong(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"key": "a"}\n')
-    with pytest.raises(fxprune.InputError, match="a journal without settings"):
+    with pytest.raises(fxprune.InputError, match="holds files of no search"):
         run("bisection", str(tmp_path))
     (tmp_path / "journal.jsonl").unlink()
     (tmp_path / "settings.json").write_text("{")

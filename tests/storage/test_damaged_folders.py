@@ -121,3 +121,41 @@ def test_every_flipped_byte_of_a_pruned_file_is_noticed(tmp_path: Path) -> None:
         (tmp_path / "small.safetensors").write_bytes(damaged)
         with pytest.raises(fxprune.FxpruneError):
             fxprune.load(tmp_path / "small.safetensors", net)
+
+
+FOREIGN = [".thesis.tmp", "plan.json", "best.safetensors", "checkpoints/.mine.tmp", "samples/a.npy", "journal.jsonl"]
+
+
+@pytest.mark.parametrize("names", [FOREIGN, [".thesis.tmp"], ["samples/mine"], ["lock"], [".settings.json.tmp"]])
+def test_a_folder_of_someone_else_is_left_alone(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(fxprune.InputError, match=r"holds files of no search in .*; seen: .*; remedy: give an empty"):
+        opened(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert {(tmp_path / name).read_text() for name in names} == {"precious"}
+
+
+def test_other_settings_of_someone_else_are_left_alone(tmp_path: Path) -> None:
+    for name in ("settings.json", ".settings.json.abcdefgh.tmp"):
+        (tmp_path / name).write_text('{"theme": "dark"}')
+    with pytest.raises(fxprune.InputError, match="is of another run"):
+        opened(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"settings.json", ".settings.json.abcdefgh.tmp", "lock"}
+
+
+def test_only_what_a_search_had_begun_to_write_is_deleted(tmp_path: Path) -> None:
+    """A search that was killed before its settings stood goes on as well."""
+    for name in ("lock", ".settings.json.a1b2c3_4.tmp"):
+        (tmp_path / name).touch()
+    opened(tmp_path)
+    begun = ["plan.json", "best.safetensors", "samples/a.npy", "checkpoints/a.safetensors"]
+    ours = [path.with_name(f".{path.name}.a1b2c3_4.tmp") for path in (tmp_path / name for name in begun)]
+    others = [tmp_path / ".thesis.tmp", tmp_path / ".plan.json.tmp", tmp_path / "samples" / ".a.txt.a1b2c3_4.tmp"]
+    for path in (*ours, *others):
+        path.touch()
+    opened(tmp_path)
+    assert [p for p in ours if p.exists()] == []
+    assert [p for p in others if not p.exists()] == []
