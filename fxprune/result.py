@@ -16,10 +16,11 @@ from fxprune.analysis.groups import Groups
 from fxprune.analysis.why import notes
 from fxprune.costs.macs import Cost
 from fxprune.plan.plan import Plan
+from fxprune.report.drawing.page import MARK
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
 from fxprune.rewriting.config_file import save_pretrained
-from fxprune.storage.files import checked_path, make_folder, write_whole
+from fxprune.storage.files import checked_path, make_folder, refuse_unmarked, write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
 from fxprune.verification.stale_widths import StaleWidth, stale_widths
@@ -210,7 +211,7 @@ class Result(Generic[M]):
 
         Raises:
             InputError: the model's `state_dict` holds something other than tensors, a note is not a text, or a file of
-                the name is there that fxprune did not write, such as the original's weights.
+                one of the names is there that fxprune did not write, such as the original's weights.
             StorageError: the system does not let them be written.
         """
         write(self, path, notes)
@@ -228,9 +229,22 @@ class Result(Generic[M]):
         save_pretrained(self.model, self.plan, self.report.groups.graph.inputs, path)
 
 
-def file_in(path: Path) -> Path:
-    """The file of the weights: the path itself, or in the folder that it names."""
-    return path if path.suffix == ".safetensors" else path / pruned_file.NAME
+def files_of(path: Path) -> tuple[Path, Path]:
+    """The file of the weights, and that of the report: beside the first if the path names it, or in the folder."""
+    if path.suffix == ".safetensors":
+        return path, path.with_suffix(".html")
+    return path / pruned_file.NAME, path / "report.html"
+
+
+def refuse_others(path: Path) -> None:
+    """Refuse a path where saving would replace files that fxprune did not write.
+
+    Raises:
+        InputError: there is one.
+    """
+    file, page = files_of(path)
+    pruned_file.refuse_others(file)
+    refuse_unmarked(page, MARK)
 
 
 def write(
@@ -251,10 +265,10 @@ def write(
         title: of the report; the model's class name if empty.
     """
     given = checked_path(path)
-    file = file_in(given)
-    pruned_file.refuse_others(file)
+    refuse_others(given)
     plan = result.plan if before is None else before.then(result.plan)
     data, page = pruned_file.encoded(result.model, plan, notes), result_page(result, title).encode()
+    file, beside = files_of(given)
     make_folder(file.parent)  # once all there is to write is known to be right
     write_whole(file, data)
-    write_whole(file.with_suffix(".html") if file == given else file.with_name("report.html"), page)
+    write_whole(beside, page)

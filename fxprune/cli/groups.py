@@ -15,6 +15,8 @@ from fxprune.cli import origin
 from fxprune.cli.answer import Answer, CommandError, command, write
 from fxprune.cli.libraries import Loaded
 from fxprune.cli.options import GroupOptions, ModelOptions, Original
+from fxprune.report.drawing import page, picture
+from fxprune.storage.files import refuse_unmarked
 
 
 @command
@@ -27,12 +29,20 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Write a web page (picture and tables) to this file.")] = None,
 ) -> Answer:
     """Show the groups of channels that live and die together, what must stay, and why."""
+    _check_free(svg, html)
     start = origin.start(model, groups, original)
     found, title = find(start.loaded, start.groups), start.title(model.model)
     for path, make in ((svg, report.picture), (html, report.page)):
         if path:
             write(path, make(found, title))
     return Answer(report.as_dict(found), tables(found, title, members))
+
+
+def _check_free(svg: Path | None, html: Path | None) -> None:
+    """Refuse files that would be lost, before the work starts."""
+    for path, mark in ((svg, picture.MARK), (html, page.MARK)):
+        if path is not None:
+            refuse_unmarked(path, mark)
 
 
 def find(loaded: Loaded, options: GroupOptions) -> fxprune.Groups:

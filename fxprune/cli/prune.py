@@ -28,8 +28,7 @@ from fxprune.cli.options import (
 )
 from fxprune.cli.quality import Evaluate, accuracy
 from fxprune.planners.goals import AUTO
-from fxprune.result import file_in, write
-from fxprune.rewriting.pruned_file import refuse_others
+from fxprune.result import refuse_others, write
 from fxprune.storage.files import make_folder
 
 
@@ -175,7 +174,7 @@ def search(
 def _make(out: Path | None) -> None:
     """The folder of the result, made before the work starts; what stands there must be a result as well."""
     if out is not None:
-        refuse_others(file_in(out))
+        refuse_others(out)
         make_folder(out.parent if out.suffix == ".safetensors" else out)
 
 

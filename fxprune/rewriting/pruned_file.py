@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError, PlanError, check_kind
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
-from fxprune.storage.files import checked_path, write_whole
+from fxprune.storage.files import accessing, checked_path, of_others, write_whole
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -135,14 +135,13 @@ def refuse_others(file: Path) -> None:
     Raises:
         InputError: there is one.
     """
-    if file.exists() and not file.is_dir():
+    with accessing(file):
+        is_there = file.is_file()
+    if is_there:
         try:
             _metadata(file)
         except InputError as error:
-            remedy = "give another folder or name, or delete the file first"
-            raise InputError(
-                "a file that fxprune did not write would be replaced", where=str(file), seen=error.seen, remedy=remedy
-            ) from error
+            raise of_others(file, error.seen) from error
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

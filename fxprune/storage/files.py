@@ -87,6 +87,31 @@ def write_whole(path: Path, data: bytes) -> None:
         sync_directory(path.parent)
 
 
+def refuse_unmarked(path: Path, mark: str) -> None:
+    """Refuse to write over a file that does not hold, in its beginning, the mark of those that fxprune writes.
+
+    Raises:
+        InputError: there is one, and it is not empty.
+        StorageError: the system does not let it be read.
+    """
+    with accessing(path):
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+    if beginning and mark.encode() not in beginning:
+        raise of_others(path, f"no {mark} in its beginning")
+
+
+_BEGINNING = 1024
+
+
+def of_others(path: Path, seen: str) -> InputError:
+    """The error of a file that stands where one is to be written, and is not of fxprune."""
+    remedy = "give another folder or name, or delete the file first"
+    return InputError("a file that fxprune did not write would be replaced", where=str(path), seen=seen, remedy=remedy)
+
+
 def _mode(path: Path) -> int:
     """The permissions of the old file, or those that a new one gets: temporary files are their owner's alone."""
     if path.exists():

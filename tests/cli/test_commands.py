@@ -596,6 +596,18 @@ def test_an_empty_path_is_not_the_working_directory(here: Path) -> None:
     assert not (here / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("option", ["--svg", "--html"])
+def test_pictures_and_pages_replace_their_own_kind_alone(here: Path, option: str) -> None:
+    arguments = ["inspect", "cli_nets.py:Net", *SHAPE, option, "out"]
+    for _ in range(2):
+        assert run(*arguments).exit_code == 0
+    (here / "out").write_text("mine")
+    found = run(*arguments)
+    assert found.exit_code == 2
+    assert "a file that fxprune did not write would be replaced in out" in found.stderr
+    assert (here / "out").read_text() == "mine"
+
+
 def test_a_result_may_replace_a_result(here: Path) -> None:
     for part in ("0.5", "0.7"):
         found = run("prune", "cli_nets.py:Quiet", *SHAPE, "--macs", part, "--out", "small")

@@ -208,3 +208,18 @@ def test_a_model_without_numbers_has_no_place_for_weights(tmp_path: Path) -> Non
     fxprune.prune(make(), torch.zeros(1, 4), 0.5).save(tmp_path)
     with torch.device("meta"), pytest.raises(fxprune.InputError, match=r"no place for the file's weights.*to_empty"):
         fxprune.load(tmp_path, make)
+
+
+@pytest.mark.parametrize(("name", "page"), [("", "report.html"), ("index.safetensors", "index.html")])
+def test_a_page_of_someone_else_is_not_replaced(
+    result: fxprune.Result[Net], tmp_path: Path, name: str, page: str
+) -> None:
+    (tmp_path / page).write_text("<h1>my thesis</h1>")
+    with pytest.raises(fxprune.InputError, match=f"a file that fxprune did not write would be replaced in .*{page}"):
+        result.save(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [page]
+    assert (tmp_path / page).read_text() == "<h1>my thesis</h1>"
+    (tmp_path / page).write_text("")  # as `tempfile` makes them
+    for _ in range(2):
+        result.save(tmp_path / name)
+    assert "channel" in (tmp_path / page).read_text()

@@ -14,6 +14,7 @@ from fxprune.report.drawing.page_parts import SCRIPT, STYLE
 from fxprune.report.drawing.picture import draw
 from fxprune.report.drawing.svg import clean
 
+MARK = '<meta name="generator" content="fxprune">'  # in the beginning, so that only such files are replaced
 _EXAMPLES = 6
 
 
@@ -34,7 +35,7 @@ def page(subject: Groups | Pruned, title: str = "") -> str:
     keys = {n.name: n.key for n in drawn.nodes.values() if n.kind == "group"}
     parts = [
         "<!DOCTYPE html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>Channel groups of {_text(name)}</title>',
+        f'<html lang="en"><head><meta charset="utf-8">{MARK}<title>Channel groups of {_text(name)}</title>',
         f"<style>{STYLE}</style></head><body>",
         '<div class="view"><div class="drawing">',
         ET.tostring(svg, encoding="unicode", short_empty_elements=True),

@@ -16,6 +16,7 @@ from fxprune.report.drawing.flow import Edge, Flow, Node, flow
 from fxprune.report.drawing.layout import Box, Line, Point, Size, layout
 from fxprune.report.drawing.legend import ColourScale, draw_legend
 
+MARK = 'data-generator="fxprune"'  # in the beginning, so that only such files are replaced
 _ROW = 980.0  # boxes in a row take no more than this
 _NARROWEST = 700.0  # of the drawing, for the legend's sake
 _MARGIN = 20.0
@@ -74,6 +75,7 @@ def draw(groups: Groups, drawn: Flow, title: str = "", plan: Plan | None = None)
     found = layout(_sizes(drawn, cards), list(lines), _ROW, _PORT)
 
     root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": svg.FONT, "role": "img"})
+    root.set("data-generator", "fxprune")
     svg.element(root, "style", _STYLE)
     _arrowheads(root)
     width = max(found.width, _NARROWEST)
