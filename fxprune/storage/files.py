@@ -68,11 +68,16 @@ def make_folder(path: Path) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file; a reader sees the old one or the whole new one, also after a crash. A link stays one.
 
+    What is there and is no regular file, such as a device or a pipe, is written into.
+
     Raises:
         StorageError: the system does not let it be written: a full or read-only disk, a directory of this name.
     """
-    path = path.resolve()
     with accessing(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
+        path = path.resolve()
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as f:

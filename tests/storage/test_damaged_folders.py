@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,22 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Lines(path, dict).values == lines.values == [{"a": 1}, {"c": 3}]
     assert (tmp_path / "whole").read_bytes() == b"before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.jsonl", "whole"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_regular_file_is_written_into(tmp_path: Path) -> None:
+    """As /dev/null and /dev/stdout are, which became regular files."""
+    pipe, link, read = tmp_path / "pipe", tmp_path / "link", []
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+        reader.start()
+        write_whole(path, b"whole")
+        assert stat.S_ISFIFO(pipe.lstat().st_mode)
+        reader.join(60)
+    assert read == [b"whole", b"whole"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe"]
 
 
 def test_every_flipped_byte_of_a_pruned_file_is_noticed(tmp_path: Path) -> None:
