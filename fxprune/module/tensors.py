@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from fxprune.errors import InputError
 from fxprune.module.held_tensors import held_tensors
 
 Place: TypeAlias = tuple[dict[str, Any], str, str, Tensor]
@@ -101,6 +102,18 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     for _, _, name, tensor in _all_places(model):
         first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
+
+
+def check_initialised(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that have no shape yet, as lazy layers hold them before the first run.
+
+    Raises:
+        InputError: there is one.
+    """
+    lazy = next((name for name, t in tensors.items() if nn.parameter.is_lazy(t)), None)
+    if lazy is not None:
+        remedy = "run the model once first"
+        raise InputError("the model has uninitialised (lazy) parameters", where=lazy, remedy=remedy)
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:

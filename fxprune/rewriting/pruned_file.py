@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError, check_kind
+from fxprune.module.tensors import check_initialised
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.storage.files import accessing, checked_path, of_others, write_whole
@@ -196,7 +197,9 @@ def _made(factory: Any) -> Any:
 
 def _check_full(file: Path, plan: Plan, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     """Refuse a model whose tensors, once cut, would not be those of the file, before anything is copied."""
-    full = {n: tuple(t.shape) for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    held = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    check_initialised(held)
+    full = {n: tuple(t.shape) for n, t in held.items()}
     whole = {n: plan.shapes.get(plan.aliases.get(n, n), tuple(t.shape)) for n, t in tensors.items()}
     problems = list(_problems(whole, full))
     if problems:
@@ -208,6 +211,27 @@ def _check_full(file: Path, plan: Plan, tensors: Mapping[str, Tensor], model: nn
             "that it had before pruning"
         )
         raise PlanError("the file is of another model", where=str(file), seen=f"{'; '.join(problems)}", remedy=remedy)
+    if misfits := list(_misfits(plan, tensors, held)):
+        seen = f"the file has {', '.join(misfits[:_SHOWN])}{_and_more(misfits)}"
+        remedy = "give a file as result.save wrote it, and the model with numbers of the kind that it had"
+        raise PlanError("the file is of another model", where=str(file), seen=seen, remedy=remedy)
+
+
+def _misfits(plan: Plan, tensors: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> Iterator[str]:
+    """What of a file is not as its own plan leaves it, or of numbers of another kind than the model's."""
+    cuts, kept = plan.cuts(), {}
+    for name, t in full.items():
+        own = cuts.get(plan.aliases.get(name, name), {})
+        kept[name] = tuple(len(own.get(dim, range(size))) for dim, size in enumerate(t.shape))
+    other = [f"{n} {tuple(t.shape)} instead of {kept[n]}" for n, t in tensors.items() if tuple(t.shape) != kept[n]]
+    kinds = [(n, t.dtype, full[n].dtype) for n, t in tensors.items() if _kind(t) != _kind(full[n])]
+    yield from other
+    yield from (f"{n} in {of_file} where the model has {of_model}" for n, of_file, of_model in kinds)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Whether a tensor holds fractions, complex numbers or truths: one kind is not given for another."""
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
 
 
 def _problems(wanted: Mapping[str, tuple[int, ...]], seen: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
@@ -215,5 +239,8 @@ def _problems(wanted: Mapping[str, tuple[int, ...]], seen: Mapping[str, tuple[in
     other = [f"{n} {seen[n]} instead of {wanted[n]}" for n in sorted(wanted) if seen.get(n, wanted[n]) != wanted[n]]
     for what, names in (("the model lacks", missing), ("the file lacks", extra), ("the model has", other)):
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            yield f"{what} {', '.join(names[:_SHOWN])}{more}"
+            yield f"{what} {', '.join(names[:_SHOWN])}{_and_more(names)}"
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

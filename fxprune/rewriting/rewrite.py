@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune.errors import PlanError, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
 from fxprune.module.garbage import no_collections
-from fxprune.module.tensors import swap_all, tensors_of, walk
+from fxprune.module.tensors import check_initialised, swap_all, tensors_of, walk
 from fxprune.module.undo import whole_or_not
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
@@ -107,6 +107,7 @@ def check_fit(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     check_kind("the model", model, nn.Module, "give the full-size model")
     check_unwrapped(model)
     tensors = tensors_of(model)
+    check_initialised(tensors)
     _check_shapes(tensors, plan.shapes)
     modules = dict(walk(model))
     for path, values in plan.attributes.items():

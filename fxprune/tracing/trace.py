@@ -32,7 +32,7 @@ from fxprune.module.isolation import (
     set_training,
     watch_forwards,
 )
-from fxprune.module.tensors import swap_held, swap_tensors, tensor_names, tensors_of
+from fxprune.module.tensors import check_initialised, swap_held, swap_tensors, tensor_names, tensors_of
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.tracing.called_functions import Functions
 from fxprune.tracing.plain_layers import spare_plain_layers
@@ -129,11 +129,7 @@ def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
         seen = ", ".join(type(value).__name__ for value in (*args, *kwargs.values())) or "nothing"
         remedy = "pass a tensor (torch.as_tensor(array)), or a tuple or mapping of them"
         raise InputError("the example inputs hold no tensor", seen=seen, remedy=remedy)
-    lazy = [name for name, t in tensors.items() if nn.parameter.is_lazy(t)]
-    if lazy:
-        raise InputError(
-            "the model has uninitialised (lazy) parameters", where=lazy[0], remedy="run the model once first"
-        )
+    check_initialised(tensors)
     devices = {t.device for t in tensors.values()}
     foreign = [t.device for t in given if t.device not in devices]
     if devices and foreign and torch.device("meta") not in devices:

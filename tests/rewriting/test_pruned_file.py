@@ -1,6 +1,7 @@
 """A pruned model's file: saved, loaded into a fresh model, refused where it is damaged or of another model."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.rewriting.pruned_file import _digest
 
 
 class Net(nn.Module):
@@ -223,3 +225,47 @@ def test_a_page_of_someone_else_is_not_replaced(
     for _ in range(2):
         result.save(tmp_path / name)
     assert "channel" in (tmp_path / page).read_text()
+
+
+FORGED: dict[str, tuple[dict[str, Tensor], bool, str]] = {
+    "shape": ({"0.bias": torch.ones(2)}, False, r"0.bias (2,) instead of (4,)"),
+    "integers": ({"0.bias": torch.ones(4).long()}, False, "0.bias in torch.int64 where the model has torch.float32"),
+    "truths": ({"0.bias": torch.ones(4) > 0}, False, "0.bias in torch.bool where the model has torch.float32"),
+    "complex": ({"0.bias": torch.ones(4) * 1j}, False, "0.bias in torch.complex64 where the model has torch.float32"),
+    "plan": ({}, True, "0.weight (4, 4) instead of (2, 4), 2.weight (2, 4) instead of (2, 2)"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_file_that_does_not_fit_its_own_plan(name: str, tmp_path: Path) -> None:
+    """Its checksum is right, as of one that another program made."""
+    tensors, fewer, told = FORGED[name]
+    make = lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))  # noqa: E731
+    result, file = fxprune.prune(make(), torch.zeros(1, 4), 0.5), tmp_path / "x.safetensors"
+    state, plan = {**result.model.state_dict(), **tensors}, json.loads(result.plan.to_json())
+    plan["groups"][0]["kept"] = plan["groups"][0]["kept"][: 2 if fewer else None]
+    texts = {"plan": json.dumps(plan)}
+    file.write_bytes(safetensors.torch.save(state, {**texts, "sha256": _digest(texts, state)}))
+    with pytest.raises(fxprune.PlanError, match="the file is of another model") as raised:
+        fxprune.load(file, make)
+    assert told in str(raised.value)
+
+
+def test_a_saved_half_is_loaded_into_a_single(tmp_path: Path) -> None:
+    make = lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))  # noqa: E731
+    result = fxprune.prune(make().eval(), torch.zeros(2, 4), 0.5)
+    fxprune.Result(result.model.half(), result.plan, result.report).save(tmp_path)
+    assert fxprune.load(tmp_path, make)[0].weight.dtype == torch.float16
+
+
+def test_layers_that_are_not_initialised(tmp_path: Path) -> None:
+    make = lambda: nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.LazyLinear(4))  # noqa: E731
+    net, x = make(), torch.rand(2, 8)
+    net(x)
+    result = fxprune.prune(net, x, 0.5)
+    result.save(tmp_path)
+    for call in (lambda: fxprune.load(tmp_path, make), lambda: fxprune.rewrite(make(), result.plan)):
+        with pytest.raises(
+            fxprune.InputError, match=r"\(lazy\) parameters in 2.weight; remedy: run the model once first"
+        ):
+            call()
