@@ -74,8 +74,6 @@ class Batches:
         """The batches up to the limit, unpacked."""
         seen = 0
         for count, batch in enumerate(self._data, 1):
-            if self.samples is not None and seen >= self.samples:
-                return
             given = batch if self._unpack is None else self._unpack(batch)
             yield given
             seen += samples_of(given)
@@ -85,6 +83,8 @@ class Batches:
                     "layer: DataLoader(..., batch_size=32) takes less time",
                     stacklevel=2,
                 )
+            if self.samples is not None and seen >= self.samples:
+                return  # before a batch is asked for that nobody wants, which may not come
 
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import UserDict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -73,6 +74,19 @@ def test_unpack_is_named_where_the_model_fails() -> None:
     (batch,) = batches(One(), [{"image": X, "label": Z}])
     with pytest.raises(fxprune.InputError, match=r"unpack=lambda batch: \(batch\['image'\], batch\['label'\]\)"):
         batch.run(One())
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_no_batch_is_asked_for_beyond_the_limit(once: bool) -> None:
+    """A stream may fail or wait for ever there."""
+
+    class Stream:
+        def __iter__(self) -> Iterator[Tensor]:
+            yield from [X] * 2
+            raise OSError("the stream has ended")
+
+    data = Stream()
+    assert len(list(fxprune.Batches(iter(data) if once else data, samples=2 * len(X)))) == 2
 
 
 def test_a_progress_bar_counts_samples(capsys: pytest.CaptureFixture[str]) -> None:
