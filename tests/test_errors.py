@@ -825,6 +825,52 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
         fxprune.InputError,
         "this is no path of a file or folder; seen: None",
     ),
+    "save(nul)": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save("a\0b"),
+        fxprune.InputError,
+        r"this is no path of a file or folder; seen: 'a\x00b'; remedy: give a name, or a pathlib.Path, without \0 in it",
+    ),
+    "save(surrogate)": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save("\ud800"),
+        fxprune.InputError,
+        r"this is no path of a file or folder; seen: '\ud800'",
+    ),
+    "save(long)": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save("a" * 300),
+        fxprune.errors.StorageError,
+        "File name too long; remedy: give a shorter name",
+    ),
+    "plan.save(nul)": (lambda m, g, p: p.save("a\0b"), fxprune.InputError, "this is no path of a file or folder"),
+    "plan.save(long)": (
+        lambda m, g, p: p.save("a" * 300),
+        fxprune.errors.StorageError,
+        "File name too long; remedy: give a shorter name",
+    ),
+    "Plan.load(nul)": (
+        lambda m, g, p: fxprune.Plan.load("a\0b"),
+        fxprune.InputError,
+        "this is no path of a file or folder",
+    ),
+    "load(long)": (
+        lambda m, g, p: fxprune.load("a" * 300, m),
+        fxprune.errors.StorageError,
+        "File name too long; remedy: give a shorter name",
+    ),
+    "folder=long": (
+        lambda m, g, p: fxprune.prune(m, X, evaluate=lambda m: 1.0, max_drop=0.1, folder="a" * 300),
+        fxprune.errors.StorageError,
+        "File name too long; remedy: give a shorter name",
+    ),
+    "notes={surrogate}": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save("never", notes={"a": "\udcff"}),
+        fxprune.InputError,
+        "a note holds half a character; seen: in 'a'",
+    ),
+    "notes={large}": (
+        lambda m, g, p: fxprune.prune(m, X, 0.5).save("never", notes={"a": "x" * 10**8}),
+        fxprune.InputError,
+        "the file has no place for this much text",
+    ),
     "plan.save(3)": (
         lambda m, g, p: p.save(3),  # type: ignore[arg-type]
         fxprune.InputError,

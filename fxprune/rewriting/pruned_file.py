@@ -44,11 +44,7 @@ def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None
         InputError: the model's `state_dict` holds something other than tensors, or tensors that the format has no place
             for, such as sparse ones, or a note is not a text.
     """
-    check_kind("notes=", {} if notes is None else notes, Mapping, "give {name: text}")
-    for name, text in (notes or {}).items():
-        if not isinstance(name, str) or not isinstance(text, str):
-            seen, remedy = f"{name!r}: {type(text).__name__}", "give {name: text}, for instance by json.dumps"
-            raise InputError("a note is not a text", seen=seen, remedy=remedy)
+    _check_notes(notes)
     state = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -60,7 +56,24 @@ def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None
     # Cloned, because the format refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
     texts = {_NOTE + name: text for name, text in (notes or {}).items()} | {"plan": plan.to_json()}
-    return safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)})
+    try:
+        return safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)})
+    except SafetensorError as error:
+        what, remedy = "the file has no place for this much text", "keep large notes in a file of their own"
+        raise InputError(what, seen=str(error)[:200], remedy=remedy) from error
+
+
+def _check_notes(notes: Mapping[str, str] | None) -> None:
+    check_kind("notes=", {} if notes is None else notes, Mapping, "give {name: text}")
+    for name, text in (notes or {}).items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            seen, remedy = f"{name!r}: {type(text).__name__}", "give {name: text}, for instance by json.dumps"
+            raise InputError("a note is not a text", seen=seen, remedy=remedy)
+        try:
+            f"{name}{text}".encode()
+        except UnicodeEncodeError as error:
+            seen, remedy = f"in {name!r}: {error}"[:200], "give text that UTF-8 can hold"
+            raise InputError("a note holds half a character", seen=seen, remedy=remedy) from error
 
 
 _OTHERWISE = "save model.state_dict() by torch.save, and the plan by plan.save(path)"
@@ -147,7 +160,8 @@ def refuse_others(file: Path) -> None:
 
 def _file(path: str | os.PathLike[str]) -> Path:
     given = checked_path(path)
-    return given / NAME if given.is_dir() else given
+    with accessing(given):
+        return given / NAME if given.is_dir() else given
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -59,9 +59,10 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], resume: bool = False) -> None:
         self.path = checked_path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError("the search's folder is a file", where=str(path), remedy="give a directory, or a new name")
         with accessing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                remedy = "give a directory, or a new name"
+                raise InputError("the search's folder is a file", where=str(path), remedy=remedy)
             self.path.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(self.path)
             self._lock = _locked(self.path / "lock")

@@ -36,6 +36,7 @@ def accessing(path: Path) -> Iterator[None]:
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space; what was written before is whole"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that can be written to"),
+    errno.ENAMETOOLONG: "give a shorter name",
     **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "move what has this name, or give another folder"),
 }
 
@@ -50,9 +51,11 @@ def checked_path(path: Any) -> Path:
     if isinstance(path, str) and not path:  # for which Path would take the working directory
         raise InputError("this is no path of a file or folder", seen="an empty text", remedy=remedy)
     try:
-        return Path(path)
-    except TypeError as error:
+        if b"\0" not in os.fsencode(path):
+            return Path(path)
+    except (TypeError, UnicodeEncodeError) as error:
         raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=remedy) from error
+    raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=f"{remedy}, without \\0 in it")
 
 
 def make_folder(path: Path) -> None:
