@@ -828,7 +828,7 @@ WRONG: dict[str, tuple[Callable[[Any, Any, Any], Any], type[fxprune.FxpruneError
     "save(nul)": (
         lambda m, g, p: fxprune.prune(m, X, 0.5).save("a\0b"),
         fxprune.InputError,
-        r"this is no path of a file or folder; seen: 'a\x00b'; remedy: give a name, or a pathlib.Path, without \0 in it",
+        r"this is no path of a file or folder; seen: 'a\x00b'; remedy: give a name, or a pathlib.Path, without \0",
     ),
     "save(surrogate)": (
         lambda m, g, p: fxprune.prune(m, X, 0.5).save("\ud800"),

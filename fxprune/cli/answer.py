@@ -127,6 +127,9 @@ class reported:
         if isinstance(error, KeyboardInterrupt):
             typer.echo(f"interrupted{f': {error}' if str(error) else ''}", err=True)
             raise typer.Exit(_INTERRUPTED) from None
+        if isinstance(error, SystemExit):  # of code that is not ours: the command would end as if it had done its work
+            typer.echo(f"error: the model's or data's own code ended the program: SystemExit: {error}", err=True)
+            raise typer.Exit(_WRONG_INPUT) from None
         if isinstance(error, Exception) and not isinstance(error, typer.Exit | click.ClickException | click.Abort):
             traceback.print_exception(error)
             typer.echo(f"error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", err=True)

@@ -13,7 +13,10 @@ from fxprune.cli.groups import inspect
 from fxprune.cli.prove import latency, verify
 from fxprune.cli.prune import prune, search
 
-_CODES = "Exit codes: 0 fine; 1 a check failed (verify, export); 2 wrong input; 130 interrupted."
+_CODES = (
+    "Exit codes: 0 fine; 1 a check failed (verify, export); 2 wrong input, or the caller's own code raised; "
+    "130 interrupted."
+)
 
 app = typer.Typer(
     name="fxprune", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, epilog=_CODES

@@ -11,7 +11,7 @@ import typer
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, CommandError, command
 from fxprune.cli.engines import deviation, eager, exported, onnx_runtime, uneven_convolutions, write_onnx
-from fxprune.cli.options import ModelOptions, Original, named_path
+from fxprune.cli.options import ModelOptions, Original, Tolerance, check_apart, named_path
 from fxprune.storage.files import make_folder
 
 
@@ -28,11 +28,12 @@ def export(
         typer.Option(parser=named_path, metavar="PATH", help="Write an exported program; it is read again and run."),
     ] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Let the first dim have any length.")] = False,
-    tolerance: Annotated[float, typer.Option(help="Largest relative deviation that passes.")] = 1e-3,
+    tolerance: Tolerance = 1e-3,
 ) -> Answer:
     """Write a model for use elsewhere, and check that the file gives the model's outputs."""
     if onnx is None and pt2 is None:
         raise CommandError("nothing to write; give --onnx FILE or --pt2 FILE")
+    check_apart({"--onnx": onnx, "--pt2": pt2})
     loaded = models.load(model) if not origin.is_pruned(model.model) else None
     pair = None if loaded else origin.load(model, original)
     small, inputs = (loaded.model, loaded.inputs) if loaded else (pair.small, pair.original.inputs)  # type: ignore[union-attr]

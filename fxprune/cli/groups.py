@@ -14,7 +14,7 @@ from fxprune import report
 from fxprune.cli import origin
 from fxprune.cli.answer import Answer, CommandError, command, write
 from fxprune.cli.libraries import Loaded
-from fxprune.cli.options import GroupOptions, ModelOptions, Original
+from fxprune.cli.options import GroupOptions, ModelOptions, Original, check_apart, named_path
 from fxprune.report.drawing import page, picture
 from fxprune.storage.files import refuse_unmarked
 
@@ -25,8 +25,14 @@ def inspect(
     groups: GroupOptions,
     original: Original = None,
     members: Annotated[bool, typer.Option("--members", help="List all members of each group.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="Write a picture of the groups to this file.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a web page (picture and tables) to this file.")] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(parser=named_path, metavar="PATH", help="Write a picture of the groups to this file."),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(parser=named_path, metavar="PATH", help="Write a web page (picture and tables) to this file."),
+    ] = None,
 ) -> Answer:
     """Show the groups of channels that live and die together, what must stay, and why."""
     _check_free(svg, html)
@@ -40,6 +46,7 @@ def inspect(
 
 def _check_free(svg: Path | None, html: Path | None) -> None:
     """Refuse files that would be lost, before the work starts."""
+    check_apart({"--svg": svg, "--html": html})
     for path, mark in ((svg, picture.MARK), (html, page.MARK)):
         if path is not None:
             refuse_unmarked(path, mark)

@@ -67,7 +67,7 @@ def imported(library: str) -> ModuleType:
         raise CommandError(f"cannot import {library}: {error}; remedy: pip install {library}") from error
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

@@ -8,7 +8,10 @@ import importlib
 import importlib.util
 import inspect
 import math
+import pickle
+import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +113,7 @@ def attribute(name: str) -> Any:
         raise CommandError(
             f"cannot import {path}: {error}; run where the module lies, or put its folder on PYTHONPATH"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(f"importing {path} raised {in_a_line(error)}") from error
     for part in inner.split("."):
         if not hasattr(found, part):
@@ -220,7 +223,7 @@ def attempt(build: Callable[[], Any], what: str) -> Any:
         return build()
     except CommandError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(f"{what} raised {in_a_line(error)}") from error
 
 
@@ -240,17 +243,29 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _state(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder; give the file of weights in it")
     if not path.is_file():
         raise CommandError(f"no such file: {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return _tensors(path, torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _tensors(path, torch.load(path, map_location="cpu", weights_only=True))
     except CommandError:
         raise
     except Exception as error:
-        hint = "; files that hold more than tensors are not read, since reading them runs what they contain"
-        raise CommandError(f"cannot read {path}: {in_a_line(error)}{hint}") from error
+        hint = "files that hold more than tensors are not read, since reading them runs what they contain"
+        raise CommandError(f"cannot read {path}: {_unread(error)}; {hint}") from error
+
+
+def _unread(error: Exception) -> str:
+    """What is in the way of reading a file of weights, without PyTorch's advice to read it in the unsafe way."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return in_a_line(error)
+    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    return f"it holds {found[1]}" if found else "it is no file of tensors"
 
 
 def _tensors(path: Path, data: Any) -> dict[str, Tensor]:

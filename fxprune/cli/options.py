@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fxprune import latency
+from fxprune.cli.answer import CommandError
 from fxprune.costs.latency.engines import Engine
 
 
@@ -40,13 +42,45 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def _at_least_0(number: float) -> float:
+    if not number >= 0:  # not a number is neither
+        raise typer.BadParameter(f"{number} is not at least 0")
+    return number
+
+
+Tolerance = Annotated[float, typer.Option(callback=_at_least_0, help="Largest relative deviation that passes.")]
+
+
+def check_apart(files: Mapping[str, Path | None]) -> None:
+    """Refuse one file for two options, of which the second would replace the first, and folders.
+
+    Args:
+        files: to be written, by option.
+
+    Raises:
+        CommandError: it is so.
+    """
+    given = {option: file for option, file in files.items() if file is not None}
+    for option, file in given.items():
+        if file.is_dir():
+            raise CommandError(f"{option} {file} is a folder; give the name of a file")
+    if len({file.resolve() for file in given.values()}) < len(given):
+        raise CommandError(f"{' and '.join(given)} name one file; give each its own")
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, with which weights, on which inputs, where."""
 
     model: Annotated[str, typer.Argument(help=_MODEL, show_default=False)]
     weights: Annotated[
-        Path | None, typer.Option(help="Weights: .safetensors, or a .pt that holds tensors only.", show_default=False)
+        Path | None,
+        typer.Option(
+            parser=named_path,
+            metavar="PATH",
+            help="Weights: .safetensors, or a .pt that holds tensors only.",
+            show_default=False,
+        ),
     ] = None
     pretrained: Annotated[bool, typer.Option("--pretrained", help="The library's own weights (a download).")] = False
     model_arg: Annotated[

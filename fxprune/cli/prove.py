@@ -12,14 +12,14 @@ import fxprune
 from fxprune.cli import models, origin
 from fxprune.cli.answer import Answer, command
 from fxprune.cli.groups import heads
-from fxprune.cli.options import EngineName, EngineOption, ModelOptions, Original, PrunedOptions
+from fxprune.cli.options import EngineName, EngineOption, ModelOptions, Original, PrunedOptions, Tolerance, named_path
 
 
 @command
 def verify(
     model: PrunedOptions,
     original: Original = None,
-    tolerance: Annotated[float, typer.Option(help="Largest relative deviation that passes.")] = 1e-6,
+    tolerance: Tolerance = 1e-6,
 ) -> Answer:
     """Prove a pruned model's plan: its outputs equal those of the original with the removed channels set to zero."""
     pair = origin.load(model, original)
@@ -35,7 +35,10 @@ def latency(
     model: ModelOptions,
     original: Original = None,
     engine: EngineOption = EngineName.eager,
-    table: Annotated[Path | None, typer.Option(help="File of measured times; made if it is not there.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(parser=named_path, metavar="PATH", help="File of measured times; made if it is not there."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each op is measured.")] = 3,
 ) -> Answer:
     """Measure what a model's latency is made of; of a pruned model, also what the table predicts for it."""

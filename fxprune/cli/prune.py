@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,9 @@ def search(
         typer.Option("--resume", help="Go on from --folder though EVALUATE or TUNE has another name or code by now."),
     ] = False,
     only: Only = None,
-    engine: EngineOption = EngineName.eager,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="Where --round-to auto measures which multiple is free; else unused.")
+    ] = EngineName.eager,
     round_to: RoundTo = None,
     scorer: ScorerName = None,
     out: Out = None,
@@ -145,6 +148,8 @@ def search(
     """
     if evaluate is None and max_drop >= 1:
         raise CommandError(f"--max-drop {max_drop:g} allows for any loss of accuracy; give 0.05 for 5 points")
+    if resume and folder is None:
+        raise CommandError("--resume goes on from a folder; give --folder as well")
     if out is None and folder is None:
         warnings.warn("without --out or --folder nothing of this search is kept", stacklevel=2)
     _make(out)
@@ -201,6 +206,9 @@ def _ratio(given: Sequence[str]) -> float | dict[str, float] | None:
         CommandError: one is not a number, or several come without patterns.
     """
     pairs = [("", text) if "=" not in text else tuple(text.rsplit("=", 1)) for text in given]
+    twice = [pattern for pattern, count in Counter(pattern for pattern, _ in pairs).items() if count > 1]
+    if any(twice):
+        raise CommandError(f"several pruning ratios for one pattern: {max(twice)}; give one")
     try:
         ratios = {pattern: float(value) for pattern, value in pairs}
     except ValueError as error:

@@ -55,7 +55,7 @@ def checked_path(path: Any) -> Path:
             return Path(path)
     except (TypeError, UnicodeEncodeError) as error:
         raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=remedy) from error
-    raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=f"{remedy}, without \\0 in it")
+    raise InputError("this is no path of a file or folder", seen=repr(path)[:60], remedy=f"{remedy}, without \\0")
 
 
 def make_folder(path: Path) -> None:
@@ -108,7 +108,7 @@ def refuse_unmarked(path: Path, mark: str) -> None:
         with path.open("rb") as file:
             beginning = file.read(_BEGINNING)
     if beginning and mark.encode() not in beginning:
-        raise of_others(path, f"no {mark} in its beginning")
+        raise of_others(path, f"{beginning[:40]!r} in its beginning")
 
 
 _BEGINNING = 1024

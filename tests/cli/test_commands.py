@@ -1,6 +1,7 @@
 """The command `fxprune`: what it prints, writes and refuses."""
 
 import json
+import pickle
 import shutil
 import sys
 import textwrap
@@ -268,7 +269,7 @@ def test_export_names_convolutions_that_onnx_runtime_takes_long_for(here: Path) 
 
 def test_export_fails_where_the_file_deviates(here: Path) -> None:
     saved(here)
-    found = run("export", "small", "--onnx", "small.onnx", "--tolerance", "-1")
+    found = run("export", "small", "--onnx", "small.onnx", "--tolerance", "0")
     assert found.exit_code == 1
     assert "NOT within" in found.stdout
 
@@ -414,6 +415,20 @@ def test_objects_of_the_caller(here: Path) -> None:
         (["inspect", "cli_nets.py:Net", "--weights", "missing.pt"], "no such file: missing.pt"),
         (["inspect", "cli_nets.py:Net", "--weights", "two.pt"], "two.pt holds 2 state_dicts, not one; seen: a, b"),
         (["inspect", "cli_nets.py:Net", "--weights", "pickled.pt"], "files that hold more than tensors are not read"),
+        (
+            ["inspect", "cli_nets.py:Net", "--weights", "pickled.pt"],
+            "pickled.pt: it holds torch.nn.modules.linear.Linear;",
+        ),
+        (["inspect", "cli_nets.py:Net", "--weights", "old.pt"], "cannot read old.pt: it is no file of tensors; files"),
+        (["inspect", "cli_nets.py:Net", "--weights", "empty"], "empty is a folder; give the file of weights in it"),
+        (["inspect", "ends.py:make"], "importing ends.py raised SystemExit: 0"),
+        (["inspect", "later.py:make"], "later.py:make raised SystemExit: 3"),
+        (["inspect", "later.py:Ends", *SHAPE], "the model's or data's own code ended the program: SystemExit: 0"),
+        (["inspect", "cli_nets.py:Net", "--svg", "a", "--html", "./a"], "--svg and --html name one file; give each"),
+        (["inspect", "cli_nets.py:Net", "--html", "empty"], "--html empty is a folder; give the name of a file"),
+        (["export", "cli_nets.py:Net", "--onnx", "a", "--pt2", "a"], "--onnx and --pt2 name one file; give each its"),
+        (["export", "cli_nets.py:Net", "--onnx", "empty"], "--onnx empty is a folder; give the name of a file"),
+        (["export", "cli_nets.py:Net", "--pt2", "empty"], "--pt2 empty is a folder; give the name of a file"),
         (["inspect", "cli_nets.py:Net", "--weights", "other.pt"], "other.pt does not fit the model"),
         (["inspect", "cli_nets.py:Net", *SHAPE, "--device", "nowhere"], "no device nowhere"),
         (["export", "cli_nets.py:Net", *SHAPE], "nothing to write; give --onnx FILE or --pt2 FILE"),
@@ -433,6 +448,9 @@ def test_mistakes_are_told_in_a_line(here: Path, arguments: list[str], told: str
     torch.save({"a": {"x": torch.zeros(1)}, "b": {"x": torch.zeros(1)}}, "two.pt")
     torch.save(nn.Linear(2, 2), "pickled.pt")
     torch.save(nn.Linear(2, 2).state_dict(), "other.pt")
+    (here / "old.pt").write_bytes(pickle.dumps(print))
+    (here / "ends.py").write_text("import sys\nsys.exit(0)\n")
+    (here / "later.py").write_text(ENDS)
     if arguments[0] == "compare":
         saved(here)
     found = run(*arguments)
@@ -441,6 +459,42 @@ def test_mistakes_are_told_in_a_line(here: Path, arguments: list[str], told: str
     assert last.startswith("error: ")
     assert told in last
     assert "Traceback" not in found.stderr
+    assert "weights_only" not in found.stderr
+
+
+ENDS = """
+import sys
+from torch import nn
+
+def make():
+    sys.exit(3)
+
+class Ends(nn.Module):
+    def forward(self, x):
+        sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["inspect", "cli_nets.py:Net", "--svg", ""], "'--svg': an empty text is no path"),
+        (["inspect", "cli_nets.py:Net", "--html", ""], "'--html': an empty text is no path"),
+        (["inspect", "cli_nets.py:Net", "--weights", ""], "'--weights': an empty text is no path"),
+        (["latency", "cli_nets.py:Net", "--table", ""], "'--table': an empty text is no path"),
+        (["verify", "small", "--tolerance", "nan"], "'--tolerance': nan is not at least 0"),
+        (["verify", "small", "--tolerance", "-1"], "'--tolerance': -1.0 is not at least 0"),
+        (["export", "small", "--onnx", "a", "--tolerance", "nan"], "'--tolerance': nan is not at least 0"),
+    ],
+)
+def test_options_that_make_no_sense(here: Path, arguments: list[str], told: str) -> None:
+    found = run(*arguments)
+    assert found.exit_code == 2, found.stdout
+    assert told in found.stderr
+
+
+def test_the_help_says_when_a_search_measures() -> None:
+    assert "--round-to auto" in " ".join(run("search", "--help").stdout.split("--engine")[1].split())[:150]
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,6 +610,8 @@ def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
     [
         (["prune"], "no goal is given"),
         (["prune", "--macs", "0.5", "--pruning-ratio", "0.5"], "two kinds of goals"),
+        (["prune", "--pruning-ratio", "a=0.5", "--pruning-ratio", "a=0"], "several pruning ratios for one pattern: a"),
+        (["search", "--max-drop", "0.1", "--resume"], "--resume goes on from a folder; give --folder as well"),
         (["prune", "--pruning-ratio", "half"], "not a pruning ratio"),
         (["prune", "--pruning-ratio", "0.5", "--pruning-ratio", "0.6"], "several pruning ratios need patterns"),
         (
