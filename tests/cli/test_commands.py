@@ -1,5 +1,6 @@
 """The command `fxprune`: what it prints, writes and refuses."""
 
+import errno
 import json
 import pickle
 import shutil
@@ -265,6 +266,32 @@ def test_export_names_convolutions_that_onnx_runtime_takes_long_for(here: Path) 
     assert answer("export", "uneven.py:make", *SHAPE, "--onnx", "uneven.onnx")["onnx"]["uneven_convolutions"] == 3
     saved(here)
     assert "uneven_convolutions" not in answer("export", "small", "--onnx", "small.onnx")["onnx"]
+
+
+def test_an_export_replaces_its_own_kind_alone_and_whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(here)
+    program = torch.export.export(nn.Linear(2, 2), (torch.rand(1, 2),))
+    torch.export.save(program, "theirs.pt2")
+    for name in ("mine.dat", "mine.onnx"):
+        (here / name).write_text("import pytorch")
+    theirs = (here / "theirs.pt2").read_bytes()
+    for option, name in (("--pt2", "mine.dat"), ("--pt2", "theirs.pt2"), ("--onnx", "mine.onnx")):
+        found = run("export", "small", option, name)
+        assert found.exit_code == 2
+        assert f"a file that fxprune did not write would be replaced in {name}" in found.stderr
+    assert (here / "mine.dat").read_text() == (here / "mine.onnx").read_text() == "import pytorch"
+    assert (here / "theirs.pt2").read_bytes() == theirs
+    for _ in range(2):
+        assert answer("export", "small", "--pt2", "small.pt2")["passed"]
+    before = (here / "small.pt2").read_bytes()
+    monkeypatch.setattr("os.fsync", failing)
+    assert run("export", "small", "--pt2", "small.pt2").exit_code == 2
+    assert (here / "small.pt2").read_bytes() == before
+    assert not list(here.glob(".*"))
+
+
+def failing(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_export_fails_where_the_file_deviates(here: Path) -> None:
