@@ -996,10 +996,6 @@ NONSENSE: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
         "the planner cannot be called with 2 arg",
     ),
     "tune=class": (lambda m, g, p: fxprune.prune(m, X, HALF, tune=A.L2Norm), "tune cannot be called with 1 argument"),
-    "steps=True": (
-        lambda m, g, p: fxprune.prune(m, X, HALF, steps=True),
-        "steps must be a positive integer; seen: True",
-    ),
     "NISP(None)": (lambda m, g, p: A.NISP()(m, None), "given as groups is not of type Groups; seen: NoneType"),
     "GroupTaylor(None)": (lambda m, g, p: A.GroupTaylor()(m, None, [X[0]]), "given as groups is not of type Groups"),
     "JointElimination(None)": (lambda m, g, p: A.JointElimination()(m, None, [X[0]]), "given as groups is not of type"),
@@ -1078,8 +1074,8 @@ NONSENSE: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
         lambda m, g, p: A.output_sensitivity(None, [X[0]], ["stem.weight"]),
         "the model is not of",
     ),
-    "output_sensitivity(text)": (
-        lambda m, g, p: A.output_sensitivity(m, [X[0]], "stem.weight"),
+    "output_sensitivity(m, None)": (
+        lambda m, g, p: A.output_sensitivity(m, [X[0]], None),
         "are not several values",
     ),
     "ErrorCurve(None)": (
@@ -1146,7 +1142,10 @@ NONSENSE: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
         "the wished widths is not of type Mapping; seen: NoneType",
     ),
     "keep_best(None)": (lambda m, g, p: P.keep_best(g, _scores(g), None), "the wished widths is not of type Mapping"),
-    "nearest_output(None)": (lambda m, g, p: P.nearest_output(None, [p], [X[0]]), "the model is not of type Module"),
+    "nearest_output(None)": (
+        lambda m, g, p: P.nearest_output(None, [p], [X[0], X[0]]),
+        "the model is not of type Module",
+    ),
     "nearest_output(plan)": (lambda m, g, p: P.nearest_output(m, p, [X[0]]), "the plans are not several values"),
     "nearest_output(data)": (
         lambda m, g, p: P.nearest_output(m, [p], None),
