@@ -17,7 +17,7 @@ from fxprune.analysis.grouping.reasons import decisive_first
 from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
-from fxprune.errors import InputError, check_kind
+from fxprune.errors import InputError, check_flag, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches, read_batches
 from fxprune.module.isolation import same_modes
@@ -133,6 +133,7 @@ def prune(
     goals = Goals(macs, parameters, latency, ratio, round_to, engine)
     check_goals(goals, planner, evaluate, max_drop, folder)
     check_steps(steps, tune, planner, max_drop)
+    check_flag("resume", resume)
     job = job_of(model, example_inputs, ignored, only, heads, data, unpack, repair, tune, scorer, verify)
     goals = goals.measured(device_of(model))
     if max_drop is not None and evaluate is not None:
@@ -155,6 +156,8 @@ def job_of(
 ) -> Job:
     """What these arguments of `prune` ask of every cut."""
     check_callable("scorer", scorer, scorers, "fxprune.scorers.L2Norm()")
+    check_flag("repair", repair)
+    check_flag("verify", verify)
     batches = read_batches(named_data(data, example_inputs, unpack) if isinstance(data, str) else data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
     return Job(example_inputs, parts, scorer, batches, repair, tune, verify, isinstance(data, str))

@@ -16,7 +16,7 @@ import fxprune
 from fxprune import report, scorers
 from fxprune.cli import data, models, origin
 from fxprune.cli.answer import Answer, CommandError, command
-from fxprune.cli.groups import heads
+from fxprune.cli.groups import find, heads
 from fxprune.cli.libraries import Loaded, check_known
 from fxprune.cli.options import (
     DataOptions,
@@ -28,6 +28,8 @@ from fxprune.cli.options import (
     named_path,
 )
 from fxprune.cli.quality import Evaluate, accuracy
+from fxprune.plan.composition import divided_otherwise
+from fxprune.planners.allocation.constraints import stands_for
 from fxprune.planners.goals import AUTO
 from fxprune.result import refuse_others, write
 from fxprune.storage.files import make_folder
@@ -100,7 +102,7 @@ def prune(
         engine=engine.engine,
         round_to=_multiple(round_to),
         ignored=groups.ignored or (),
-        only=only or None,
+        only=_only(start, only),
         heads=heads(groups.heads or ()),
         data="random" if data.is_random(reading) else data.load(reading, loaded),
         scorer=_scorer(scorer),
@@ -163,7 +165,7 @@ def search(
         engine=engine.engine,
         round_to=_multiple(round_to),
         ignored=groups.ignored or (),
-        only=only or None,
+        only=_only(start, only),
         heads=heads(groups.heads or ()),
         data=given,
         scorer=_scorer(scorer),
@@ -174,6 +176,17 @@ def search(
         resume=resume,
     )
     return _answer(result, out, start, model.model)
+
+
+def _only(start: origin.Start, only: Sequence[str] | None) -> Sequence[str] | None:
+    """What alone may shrink: of a pruned model not what its first cut has divided otherwise, as both cuts are to be
+    one plan for the original.
+    """
+    found = None if start.plan is None else find(start.loaded, start.groups)
+    divided = [] if found is None or start.plan is None else divided_otherwise(start.plan, found)
+    if found is None or not divided:
+        return only or None
+    return [g.name for g in found if g.name not in divided and (not only or any(stands_for(p, g) for p in only))]
 
 
 def _make(out: Path | None) -> None:

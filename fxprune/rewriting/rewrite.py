@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import PlanError, check_kind
+from fxprune.errors import PlanError, check_flag, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
 from fxprune.module.garbage import no_collections
 from fxprune.module.tensors import check_initialised, swap_all, tensors_of, walk
@@ -50,6 +50,7 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
       (2): Linear(in_features=3, out_features=2, bias=True)
     )
     """
+    check_flag("inplace", inplace)
     tensors = check_fit(model, plan)
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])

@@ -608,6 +608,33 @@ def test_what_was_pruned_is_inspected_pruned_and_searched(here: Path) -> None:
     assert answer("verify", "s")["passed"]
 
 
+SHUFFLED = """
+from torch import nn
+
+
+class Shuffled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 1, groups=4)
+        self.c, self.out = nn.Conv2d(32, 32, 1, groups=4), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x):
+        x = self.b(self.a(x).relu()).relu()
+        n, channels, height, width = x.shape
+        x = x.view(n, 4, channels // 4, height, width).transpose(1, 2).reshape(n, channels, height, width)
+        return self.out(self.c(x))
+"""
+
+
+def test_what_would_be_divided_otherwise_stays(here: Path) -> None:
+    """Both cuts are one plan for the original: rows of a shuffle's grid that shrank by the other factor at first."""
+    (here / "shuffled.py").write_text(SHUFFLED)
+    answer("prune", "shuffled.py:Shuffled", "--input-shape", "1,3,4,4", "--pruning-ratio", "0.5", "--out", "once")
+    told = answer("prune", "once", "--pruning-ratio", "0.5", "--out", "more")
+    assert "a" in told["groups"]
+    assert answer("verify", "more")["passed"]
+
+
 def test_a_pruned_file_that_names_no_original_is_pruned_with_its_name(here: Path) -> None:
     saved(here, weights=False)
     for start in (["inspect", "small"], ["prune", "small", "--macs", "0.5"]):
