@@ -59,6 +59,18 @@ def test_the_readme_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> 
         assert after >= 97
 
 
+def test_the_readme_counts_what_the_table_of_suites_has() -> None:
+    table = (DOCS / "support.md").read_text().split("<!-- suites -->")[1]
+    counts = [int(n) for n in re.findall(r"^\| \w+ \| [\d.]+ \| (\d+) \|", table, re.M)]
+    words = {12: "twelve", 13: "thirteen", 14: "fourteen"}
+    assert f"counts {sum(counts)} networks of {words[len(counts)]} suites" in (DOCS.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", "AtBudget NearestOutput fastest LayerByLayer".split())
+def test_the_page_of_choices_names(name: str) -> None:
+    assert f"`{name}" in (DOCS / "choose.md").read_text().replace("method=", "`")
+
+
 # What packages are imported as, where that is another name, and what they bring along.
 BRINGS = {
     "scikit-learn": ["sklearn"],
