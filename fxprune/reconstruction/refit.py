@@ -86,8 +86,8 @@ def reconstruct(
     """Fit the layers that read removed channels anew by least squares, so that they give what they gave; in place.
 
     For a layer with patches X from the pruned model, with all earlier fits, and outputs Y of the original, the new
-    weights minimise ‖Y - WX - b‖² + ρ‖W - W₀‖², layer by layer in execution order, so that each makes up for the errors
-    of those before it. Labels are not read. Source: He, Zhang and Sun, Channel Pruning, 2017.
+    weights minimise ‖Y - WX - b‖² + Σ ρ_j ‖W_j - W₀_j‖², layer by layer in execution order, so that each makes up for
+    the errors of those before it. Labels are not read. Source: He, Zhang and Sun, Channel Pruning, 2017.
 
     The intercept b goes to the layer's bias, or else to the running mean of the BatchNorm behind it, which becomes the
     original's less b, also where an earlier fit has changed it; a layer with neither is fitted through zero. Where a
@@ -112,7 +112,7 @@ def reconstruct(
             fitted as if all before it were repaired, so that errors add up.
         positions: output positions of each image that count, drawn anew for each layer and image;
             `fxprune.scorers.Informative`: those where the original's outputs vary most over channels; None: all.
-        ridge: ρ as a part of the mean of Σ(x - μ)². It pulls towards the weights as they are: with few images much is
+        ridge: ρ as a part of each Σ(x - μ)². It pulls towards the weights as they are: with few images much is
             gained by 0.01 to 0.1, and with many little is lost. None: for each layer the one whose fits to every other
             batch have the smallest error on the batches between; with a single batch 0.01.
         memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;

@@ -16,7 +16,7 @@ from fxprune.errors import check_flag, check_number, check_seed
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.gram.channels import Responses
 from fxprune.statistics.gram.collect import GroupReader, Positions, Sampling, readings, responses
-from fxprune.statistics.gram.solve import inverse
+from fxprune.statistics.gram.solve import inverse, spread
 from fxprune.statistics.gram.sums import Gram
 
 Floats = npt.NDArray[np.float64]
@@ -73,7 +73,7 @@ class ThiNet:
 class RefitLoss:
     """What the next layers lose when one channel is removed and their other weights are fitted anew by least squares.
 
-    With S = Σ (x - μ)(x - μ)ᵀ + ρI over the patches x of a layer that reads the channel, and W_i its weights, the
+    With S = Σ (x - μ)(x - μ)ᵀ + diag ρ over the patches x of a layer that reads the channel, and W_i its weights, the
     squared error after the best refit of all other weights and the bias is exactly
 
         tr(W_i [(S⁻¹)_ii]⁻¹ W_iᵀ),
@@ -83,7 +83,7 @@ class RefitLoss:
 
     Attributes:
         positions: output positions of each image that count, drawn anew for each image; None: all.
-        ridge: ρ as a part of the mean of S's diagonal: how dear it is to move weights off their values.
+        ridge: ρ as a part of S's diagonal: how dear it is to move weights off their values.
         seed: of the positions, and of standard normal inputs where there is no data.
 
     Raises:
@@ -116,10 +116,7 @@ class RefitLoss:
 
     def _loss(self, reader: GroupReader, gram: Gram) -> Tensor:
         w, s, channels = reader.kernels.double(), gram.s, reader.channels
-        rho = self.ridge * s.diagonal(dim1=1, dim2=2).mean(1)
-        # Where a layer's inputs never vary, nothing is lost; any positive number keeps the inverse finite.
-        rho = torch.where(rho > 0, rho, 1.0)
-        inverted = inverse(s + torch.diag_embed(rho[:, None].expand(s.shape[:2])), rho)
+        inverted = inverse(s, self.ridge * spread(gram))
         # All channels of a group own equally many entries of a patch; those of no channel come last.
         entries = reader.owner.argsort(dim=1, stable=True)
         size = int((reader.owner[0] < channels).sum()) // channels

@@ -155,10 +155,10 @@ def test_ridge_pulls_towards_the_weights_as_they_are() -> None:
     small = fxprune.rewrite(model, plan)
     start = small.reader.weight.detach().clone()
     read, y = seen_by(small, "reader", x)[0].numpy(), model(x).detach().numpy()
-    rho = 0.3 * ((read - read.mean(0)) ** 2).sum(0).mean()
-    exact = Ridge(rho, tol=1e-12).fit(read, y - read @ start.numpy().T)
+    unit = np.sqrt(((read - read.mean(0)) ** 2).sum(0))  # of standardised inputs
+    exact = Ridge(0.3, tol=1e-12).fit(read / unit, y - read @ start.numpy().T)
     fxprune.reconstruct(model, small, plan, [x], ridge=0.3)
-    np.testing.assert_allclose(small.reader.weight.detach(), start.numpy() + exact.coef_, rtol=1e-8)
+    np.testing.assert_allclose(small.reader.weight.detach(), start.numpy() + exact.coef_ / unit, rtol=1e-8)
     np.testing.assert_allclose(small.reader.bias.detach(), exact.intercept_, rtol=1e-8)
 
 
@@ -180,7 +180,9 @@ def test_what_the_data_does_not_determine_stays(ridge: float) -> None:
         centred = seen_by(small, "reader", x)[0].numpy()
         centred = centred - centred.mean(0)
         missing = (model(x).detach() - model(x).detach().mean(0)).numpy() - centred @ start.numpy().T
-        nearest = start.numpy() + (np.linalg.pinv(centred) @ missing).T
+        unit = np.sqrt((centred**2).sum(0))  # the nearest by standardised inputs
+        unit[1] = 1
+        nearest = start.numpy() + (np.linalg.pinv(centred / unit) @ missing).T / unit
         np.testing.assert_allclose(small.reader.weight.detach(), nearest, atol=1e-8)
 
 

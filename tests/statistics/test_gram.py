@@ -250,7 +250,7 @@ def rows_and_targets(rows: int, seed: int) -> tuple[Any, Any, Gram]:
 
 
 def test_the_best_ridge_is_that_of_smallest_error_of_fits_to_the_other_rows() -> None:
-    """Ridge regression towards given weights, by numpy's least squares with rows √ρ(W - W₀) added."""
+    """Ridge regression towards given weights, by numpy's least squares with rows √ρ_j (W_j - W₀_j) added."""
     (xa, ya, a), (xb, yb, b) = rows_and_targets(12, 0), rows_and_targets(9, 1)
     start = np.random.default_rng(2).normal(size=(3, 5))
     weights, errors = torch.from_numpy(start)[None], {}
@@ -258,8 +258,8 @@ def test_the_best_ridge_is_that_of_smallest_error_of_fits_to_the_other_rows() ->
         found, expected = unseen_error(a, b, weights, ridge) + unseen_error(b, a, weights, ridge), 0.0
         for (x, y), (xh, yh) in (((xa, ya), (xb, yb)), ((xb, yb), (xa, ya))):
             centred, target = x - x.mean(0), y - y.mean(0)
-            rho = (ridge * np.mean((centred**2).sum(0))) ** 0.5
-            stacked = np.vstack([centred, rho * np.eye(5)]), np.vstack([target, rho * start.T])
+            rho = (ridge * (centred**2).sum(0)) ** 0.5
+            stacked = np.vstack([centred, np.diag(rho)]), np.vstack([target, rho[:, None] * start.T])
             w = np.linalg.lstsq(*stacked, rcond=None)[0]
             expected += ((yh - y.mean(0) - (xh - x.mean(0)) @ w) ** 2).sum()
         assert found == pytest.approx(expected, rel=1e-8)

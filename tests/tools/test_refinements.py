@@ -18,7 +18,8 @@ def problem(seed: int, channels: int = 7, size: int = 2, outputs: int = 3) -> Pr
     mixed = torch.randn(n, n, generator=draw, dtype=torch.float64)
     x = torch.randn(200, n, generator=draw, dtype=torch.float64) @ mixed
     kernels = torch.randn(1, outputs, n, generator=draw, dtype=torch.float64)
-    return Problem((x.T @ x)[None], kernels, torch.arange(n).view(1, channels, size), ridge=1e-2)
+    s = (x.T @ x)[None]
+    return Problem(s, kernels, torch.arange(n).view(1, channels, size), 1e-2, s.diagonal(dim1=1, dim2=2))
 
 
 def error(problems: list[Problem], gone: tuple[int, ...]) -> float:

@@ -58,14 +58,14 @@ class LayerByLayer:
 
         min_β 1/2 ‖Y - Σ_i β_i X_i W_iᵀ‖² + λ‖β‖₁
 
-    chooses the channels, and min_W ‖Y - X W‖² + ρ‖W - W₀‖² over those that stay gives the weights. Layers that read the
-    same channels add up, each as a part of ‖Y‖². Where a layer's output is added to a shortcut that has changed from Y₁
-    to Y₁', its target is Y₁ - Y₁' + Y. Sums over the data serve both, so that attempts on all layers take one pass over
-    it together. Source: He, Zhang and Sun, Channel Pruning, 2017, as used by PCP (Guo et al.).
+    chooses the channels, and min_W ‖Y - X W‖² + Σ ρ_j ‖W_j - W₀_j‖² over those that stay gives the weights. Layers that
+    read the same channels add up, each as a part of ‖Y‖². Where a layer's output is added to a shortcut that has
+    changed from Y₁ to Y₁', its target is Y₁ - Y₁' + Y. Sums over the data serve both, so that attempts on all layers
+    take one pass over it together. Source: He, Zhang and Sun, Channel Pruning, 2017, as used by PCP (Guo et al.).
 
     Attributes:
         positions: output positions of each image that count, as in `fxprune.reconstruct`; 10 in the paper.
-        ridge: ρ as a part of the mean of Σ(x - μ)².
+        ridge: ρ as a part of each Σ(x - μ)².
         memory: bytes of statistics that are held together; groups that do not fit take a pass each.
         seed: of the positions.
 

@@ -1,7 +1,7 @@
 """Elimination: which inputs of layers can go at the smallest error, when the weights of all others are fitted anew.
 
-A layer computes Y = W X. With S = Σ (x - μ)(x - μ)ᵀ + ρI over its patches, the squared error that remains after a set R
-of input channels is removed and the other weights are fitted by least squares is
+A layer computes Y = W X. With S = Σ (x - μ)(x - μ)ᵀ + diag ρ over its patches, the squared error that remains after a
+set R of input channels is removed and the other weights are fitted by least squares is
 
     E(R) = tr(W_R [(S⁻¹)_RR]⁻¹ W_Rᵀ).
 
@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import WIDE, best_ridge, inverse, joined, mixed, rough
+from fxprune.statistics.gram.solve import WIDE, best_ridge, inverse, joined, mixed, rough, spread
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
@@ -52,7 +52,8 @@ class Problem:
         s: S of its patches, of shape (groups, n, n), without ρ.
         kernels: W, of shape (groups, outputs, n).
         entries: the entries of a patch that each channel owns, of shape (groups, channels, size).
-        ridge: ρ as a part of the mean of S's diagonal.
+        ridge: ρ as a part of S's diagonal.
+        spread: that diagonal (see `spread`), of shape (groups, n).
         worth: what an error as large as ‖Y - μ‖² counts.
     """
 
@@ -60,21 +61,25 @@ class Problem:
     kernels: Tensor
     entries: Tensor
     ridge: float
+    spread: Tensor
     worth: float = 1.0
 
     @classmethod
     def of(cls, gram: Gram, kernels: Tensor, entries: Tensor, ridge: float) -> Problem:
         """The problem of the statistics of a layer's patches; the rest as above."""
-        return cls(gram.s, kernels.double(), entries, ridge)
+        return cls(gram.s, kernels.double(), entries, ridge, spread(gram))
+
+    def of_rows(self, gram: Gram) -> Problem:
+        """The same on other rows."""
+        return replace(self, s=gram.s, spread=spread(gram))
 
     def rho(self) -> Tensor:
-        """ρ, of shape (groups,). Where inputs never vary nothing is lost, and any positive number will do."""
-        rho = self.ridge * self.s.diagonal(dim1=1, dim2=2).mean(1)
-        return torch.where(rho > 0, rho, 1.0)
+        """ρ, of shape (groups, n): a channel that is scaled where it is made and read counts as before."""
+        return self.ridge * self.spread
 
     def damped(self) -> Tensor:
-        """S + ρI."""
-        return self.s + torch.diag_embed(self.rho()[:, None].expand(self.s.shape[:2]))
+        """S + diag ρ."""
+        return self.s + torch.diag_embed(self.rho())
 
     def left(self, channels: Tensor) -> Tensor:
         """The entries of a patch that stay when channels go, of shape (groups, entries)."""
@@ -98,13 +103,9 @@ class Problem:
         return replace(self, ridge=best_ridge(known, start, _RIDGES))
 
     def inverse(self) -> Tensor:
-        """(S + ρI)⁻¹; in float32 for wide kernels, where ρ is far above the rounding."""
-        s = self.damped()
-        if s.shape[1] >= WIDE and s.shape[1] * 1e-6 <= self.ridge:
-            factor, failed = torch.linalg.cholesky_ex(s.float())
-            if not failed.any():
-                return torch.cholesky_inverse(factor)
-        return inverse(s, self.rho())
+        """(S + diag ρ)⁻¹; in float32 for wide kernels, where ρ is far above the rounding."""
+        n = self.s.shape[1]
+        return inverse(self.s, self.rho(), narrow=n >= WIDE and n * 1e-6 <= self.ridge)
 
 
 @dataclass(eq=False)
@@ -275,7 +276,7 @@ def held_back(
     errors = torch.zeros(len(counts), dtype=torch.float64)
     for held in folds:
         rest = [joined([part for i, part in enumerate(p) if i != held]) for p in parts]
-        states = [_State.of(replace(q, s=seen.s)) for q, seen in zip(problems, rest, strict=True)]
+        states = [_State.of(q.of_rows(seen)) for q, seen in zip(problems, rest, strict=True)]
         judges = [
             _Judge(rough(p[held]), seen, state.weights.clone(), q.worth / energy)
             for p, seen, state, q, energy in zip(parts, rest, states, problems, energies, strict=True)

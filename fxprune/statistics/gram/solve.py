@@ -18,38 +18,70 @@ def uncentred(gram: Gram) -> Gram:
     return Gram(n, torch.zeros_like(x), torch.zeros_like(y), s, r, gram.yy + n * y.square())
 
 
-def fitted(gram: Gram, start: Tensor, ridge: float) -> Tensor:
-    """The weights W of shape (groups, outputs, n) that minimise ‖Y - WX‖² + ρ‖W - W₀‖², of centred X and Y.
+ROUNDING = 1e-12
+"""Part of an entry's squares below which its variance is rounding in float32."""
+LEAST = 1e-16
+"""Part of the mean variance below which an entry counts as constant, far below what rescaled channels lead to."""
 
-    W = W₀ + (R - S W₀ᵀ)ᵀ (S + ρI)⁻¹, with ρ = ridge · mean of S's diagonal. Pulling towards the weights as they are,
-    and not towards zero, leaves what the data does not determine as it was.
+
+def spread(gram: Gram) -> Tensor:
+    """Of each entry of a patch Σ (x - μ)², with which its ridge grows, of shape (groups, n); above zero.
+
+    That makes fits those of standardised entries: a channel that is multiplied by a number where it is made, and
+    divided by it where it is read, is fitted as before. Entries that never vary get a spread that is nearly zero: they
+    cost nothing to remove, and their weights stay as they are.
+    """
+    squares = gram.s.diagonal(dim1=1, dim2=2)
+    least = ROUNDING * gram.rows * gram.x_mean.to(squares).square() + LEAST * squares.mean(1, keepdim=True)
+    found = squares.maximum(least)
+    return torch.where(found > 0, found, 1.0)
+
+
+def fitted(gram: Gram, start: Tensor, ridge: float) -> Tensor:
+    """The weights W of shape (groups, outputs, n) that minimise ‖Y - WX‖² + Σ ρ_j ‖W_j - W₀_j‖², of centred X and Y.
+
+    W = W₀ + (R - S W₀ᵀ)ᵀ (S + diag ρ)⁻¹, with ρ = ridge · `spread`. Pulling towards the weights as they are, and not
+    towards zero, leaves what the data does not determine as it was. It is solved for standardised entries.
 
     Args:
         gram: S and R.
         start: W₀.
-        ridge: 0: of all best W, the one nearest to W₀.
+        ridge: 0: of all best W, the one nearest to W₀, by standardised entries.
     """
     s, start = gram.s, start.to(gram.s)
-    rho = ridge * s.diagonal(dim1=1, dim2=2).mean(1)
-    damped = s + rho[:, None, None] * torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
-    missing = gram.r - s @ start.mT
+    unit = spread(gram).rsqrt()
+    damped = s * unit[:, :, None] * unit[:, None]
+    damped.diagonal(dim1=1, dim2=2).add_(ridge)
+    missing = (gram.r - s @ start.mT) * unit[..., None]
     factor, failed = torch.linalg.cholesky_ex(damped)
     if failed.any():
-        return start + (torch.linalg.pinv(damped, hermitian=True, rtol=1e-12) @ missing).mT
-    return start + torch.cholesky_solve(missing, factor).mT
+        moved = torch.linalg.pinv(damped, hermitian=True, rtol=1e-12) @ missing
+    else:
+        moved = torch.cholesky_solve(missing, factor)
+    return start + (moved * unit[..., None]).mT
 
 
-def inverse(damped: Tensor, rho: Tensor) -> Tensor:
-    """(S + ρI)⁻¹ of shape (groups, n, n), ρ of shape (groups,).
+def inverse(s: Tensor, rho: Tensor, narrow: bool = False) -> Tensor:
+    """(S + diag ρ)⁻¹ of shape (groups, n, n), ρ of shape (groups, n).
 
-    S was summed in float32, so that its smallest eigenvalues may lie below zero by more than ρ; no eigenvalue of
-    S + ρI is below ρ but by rounding.
+    With U = diag ρ^-½ it is U (USU + I)⁻¹ U. S was summed in float32, so that the smallest eigenvalues of USU may lie
+    below -1; those of USU + I are at least 1 but for rounding.
+
+    Args:
+        s: S.
+        rho: ρ.
+        narrow: compute and return it in float32 where that succeeds.
     """
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if not failed.any():
-        return torch.cholesky_inverse(factor)
+    unit = rho.rsqrt()
+    damped = s * unit[:, :, None] * unit[:, None]
+    damped.diagonal(dim1=1, dim2=2).add_(1.0)
+    for given in [damped.float(), damped] if narrow else [damped]:
+        factor, failed = torch.linalg.cholesky_ex(given)
+        if not failed.any():
+            return torch.cholesky_inverse(factor) * unit.to(factor)[:, :, None] * unit.to(factor)[:, None]
     values, vectors = torch.linalg.eigh(damped)
-    return (vectors / values.maximum(rho.to(values)[:, None])[:, None]) @ vectors.mT
+    vectors = vectors * unit[..., None]
+    return (vectors / values.clamp_min(1.0)[:, None]) @ vectors.mT
 
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
