@@ -127,7 +127,7 @@ class JointElimination:
     Attributes:
         positions: output positions of each image that count, drawn anew for each image; `PerWeight(20)`: as many as
             give 20 rows for each weight of a kernel; `Informative`: those where outputs vary most; None: all.
-        ridge: ρ as a part of S's diagonal: how dear it is to move weights off their values.
+        ridge: ρ as a part of S's typical diagonal: how dear it is to move weights off their values.
         at_once: channels that go in one step, chosen greedily among twice as many of smallest score; None: one for each
             1,024 weights of a kernel, at least one.
         seed: of the positions, of standard normal inputs where there is no data, and of drawn labels.

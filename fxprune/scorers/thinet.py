@@ -16,7 +16,7 @@ from fxprune.errors import check_flag, check_number, check_seed
 from fxprune.scorers.base import Scores, UnscorableError
 from fxprune.statistics.gram.channels import Responses
 from fxprune.statistics.gram.collect import GroupReader, Positions, Sampling, readings, responses
-from fxprune.statistics.gram.solve import inverse, spread
+from fxprune.statistics.gram.solve import inverse, stiffness
 from fxprune.statistics.gram.sums import Gram
 
 Floats = npt.NDArray[np.float64]
@@ -83,7 +83,7 @@ class RefitLoss:
 
     Attributes:
         positions: output positions of each image that count, drawn anew for each image; None: all.
-        ridge: ρ as a part of S's diagonal: how dear it is to move weights off their values.
+        ridge: ρ as a part of S's typical diagonal: how dear it is to move weights off their values.
         seed: of the positions, and of standard normal inputs where there is no data.
 
     Raises:
@@ -116,7 +116,7 @@ class RefitLoss:
 
     def _loss(self, reader: GroupReader, gram: Gram) -> Tensor:
         w, s, channels = reader.kernels.double(), gram.s, reader.channels
-        inverted = inverse(s, self.ridge * spread(gram))
+        inverted = inverse(s, self.ridge * stiffness(gram, w))
         # All channels of a group own equally many entries of a patch; those of no channel come last.
         entries = reader.owner.argsort(dim=1, stable=True)
         size = int((reader.owner[0] < channels).sum()) // channels

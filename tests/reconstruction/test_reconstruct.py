@@ -148,6 +148,13 @@ def test_a_flattened_map_is_fitted_by_all_its_columns() -> None:
     np.testing.assert_allclose(small.reader.bias.detach(), solved[-1], rtol=1e-6, atol=1e-8)
 
 
+def units(centred: Any, start: Any) -> Any:
+    """In which all inputs have the same ridge: ρ_j is mean(σ ‖W₀‖²) / ‖W₀_j‖², but at most 10 σ_j."""
+    size, spread = (start**2).sum(0), (centred**2).sum(0)
+    mean = (spread * size).mean()
+    return np.sqrt(mean / np.maximum(size, 0.1 * mean / spread))
+
+
 def test_ridge_pulls_towards_the_weights_as_they_are() -> None:
     model = Two((8,), nn.Linear(8, 5)).double()
     x = torch.randn(50, 8, dtype=torch.float64)
@@ -155,7 +162,7 @@ def test_ridge_pulls_towards_the_weights_as_they_are() -> None:
     small = fxprune.rewrite(model, plan)
     start = small.reader.weight.detach().clone()
     read, y = seen_by(small, "reader", x)[0].numpy(), model(x).detach().numpy()
-    unit = np.sqrt(((read - read.mean(0)) ** 2).sum(0))  # of standardised inputs
+    unit = units(read - read.mean(0), start.numpy())
     exact = Ridge(0.3, tol=1e-12).fit(read / unit, y - read @ start.numpy().T)
     fxprune.reconstruct(model, small, plan, [x], ridge=0.3)
     np.testing.assert_allclose(small.reader.weight.detach(), start.numpy() + exact.coef_ / unit, rtol=1e-8)
@@ -180,8 +187,7 @@ def test_what_the_data_does_not_determine_stays(ridge: float) -> None:
         centred = seen_by(small, "reader", x)[0].numpy()
         centred = centred - centred.mean(0)
         missing = (model(x).detach() - model(x).detach().mean(0)).numpy() - centred @ start.numpy().T
-        unit = np.sqrt((centred**2).sum(0))  # the nearest by standardised inputs
-        unit[1] = 1
+        unit = units(centred + 1e-9, start.numpy())  # the nearest in these units
         nearest = start.numpy() + (np.linalg.pinv(centred / unit) @ missing).T / unit
         np.testing.assert_allclose(small.reader.weight.detach(), nearest, atol=1e-8)
 

@@ -272,7 +272,9 @@ def test_measured_errors_are_how_far_outputs_move_when_a_group_alone_is_cut() ->
         x, y = (f(torch.cat(data[::2])).numpy() for f in (net[:2], net[:3]))
         x, y, w = x[:, kept], y - y.mean(0), net[2].weight.numpy()[:, kept]
         centred = x - x.mean(0)
-        rho = (0.1 * (centred**2).sum(0)) ** 0.5
+        size, spread = (w**2).sum(0), (centred**2).sum(0)
+        mean = (size * spread).mean()
+        rho = (0.1 * mean / np.maximum(size, 0.1 * mean / spread)) ** 0.5
         stacked = np.vstack([centred, np.diag(rho)]), np.vstack([y, rho[:, None] * w.T])
         fit = np.linalg.lstsq(*stacked, rcond=None)[0]
         bias = net[:3](torch.cat(data[::2])).numpy().mean(0) - x.mean(0) @ fit

@@ -258,7 +258,9 @@ def test_the_best_ridge_is_that_of_smallest_error_of_fits_to_the_other_rows() ->
         found, expected = unseen_error(a, b, weights, ridge) + unseen_error(b, a, weights, ridge), 0.0
         for (x, y), (xh, yh) in (((xa, ya), (xb, yb)), ((xb, yb), (xa, ya))):
             centred, target = x - x.mean(0), y - y.mean(0)
-            rho = (ridge * (centred**2).sum(0)) ** 0.5
+            size, spread = (start**2).sum(0), (centred**2).sum(0)
+            mean = (size * spread).mean()
+            rho = (ridge * mean / np.maximum(size, 0.1 * mean / spread)) ** 0.5
             stacked = np.vstack([centred, np.diag(rho)]), np.vstack([target, rho[:, None] * start.T])
             w = np.linalg.lstsq(*stacked, rcond=None)[0]
             expected += ((yh - y.mean(0) - (xh - x.mean(0)) @ w) ** 2).sum()

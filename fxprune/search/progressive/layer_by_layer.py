@@ -65,7 +65,7 @@ class LayerByLayer:
 
     Attributes:
         positions: output positions of each image that count, as in `fxprune.reconstruct`; 10 in the paper.
-        ridge: ρ as a part of each Σ(x - μ)².
+        ridge: ρ as a part of the typical Σ(x - μ)².
         memory: bytes of statistics that are held together; groups that do not fit take a pass each.
         seed: of the positions.
 

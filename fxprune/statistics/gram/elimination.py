@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fxprune.statistics.gram.solve import WIDE, best_ridge, inverse, joined, mixed, rough, spread
+from fxprune.statistics.gram.solve import WIDE, best_ridge, inverse, joined, mixed, rough, stiffness
 from fxprune.statistics.gram.sums import Gram
 
 _RIDGES = (1e-2, 0.3, 10.0)
@@ -52,8 +52,8 @@ class Problem:
         s: S of its patches, of shape (groups, n, n), without ρ.
         kernels: W, of shape (groups, outputs, n).
         entries: the entries of a patch that each channel owns, of shape (groups, channels, size).
-        ridge: ρ as a part of S's diagonal.
-        spread: that diagonal (see `spread`), of shape (groups, n).
+        ridge: ρ as a part of the stiffness.
+        stiffness: of each entry of a patch (see `stiffness`), of shape (groups, n).
         worth: what an error as large as ‖Y - μ‖² counts.
     """
 
@@ -61,21 +61,21 @@ class Problem:
     kernels: Tensor
     entries: Tensor
     ridge: float
-    spread: Tensor
+    stiffness: Tensor
     worth: float = 1.0
 
     @classmethod
     def of(cls, gram: Gram, kernels: Tensor, entries: Tensor, ridge: float) -> Problem:
         """The problem of the statistics of a layer's patches; the rest as above."""
-        return cls(gram.s, kernels.double(), entries, ridge, spread(gram))
+        return cls(gram.s, kernels.double(), entries, ridge, stiffness(gram, kernels))
 
     def of_rows(self, gram: Gram) -> Problem:
         """The same on other rows."""
-        return replace(self, s=gram.s, spread=spread(gram))
+        return replace(self, s=gram.s, stiffness=stiffness(gram, self.kernels))
 
     def rho(self) -> Tensor:
         """ρ, of shape (groups, n): a channel that is scaled where it is made and read counts as before."""
-        return self.ridge * self.spread
+        return self.ridge * self.stiffness
 
     def damped(self) -> Tensor:
         """S + diag ρ."""

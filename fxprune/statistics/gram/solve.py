@@ -22,34 +22,45 @@ ROUNDING = 1e-12
 """Part of an entry's squares below which its variance is rounding in float32."""
 LEAST = 1e-16
 """Part of the mean variance below which an entry counts as constant, far below what rescaled channels lead to."""
+SLIGHT = 0.1
+"""Part of the mean contribution σ ‖W₀‖² as which smaller ones count, so that their weights can grow."""
 
 
-def spread(gram: Gram) -> Tensor:
-    """Of each entry of a patch Σ (x - μ)², with which its ridge grows, of shape (groups, n); above zero.
-
-    That makes fits those of standardised entries: a channel that is multiplied by a number where it is made, and
-    divided by it where it is read, is fitted as before. Entries that never vary get a spread that is nearly zero: they
-    cost nothing to remove, and their weights stay as they are.
-    """
+def _spread(gram: Gram) -> Tensor:
+    """Of each entry of a patch Σ (x - μ)², of shape (groups, n); above zero, and nearly zero where it never varies."""
     squares = gram.s.diagonal(dim1=1, dim2=2)
     least = ROUNDING * gram.rows * gram.x_mean.to(squares).square() + LEAST * squares.mean(1, keepdim=True)
     found = squares.maximum(least)
     return torch.where(found > 0, found, 1.0)
 
 
+def stiffness(gram: Gram, start: Tensor) -> Tensor:
+    """What the ridge of each entry of a patch is multiplied with, of shape (groups, n): c / ‖W₀_j‖².
+
+    With c the mean over entries of σ_j ‖W₀_j‖², σ the variance: weights move by parts of what they are. A channel that
+    is multiplied by a number where it is made, and divided by it where it is read, counts as before; one that varies
+    in few rows keeps its weights more than one that varies in many; and one that never varies is worth nothing. No
+    entry counts for more than 1/`SLIGHT` of its variance.
+    """
+    own = _spread(gram)
+    size = start.to(own).square().sum(1)
+    mean = (own * size).mean(1, keepdim=True)
+    return torch.where(mean > 0, mean / size.maximum(SLIGHT * mean / own), own)
+
+
 def fitted(gram: Gram, start: Tensor, ridge: float) -> Tensor:
     """The weights W of shape (groups, outputs, n) that minimise ‖Y - WX‖² + Σ ρ_j ‖W_j - W₀_j‖², of centred X and Y.
 
-    W = W₀ + (R - S W₀ᵀ)ᵀ (S + diag ρ)⁻¹, with ρ = ridge · `spread`. Pulling towards the weights as they are, and not
-    towards zero, leaves what the data does not determine as it was. It is solved for standardised entries.
+    W = W₀ + (R - S W₀ᵀ)ᵀ (S + diag ρ)⁻¹, with ρ = ridge · `stiffness`. Pulling towards the weights as they are, and not
+    towards zero, leaves what the data does not determine as it was. It is solved in units in which all ρ are alike.
 
     Args:
         gram: S and R.
         start: W₀.
-        ridge: 0: of all best W, the one nearest to W₀, by standardised entries.
+        ridge: 0: of all best W, the one nearest to W₀, in those units.
     """
     s, start = gram.s, start.to(gram.s)
-    unit = spread(gram).rsqrt()
+    unit = stiffness(gram, start).rsqrt()
     damped = s * unit[:, :, None] * unit[:, None]
     damped.diagonal(dim1=1, dim2=2).add_(ridge)
     missing = (gram.r - s @ start.mT) * unit[..., None]
@@ -103,6 +114,26 @@ def best_ridge(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = R
         start: W₀, as in `fitted`.
         ridges: as in `fitted`, ascending.
     """
+    return _best(parts, start, ridges)[0]
+
+
+def helpful_ridge(parts: Sequence[Gram], start: Tensor, offset: Tensor) -> float | None:
+    """`best_ridge`, or None where no fit has a smaller error on those rows than the weights as they are.
+
+    Args:
+        parts: as there.
+        start: W₀.
+        offset: the bias as it is, of shape (groups, outputs).
+    """
+    ridge, least = _best(parts, start, RIDGES)
+    kept = offset if start.shape[1] <= MIXED else offset @ _mix(start.shape[1]).to(offset)
+    parts, start = mixed(parts, start)
+    judges = parts[-1:] if start.shape[-1] >= WIDE else parts
+    return ridge if least < sum(_excess(p, start, kept) for p in judges) else None
+
+
+def _best(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float]) -> tuple[float, float]:
+    """The best ridge, and its error less what is the same for all."""
     wide, (parts, start) = start.shape[-1] >= WIDE, mixed(parts, start)
     parts = [rough(p) for p in parts]
     folds = [(joined([p for p in parts if p is not held]), held) for held in (parts[-1:] if wide else parts)]
@@ -112,7 +143,7 @@ def best_ridge(parts: Sequence[Gram], start: Tensor, ridges: Sequence[float] = R
         if not error < least:
             break
         best, least = ridge, error
-    return best
+    return best, least
 
 
 MIXED = 32
@@ -124,9 +155,14 @@ def mixed(parts: Sequence[Gram], start: Tensor) -> tuple[list[Gram], Tensor]:
     outputs = start.shape[1]
     if outputs <= MIXED:
         return list(parts), start
-    normal = torch.randn(outputs, MIXED, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
-    mix = normal.to(start.device) / MIXED**0.5
+    mix = _mix(outputs).to(start.device)
     return [p.mixed(mix) for p in parts], mix.to(start).T @ start
+
+
+def _mix(outputs: int) -> Tensor:
+    """The mixtures' coefficients, of shape (outputs, mixtures)."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(outputs, MIXED, generator=draw, dtype=torch.float64, device="cpu") / MIXED**0.5
 
 
 def rough(gram: Gram) -> Gram:
