@@ -30,12 +30,14 @@ from fxprune.planners.goals import Goals, Measures, check_callable
 from fxprune.planners.nearest import NearestOutput
 from fxprune.prune_arguments import check_goals, check_model, check_steps
 from fxprune.reconstruction import repair as repair_model
+from fxprune.reconstruction.repairing import Halved
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
 from fxprune.search.bisection import Bisection, surprises
 from fxprune.search.trial import Evaluate, Task, Tune, tuned
+from fxprune.statistics.different import FEW, different_inputs
 from fxprune.tracing.trace import trace
 from fxprune.verification.compare import refuse_nan
 from fxprune.verification.proof import Proof, proven, unreached
@@ -301,8 +303,9 @@ class Job:
 
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
         """Of every channel."""
-        data = None if self.data is None else self.data.described("choosing channels")
-        found = self.scorer_used()(groups.graph.model, groups, data)
+        model, data = groups.graph.model, None if self.data is None else self.data.described("choosing channels")
+        scorer = self.scorer_used()
+        found = scorer(model, groups, Halved(model, data) if data is not None and scorer is _JOINT else data)
         check_kind("what the scorer returns", found, Mapping, "return {name of a group: a score for each channel}")
         return found
 
@@ -315,7 +318,9 @@ class Job:
     def report(self, groups: Groups, plan: Plan, proof: Proof | None, costs: tuple[Cost, Cost]) -> Report:
         """Costs: before and after."""
         repaired = None if self.data is None else self.repair
-        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired, self.random)
+        seen = FEW if self.data is None or self.random else different_inputs(self.data)
+        few = seen if seen < FEW else 0
+        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired, self.random, few=few)
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(errors="measured"), scorers.L2Norm())

@@ -47,6 +47,7 @@ class Report:
             without a budget of latency.
         engine: name of the engine in which the pruned model's latency was measured; empty where it is predicted.
         untouched: why a goal has removed nothing, or what may surprise of a search for the smallest model; else empty.
+        few: different inputs in the data, where they are too few to choose channels and repair layers; else 0.
     """
 
     before: Cost
@@ -61,6 +62,7 @@ class Report:
     untouched: str = ""
     latency: tuple[float, float] | None = None
     engine: str = ""
+    few: int = 0
 
     @cached_property
     def kept(self) -> Mapping[str, int]:
@@ -96,6 +98,9 @@ class Report:
             places = "; ".join(self.untaken[:3]) + ("; ..." if len(self.untaken) > 3 else "")
             what = "1 branch on sizes was" if len(self.untaken) == 1 else f"{len(self.untaken)} branches on sizes were"
             lines.append(f"{what} not taken, and sizes that it holds are as before: {places}; verify with such inputs")
+        if self.few:
+            what = "1 different input" if self.few == 1 else f"{self.few} different inputs"
+            lines.append(f"the data hold {what}; choices and repairs suit these alone, and a few hundred are meant")
         return [*lines, self.untouched] if self.untouched else lines
 
     def __repr__(self) -> str:

@@ -23,7 +23,7 @@ from fxprune.reconstruction.readers import readers_of, waves
 from fxprune.reconstruction.replay import Tapes
 from fxprune.rewriting.rewrite import check_fit
 from fxprune.statistics.gram.collect import Positions, Sampling
-from fxprune.statistics.gram.solve import best_ridge, fitted, intercept, joined, squared_error, uncentred
+from fxprune.statistics.gram.solve import fitted, helpful_ridge, intercept, joined, squared_error, uncentred
 from fxprune.statistics.gram.sums import Gram
 from fxprune.tracing.trace import trace
 
@@ -41,7 +41,7 @@ class Refit:
         rows: output positions that counted.
         intercept: the tensor that took the intercept: its bias, or the running mean of the BatchNorm behind it; empty
             where there is no place for one, and the fit goes through zero.
-        ridge: that was used.
+        ridge: that was used; None where the layer stays as it is, as no fit does better on rows that it has not seen.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Refit:
     after: float
     rows: int
     intercept: str
-    ridge: float = 1e-2
+    ridge: float | None = 1e-2
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ def reconstruct(
             fitted as if all before it were repaired, so that errors add up.
         positions: output positions of each image that count, drawn anew for each layer and image;
             `fxprune.scorers.Informative`: those where the original's outputs vary most over channels; None: all.
-        ridge: ρ as a part of each Σ(x - μ)². It pulls towards the weights as they are: with few images much is
+        ridge: ρ as a part of the typical Σ(x - μ)². It pulls towards the weights as they are: with few images much is
             gained by 0.01 to 0.1, and with many little is lost. None: for each layer the one whose fits to every other
-            batch have the smallest error on the batches between; with a single batch 0.01.
+            batch have the smallest error on the batches between, and no fit where the weights as they are have a
+            smaller one; with a single batch 0.01.
         memory: bytes of statistics that are held together, 8·groups·n·(n + outputs) a layer with n weights a kernel;
             layers that do not fit together take a pass each. As much again for what the original gives at the
             positions; layers that do not fit take another pass. As much again for what the pruned model computes
@@ -243,20 +244,23 @@ def _refit(small: nn.Module, layer: Layer, parts: list[Gram], ridge: float | Non
     start, offset, gram = layer.kernels(), layer.offset(), joined(parts)
     own = [p if layer.place else uncentred(replace(p, y_mean=p.y_mean - offset)) for p in parts]
     sums = own[0] if len(own) == 1 else joined(own)
-    chosen = ridge if ridge is not None else _best_ridge(own, start)
-    weights = fitted(sums, start, chosen)
-    bias = intercept(gram, weights) if layer.place else offset
+    chosen = ridge if ridge is not None else _best_ridge(own, start, offset * bool(layer.place))
+    weights = start if chosen is None else fitted(sums, start, chosen)
+    bias = intercept(gram, weights) if layer.place and chosen is not None else offset
     before, after = (squared_error(gram, w, b) for w, b in ((start, offset), (weights, bias)))
     total = float(gram.yy.sum()) or 1.0
     layer.put(small, weights, bias)
     return Refit(layer.name, before / total, after / total, gram.rows, layer.place, chosen)
 
 
-def _best_ridge(parts: Sequence[Gram], start: Tensor) -> float:
-    """The ridge of smallest error on rows that a fit has not seen; that of `reconstruct` where there is one batch."""
+def _best_ridge(parts: Sequence[Gram], start: Tensor, offset: Tensor) -> float | None:
+    """The ridge of smallest error on rows that a fit has not seen; that of `reconstruct` where there is one batch.
+
+    None where the weights as they are do best on such rows, as with a few inputs.
+    """
     if len(parts) < 2:
         return 1e-2
-    return best_ridge(parts, start)
+    return helpful_ridge(parts, start, offset)
 
 
 def _check_settings(order: Order, ridge: float | None, memory: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from fxprune.plan.plan import Plan
 from fxprune.reconstruction.absorption import absorb_batchnorm
 from fxprune.reconstruction.refit import reconstruct
 from fxprune.rewriting.copying import copied
+from fxprune.statistics.different import different_inputs
 from fxprune.statistics.gram.collect import ENOUGH, Positions
 
 M = TypeVar("M", bound=nn.Module)
@@ -50,7 +53,7 @@ def repair(
         plan: what was removed.
         data: batches of inputs, or (inputs, targets) as data loaders give them; a generator does as well. They are read
             once and held in memory. A few hundred different inputs like those that the model is for do; labels are not
-            read.
+            read. From a few, layers are fitted where that helps on others of them; from a single one, none is.
         batches: number of batches to use; None: as many as hold 1,024 inputs.
         progress: show a progress bar, where the output is a terminal.
         positions: as in `fxprune.reconstruct`; the default gives each layer 20 rows for each weight of a kernel.
@@ -92,7 +95,8 @@ def refitted(
 ) -> M:
     """A copy that gives the outputs of a repaired one, though its BatchNorms' statistics are not those of the data."""
     made = copied(small)
-    reconstruct(model, made, plan, data, positions=positions, ridge=None, seed=seed, progress=progress)
+    if different_inputs(data, 2) > 1:  # a fit to one input holds for that input alone
+        reconstruct(model, made, plan, data, positions=positions, ridge=None, seed=seed, progress=progress)
     return made
 
 
@@ -101,6 +105,25 @@ def held_batches(
 ) -> list[Any]:
     """The first batches, read once: `count`, or as many as hold `inputs`; one batch of a single tensor in halves."""
     return _in_halves(list(_first(model, data, count, inputs or IMAGES)))
+
+
+@dataclass(frozen=True)
+class Halved:
+    """Data in which one batch of a single tensor comes as two halves, so that some inputs can be held back.
+
+    Attributes:
+        model: that the batches are for.
+        data: batches, that can be read again and again.
+    """
+
+    model: nn.Module
+    data: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        given = iter(self.data)
+        first = list(islice(given, 2))
+        yield from first if len(first) > 1 else held_batches(self.model, first)
+        yield from given
 
 
 def _in_halves(held: list[Any]) -> list[Any]:

@@ -2,5 +2,6 @@
 
 observe  a model's layers while it runs: inputs, kernels and outputs
 moments  centred moments of two sets of rows, merged
+different  how many inputs of the data differ
 gram     sums over data from which least squares follow without seeing the data again
 """
