@@ -101,6 +101,7 @@ class Report:
         if self.few:
             what = "1 different input" if self.few == 1 else f"{self.few} different inputs"
             lines.append(f"the data hold {what}; choices and repairs suit these alone, and a few hundred are meant")
+        lines += self._told_of_unread()
         return [*lines, self.untouched] if self.untouched else lines
 
     def __repr__(self) -> str:
@@ -150,7 +151,9 @@ class Report:
             lines.append(self._told_of_stale())
         if self.groups.unknown_ops:
             lines.append(f"ops without a rule: {dict(self.groups.unknown_ops)}")
-        return "\n".join([*lines, _told_of_data(self.repaired, self.random), *self._told_of_unread()])
+        cut, unread = self._read_by_computed()
+        none = bool(self.repaired) and (self.few == 1 or (bool(unread) and len(unread) == cut))
+        return "\n".join([*lines, "no layer was repaired" if none else _told_of_data(self.repaired, self.random)])
 
     def _told_of_stale(self) -> str:
         """One line, for most such numbers are no widths; `stale` has them all."""
@@ -158,16 +161,20 @@ class Report:
         more = f" and {len(self.stale) - 3} more" if len(self.stale) > 3 else ""
         return f"equal to a width that shrank, perhaps by chance, not read by this forward and as before: {names}{more}"
 
-    def _told_of_unread(self) -> list[str]:
-        """The groups that are read by weights that are computed from parameters: no repair makes up for these."""
+    def _read_by_computed(self) -> tuple[int, list[str]]:
+        """The number of groups that were cut, and those of them that only weights computed from parameters read."""
         cut = [g for g in self.plan.groups.values() if len(g.kept) < g.size]
         # Queries and keys are read by each other, and not along a later dim of any tensor.
         read = [g for g in cut if any(s.dim > 0 for s in g.slots)]
-        names = [g.name for g in read if not any(s.role == "consumer" for s in g.slots)]
+        return len(cut), [g.name for g in read if not any(s.role == "consumer" for s in g.slots)]
+
+    def _told_of_unread(self) -> list[str]:
+        """No repair makes up for what computed weights read."""
+        cut, names = self._read_by_computed()
         if not names or not self.repaired:
             return []
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        return [f"{len(names)} of {len(cut)} groups are read by computed weights, which no repair fits: {shown}"]
+        return [f"{len(names)} of {cut} groups are read by computed weights, which no repair fits: {shown}"]
 
 
 def _told_of_data(repaired: bool | None, random: bool) -> str:

@@ -195,8 +195,12 @@ def error(net: nn.Module, small: nn.Module) -> float:
 def test_the_report_names_what_no_repair_fits() -> None:
     norm = torch.nn.utils.parametrizations.weight_norm
     layers = norm(nn.Conv2d(3, 12, 3)), nn.ReLU(), norm(nn.Conv2d(12, 12, 3)), nn.ReLU(), nn.Conv2d(12, 4, 1)
-    report = str(fxprune.prune(nn.Sequential(*layers).eval(), X, macs=0.5, data=teacher()).report)
-    assert "1 of 2 groups are read by computed weights, which no repair fits: 0.param" in report
+    with pytest.warns(UserWarning, match=r"1 of 2 groups are read by computed weights, which no repair fits: 0\.param"):
+        report = str(fxprune.prune(nn.Sequential(*layers).eval(), X, macs=0.5, data=teacher()).report)
+    assert "layers repaired on the data" in report
+    with pytest.warns(UserWarning, match="1 of 1 groups are read by computed weights"):
+        report = str(fxprune.prune(nn.Sequential(*layers[:3]).eval(), X, macs=0.5, data=teacher()).report)
+    assert report.endswith("no layer was repaired")
     attention = nn.Sequential(nn.Linear(8, 16), fxprune.untie_attention(nn.TransformerEncoderLayer(16, 2, 32)))
     report = str(fxprune.prune(attention.eval(), X[0, 0][None], macs=0.5, data=[teacher()[0][:, 0]] * 2).report)
     assert "which no repair fits" not in report
