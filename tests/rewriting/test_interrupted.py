@@ -40,7 +40,7 @@ def after_lines(count: int, function: Callable[[], object]) -> bool:
             raise KeyboardInterrupt
         return watch
 
-    before = sys.gettrace()
+    before, grad = sys.gettrace(), torch.is_grad_enabled()
     sys.settrace(watch)
     try:
         function()
@@ -48,6 +48,7 @@ def after_lines(count: int, function: Callable[[], object]) -> bool:
         return True
     finally:
         sys.settrace(before)
+        torch.set_grad_enabled(grad)  # Python leaves a `with` without its exit where that is interrupted
     return False
 
 

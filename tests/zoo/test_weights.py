@@ -86,7 +86,7 @@ def test_weights_are_pruned_and_tuned_from_the_command_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pruning-ratio", "1.5"], "error: pruning ratio"),
+        (["--pruning-ratio", "1.5"], "error: the pruning ratio"),
         (["--lr", "-1"], "error: fit: lr must be a finite number above 0, got -1.0"),
         (["--plan", __file__], "error: "),
     ],
