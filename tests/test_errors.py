@@ -1230,6 +1230,20 @@ NONSENSE: dict[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
     "group_rows(other)": (lambda m, g, p: R.group_rows(g, _other_plan()), "the plan is for another model"),
     "group_table(title)": (lambda m, g, p: R.group_table(g, title=5), "the title is not of type str; seen: int"),
     "members_table(None)": (lambda m, g, p: R.members_table(None), "the group is not of type Group; seen: NoneType"),
+    "add_samplers(None)": (lambda m, g, p: fxprune.add_samplers(None, ["a"]), "the model is not of type Module"),  # type: ignore[type-var]
+    "add_samplers(3)": (lambda m, g, p: fxprune.add_samplers(m, [3]), "this names no part of the model; seen: int"),  # type: ignore[list-item]
+    "cut_state(numbers)": (
+        lambda m, g, p: fxprune.cut_state({0: X}, p),  # type: ignore[dict-item]
+        "a name in the state is not of type str; seen: int",
+    ),
+    "reconstruct(ridge)": (
+        lambda m, g, p: fxprune.reconstruct(m, fxprune.rewrite(m, p), p, [X], ridge="x"),  # type: ignore[arg-type]
+        "the ridge is not a number in [0, inf); seen: 'x'",
+    ),
+    "reconstruct(memory)": (
+        lambda m, g, p: fxprune.reconstruct(m, fxprune.rewrite(m, p), p, [X], memory=None),  # type: ignore[arg-type]
+        "memory is not a number in (0, inf); seen: None",
+    ),
     "GroupLasso(True)": (
         lambda m, g, p: fxprune.sparsity.GroupLasso(g, True),
         "is not a number in [0, inf); seen: True",

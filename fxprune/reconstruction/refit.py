@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, PlanError, TraceError, check_model
+from fxprune.errors import InputError, PlanError, TraceError, check_model, check_number, check_option
 from fxprune.module.batches import batches
 from fxprune.module.tensors import tensors_of
 from fxprune.optional import progress_bar
@@ -264,12 +264,10 @@ def _best_ridge(parts: Sequence[Gram], start: Tensor, offset: Tensor) -> float |
 
 
 def _check_settings(order: Order, ridge: float | None, memory: int) -> None:
-    if order not in get_args(Order):
-        raise InputError("unknown order", seen=repr(order), remedy=f"one of {', '.join(get_args(Order))}")
-    if ridge is not None and not 0 <= ridge < float("inf"):
-        raise InputError("ridge out of range", seen=repr(ridge), remedy="give a number of at least 0, such as 0.01")
-    if not memory > 0:
-        raise InputError("memory out of range", seen=repr(memory), remedy="give a number of bytes, such as 2**30")
+    check_option("order", order, get_args(Order))
+    if ridge is not None:
+        check_number("the ridge", ridge, "[0, inf)", "0.01 is usual")
+    check_number("memory", memory, "(0, inf)", "give a number of bytes, such as 2**30")
 
 
 def _check_models(model: nn.Module, small: nn.Module, plan: Plan) -> None:

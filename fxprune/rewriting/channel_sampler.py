@@ -8,20 +8,20 @@ layer lets that layer drop input channels of its own choice: it selects them fro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, check_model
+from fxprune.module.names import fits, names_of
 from fxprune.rewriting.copying import copied
 
 M = TypeVar("M", bound=nn.Module)
 BUFFER = "sampled_channels"
 
 
-def add_samplers(model: M, layers: Iterable[str]) -> M:
+def add_samplers(model: M, layers: Iterable[str | nn.Module]) -> M:
     """A copy of the model in which some layers read their input through a channel sampler.
 
     It computes the same as before. In its groups, the input channels of each such layer are a group of their own
@@ -31,7 +31,7 @@ def add_samplers(model: M, layers: Iterable[str]) -> M:
 
     Args:
         model: untouched.
-        layers: names or shell patterns of convolutions (not grouped ones) and linear layers.
+        layers: convolutions (not grouped ones) and linear layers: names, shell patterns or the modules themselves.
 
     Raises:
         InputError: a pattern that fits no such layer, or a layer that has a sampler already.
@@ -45,9 +45,10 @@ def add_samplers(model: M, layers: Iterable[str]) -> M:
     >>> fxprune.rewrite(net, groups.plan({"2.sampled_channels": [0, 3, 5]}))[2].in_channels
     3
     """
-    model = copied(model)
-    for pattern in layers:
-        chosen = [(n, m) for n, m in model.named_modules() if fnmatchcase(n, pattern) and _can_sample(m)]
+    check_model("the model", model)
+    names, model = names_of(model, layers), copied(model)
+    for pattern in names:
+        chosen = [(n, m) for n, m in model.named_modules() if fits(n, pattern) and _can_sample(m)]
         if not chosen:
             remedy = "name nn.Conv1d, nn.Conv2d, nn.Conv3d (groups=1) or nn.Linear modules"
             raise InputError("no layer that can read through a sampler has this name", seen=pattern, remedy=remedy)

@@ -86,6 +86,8 @@ def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     {'0.weight': (3, 4), '0.bias': (3,), '2.weight': (2, 3), '2.bias': (2,)}
     """
     check_kind("the state", state, Mapping, "give tensors by name, as model.state_dict() does")
+    for name in state:
+        check_kind("a name in the state", name, str, "give tensors by name, as model.state_dict() does")
     check_plan(plan)
     names = {name: plan.aliases.get(name, name) for name in state}
     _check_names(names, plan)

@@ -678,10 +678,10 @@ def pair() -> Iterator[tuple[Net, Net, fxprune.Plan, Tensor]]:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"order": "backwards"}, r"unknown order; seen: 'backwards'; remedy: one of sequential, at_once"),
-        ({"ridge": -1.0}, r"ridge out of range; seen: -1.0; remedy: give a number of at least 0"),
-        ({"ridge": float("nan")}, r"ridge out of range"),
-        ({"memory": 0}, r"memory out of range"),
+        ({"order": "backwards"}, r"unknown order; seen: backwards; remedy: one of sequential, at_once"),
+        ({"ridge": -1.0}, r"the ridge is not a number in \[0, inf\); seen: -1.0"),
+        ({"ridge": float("nan")}, r"the ridge is not a number"),
+        ({"memory": 0}, r"memory is not a number in"),
         ({"positions": 0}, r"positions must be a positive integer"),
     ],
 )
