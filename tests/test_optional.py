@@ -51,7 +51,10 @@ print("=" * 20)
 NEEDING = {
     "scorers.Lasso()(net, fxprune.find_groups(fxprune.trace(net, x)), [x])": ("sklearn", "lasso"),
     "search.Workers(2)": ("joblib", "workers"),
-    "scorers.TorchPruning(None)(net, fxprune.find_groups(fxprune.trace(net, x)))": ("torch_pruning", "peer"),
+    "scorers.TorchPruning(lambda group: None)(net, fxprune.find_groups(fxprune.trace(net, x)))": (
+        "torch_pruning",
+        "peer",
+    ),
 }
 
 
