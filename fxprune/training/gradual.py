@@ -192,7 +192,7 @@ class Gradual(Generic[M]):
 
     def _check_state(self, state: Any) -> None:
         if not _is_state(state):
-            raise InputError("this is no state of a pruner", seen=repr(state)[:60], remedy="give what it gave itself")
+            raise InputError("this is no state of a pruner", seen=repr(state)[:60], remedy="give one of state_dict()")
         done, of = state["done"], state.get("of", len(self.epochs))
         if len(self.epochs) <= done < of:  # the goal would never be reached
             seen, remedy = f"{done} of {of} cuts made, {len(self.epochs)} epochs", f"give at least {done + 1} epochs"

@@ -34,9 +34,11 @@ def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], p
         renewed: {old parameter: (its name, new parameter)}.
         plan: what was cut.
     """
-    for inner in vars(optimizer).values():
-        if isinstance(inner, Optimizer):
-            follow(inner, renewed, plan)
+    for one in all_in(optimizer):
+        _follow(one, renewed, plan)
+
+
+def _follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> None:
     held = any(p in renewed for group in optimizer.param_groups for p in group["params"])
     for group in optimizer.param_groups:
         group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
@@ -57,14 +59,14 @@ def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], p
     if anew:
         kind = type(optimizer).__name__
         what = f"{kind} begins anew for {len(anew)} parameters, such as {anew[0]}: its state cannot be cut"
-        warnings.warn(what, stacklevel=2)
+        warnings.warn(what, stacklevel=3)
 
 
 def _forget(optimizer: LBFGS, *, held: bool) -> None:
     """Its history is of vectors of all parameters one after another, whose number it remembers."""
     if held and optimizer.state:
         optimizer.state.clear()
-        warnings.warn("LBFGS begins anew: its state spans all parameters and cannot be cut", stacklevel=3)
+        warnings.warn("LBFGS begins anew: its state spans all parameters and cannot be cut", stacklevel=4)
     if held:
         optimizer._numel_cache = None
 

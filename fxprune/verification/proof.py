@@ -92,8 +92,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         InputError: the model holds NaN.
         ProofError: the pruned model still fails or differs.
     """
-    model, disproved = groups.graph.model, list[str]()
-    read = {str(n.target) for n in groups.graph.fx.nodes if n.op == "get_attr"}
+    model, disproved, read = groups.graph.model, list[str](), _read(groups.graph)
     refuse_nan({name: t for name, t in groups.graph.tensors.items() if name in read})
     for _ in range(_ROUNDS):
         plan = choose(groups)
@@ -164,9 +163,14 @@ def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: l
     return Proof(found.deviation if compared else None, len(cut), mixed, tuple(disproved), missed)
 
 
+def _read(graph: Graph) -> frozenset[str]:
+    """The tensors that the recorded forward used."""
+    return frozenset(str(n.target) for n in graph.fx.nodes if n.op == "get_attr")
+
+
 def unreached(graph: Graph) -> tuple[str, ...]:
     """The names of modules whose own parameters the recorded forward did not use, though they have some."""
-    used = {str(n.target) for n in graph.fx.nodes if n.op == "get_attr"}
+    used = _read(graph)
     names = {id(t): name for name, t in graph.tensors.items()}
 
     def idle(module: nn.Module) -> bool:
