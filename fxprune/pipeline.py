@@ -40,7 +40,7 @@ from fxprune.search.trial import Evaluate, Task, Tune, tuned
 from fxprune.statistics.different import FEW, different_inputs
 from fxprune.tracing.trace import trace
 from fxprune.verification.compare import refuse_nan
-from fxprune.verification.proof import Proof, proven, unreached
+from fxprune.verification.proof import Proof, of_both, proven, unreached
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -216,8 +216,7 @@ class Job:
                 measures = Measures(now, goals.engine)
             made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
             plan = made.plan if plan is None else plan.then(made.plan)
-            # The last step may have nothing left to do; what was proven of the one before it still holds.
-            proof = made.proof if step == 1 or made.plan.cuts() else proof
+            proof = of_both(proof, made.proof, plan)
             if self.tune is not None:
                 with same_modes(made.model):
                     tuned(self.tune, made.model)

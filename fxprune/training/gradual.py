@@ -36,6 +36,7 @@ from fxprune.tracing.trace import trace
 from fxprune.training.averages import copies_of, take_values
 from fxprune.training.optimizers import all_in, follow
 from fxprune.training.ranks import decided, spread
+from fxprune.verification.proof import of_both
 
 M = TypeVar("M", bound=nn.Module)
 _SAMPLES = 1024
@@ -280,8 +281,7 @@ class Gradual(Generic[M]):
         assert self._groups is not None
         assert self._before is not None
         self.plan = plan
-        # The last cut may have had nothing left to do; what was proven of the one before it still holds.
-        proof = report.proof if self._report is None or report.plan.cuts() else self._report.proof
+        proof = of_both(None if self._report is None else self._report.proof, report.proof, plan)
         self._report = replace(report, before=self._before, groups=self._groups, plan=plan, proof=proof)
 
     def _tell_if_untouched(self) -> None:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from functools import cached_property
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import cut, scaled
-from fxprune.verification.compare import same_numbers
+from fxprune.verification.compare import are_close, same_numbers
 from fxprune.verification.randomise import drawn_like, is_redrawn
 
 
@@ -27,9 +28,9 @@ class Precision(Enum):
 
     Attributes:
         OWN: in the model's own.
-        SINGLE: in the model's own, which is float32 or wider throughout; results are equal to the last bit, or nothing
-            is known. Both models sum over the same channels in the same order, so that nothing but a difference makes
-            one, and what is less than the last bit of float32 would pass in float64 as well.
+        SINGLE: in the model's own, which is float32 or wider throughout; each number is equal but for its last bits,
+            or nothing is known. The pruned model is given the masked one's sums wherever it has the same weights and
+            inputs, so that no rounding of one layer reaches the next.
         DOUBLE: in float64.
     """
 
@@ -64,6 +65,8 @@ class Numbers:
         self._vectors: dict[str, Tensor] = {}
         self._agree: dict[str, bool] = {}
         self._products: dict[str, list[_Product]] = {}
+        self._has_ends = False  # whether a map was seen whose end functions may round in another way
+        self._orders: dict[str, dict[int, Tensor]] = {}
         self._scaled = {scale.tensor for scale in plan.scales}
         self._given: dict[str, Tensor] = {}
 
@@ -141,26 +144,51 @@ class Numbers:
         So much memory is not taken and given back for each layer.
         """
         kept = {dim: stays for dim, (stays, _) in self._parts.get(name, {}).items()}
-        source, made, alike = self._source(name), self._made(name), self._may_agree(name, kept)
+        source, made, alike = self._source(name), self._made(name), name not in self._scaled
+        order = self._order(name, kept)
         for part in _parts_of(source, kept):
             left = cut(source, kept if part is None else {**kept, 0: part.rows})
-            if name not in self._agree:
-                alike = alike and (made is None or same_numbers(left, made if part is None else made[part.place]))
+            if name not in self._agree and alike and made is not None:
+                alike = (
+                    _holds(made, left, order) if part is None else not order and same_numbers(left, made[part.place])
+                )
             yield self._fresh(name, left)
         self._agree.setdefault(name, alike)
 
-    def _may_agree(self, name: str, kept: Mapping[int, Tensor]) -> bool:
-        """Whether the pruned model's tensor holds what is left in the same order, unless `rewrite` is wrong."""
-        ascending = all(np.array_equal(kept[dim].numpy(force=True), k) for dim, k in self._cuts_of(name).items())
-        return ascending and name not in self._scaled
+    def _order(self, name: str, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Where the indices that a dim of the pruned model has lie among what is left, unless they ascend."""
+        if name not in self._orders:
+            places = ((dim, kept[dim].new_tensor(k).argsort().argsort()) for dim, k in self._cuts_of(name).items())
+            self._orders[name] = {dim: at for dim, at in places if bool((at.diff() < 0).any())}
+        return self._orders[name]
 
     def forget_products(self) -> None:
         self._products.clear()
+        self._has_ends = False
 
-    def note_product(self, name: str, x: Tensor, out: Tensor, how: Any) -> None:
-        """Remember what a layer made with `blocks(name)`, if that takes little memory beside the weight itself."""
-        if 2 * (x.numel() + out.numel()) <= self.tensors[name].numel() and self._agree[name]:
-            self._products.setdefault(name, []).append(_Product(x, out, (x._version, out._version), how))
+    def note_product(self, name: str, x: Tensor, out: Tensor, how: Any, *, channel: int, groups: int) -> None:
+        """Remember what a layer made with `blocks(name)`, if that takes little memory beside the weight.
+
+        It may take more, as long as it is little, where the pruned model would round sums in another way.
+
+        Args:
+            name: of the weight.
+            x: what the layer has read, without channels that meet zeros.
+            out: what it has made, without its bias.
+            how: the layer's further arguments, in the order and by the names that they were given by.
+            channel: the dim of both that holds the channels.
+            groups: how many groups of channels there were.
+        """
+        order, depthwise = self._orders[name], groups == x.shape[channel] == out.shape[channel]
+        if order and groups > 1 and not depthwise:
+            return  # in what order the pruned model's layer reads is not known
+        self._has_ends = self._has_ends or out.numel() % _AT_ONCE != 0
+        rounded_anew = self._has_ends or bool(order)
+        limit = max(self.tensors[name].numel(), _LITTLE if rounded_anew else 0)
+        if 2 * (x.numel() + out.numel()) <= limit and self._agree[name]:
+            written, read = order.get(0), order.get(0 if depthwise else 1)
+            product = _Product(x, out, (x._version, out._version), how, channel, written, read)
+            self._products.setdefault(name, []).append(product)
 
     def known_product(self, name: str, x: Tensor, how: Any) -> Tensor | None:
         """What a layer of the pruned model makes, if it is the very product that the masked model has computed.
@@ -171,10 +199,12 @@ class Numbers:
         if not noted:
             return None
         known = noted.pop(0)
-        unwritten = (known.x._version, known.out._version) == known.versions
-        alike = same_numbers if self.precision is Precision.SINGLE else _alike
-        same = unwritten and known.how == how and x.dtype == known.x.dtype and alike(x, known.x)
-        return known.out.clone() if same else None
+        if (known.x._version, known.out._version) != known.versions or known.how != how or x.dtype != known.x.dtype:
+            return None
+        alike = are_close if self.precision is Precision.SINGLE else _alike
+        if not alike(x, selected(known.x, known.read, known.channel)):
+            return None
+        return known.out.clone() if known.written is None else selected(known.out, known.written, known.channel)
 
     def pruned(self, name: str) -> Tensor:
         """As `rewrite` cuts it, or has cut it."""
@@ -226,20 +256,50 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
     return torch.strided not in (a.layout, b.layout) or (a.layout is b.layout and a.data_ptr() == b.data_ptr())
 
 
+_LITTLE = 2**18  # numbers; all maps of a network on a small image are a few megabytes
+_AT_ONCE = 32  # numbers that a processor's widest instructions take; what is left is computed one by one
+
+
+def _holds(made: Tensor, left: Tensor, order: Mapping[int, Tensor]) -> bool:
+    """Whether a tensor of the pruned model holds what is left of the masked one, in that order."""
+    for dim, places in order.items():
+        left = left.index_select(dim, places)
+    return same_numbers(left, made)
+
+
 class _Product(NamedTuple):
-    """What a layer has made of its input, the versions of both, and the layer's further arguments."""
+    """What a layer has made of its input.
+
+    Attributes:
+        x: the input.
+        out: the result.
+        versions: of both, which grow with what is written to them.
+        how: the layer's further arguments.
+        channel: the dim of both that holds the channels.
+        written: where the channels that the pruned model's layer writes lie in the result, if in another order.
+        read: where those that it reads lie in the input, if in another order.
+    """
 
     x: Tensor
     out: Tensor
     versions: tuple[int, int]
     how: Any
+    channel: int
+    written: Tensor | None
+    read: Tensor | None
+
+
+def selected(x: Tensor, kept: Tensor | None, dim: int) -> Tensor:
+    """Those of a dim's indices, or all."""
+    return x if kept is None else x.index_select(dim, kept)
 
 
 def _alike(x: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal, or differ by less than sums of other zeros may come out as."""
     if x.shape != other.shape or not x.is_floating_point() or same_numbers(x, other):
         return same_numbers(x, other)
-    return bool((x - other).abs_().max() <= _ROUNDING * torch.finfo(x.dtype).eps * other.abs().max())
+    gap = float((x - other).abs_().max())
+    return isfinite(gap) and gap <= _ROUNDING * torch.finfo(x.dtype).eps * float(other.abs().max())
 
 
 _ROUNDING = 64  # times the precision: far less than any channel that is taken for another makes

@@ -29,8 +29,8 @@ class Proof:
         deviation: the largest relative deviation (see `fxprune.verify`), with the groups of `mixed` kept whole; None
             if that leaves nothing to compare.
         pruned: how many groups are pruned.
-        mixed: groups that a norm, mean or softmax runs over, and those tied to them, with the op. There the pruned
-            model differs from the masked one as it should, so that it is compared with these groups kept whole.
+        mixed: groups that a norm, mean or softmax runs over, with the op, and those tied to them, without. There the
+            pruned model differs from the masked one as it should, so that it is compared with these groups kept whole.
         disproved: groups that were planned and made the pruned model differ; they are kept whole.
         unreached: layers that the example inputs did not reach, where groups were disproved: other inputs may reach
             them, and they read what was kept.
@@ -46,10 +46,13 @@ class Proof:
         found = "" if self.deviation is None else f"largest relative deviation {self.deviation:.1e}"
         if not self.mixed:
             return f"pruned against masked: {found or 'nothing is pruned'}"
-        ops = ", ".join(op for op, _ in Counter(self.mixed.values()).most_common(3))
+        ops = Counter(op for op in self.mixed.values() if op)
+        names = ", ".join(op for op, _ in ops.most_common(3)) or "a norm, mean or softmax"
+        tied = len(self.mixed) - ops.total()
         return (
-            f"{len(self.mixed)} of {self.pruned} pruned groups run through {ops}, which sees which channels stay; "
-            f"pruned against masked with these kept whole: {found or 'nothing to compare'}"
+            f"{ops.total()} of {self.pruned} pruned groups run through {names}, which sees which channels stay"
+            + (f", and {tied} more shrink with such groups" if tied else "")
+            + f"; pruned against masked with these kept whole: {found or 'nothing to compare'}"
         )
 
     def warnings(self) -> list[str]:
@@ -63,6 +66,26 @@ class Proof:
             f"{len(self.disproved)} groups are kept whole, for pruning them makes the model differ from the masked one "
             f"({why}): {names}"
         ]
+
+
+def of_both(before: Proof | None, later: Proof | None, plan: Plan) -> Proof | None:
+    """What two cuts have proven, one after the other.
+
+    Args:
+        before: of the first cut; None if nothing was proven.
+        later: of the second one, against the model that the first one made.
+        plan: of both together.
+    """
+    if before is None or later is None:
+        return before or later
+    known = [p.deviation for p in (before, later) if p.deviation is not None]
+    return Proof(
+        max(known, default=None),
+        sum(len(g.kept) < g.size for g in plan.groups.values()),
+        {**before.mixed, **later.mixed},
+        tuple(dict.fromkeys([*before.disproved, *later.disproved])),
+        tuple(dict.fromkeys([*before.unreached, *later.unreached])),
+    )
 
 
 _ROUNDS = 4  # of planning again
@@ -158,7 +181,7 @@ def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: l
     """Part: what was compared."""
     cut, compared = ({name for name, g in p.groups.items() if len(g.kept) < g.size} for p in (plan, part))
     ops = {g.name: g.mixed_by.partition(" in ")[0] for g in groups}
-    mixed = {name: ops[name] or "what they are tied to" for name in plan.groups if name in cut - compared}
+    mixed = {name: ops[name] for name in plan.groups if name in cut - compared}
     missed = unreached(groups.graph) if disproved else ()
     return Proof(found.deviation if compared else None, len(cut), mixed, tuple(disproved), missed)
 

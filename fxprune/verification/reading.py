@@ -31,7 +31,7 @@ from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
 from fxprune.verification.convolution import conv2d
 from fxprune.verification.inputs import tensors_in
-from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted
+from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted, selected
 from fxprune.verification.randomise import is_leaf, outlives_the_call
 
 _NAMES = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
@@ -250,12 +250,12 @@ class MaskedReading(Reading):
         if name is None or known is None:
             return super()._product(func, x, weight, *how, **options)
         channel, (read, left) = _channel(func, weight), known
-        x = _selected(x, read, channel)
+        x = selected(x, read, channel)
         if left != groups:
             how, options = how[:3], {**options, "groups": left}
         parts = [func(x, block, None, *how, **options) for block in self.numbers.blocks(name)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, channel)
-        self.numbers.note_product(name, x, out, (how, options))
+        self.numbers.note_product(name, x, out, (how, options), channel=channel, groups=left)
         rows = self.numbers.kept(name, 0)
         if rows is None:
             return out  # type: ignore[no-any-return]
@@ -339,7 +339,3 @@ _LAYERS = _TRANSPOSED | {torch.conv1d, torch.conv2d, torch.conv3d, F.linear}
 def _channel(func: Any, weight: Tensor) -> int:
     """The dim of a layer's input and result that holds the channels, counted from the last."""
     return -1 if func is F.linear else 1 - weight.dim()
-
-
-def _selected(x: Tensor, kept: Tensor | None, dim: int) -> Tensor:
-    return x if kept is None else x.index_select(dim, kept)

@@ -27,8 +27,8 @@ from fxprune.verification.judgement import Measured, Question, judged
 def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, randomise: bool = True, seed: int = 0) -> float:
     """The largest relative deviation between the pruned model and the masked one.
 
-    Computed in float32, which suffices where every result is equal to the last bit; else in float64, or, where the
-    model's code insists on another type, in the model's own.
+    Computed in float32, which suffices where every number is equal but for its last two bits: that counts as 0. Else
+    in float64, or, where the model's code insists on another type, in the model's own.
 
     A deep net that was never trained damps its signal until a wrong channel in an early layer hides below rounding.
     Therefore the comparison runs, on copies, with every signal randomised: tensors whose elements are all equal (fresh

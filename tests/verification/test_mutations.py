@@ -45,6 +45,13 @@ def divisor() -> tuple[nn.Module, Tensor]:
     return model, torch.rand(5, 3)
 
 
+def divisor_of_many() -> tuple[nn.Module, Tensor]:
+    """A wide layer reads it, whose product with what both models have in common is computed once."""
+    model = Net(lambda m, x: m.b(m.a(x) / m.size), {"a": nn.Linear(3, 16), "b": nn.Linear(16, 64)})
+    model.register_buffer("size", torch.rand(16) + 0.5)
+    return model, torch.rand(2, 3)
+
+
 def chain() -> tuple[nn.Module, Tensor]:
     """Deep, narrow and without norms: the signal of the first layers is gone at the end."""
     return nn.Sequential(*(nn.Linear(8, 8) for _ in range(30))), torch.rand(2, 8)
@@ -102,7 +109,19 @@ def dead_filters() -> tuple[nn.Module, Tensor]:
 
 
 NETS: list[Callable[[], tuple[nn.Module, Any]]] = [
-    *(norm_between, own_norm, divisor, chain, tanh_chain, residual, depthwise, grouped, flattened, transposed),
+    *(
+        norm_between,
+        own_norm,
+        divisor,
+        divisor_of_many,
+        chain,
+        tanh_chain,
+        residual,
+        depthwise,
+        grouped,
+        flattened,
+        transposed,
+    ),
     *(read_past_modules, insists_on_a_type, dead_filters),
 ]
 

@@ -12,7 +12,9 @@ from oracle import ROUNDING, random_plan
 from torch import Tensor, nn
 
 import fxprune
+from fxprune import pipeline
 from fxprune.verification.blame import smallest
+from fxprune.verification.proof import Proof, of_both, proven
 
 X = torch.rand(2, 3, 9, 9)
 
@@ -125,6 +127,30 @@ def test_groups_that_a_norm_runs_over() -> None:
     assert report.deviation is not None
     assert report.deviation <= ROUNDING
     assert "1 of 2 pruned groups run through aten.native_layer_norm" in str(report)
+
+
+def test_the_proof_of_several_steps_is_of_all_of_them() -> None:
+    """A later step cuts less, or nothing, and has less to say."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.GroupNorm(1, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    plan = fxprune.find_groups(fxprune.trace(model, torch.rand(2, 5))).plan({"0": [0, 1], "2": [0, 1]})
+    first, second = Proof(None, 1, {"0": "norm"}, ("x",)), Proof(3e-16, 1, {}, ("x", "y"), ("late",))
+    both = Proof(3e-16, 2, {"0": "norm"}, ("x", "y"), ("late",))
+    assert of_both(of_both(of_both(None, first, plan), second, plan), Proof(None, 0), plan) == both
+    assert of_both(None, None, plan) is None
+
+
+def test_steps_tell_what_all_of_them_have_proven(monkeypatch: Any) -> None:
+    proofs = iter([Proof(None, 1, {"0": "norm"}), Proof(2e-16, 1)])
+    monkeypatch.setattr(pipeline, "proven", lambda *args: proven(*args)._replace(proof=next(proofs)))
+    model = nn.Sequential(nn.Linear(5, 8), nn.GroupNorm(1, 8), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
+    report = fxprune.prune(model, torch.rand(2, 5), pruning_ratio=0.5, steps=2).report
+    assert report.proof == Proof(2e-16, 2, {"0": "norm"})
+
+
+def test_groups_that_shrink_with_mixed_ones_are_counted_apart() -> None:
+    text = str(Proof(0.0, 3, {"a": "aten.native_layer_norm.default", "b": ""}))
+    assert text.startswith("1 of 3 pruned groups run through aten.native_layer_norm.default, which sees which channels")
+    assert "stay, and 1 more shrink with such groups; pruned against masked" in text
 
 
 def test_nothing_but_groups_that_a_norm_runs_over() -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import TrainingHead
+from torch import nn
 
 import fxprune
-from fxprune.verification.compare import are_equal, deviation
+from fxprune.verification import judgement
+from fxprune.verification.compare import are_close, are_equal, deviation
 
 
 @pytest.mark.parametrize("name", ["", "layer"])
@@ -46,3 +49,53 @@ def test_wrong_channels_in_training_mode_alone_are_found() -> None:
         replace(s, channels=s.channels[::-1].copy()) if s.tensor.startswith("aux") else s for s in group.slots
     )
     assert fxprune.verify(model, replace(plan, groups={"a": replace(group, slots=wrong)}), x) > 1e-3
+
+
+class _Gated(nn.Module):
+    """Maps of one position, whose sigmoids end in another place of the tensor when channels go."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.squeeze = nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 1)
+        self.excite = nn.Conv2d(width, width, 1)
+        self.last = nn.Conv2d(width, 8, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.conv(x).relu()
+        gate = F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return self.last(x * self.excite(gate).sigmoid())
+
+
+class _Shuffled(nn.Module):
+    """Halves that are shuffled: after two of them, what is left lies in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Any) -> Any:
+        kept, branched = x.chunk(2, 1)
+        x = torch.cat([kept, self.branch(branched).relu()], 1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def _shuffled() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 24, 3), _Shuffled(), _Shuffled(), nn.Conv2d(24, 4, 1))
+
+
+@pytest.mark.parametrize("make", [lambda: _Gated(24), _shuffled], ids=["gated", "shuffled"])
+def test_models_that_round_in_another_way_need_no_float64(make: Any, monkeypatch: Any) -> None:
+    """Where functions end at another number, or sums have another order, float32 shows as much."""
+    monkeypatch.setattr(judgement, "_judged_on", lambda *_: pytest.fail("float32 did not do"))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        fxprune.prune(make().eval(), torch.randn(2, 3, 12, 12), pruning_ratio=0.5)
+
+
+def test_a_number_is_close_only_within_its_own_last_bits() -> None:
+    numbers = torch.tensor([1e6, 1e-3])
+    assert are_close(numbers, numbers * (1 + 2e-7))
+    assert not are_close(numbers, numbers + torch.tensor([0.0, 1e-8]))
+    assert not are_close(numbers, numbers[:1])
+    assert not are_close(numbers, torch.tensor([inf, 1e-3]))
