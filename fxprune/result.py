@@ -158,7 +158,7 @@ class Report:
     def _told_of_stale(self) -> str:
         """One line, for most such numbers are no widths; `stale` has them all."""
         names = ", ".join(f"{f'{s.module}.{s.name}'.lstrip('.')} = {s.value}" for s in self.stale[:3])
-        more = f" and {len(self.stale) - 3} more" if len(self.stale) > 3 else ""
+        more = f" and {len(self.stale) - 3} more (`report.stale`)" if len(self.stale) > 3 else ""
         return f"equal to a width that shrank, perhaps by chance, not read by this forward and as before: {names}{more}"
 
     def _read_by_computed(self) -> tuple[int, list[str]]:

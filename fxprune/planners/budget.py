@@ -20,6 +20,7 @@ from fxprune.planners.allocation.price import Floats, Measure, Price, check_meas
 from fxprune.scorers.base import check_scores, share
 
 Planner = Callable[[Groups, Mapping[str, Tensor]], Plan]
+UNUSED = "the allowed widths leave"
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class _BudgetProblem:
             raise InputError("the measure of cost is not a function of the widths", seen=seen, remedy=_STEADY)
         if spent < (1 - tolerance) * self._limit:
             unused = f"{1 - spent / self._limit:.1%}"
-            warnings.warn(f"the allowed widths leave {unused} of the budget unused", stacklevel=3)
+            warnings.warn(f"{UNUSED} {unused} of the budget unused", stacklevel=3)
         counts = {n: c for u, p in zip(self.units, parts, strict=True) for n, c in u.counts(p).items()}
         return keep_best(self._groups, self._scores, counts)
 

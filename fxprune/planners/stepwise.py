@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -12,7 +13,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.choose import keep_best
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints
-from fxprune.planners.budget import Planner
+from fxprune.planners.budget import UNUSED, Planner
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class Towards:
     constraints: Constraints = UNCONSTRAINED
 
     def __call__(self, groups: Groups, scores: Mapping[str, Tensor]) -> Plan:
-        plan = self.planner(groups, scores)
         if self.part >= 1:
-            return plan
-        ends = plan.kept_counts()
+            return self.planner(groups, scores)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", UNUSED)  # a later step may use it, and the last one tells
+            ends = self.planner(groups, scores).kept_counts()
         return keep_best(
             groups, scores, {g.name: self._width(g.name, g.size, ends[g.name]) for g in groups}, self.constraints
         )

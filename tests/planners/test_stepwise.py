@@ -1,5 +1,6 @@
 """Widths on the way to a goal."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -23,3 +24,10 @@ def test_no_step_cuts_below_the_end_and_roundings_do_not_add_up() -> None:
         model = fxprune.rewrite(model, plan)
     assert [w["0"] for w in widths] == [56, 48, 40, 40, 32, 24]
     assert all(w["2"] in (8, 16, 20) for w in widths)
+
+
+def test_the_last_step_alone_tells_of_a_rest() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.warns(UserWarning, match="of the budget unused") as told:
+        fxprune.prune(net, torch.zeros(1, 4), macs=0.55, steps=3)
+    assert len([w for w in told if "unused" in str(w.message)]) == 1
