@@ -158,8 +158,8 @@ class Numbers:
     def _order(self, name: str, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Where the indices that a dim of the pruned model has lie among what is left, unless they ascend."""
         if name not in self._orders:
-            places = ((dim, kept[dim].new_tensor(k).argsort().argsort()) for dim, k in self._cuts_of(name).items())
-            self._orders[name] = {dim: at for dim, at in places if bool((at.diff() < 0).any())}
+            turned = {dim: k for dim, k in self._cuts_of(name).items() if (k[1:] < k[:-1]).any()}
+            self._orders[name] = {dim: kept[dim].new_tensor(k.argsort().argsort()) for dim, k in turned.items()}
         return self._orders[name]
 
     def forget_products(self) -> None:

@@ -99,9 +99,11 @@ class Twin:
         batches = {t.shape[0] for t in tensors_in(inputs) if t.dim()}
 
         def keep(name: str) -> Any:
-            return lambda _m, _args, out: found.extend(
-                (name, _one_of(t, batches)) for t in output_tensors(out) if outlives_the_call(t)
-            )
+            def note(_module: nn.Module, _args: Any, out: Any) -> None:
+                with torch._C.DisableTorchFunction():  # looking at a result is no call of the model's
+                    found.extend((name, _one_of(t, batches)) for t in output_tensors(out) if outlives_the_call(t))
+
+            return note
 
         kind = MaskedReading if self.which == "masked" else Reading
         with isolated(self.model) as model, sdpa_kernel(SDPBackend.MATH):
