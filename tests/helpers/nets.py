@@ -1002,6 +1002,20 @@ def softmax_over_channels(m: Any, x: Tensor) -> Tensor:
     return m.c(m.b(m.a(x).relu()).softmax(1))
 
 
+class Shuffled(nn.Module):
+    """Halves that are shuffled: after two of them, what is left lies in another order."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Conv2d(width // 2, width // 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        kept, branched = x.chunk(2, 1)
+        x = torch.cat([kept, self.branch(branched).relu()], 1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
 class TrainingHead(nn.Module):
     """A second head that runs in training mode alone."""
 

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
+from nets import Shuffled
 from torch import Tensor, nn
 
 import fxprune
@@ -252,3 +253,17 @@ def test_ratios_by_name_are_checked() -> None:
     groups = groups_of(3)
     with pytest.raises(fxprune.InputError, match="no prunable group has the name or pattern; seen: conv"):
         PerGroup({"conv*": 0.5})(groups, scores_of(groups))
+
+
+@pytest.mark.parametrize("constraints", [Constraints(), Constraints(round_to=4), Constraints(round_to=3, minimum=5)])
+def test_widths_are_raised_alike_whether_all_of_them_are_known_or_not(constraints: Constraints) -> None:
+    """Balanced groups are recorded at the widths that are asked for alone, and give the same."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 1), Shuffled(24), Shuffled(24), nn.Conv2d(24, 12, 1), nn.ReLU(), nn.Conv2d(12, 4, 1)
+    )
+    for ratio in (0.0, 0.2, 0.5, 0.6, 0.95):
+        groups = fxprune.find_groups(fxprune.trace(net, torch.rand(1, 3, 4, 4)))  # nothing is known of them yet
+        wished = {g.name: round((1 - ratio) * g.size) for g in groups}
+        found = constraints.fit(groups, wished)
+        units = constraints.units(groups)
+        assert found == {name: n for u in units for name, n in u.counts(u.raised(wished)).items()}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import TrainingHead
+from nets import Shuffled, TrainingHead
 from torch import nn
 
 import fxprune
@@ -66,22 +66,8 @@ class _Gated(nn.Module):
         return self.last(x * self.excite(gate).sigmoid())
 
 
-class _Shuffled(nn.Module):
-    """Halves that are shuffled: after two of them, what is left lies in another order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.branch = nn.Conv2d(12, 12, 1)
-
-    def forward(self, x: Any) -> Any:
-        kept, branched = x.chunk(2, 1)
-        x = torch.cat([kept, self.branch(branched).relu()], 1)
-        n, c, h, w = x.shape
-        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
 def _shuffled() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 24, 3), _Shuffled(), _Shuffled(), nn.Conv2d(24, 4, 1))
+    return nn.Sequential(nn.Conv2d(3, 24, 3), Shuffled(24), Shuffled(24), nn.Conv2d(24, 4, 1))
 
 
 @pytest.mark.parametrize("make", [lambda: _Gated(24), _shuffled], ids=["gated", "shuffled"])

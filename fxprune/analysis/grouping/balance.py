@@ -62,7 +62,7 @@ class Balance(Recorded):
         super().__init__(analysis, members, positions, reduce(gcd, map(len, positions.values())))
         self.all: Sequence[Balance] = (self,)  # of the analysis, that tables are made for together
         self._fits: dict[int, Fit | None] = {}
-        self._is_tabled = False
+        self._tabled = set[int]()  # which of `_spread` were tried for all sets together
 
     def counts(self, part: int) -> Mapping[str, int] | None:
         """None if the smaller model is not of the same form."""
@@ -83,12 +83,20 @@ class Balance(Recorded):
 
     def parts(self) -> list[int]:
         """Parts that are possible, evenly spread; each one tried costs a recording, so not all are."""
+        return [p for k, p in enumerate(self._spread) if self._is_possible(k)]
+
+    def following(self, part: int) -> int:
+        return next(p for k, p in enumerate(self._spread) if (p >= part or p == self.step) and self._is_possible(k))
+
+    def _is_possible(self, k: int) -> bool:
+        """Whether the k-th part of `_spread` is possible, asked for all sets that have as many of them together."""
         alike = [b for b in self.all if len(b._spread) == len(self._spread)]
-        for k in range(len(self._spread) if len(alike) > 1 and not self._is_tabled else 0):
+        if len(alike) > 1 and k not in self._tabled:
             everywhere({b: b._spread[k] for b in alike}, fit_together)
-        for b in alike if len(alike) > 1 else ():
-            b._is_tabled = True  # what was not tried then is not tried now
-        return [p for p in self._spread if (self.knows(p) or not self._is_tabled) and self.counts(p) is not None]
+            for b in alike:
+                b._tabled.add(k)  # what was not tried then is not tried now
+        part = self._spread[k]
+        return (self.knows(part) or k not in self._tabled) and self.counts(part) is not None
 
     @cached_property
     def _spread(self) -> list[int]:

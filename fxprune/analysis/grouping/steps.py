@@ -29,6 +29,9 @@ class Steps(Protocol):
     def nearest(self, part: int) -> int:
         """The possible part next to the given one."""
 
+    def following(self, part: int) -> int:
+        """The smallest possible part that is not below the given one; `step` for all above."""
+
     def parts(self) -> list[int]:
         """Parts that are possible."""
 
@@ -64,6 +67,9 @@ class Ratio:
     def nearest(self, part: int) -> int:
         return max(1, min(self.step, part))
 
+    def following(self, part: int) -> int:
+        return self.nearest(part)
+
     def parts(self) -> list[int]:
         return list(range(1, self.step + 1))
 
@@ -98,6 +104,11 @@ class Limited:
     def nearest(self, part: int) -> int:
         close = self._steps.nearest(part)
         return close if self.counts(close) is not None else min(self.parts(), key=lambda p: abs(p - part))
+
+    def following(self, part: int) -> int:
+        while self.counts(found := self._steps.following(part)) is None:
+            part = found + 1
+        return found
 
     def parts(self) -> list[int]:
         return [p for p in self._steps.parts() if self.counts(p) is not None]

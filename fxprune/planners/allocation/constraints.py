@@ -14,7 +14,7 @@ from fxprune.analysis.groups import Groups
 from fxprune.analysis.ignored import touches
 from fxprune.errors import InputError, check_integer, check_kind, check_number, check_several
 from fxprune.module.names import matches
-from fxprune.planners.allocation.units import Unit
+from fxprune.planners.allocation.units import Together, Unit
 
 V = TypeVar("V", int, float)
 
@@ -68,15 +68,7 @@ class Constraints:
         Raises:
             InputError: a pattern that fits no group, or what is given are no groups.
         """
-        check_are_groups(groups)
-        self._check_patterns(groups)
-        tied = {name: tie for tie in groups.ties for name in tie}
-        sets = dict.fromkeys(tied.get(g.name, frozenset([g.name])) for g in groups)
-        members = [[g for g in groups if g.name in names] for names in sets]
-        steps = [groups.steps(names) for names in sets]
-        return tuple(
-            Unit.of(m, s, [self._least(g) for g in m], self.round_to) for m, s in zip(members, steps, strict=True)
-        )
+        return tuple(Unit.of(s, self.round_to) for s in self._sets(groups))
 
     def fit(self, groups: Groups, wished: Mapping[str, int]) -> dict[str, int]:
         """The allowed widths nearest above the wished ones, {group: channels}; a group without a wish stays whole.
@@ -85,9 +77,18 @@ class Constraints:
         """
         check_kind("the wished widths", wished, Mapping, "give {group: channels}")
         kept: dict[str, int] = {}
-        for unit in self.units(groups):
-            kept |= unit.counts(unit.raised(wished))
+        for together in self._sets(groups):
+            kept |= together.raised(wished, self.round_to)
         return {g.name: kept[g.name] for g in groups}
+
+    def _sets(self, groups: Groups) -> list[Together]:
+        check_are_groups(groups)
+        self._check_patterns(groups)
+        tied = {name: tie for tie in groups.ties for name in tie}
+        sets = dict.fromkeys(tied.get(g.name, frozenset([g.name])) for g in groups)
+        members = [[g for g in groups if g.name in names] for names in sets]
+        steps = [groups.steps(names) for names in sets]
+        return [Together(m, s, [self._least(g) for g in m]) for m, s in zip(members, steps, strict=True)]
 
     def _least(self, group: Group) -> int:
         """Channels that must stay, before rounding."""

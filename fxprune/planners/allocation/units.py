@@ -14,6 +14,43 @@ from fxprune.plan.plan import Ints
 
 
 @dataclass(frozen=True, eq=False)
+class Together:
+    """Groups that shrink together, and how.
+
+    Attributes:
+        members: groups that are tied to one another, or one group.
+        steps: how they shrink together.
+        least: channels that each must keep.
+    """
+
+    members: Sequence[Group]
+    steps: Steps
+    least: Sequence[int]
+
+    def multiples(self, round_to: int) -> list[int]:
+        """What kept counts are multiples of: of this, and of what a group asks for."""
+        return [lcm(round_to, g.multiple) for g in self.members]
+
+    def raised(self, wished: Mapping[str, int], round_to: int) -> dict[str, int]:
+        """The smallest allowed channels of each group that are not below the wished ones; see `Unit`.
+
+        They wish for the part that they wish to keep of all their channels, rounded. No part is tried that is not
+        asked for: that of balanced groups costs a recording of the model.
+        """
+        wish = sum(wished.get(g.name, g.size) for g in self.members) / sum(g.size for g in self.members)
+        part = self.steps.following(round(wish * self.steps.step))
+        while part < self.steps.step and not self._allows(counts := self.steps.counts(part) or {}, round_to):
+            part = self.steps.following(part + 1)
+        return {g.name: g.size for g in self.members} if part == self.steps.step else dict(counts)
+
+    def _allows(self, counts: Mapping[str, int], round_to: int) -> bool:
+        kept = [counts[g.name] for g in self.members]
+        # A balanced group may lose all channels at a small width: others of its tensors stay.
+        enough = all(n >= least or n == 0 for n, least in zip(kept, self.least, strict=True))
+        return enough and not any(n % m for n, m in zip(kept, self.multiples(round_to), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
 class Unit:
     """Groups that shrink together; most often one group.
 
@@ -33,31 +70,27 @@ class Unit:
     kept: Ints
 
     @classmethod
-    def of(cls, members: Sequence[Group], steps: Steps, least: Sequence[int], round_to: int) -> Unit:
-        """
+    def of(cls, together: Together, round_to: int) -> Unit:
+        """What groups can be.
+
         Args:
-            members: groups that are tied to one another, or one group.
-            steps: how they shrink together.
-            least: channels that each must keep.
+            together: the groups.
             round_to: kept counts are multiples of this, and of what a group asks for, or full.
         """
-        possible, kept = np.array(steps.parts(), dtype=np.int64), steps.table([g.name for g in members])
+        steps, names = together.steps, [g.name for g in together.members]
+        possible, kept = np.array(steps.parts(), dtype=np.int64), steps.table(names)
         # A balanced group may lose all channels at a small width: others of its tensors stay.
-        enough = (kept >= np.minimum(least, kept[:, -1])[:, None]) | (kept == 0)
-        multiples = np.array([lcm(round_to, g.multiple) for g in members])[:, None]
-        fits = (enough & (kept % multiples == 0)).all(0)[possible]
+        enough = (kept >= np.minimum(together.least, kept[:, -1])[:, None]) | (kept == 0)
+        fits = (enough & (kept % np.array(together.multiples(round_to))[:, None] == 0)).all(0)[possible]
         fits[-1] = True
-        return cls(tuple(g.name for g in members), steps.step, possible[fits], kept)
+        return cls(tuple(names), steps.step, possible[fits], kept)
 
     def counts(self, parts: int) -> dict[str, int]:
         """Channels that stay of each group at a width."""
         return dict(zip(self.names, self.kept[:, int(parts)].tolist(), strict=True))
 
     def raised(self, wished: Mapping[str, int]) -> int:
-        """The smallest allowed width, in parts, that is not below the wished counts of its groups.
-
-        Groups that shrink together wish for the part that they wish to keep of all their channels, rounded.
-        """
+        """As `Together.raised`, in parts, of widths that are known already."""
         full = self.kept[:, -1]
         wishes = [wished.get(name, size) for name, size in zip(self.names, full.tolist(), strict=True)]
         wish = round(sum(wishes) / int(full.sum()) * self.parts)
