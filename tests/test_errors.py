@@ -42,9 +42,10 @@ def net() -> Iterator[Net]:
     assert footprint(model) == before
 
 
-@pytest.fixture
-def plan(net: Net) -> fxprune.Plan:
-    return fxprune.prune(net, X, 0.5).plan
+@pytest.fixture(scope="module")
+def plan() -> fxprune.Plan:
+    """A value, which no test changes."""
+    return fxprune.prune(CASES["residual"].build(), X, 0.5).plan
 
 
 X = CASES["residual"].inputs()

@@ -4,10 +4,12 @@ import statistics
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
+from processes import python
 
-# One process for all: each takes seconds to import PyTorch. Its compiler takes more than a second longer, and PyTorch
+# In a process that has imported PyTorch. Its compiler takes more than a second longer, and PyTorch
 # imports it at the first call that a dispatch mode sees.
 FRESH = """
 import sys, warnings, torch
@@ -65,7 +67,7 @@ def printed() -> list[str]:
     """
     tries = (f"try:\n    {use}\nexcept fxprune.InputError as error:\n    print(error)\n" for use in NEEDING)
     code = FRESH.format(lazy=LAZY, extras=EXTRAS) + BASE + "".join(tries)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python(code, folder=Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     return [part.strip() for part in done.stdout.split("=" * 20)]
 

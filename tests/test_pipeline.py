@@ -1,5 +1,6 @@
 """`fxprune.prune`: goals, data, steps, the smallest model that is good enough, and mistakes."""
 
+import functools
 import itertools
 import re
 import warnings
@@ -181,9 +182,13 @@ def test_only_what_is_named_loses_channels(net: Net, way: Callable[[Net], Any]) 
 # Data
 
 
-def teacher(count: int = 4, seed: int = 1) -> list[Tensor]:
+def teacher(count: int = 4, seed: int = 1, size: int = 64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(64, 3, 8, 8, generator=generator) for _ in range(count)]
+    return [torch.rand(size, 3, 8, 8, generator=generator) for _ in range(count)]
+
+
+FEW = teacher(1)
+"""For tests that ask for no quality of the repair."""
 
 
 def error(net: nn.Module, small: nn.Module) -> float:
@@ -196,10 +201,10 @@ def test_the_report_names_what_no_repair_fits() -> None:
     norm = torch.nn.utils.parametrizations.weight_norm
     layers = norm(nn.Conv2d(3, 12, 3)), nn.ReLU(), norm(nn.Conv2d(12, 12, 3)), nn.ReLU(), nn.Conv2d(12, 4, 1)
     with pytest.warns(UserWarning, match=r"1 of 2 groups are read by computed weights, which no repair fits: 0\.param"):
-        report = str(fxprune.prune(nn.Sequential(*layers).eval(), X, macs=0.5, data=teacher()).report)
+        report = str(fxprune.prune(nn.Sequential(*layers).eval(), X, macs=0.5, data=FEW).report)
     assert "layers repaired on the data" in report
     with pytest.warns(UserWarning, match="1 of 1 groups are read by computed weights"):
-        report = str(fxprune.prune(nn.Sequential(*layers[:3]).eval(), X, macs=0.5, data=teacher()).report)
+        report = str(fxprune.prune(nn.Sequential(*layers[:3]).eval(), X, macs=0.5, data=FEW).report)
     assert report.endswith("no layer was repaired")
     attention = nn.Sequential(nn.Linear(8, 16), fxprune.untie_attention(nn.TransformerEncoderLayer(16, 2, 32)))
     report = str(fxprune.prune(attention.eval(), X[0, 0][None], macs=0.5, data=[teacher()[0][:, 0]] * 2).report)
@@ -207,9 +212,8 @@ def test_the_report_names_what_no_repair_fits() -> None:
 
 
 def test_repair_does_without_the_callers_autocast(net: Net) -> None:
-    data = teacher()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = fxprune.prune(net, X, macs=0.4, data=data)
+        result = fxprune.prune(net, X, macs=0.4, data=teacher(1, size=128))
     assert error(net, result.model) < 0.2 * error(net, fxprune.rewrite(net, result.plan))
 
 
@@ -275,6 +279,13 @@ def test_a_model_that_holds_a_sparse_matrix(form: str) -> None:
     assert found.plan.kept_counts() == {"first": 32, "second": 24}
 
 
+@functools.cache
+def without_form() -> fxprune.Result[Net]:
+    """What comes of plain batches, which batches of all other forms are compared with."""
+    torch.manual_seed(0)
+    return fxprune.prune(Net().eval(), X, pruning_ratio=0.4, data=teacher(2))
+
+
 @pytest.mark.parametrize(
     ("wrap", "unpack"),
     [
@@ -285,7 +296,7 @@ def test_a_model_that_holds_a_sparse_matrix(form: str) -> None:
     ],
 )
 def test_batches_of_other_forms(net: Net, wrap: Callable[[Tensor], Any], unpack: Any) -> None:
-    expected = fxprune.prune(net, X, pruning_ratio=0.4, data=teacher(2))
+    expected = without_form()
     found = fxprune.prune(net, X, pruning_ratio=0.4, data=[wrap(x) for x in teacher(2)], unpack=unpack)
     assert found.plan == expected.plan
     assert torch.equal(found.model.head.weight, expected.model.head.weight)
@@ -296,19 +307,20 @@ def test_a_generator_is_enough(net: Net) -> None:
     assert found.plan == fxprune.prune(net, X, macs=0.4, data=teacher(2)).plan
 
 
-def test_only_so_many_samples_are_read(net: Net) -> None:
-    read = []
+def test_only_so_many_samples_are_read() -> None:
+    layers = nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)
+    net, x, read = nn.Sequential(*layers), torch.rand(64, 4), list[int]()
 
     class Endless:
         def __iter__(self) -> Any:
             for i in range(10**6):
                 read.append(i)
-                yield teacher(1)[0]
+                yield x
 
-    fxprune.prune(net, X, macs=0.4, data=Endless())
+    fxprune.prune(net, x, macs=0.4, data=Endless())
     assert max(read) == 1024 // 64 - 1
     read.clear()
-    fxprune.prune(net, X, macs=0.4, data=fxprune.Batches(Endless(), samples=100))
+    fxprune.prune(net, x, macs=0.4, data=fxprune.Batches(Endless(), samples=100))
     assert max(read) == 1
 
 
@@ -425,7 +437,7 @@ def test_candidates_are_repaired_and_tuned(net: Net) -> None:
         seen.append(getattr(model, "tuned", False))
         return -error(net, model)
 
-    result = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(), tune=tune)
+    result = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(1, size=128), tune=tune)
     assert seen[0] is False
     assert all(seen[1:])
     assert error(net, result.model) <= 0.05
@@ -463,7 +475,7 @@ def test_an_interrupted_search_goes_on_from_its_folder(net: Net, tmp_path: Path)
         return -error(net, model)
 
     def search() -> fxprune.Result[Net]:
-        return fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(2), folder=tmp_path)
+        return fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=FEW, folder=tmp_path)
 
     with pytest.raises(KeyboardInterrupt, match=re.escape(f"the best so far are in {tmp_path}")):
         search()
@@ -471,7 +483,7 @@ def test_an_interrupted_search_goes_on_from_its_folder(net: Net, tmp_path: Path)
     first_run = 3
     assert len(calls) - 4 == len(resumed.report.history) + 1 - first_run  # the original is evaluated as well
     calls[:] = [1] * 4
-    whole = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=teacher(2))
+    whole = fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=FEW)
     assert whole.plan.kept_counts() == resumed.plan.kept_counts()
     assert all(map(torch.equal, whole.model.state_dict().values(), resumed.model.state_dict().values()))
 
@@ -483,9 +495,7 @@ def test_a_folder_is_of_one_search(net: Net, tmp_path: Path) -> None:
     for repair, told in ((True, None), (False, "repair")):
         context = nullcontext() if told is None else pytest.raises(fxprune.InputError, match=told)
         with context:
-            fxprune.prune(
-                net, X, evaluate=evaluate, max_drop=0.05, data=teacher(2), repair=repair, folder=tmp_path / "runs"
-            )
+            fxprune.prune(net, X, evaluate=evaluate, max_drop=0.05, data=FEW, repair=repair, folder=tmp_path / "runs")
     with pytest.raises(fxprune.InputError, match="folder= is for searches"):
         fxprune.prune(net, X, 0.5, folder=tmp_path)
 

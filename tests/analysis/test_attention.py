@@ -31,8 +31,13 @@ def each(following: str = "") -> list[Any]:
 
 
 @cache
+def graph_of(case: Case) -> fxprune.Graph:
+    return fxprune.trace(case.net(), case.inputs())
+
+
+@cache
 def groups_of(case: Case, heads: str, ignored: tuple[str, ...] = ()) -> fxprune.Groups:
-    return fxprune.find_groups(fxprune.trace(case.net(), case.inputs()), ignored, heads=heads)
+    return fxprune.find_groups(graph_of(case), ignored, heads=heads)
 
 
 def members(groups: fxprune.Groups) -> Counter[Members]:

@@ -50,8 +50,18 @@ def groups_of(model: nn.Module) -> fxprune.Groups:
     return fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 3, 8, 8)))
 
 
+known: dict[tuple[torch.Size, ...], float] = {}
+
+
 def truth(model: nn.Module) -> float:
-    """What the engine takes for a model."""
+    """What the engine takes for a model, which follows from the shapes of its weights."""
+    key = tuple(p.shape for p in model.parameters())
+    if key not in known:
+        known[key] = analysed(model)
+    return known[key]
+
+
+def analysed(model: nn.Module) -> float:
     timer, total = Shapes(torch.device("cpu")), OVERHEAD
     for call in calls_of(groups_of(model).analysis):
         args, kwargs = call.at([axis.full for axis in call.axes])

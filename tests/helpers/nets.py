@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+
+import fxprune
 
 Forward = Callable[..., Any]
 Place = tuple[str, int]
@@ -83,6 +86,15 @@ class Case:
             return self.example(batch, generator)
         shapes = self.example if isinstance(self.example[0], tuple) else (self.example,)
         return tuple(torch.randn(batch, *shape, generator=generator) for shape in shapes)
+
+    def analysed(self, batch: int = 1, seed: int = 0) -> fxprune.Groups:
+        """The groups of the net that `build` makes from the seed, found on such inputs: once for all tests."""
+        return _analysed(self.name, batch, seed)
+
+
+@cache
+def _analysed(name: str, batch: int, seed: int) -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(CASES[name].build(seed), CASES[name].inputs(batch, seed)))
 
 
 CASES: dict[str, Case] = {}

@@ -75,7 +75,11 @@ def without_mixed(groups: fxprune.Groups, plan: fxprune.Plan) -> fxprune.Plan:
 
 
 def check(
-    build: Callable[[], nn.Module], inputs: Callable[[int], tuple[Any, ...]], ratio: float, seed: int = 0
+    build: Callable[[], nn.Module],
+    inputs: Callable[[int], tuple[Any, ...]],
+    ratio: float,
+    seed: int = 0,
+    groups: fxprune.Groups | None = None,
 ) -> fxprune.Plan:
     """Prune `build()` at random and check everything that must hold; returns the plan.
 
@@ -84,9 +88,10 @@ def check(
         inputs: example inputs of a batch size; the model is traced with one sample and run with two.
         ratio: pruning ratio.
         seed: of the scores.
+        groups: of such a model and one sample, where they are known.
     """
     model, x = build(), inputs(1)
-    groups = fxprune.find_groups(fxprune.trace(model, x))
+    groups = fxprune.find_groups(fxprune.trace(model, x)) if groups is None else groups
     plan = random_plan(model, groups, ratio, seed)
     if not len(groups):
         return plan

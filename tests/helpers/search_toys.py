@@ -113,6 +113,12 @@ def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -
     return SEARCHES[name](model, groups, Judged(seconds=seconds), **options, workers=parallel)
 
 
+@cache
+def undisturbed(name: str) -> fxprune.search.Search[Any, Any]:
+    """A search that nothing interrupts, done once for all tests that compare others with it."""
+    return run(name, None)
+
+
 if __name__ == "__main__":
     import search_toys  # so that the functions have the same names as in the tests
 

@@ -6,8 +6,6 @@ import copy
 import functools
 import io
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import python
 from torch import Tensor, nn
 
 import fxprune
@@ -179,7 +178,7 @@ def test_a_pickled_model_needs_nothing_but_its_own_code(tmp_path: Path) -> None:
     """Loaded where this project cannot be imported, and pickled there again."""
     small = fxprune.rewrite(Net(), plan_of(Net(), X)).eval()
     own = Path(__file__).read_text(encoding="utf-8").partition("class Flag")[0]
-    own = "".join(line for line in own.splitlines(keepends=True) if "fxprune" not in line)
+    own = "".join(line for line in own.splitlines(keepends=True) if "fxprune" not in line and "processes" not in line)
     file = tmp_path.joinpath(*__name__.split(".")).with_suffix(".py")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(own, encoding="utf-8")
@@ -197,9 +196,7 @@ for _ in range(2):
     small = torch.load(buffer, weights_only=False)
 print(sorted(m for m in sys.modules if m.startswith("fxprune.")))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = python(code, tmp_path, folder=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr[-2000:]
 
 

@@ -10,15 +10,14 @@ import fxprune
 
 def prune_twice(case: Case) -> tuple[nn.Module, fxprune.Plan, fxprune.Plan, nn.Module]:
     model, x = case.build(), case.inputs()
-    first = plan_of(model, x, 0.3)
+    first = plan_of(model, case.analysed())
     small = fxprune.rewrite(model, first)
-    second = plan_of(small, x, 0.3)
+    second = plan_of(small, fxprune.find_groups(fxprune.trace(small, x)))
     return model, first, second, fxprune.rewrite(small, second)
 
 
-def plan_of(model: nn.Module, x: object, ratio: float) -> fxprune.Plan:
-    groups = fxprune.find_groups(fxprune.trace(model, x))
-    return fxprune.planners.Uniform(ratio)(groups, fxprune.scorers.Random(seed=1)(model, groups))
+def plan_of(model: nn.Module, groups: fxprune.Groups) -> fxprune.Plan:
+    return fxprune.planners.Uniform(0.3)(groups, fxprune.scorers.Random(seed=1)(model, groups))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -108,9 +108,7 @@ def test_a_plan_that_scales_a_tensor_which_it_does_not_cut(groups: fxprune.Group
 
 @pytest.mark.parametrize("name", CASES)
 def test_plans_of_all_networks_can_be_loaded_again(name: str) -> None:
-    case = CASES[name]
-    model = case.build()
-    groups = fxprune.find_groups(fxprune.trace(model, case.inputs()))
+    model, groups = CASES[name].build(), CASES[name].analysed()
     if len(groups):
         plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
         assert fxprune.Plan.from_json(plan.to_json()) == plan

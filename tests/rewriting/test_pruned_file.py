@@ -3,8 +3,6 @@
 import importlib
 import json
 import re
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from processes import python
 from torch import Tensor, nn
 
 import fxprune
@@ -171,8 +170,7 @@ def test_a_model_with_mended_code_is_unpickled_without_fxprune(tmp_path: Path, m
         assert saved["model"].a.weight.shape[0] == 4
         print("fine")
     """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "model.pt")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": "/usr/bin"})
+    done = python(textwrap.dedent(program), tmp_path / "model.pt", folder=tmp_path)
     assert done.stdout == "fine\n", done.stderr
 
 

@@ -29,7 +29,7 @@ def named(case: Case) -> str:
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
 @pytest.mark.parametrize("case", CASES.values(), ids=named)
 def test_oracle(case: Case, ratio: float) -> None:
-    plan = check(case.build, case.inputs, ratio, seed=int(100 * ratio))
+    plan = check(case.build, case.inputs, ratio, seed=int(100 * ratio), groups=case.analysed())
     if case.groups:
         assert sum(len(g.kept) for g in plan.groups.values()) < sum(size for size, _ in case.groups) or ratio == 0.25
 
@@ -37,8 +37,7 @@ def test_oracle(case: Case, ratio: float) -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=named)
 def test_each_group_alone(case: Case) -> None:
     """One group at a time, cut to a single channel."""
-    model, x = case.build(), case.inputs(2)
-    groups = fxprune.find_groups(fxprune.trace(model, x))
+    model, x, groups = case.build(), case.inputs(2), case.analysed(2)
     for g in groups:
         if any(g.name in tie for tie in groups.ties):
             continue  # these shrink together only
@@ -52,8 +51,7 @@ def test_each_group_alone(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=named)
 def test_pruning_twice(case: Case) -> None:
     """A pruned model is an ordinary model: it can be analysed and pruned again."""
-    model, x = case.build(), case.inputs(2)
-    groups = fxprune.find_groups(fxprune.trace(model, x))
+    model, x, groups = case.build(), case.inputs(2), case.analysed(2)
     small = fxprune.rewrite(model, random_plan(model, groups, 0.4))
     again = fxprune.find_groups(fxprune.trace(small, x))
     plan = groups_without_mixed(again, small)
@@ -68,9 +66,8 @@ def groups_without_mixed(groups: fxprune.Groups, model: torch.nn.Module) -> fxpr
 
 @pytest.mark.parametrize("case", CASES.values(), ids=named)
 def test_a_ratio_of_zero_changes_nothing(case: Case) -> None:
-    model, x = case.build(), case.inputs(2)
-    groups = fxprune.find_groups(fxprune.trace(model, x))
-    small = fxprune.rewrite(model, random_plan(model, groups, 0.0))
+    model = case.build()
+    small = fxprune.rewrite(model, random_plan(model, case.analysed(2), 0.0))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), small.state_dict().values(), strict=True))
     assert repr(small) == repr(model)
 
@@ -79,7 +76,7 @@ def test_a_ratio_of_zero_changes_nothing(case: Case) -> None:
 def test_in_place_and_copy_agree(name: str) -> None:
     case = CASES[name]
     model, x = case.build(), case.inputs(2)
-    plan = random_plan(model, fxprune.find_groups(fxprune.trace(model, x)), 0.5)
+    plan = random_plan(model, case.analysed(2), 0.5)
     small = fxprune.rewrite(model, plan)
     assert small is not model
     cut = fxprune.rewrite(model, plan, inplace=True)
@@ -93,7 +90,7 @@ def test_modules_know_their_new_widths(name: str) -> None:
     """A fresh module made from the printed widths has the tensors' shapes."""
     case = CASES[name]
     model = case.build()
-    small = fxprune.rewrite(model, random_plan(model, fxprune.find_groups(fxprune.trace(model, case.inputs())), 0.5))
+    small = fxprune.rewrite(model, random_plan(model, case.analysed(), 0.5))
     for child in small.children():
         fresh = eval(repr(child), vars(torch.nn))  # for instance Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
         assert {n: t.shape for n, t in fresh.state_dict().items()} == {

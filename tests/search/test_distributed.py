@@ -12,11 +12,11 @@ from typing import Any
 
 import launched
 import pytest
-from search_toys import run
+from processes import child
+from search_toys import undisturbed
 from typer.testing import CliRunner
 
 import fxprune
-from tests.search.test_kill import child
 from zoo.__main__ import app
 from zoo.checkpoints import load
 from zoo.errors import ZooError
@@ -115,7 +115,7 @@ def _one_search(first: Any, second: Any, alone: Any, folder: Path) -> None:
     refused = [part.pop("refused") for part in (first, second, alone)]
     assert first == second == alone
     for name in launched.TOYS:
-        assert first[name]["counts"] == run(name, None).plan.kept_counts()
+        assert first[name]["counts"] == undisturbed(name).plan.kept_counts()
         assert first[name]["asked"] > first[name]["steps"]
         assert first[name]["again"] == [True] * 3
         assert first[name]["asked again"] == 0
@@ -148,7 +148,7 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     assert start(tmp_path, "slow_toy").wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     assert first == second
-    whole = run("bees", None)
+    whole = undisturbed("bees")
     assert first["slow_toy"] == {"counts": whole.plan.kept_counts(), "model": launched.digest(whole.model)}
     keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
     assert len(set(keys)) == len(keys), "a candidate was tried twice"

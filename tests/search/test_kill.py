@@ -1,22 +1,18 @@
 """A search that is killed and started again ends as if nothing had happened. Real processes are killed."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import search_toys
-from search_toys import SEARCHES, perceptron, run, widths_of
+from processes import child
+from search_toys import SEARCHES, perceptron, run, undisturbed, widths_of
 
 import fxprune
 from fxprune.search import plan_of, restore
@@ -25,20 +21,6 @@ from tests.search.test_search import same_weights
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
 NAMES = list(SEARCHES)
-
-
-def child(work: Callable[[], object]) -> Any:
-    """A process that does the work; forked, so that it starts at once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
-        process = multiprocessing.get_context("fork").Process(target=work)
-        process.start()
-    return process
-
-
-@cache
-def undisturbed(name: str) -> Any:
-    return run(name, None)
 
 
 def check(name: str, folder: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from nets import CASES
-from search_toys import SEARCHES, Given, Judged, given_to, jitter, perceptron, run, widths_of
+from search_toys import SEARCHES, Given, Judged, given_to, jitter, perceptron, run, undisturbed, widths_of
 from torch import nn
 
 import fxprune
@@ -117,7 +117,7 @@ def test_models_are_judged_and_returned_in_the_modes_of_the_original(name: str) 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_depends_on_its_seed_alone(name: str) -> None:
-    first, other = run(name, None), run(name, None)
+    first, other = undisturbed(name), run(name, None)
     torch.manual_seed(99)
     random.seed(99)
     third = run(name, None)
@@ -403,7 +403,7 @@ def test_constraints_with_patterns_are_settings_too(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
-    whole = run("bees", None)
+    whole = undisturbed("bees")
     model, groups, scores = perceptron(64, 40)
     calls = count()
 
@@ -429,7 +429,7 @@ def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) -> None:
     model, groups, scores = perceptron(64, 40)
     where = tmp_path if folder else None
-    whole = run(name, None)
+    whole = undisturbed(name)
     for stop in (0, 1, 2, 5, 8, 99):
         calls = count()
 
@@ -481,7 +481,7 @@ def test_ctrl_c_saves_says_so_and_is_raised(name: str, tmp_path: Path) -> None:
     assert fxprune.Plan.load(tmp_path / "run" / "plan.json") == best.plan
     same_weights(restore(model, tmp_path / "run" / "best.safetensors"), best.model)
     resumed = SEARCHES[name](model, groups, Judged(), **given, folder=tmp_path / "run")
-    assert resumed.plan == run(name, None).plan
+    assert resumed.plan == undisturbed(name).plan
     with pytest.raises(KeyboardInterrupt, match=r"nothing is saved; folder= keeps what was tried"):
         SEARCHES[name](model, groups, Interrupted(), **given)
     with pytest.raises(fxprune.InputError, match="unknown on_interrupt; seen: wait; remedy: one of raise, return"):

@@ -13,7 +13,7 @@ from typing import Any
 import joblib
 import pytest
 import torch
-from search_toys import SEARCHES, Given, Judged, jitter, perceptron, run
+from search_toys import SEARCHES, Given, Judged, jitter, perceptron, run, undisturbed
 
 import fxprune
 from fxprune.search import BeeColony, Workers
@@ -32,10 +32,10 @@ def same(a: Any, b: Any) -> None:
 
 def test_local_processes_change_nothing(tmp_path: Path) -> None:
     """Two workers against one and against this process; the directory goes from one to the other."""
-    alone = run("bees", None)
+    alone = undisturbed("bees")
     same(run("bees", str(tmp_path), workers=2), alone)
     same(run("bees", str(tmp_path), workers=1), alone)
-    same(run("robust", None, workers=2), run("robust", None))
+    same(run("robust", None, workers=2), undisturbed("robust"))
 
 
 def test_backends_that_return_lists_hand_them_out_in_parts() -> None:
@@ -77,7 +77,7 @@ def test_threads_of_one_process_take_turns() -> None:
         found = SEARCHES["bees"](
             model, groups, Judged(seconds=0.01), scorer=Given(scores), tune=_slow_jitter, workers=Workers()
         )
-    same(found, run("bees", None))
+    same(found, undisturbed("bees"))
 
 
 def _slow_jitter(model: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_cluster_whose_workers_die(cluster: Any, tmp_path: Path) -> None:
     killer.join()
     assert (tmp_path / "died").exists()
     assert set(pids) != set(cluster.run(os.getpid).values())
-    same(found, run("bees", None))
+    same(found, undisturbed("bees"))
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_ray_changes_nothing(tmp_path: Path) -> None:
         found = search(workers=Workers(2, backend="ray"))
     finally:
         ray.shutdown()
-    same(found, run("bees", None))
+    same(found, undisturbed("bees"))
     same(search(), found)
 
 
@@ -212,4 +212,4 @@ def test_local_processes_whose_worker_dies(tmp_path: Path) -> None:
     search = partial(SEARCHES["bees"], model, groups, Deadly(tmp_path / "died"), scorer=Given(scores), tune=jitter)
     with pytest.raises(Exception, match="worker process managed by the executor was unexpectedly terminated"):
         search(folder=tmp_path / "run", workers=Workers(2))
-    same(search(folder=tmp_path / "run", workers=Workers(2)), run("bees", None))
+    same(search(folder=tmp_path / "run", workers=Workers(2)), undisturbed("bees"))

@@ -20,6 +20,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import fxprune
+from zoo.checkpoints import describe, save
+from zoo.networks import build
+from zoo.train_recipe import WEIGHTS
 
 POINT = PlannerPoint("net", "PCP", 0.5, 0, 2, 100, 50)
 RESULT = Result(0.498, 0.4, 0.6, 0.9, 300, 100, 5.0, 3.0, 100, "abc")
@@ -117,12 +120,28 @@ def is_search(name: str) -> bool:
     return CONTENDERS[name].own or name.startswith(("PCP", "bee colony", "prune", "uniform elimination"))
 
 
+NET = "digits-resnet8"
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zoo's weights are those of one network, of its ResNet-20's kind and widths with a third of the layers."""
+    known = describe(WEIGHTS / "digits-resnet20.safetensors")
+    metadata = replace(known, arguments={**known.arguments, "depth": 8})
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save(folder / f"{NET}.safetensors", build(metadata.network, metadata.arguments), metadata)
+    monkeypatch.setattr("benchmarks.lab.WEIGHTS", folder)
+    monkeypatch.setattr("benchmarks.planners.WEIGHTS", folder)
+
+
 ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")]
 
 
+@pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * is_search(n)) for n in ALIKE])
 def test_contenders_come_near_the_budget_and_leave_the_network_alone(name: str) -> None:
-    lab = Lab("digits-resnet20", TOY)
+    lab = Lab(NET, TOY)
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}
     found = CONTENDERS[name].make(lab, 0.5)
     part = lab.left(found.model)[0]
@@ -146,9 +165,10 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, arguments)
 
 
-TOYS = ("digits-resnet20", "--left=0.5", "--epochs=1", "--images=96", "--tests=40")
+TOYS = (NET, "--left=0.5", "--epochs=1", "--images=96", "--tests=40")
 
 
+@pytest.mark.usefixtures("weights")
 def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"
     part = [*TOYS, "--contender=uniform L1", "--contender=unpruned", f"--journal={journal}"]
@@ -163,10 +183,11 @@ def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     both = journal.read_bytes()
     assert run(*part, "--seeds=2", "--report").exit_code == 0
     assert journal.read_bytes() == both
-    assert "| digits-resnet20 | 50 % | uniform L1 |" in journal.with_suffix(".md").read_text()
+    assert f"| {NET} | 50 % | uniform L1 |" in journal.with_suffix(".md").read_text()
     assert journal.with_suffix(".png").exists()
 
 
+@pytest.mark.usefixtures("weights")
 def test_a_search_that_tunes_pays_for_all_but_the_last_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice(lab: Lab, _part: float) -> Found:
         lab.tuned(lab.model)
@@ -180,6 +201,7 @@ def test_a_search_that_tunes_pays_for_all_but_the_last_tuning(tmp_path: Path, mo
     assert result.trained == 96
 
 
+@pytest.mark.usefixtures("weights")
 def test_a_contender_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise fxprune.InputError("no plan today")

@@ -174,8 +174,7 @@ def test_no_slot_is_unproven(build: Callable[[], tuple[nn.Module, Any]]) -> None
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
 def test_no_slot_of_a_toy_network_is_unproven(case: Case) -> None:
     """Without groups that are mixed: there, pruned and masked differ anyway. A dead channel is as good as another."""
-    model, x = case.build(), case.inputs(2)
-    groups = fxprune.find_groups(fxprune.trace(model, x))
+    model, x, groups = case.build(), case.inputs(2), case.analysed(2)
     plan = without_mixed(groups, random_plan(model, groups, 0.4))
     assert fxprune.verify(model, plan, x) <= ROUNDING
     missed = [(what, wrong) for what, wrong in mutants(plan) if fxprune.verify(model, wrong, x) <= WRONG]
