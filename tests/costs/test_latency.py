@@ -331,9 +331,8 @@ def test_unknown_groups_are_refused(staircase: type[Staircase], tmp_path: Path) 
 @pytest.mark.parametrize("name", CASES)
 def test_every_call_runs_by_itself(name: str, timer: Timer) -> None:
     """At its full width, at its least, and at one between, on real tensors."""
-    case = CASES[name]
     refused = []
-    for call in calls_of(groups_of(case.build(), case.inputs()).analysis):
+    for call in calls_of(CASES[name].analysed().analysis):
         for part in (0.0, 0.5, 1.0):
             point = [at[round(part * (len(at) - 1))] for at in grid(call)]
             if timer(call.op, *call.at(point)) is None:

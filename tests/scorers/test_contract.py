@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
@@ -70,11 +71,15 @@ def test_contract(scorer: s.Scorer) -> None:
 @pytest.mark.parametrize("scorer", SCORERS, ids=name_of)
 def test_groups_of_another_model(scorer: s.Scorer, width: int) -> None:
     """Such as the one that was cut already, or one whose layers have other names."""
-    x, labels = torch.rand(4, 3, 6, 6), torch.zeros(4, dtype=torch.long)
-    groups = fxprune.find_groups(fxprune.trace(_small(6), x))
+    x, labels, groups = torch.rand(4, 3, 6, 6), torch.zeros(4, dtype=torch.long), _groups()
     other = _small(width) if width == 4 else nn.ModuleList([_small(6)])
     with pytest.raises(fxprune.InputError, match="the groups are of another model"):
         scorer(other, groups, [(x, labels)])
+
+
+@functools.cache
+def _groups() -> fxprune.Groups:
+    return fxprune.find_groups(fxprune.trace(_small(6), torch.rand(4, 3, 6, 6)))
 
 
 def _small(width: int) -> nn.Sequential:

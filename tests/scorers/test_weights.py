@@ -36,8 +36,7 @@ NETS = ("residual", "projection_shortcut", "concat", "depthwise", "grouped_by_wi
 
 @pytest.mark.parametrize("name", [*NETS, "flatten_7x7", "tied_parameter", "transposed_grouped", "one_dimensional"])
 def test_norms(name: str) -> None:
-    model = CASES[name].build()
-    groups = groups_of(model, CASES[name].inputs())
+    model, groups = CASES[name].build(), CASES[name].analysed()
     l1, l2 = L1Norm()(model, groups), L2Norm()(model, groups)
     for g in groups:
         weights = [owned(model, g, c) for c in range(g.size)]
@@ -65,8 +64,7 @@ def test_norms_of_half_precision() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_geometric_median_is_the_sum_of_pairwise_distances(name: str) -> None:
-    model = CASES[name].build()
-    groups = groups_of(model, CASES[name].inputs())
+    model, groups = CASES[name].build(), CASES[name].analysed()
     found = GeometricMedian()(model, groups)
     for g in groups:
         vectors = torch.stack([owned(model, g, c) for c in range(g.size)]).numpy()
@@ -87,8 +85,7 @@ def test_geometric_median_finds_the_redundant_channel() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_lamp_is_the_formula(name: str) -> None:
-    model = CASES[name].build()
-    groups = groups_of(model, CASES[name].inputs())
+    model, groups = CASES[name].build(), CASES[name].analysed()
     squares = {n: s.square() for n, s in L2Norm()(model, groups).items()}
     for n, found in LAMP()(model, groups).items():
         expected = [float(u / squares[n][squares[n] >= u].sum()) for u in squares[n]]
@@ -127,8 +124,7 @@ def test_other_norms_are_no_batch_norms() -> None:
 
 
 def test_random_scores_of_a_group_depend_on_seed_and_name_only() -> None:
-    model = CASES["residual"].build()
-    groups = groups_of(model, CASES["residual"].inputs())
+    model, groups = CASES["residual"].build(), CASES["residual"].analysed()
     first = Random(1)(model, groups)
     assert torch.equal(first["a"], Random(1)(model, groups.subset([groups["a"]]))["a"])
     assert not torch.equal(first["a"], Random(2)(model, groups)["a"])

@@ -13,7 +13,7 @@ from fxprune.analysis.widths.prediction import Prediction, _own_counts
 def test_the_second_choice_keeps_what_the_first_one_drops(case: Case) -> None:
     """As far as the counts allow: together they keep as many channels of each group as possible."""
     torch.manual_seed(0)
-    analysis = fxprune.find_groups(fxprune.trace(case.build(), case.inputs())).analysis
+    analysis = case.analysed().analysis
     first = Prediction(analysis, Held())
     second = first.turned(Held())
     for g in analysis.groups:
