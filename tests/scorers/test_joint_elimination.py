@@ -15,7 +15,7 @@ from fxprune.module.batches import batches
 from fxprune.module.dispatch import DispatchMode
 from fxprune.reconstruction import replay
 from fxprune.scorers import ErrorCurve, JointElimination, PerWeight, joint_elimination, output_errors
-from fxprune.statistics.gram import elimination, solve
+from fxprune.statistics.gram import elimination, removal, solve
 from fxprune.statistics.gram.channels import owners
 from fxprune.statistics.gram.collect import ENOUGH, Sampling, readings
 from fxprune.statistics.gram.elimination import Problem, eliminate, entries_of
@@ -73,11 +73,11 @@ def test_every_prefix_is_greedy_and_its_error_that_of_least_squares(name: str) -
             assert curve.errors[j + 1] <= best * (1 + 1e-4) + 1e-6
 
 
-def problem(channels: int, size: int, seed: int = 0, rows: int = 300) -> tuple[Arrays, Problem]:
-    """Correlated patches of one layer with 5 outputs."""
+def problem(channels: int, size: int, seed: int = 0, rows: int = 300, outputs: int = 5) -> tuple[Arrays, Problem]:
+    """Correlated patches of one layer."""
     n, rng = channels * size, np.random.default_rng(seed)
     x = rng.normal(size=(rows, n)) @ (np.eye(n) + rng.normal(size=(n, n)) / n**0.5)
-    w, owner = rng.normal(size=(5, n)), np.repeat(np.arange(channels), size)
+    w, owner = rng.normal(size=(outputs, n)), np.repeat(np.arange(channels), size)
     y = x @ w.T
     y = (y - y.mean(0)) / np.sqrt(((y - y.mean(0)) ** 2).sum())
     gram = Gram.of(torch.from_numpy(x)[:, None])
@@ -114,6 +114,22 @@ def test_several_at_once_give_exact_errors_that_are_little_larger(at_once: int) 
         np.testing.assert_allclose(errors[j - 1], loss(arrays, order[:j].numpy()), rtol=1e-6)
     if at_once < 8:
         assert float(errors[19]) <= 1.05 * float(alone[19])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("outputs", [5, 400])
+def test_removals_that_are_noted_and_carried_out_together_give_what_each_alone_does(
+    monkeypatch: pytest.MonkeyPatch, size: int, outputs: int
+) -> None:
+    """Also of more outputs than weights, of which fewer stand for all; the errors are those of least squares."""
+    arrays, made = problem(180 // size, size, rows=600, outputs=outputs)
+    order, errors = eliminate([made], 180 // size)
+    monkeypatch.setattr(removal, "DELAYED", 1)
+    alone = eliminate([replace(made, short=None)], 180 // size)
+    assert torch.equal(order, alone[0])
+    torch.testing.assert_close(errors, alone[1], rtol=1e-9, atol=0)
+    for j in (1, 20, 50):
+        np.testing.assert_allclose(errors[j - 1], loss(arrays, order[:j].numpy()), rtol=1e-4)
 
 
 def test_a_reader_that_loses_outputs_with_its_channels_sets_no_problem() -> None:

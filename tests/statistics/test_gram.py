@@ -130,6 +130,22 @@ def test_streamed_sums_are_those_of_numpy_even_far_from_zero() -> None:
     np.testing.assert_allclose(gram.y_mean, y.mean(0), rtol=1e-14)
 
 
+@pytest.mark.parametrize("n", [4, 300, 600])
+def test_rows_that_are_taken_in_count_as_sums_that_are_added(n: int) -> None:
+    """Of wide patches of float32 S is added to in blocks, and stays symmetric."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(90, 2, n, generator=draw) + 3, torch.randn(90, 2, 5, generator=draw)
+    taken, added = Gram.of(x[:40], y[:40]), Gram.of(x[:40], y[:40])
+    taken.take(x[40:], y[40:])
+    added.add(Gram.of(x[40:], y[40:]))
+    centred = x.double() - x.double().mean(0)
+    torch.testing.assert_close(taken.s, torch.einsum("rgi,rgj->gij", centred, centred), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(taken.s, taken.s.mT, rtol=1e-13, atol=1e-12)
+    assert taken.rows == added.rows == 90
+    for name in ("x_mean", "y_mean", "s", "r", "yy"):
+        torch.testing.assert_close(getattr(taken, name), getattr(added, name), rtol=1e-12, atol=1e-10)
+
+
 def contributions(model: nn.Module, x: Any, slot: fxprune.Slot, channels: int) -> Tensor:
     """What each channel adds to the output of the layer that reads it, by zeroing all its other weights.
 

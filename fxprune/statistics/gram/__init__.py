@@ -4,6 +4,7 @@
     sums        their centred second moments, streamed in float64
     channels    the same, reduced to the channels that a layer reads
     solve       least squares from the statistics, and the ridge that suits held-back rows
+    removal     S⁻¹ and a layer's weights while inputs go, updated block by block
     elimination   which channels of a layer's input can go at the smallest error after a refit
     collect     run a model on data and collect either
 

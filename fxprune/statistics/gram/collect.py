@@ -191,9 +191,12 @@ def responses(
         for reader in met[name]:
             _into(found, reader.slot, reader.responses(gram))
 
-    def add(gram: Gram, seen: Contraction, _batch: int) -> None:
-        if seen.name in held or sum(g.s.nbytes for g in held.values()) + gram.s.nbytes <= HELD:
-            _into(held, seen.name, gram)
+    def add(seen: Contraction, where: Tensor, _batch: int) -> None:
+        gram = gram_of(seen, where, into=held.get(seen.name))
+        if seen.name in held:
+            return
+        if sum(g.s.nbytes for g in held.values()) + gram.s.nbytes <= HELD:
+            held[seen.name] = gram
         else:
             reduce(seen.name, gram)
 
@@ -223,8 +226,9 @@ def readings(
     grams: dict[tuple[str, int], Gram] = {}
     met: dict[str, list[GroupReader]] = {}
 
-    def add(gram: Gram, seen: Contraction, batch: int) -> None:
-        _into(grams, (seen.name, batch % parts), gram)
+    def add(seen: Contraction, where: Tensor, batch: int) -> None:
+        key = seen.name, batch % parts
+        grams[key] = gram_of(seen, where, into=grams.get(key))
 
     _run(model, groups, data, sampling, met, add)
     found = {
@@ -257,9 +261,9 @@ def _run(
     data: Iterable[Any] | None,
     sampling: Sampling,
     met: dict[str, list[GroupReader]],
-    add: Callable[[Gram, Contraction, int], None],
+    add: Callable[[Contraction, Tensor, int], None],
 ) -> None:
-    """Hand the statistics of each call of a layer that reads a group, and the batch's number, to `add`.
+    """Hand each call of a layer that reads a group, the positions that count, and the batch's number, to `add`.
 
     What the layer reads is noted in `met` before.
     """
@@ -270,7 +274,7 @@ def _run(
         if seen.name not in met:
             kernels = seen.kernels()
             met[seen.name] = [GroupReader(s, g.size, kernels, owners(seen, s, g.size)) for g, s in wanted[seen.name]]
-        add(gram_of(seen, positions(seen, images)), seen, number)
+        add(seen, positions(seen, images), number)
 
     with observing(model, set(wanted), note) as run:
         for i, batch in enumerate(batches(model, noise(groups.graph.inputs, sampling.seed) if data is None else data)):
@@ -278,7 +282,13 @@ def _run(
             run(batch)
 
 
-def gram_of(seen: Contraction, where: Tensor, targets: Tensor | None = None, columns: Columns | None = None) -> Gram:
+def gram_of(
+    seen: Contraction,
+    where: Tensor,
+    targets: Tensor | None = None,
+    columns: Columns | None = None,
+    into: Gram | None = None,
+) -> Gram:
     """The Gram statistics of one call of a layer.
 
     Args:
@@ -286,19 +296,20 @@ def gram_of(seen: Contraction, where: Tensor, targets: Tensor | None = None, col
         where: the output positions that count, of shape (images, m).
         targets: what the layer should give there, of shape (rows, groups, outputs); None: S alone.
         columns: a function that picks the part of each patch that counts; None: all.
+        into: statistics of other calls, to which these are added; None: there are none.
 
     Raises:
         InputError: the patches or targets are not finite.
     """
-    total, start = None, 0
+    total, start = into, 0
     for piece in inputs_at(seen, where):
         x = piece if columns is None else columns(piece)
-        part = Gram.of(x, None if targets is None else targets[start : start + len(piece)])
+        y = None if targets is None else targets[start : start + len(piece)]
         start += len(piece)
         if total is None:
-            total = part
+            total = Gram.of(x, y)
         else:
-            total.add(part)
+            total.take(x, y)
     if total is None:
         raise InputError("a layer has no output position", where=seen.name, remedy="give larger inputs")
     # Whatever is not finite shows in these as well, which are short.

@@ -18,6 +18,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fxprune.statistics.gram.removal import Removal
 from fxprune.statistics.gram.solve import WIDE, best_ridge, inverse, joined, mixed, rough, stiffness
 from fxprune.statistics.gram.sums import Gram
 
@@ -55,6 +56,7 @@ class Problem:
         ridge: ρ as a part of the stiffness.
         stiffness: of each entry of a patch (see `stiffness`), of shape (groups, n).
         worth: what an error as large as ‖Y - μ‖² counts.
+        short: of more than n outputs, kernels V of n outputs with VᵀV = WᵀW, on which alone errors depend.
     """
 
     s: Tensor
@@ -63,11 +65,14 @@ class Problem:
     ridge: float
     stiffness: Tensor
     worth: float = 1.0
+    short: Tensor | None = None
 
     @classmethod
     def of(cls, gram: Gram, kernels: Tensor, entries: Tensor, ridge: float) -> Problem:
         """The problem of the statistics of a layer's patches; the rest as above."""
-        return cls(gram.s, kernels.double(), entries, ridge, stiffness(gram, kernels))
+        kernels = kernels.double()
+        short = torch.linalg.qr(kernels, mode="r").R if kernels.shape[1] > kernels.shape[2] else None
+        return cls(gram.s, kernels, entries, ridge, stiffness(gram, kernels), short=short)
 
     def of_rows(self, gram: Gram) -> Problem:
         """The same on other rows."""
@@ -87,10 +92,14 @@ class Problem:
         stays = torch.ones(self.s.shape[:2], dtype=torch.bool, device=gone.device).scatter_(1, gone, False)
         return stays.nonzero()[:, 1].view(len(stays), -1)
 
+    def shortest(self) -> Tensor:
+        """Kernels of which errors are those of W, with few outputs."""
+        return self.kernels if self.short is None else self.short
+
     def energy(self) -> float:
         """‖Y - μ‖², summed over rows and outputs."""
         s = self.s.float() if self.s.shape[1] >= WIDE else self.s
-        kernels = self.kernels.to(s)
+        kernels = self.shortest().to(s)
         return float(((kernels @ s) * kernels).sum(dtype=torch.float64))
 
     def suited(self, parts: Sequence[Gram], gone: Tensor) -> Problem:
@@ -106,98 +115,6 @@ class Problem:
         """(S + diag ρ)⁻¹; in float32 for wide kernels, where ρ is far above the rounding."""
         n = self.s.shape[1]
         return inverse(self.s, self.rho(), narrow=n >= WIDE and n * 1e-6 <= self.ridge)
-
-
-@dataclass(eq=False)
-class _State:
-    """S⁻¹ and Wᵀ of one layer after removals, for the channels that are left.
-
-    Attributes:
-        inverse: of shape (groups, n, n).
-        weights: of shape (groups, n, outputs), scaled so that their error counts as a part of ‖Y - μ‖².
-        entries: of each channel, of shape (groups, channels, size).
-        alive: the entries that are left, of shape (groups, n); the others hold no meaning.
-        places: where each entry lies in a patch, of shape (groups, n).
-        scale: of the weights.
-    """
-
-    inverse: Tensor
-    weights: Tensor
-    entries: Tensor
-    alive: Tensor
-    places: Tensor
-    scale: float
-
-    @classmethod
-    def of(cls, problem: Problem) -> _State:
-        energy = problem.energy()
-        scale = (problem.worth / energy) ** 0.5 if energy > 0 else 0.0
-        inverse = problem.inverse()
-        alive = torch.ones(inverse.shape[:2], dtype=torch.bool, device=inverse.device)
-        places = torch.arange(inverse.shape[1], device=inverse.device).expand(inverse.shape[:2])
-        weights = (problem.kernels.mT * scale).to(inverse).contiguous()  # rows are read in each step
-        return cls(inverse, weights, problem.entries, alive, places, scale)
-
-    def _index(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolution groups, of shape (groups, 1), and the entries of channels, of shape (groups, entries)."""
-        groups = torch.arange(len(self.entries), device=self.entries.device)[:, None]
-        return groups, self.entries[:, channels.to(self.entries.device)].flatten(1)
-
-    def scores(self) -> Tensor:
-        """What the removal of each channel adds to the error, of shape (channels,)."""
-        if self.entries.shape[2] == 1:  # a channel is one entry: no block of its weights need be taken out
-            entries = self.entries[..., 0]
-            squares = torch.linalg.vector_norm(self.weights, dim=2).square().gather(1, entries)
-            return (squares / self.inverse.diagonal(dim1=1, dim2=2).gather(1, entries)).sum(0)
-        groups = torch.arange(len(self.entries), device=self.entries.device)[:, None, None]
-        own = self.weights[groups, self.entries]  # (groups, channels, size, outputs)
-        blocks = self.inverse[groups[..., None], self.entries[..., None], self.entries[:, :, None]]
-        return torch.linalg.solve(blocks, own @ own.mT).diagonal(dim1=2, dim2=3).sum((0, 2))
-
-    def part(self, channels: Tensor) -> _State:
-        """A copy for the given channels alone."""
-        groups, entries = self._index(channels)
-        inverse = self.inverse[groups[..., None], entries[:, :, None], entries[:, None]]
-        numbers = torch.arange(entries.shape[1], device=entries.device).view(len(channels), -1)
-        alive = torch.ones_like(entries, dtype=torch.bool)
-        own = numbers.expand(len(entries), -1, -1)
-        return _State(inverse, self.weights[groups, entries], own, alive, self.places.gather(1, entries), self.scale)
-
-    def missing(self, whole: Tensor) -> Tensor:
-        """What the weights lack of those before all removals, of the same shape and scale: (groups, n, outputs)."""
-        left = torch.where(self.alive[..., None], self.weights, 0.0)
-        return whole.scatter_add(1, self.places[..., None].expand_as(left), -left)
-
-    def remove(self, channels: Tensor) -> None:
-        """Remove channels; the numbers of the later ones move up."""
-        groups, entries = self._index(channels)
-        rows = self.inverse[groups, entries]  # (groups, removed, n)
-        own = torch.gather(rows, 2, entries[:, None].expand(-1, entries.shape[1], -1))
-        of_weights, of_inverse = _solved(own, self.weights[groups, entries], rows)
-        self.weights.baddbmm_(rows.mT, of_weights, alpha=-1)
-        self.inverse.baddbmm_(rows.mT, of_inverse, alpha=-1)
-        self.alive[groups, entries] = False
-        stays = torch.ones(self.entries.shape[1], dtype=torch.bool, device=entries.device)
-        stays[channels.to(entries.device)] = False
-        self.entries = self.entries[:, stays]
-        if 4 * int(self.alive[0].sum()) < 3 * self.alive.shape[1]:
-            self._compact()
-
-    def _compact(self) -> None:
-        """Give back the memory of what is removed."""
-        left = self.alive.nonzero()[:, 1].view(len(self.alive), -1)
-        groups = torch.arange(len(left), device=left.device)[:, None]
-        self.inverse = self.inverse[groups[..., None], left[:, :, None], left[:, None]]
-        self.weights, self.places = self.weights[groups, left], self.places.gather(1, left)
-        moved = (self.alive.cumsum(1) - 1)[groups[..., None], self.entries]
-        self.entries, self.alive = moved, torch.ones_like(left, dtype=torch.bool)
-
-
-def _solved(a: Tensor, *bs: Tensor) -> Sequence[Tensor]:
-    """What `a` times it is each `b`; for a single number a division, which takes less time."""
-    if a.shape[-1] == 1:
-        return [b / a for b in bs]
-    return torch.linalg.solve(a, torch.cat(bs, 2)).split([b.shape[2] for b in bs], 2)
 
 
 def eliminate(problems: Sequence[Problem], channels: int, at_once: int | None = None) -> tuple[Tensor, Tensor]:
@@ -216,8 +133,15 @@ def eliminate(problems: Sequence[Problem], channels: int, at_once: int | None = 
     Returns:
         The channels in the order in which they go, of shape (channels,), and the error after each, of the same shape.
     """
-    order, added = _greedy([_State.of(p) for p in problems], channels, channels, _step(problems, at_once))
+    order, added = _greedy([_start(p) for p in problems], channels, channels, _step(problems, at_once))
     return order, added.cumsum(0)
+
+
+def _start(problem: Problem) -> Removal:
+    """Before all removals, with weights whose error counts as a part of ‖Y - μ‖²."""
+    energy = problem.energy()
+    scale = (problem.worth / energy) ** 0.5 if energy > 0 else 0.0
+    return Removal.of(problem.inverse(), problem.shortest().mT * scale, problem.entries, scale)
 
 
 def _step(problems: Sequence[Problem], at_once: int | None) -> int:
@@ -225,21 +149,22 @@ def _step(problems: Sequence[Problem], at_once: int | None) -> int:
     return at_once or max(1, max((p.s.shape[1] for p in problems), default=0) // BLOCK)
 
 
-def _greedy(states: Sequence[_State], channels: int, count: int, step: int) -> tuple[Tensor, Tensor]:
+def _greedy(states: Sequence[Removal], channels: int, count: int, step: int) -> tuple[Tensor, Tensor]:
     """The next `count` channels to go, in their order, and what each adds to the error; the states lose them."""
     left, order, added = torch.arange(channels, device="cpu"), list[Tensor](), list[Tensor]()
     while count:
         chosen, errors = _next(states, min(step, count))
+        stays = torch.ones(len(left), dtype=torch.bool, device="cpu").scatter_(0, chosen, False).nonzero()[:, 0]
         for state in states:
-            state.remove(chosen)
+            state.remove(chosen, stays)
         order.append(left[chosen])
         added.append(errors)
-        left = left[~torch.isin(left, left[chosen])]
+        left = left[stays]
         count -= len(chosen)
     return torch.cat(order), torch.cat(added)
 
 
-def _next(states: Sequence[_State], count: int) -> tuple[Tensor, Tensor]:
+def _next(states: Sequence[Removal], count: int) -> tuple[Tensor, Tensor]:
     """The next `count` channels and what each adds; of several, those that greedy search finds among twice as many."""
     scores = torch.stack([s.scores().cpu().double() for s in states]).sum(0)
     if count == 1:
@@ -276,7 +201,7 @@ def held_back(
     errors = torch.zeros(len(counts), dtype=torch.float64)
     for held in folds:
         rest = [joined([part for i, part in enumerate(p) if i != held]) for p in parts]
-        states = [_State.of(q.of_rows(seen)) for q, seen in zip(problems, rest, strict=True)]
+        states = [_start(q.of_rows(seen)) for q, seen in zip(problems, rest, strict=True)]
         judges = [
             _Judge(rough(p[held]), seen, state.weights.clone(), q.worth / energy)
             for p, seen, state, q, energy in zip(parts, rest, states, problems, energies, strict=True)
@@ -303,7 +228,7 @@ class _Judge:
     whole: Tensor
     worth: float
 
-    def __call__(self, state: _State) -> float:
+    def __call__(self, state: Removal) -> float:
         missing = state.missing(self.whole).to(self.unseen.s)
         apart = (self.unseen.x_mean - self.seen.x_mean).to(missing)
         shift = (missing.mT @ apart[..., None]).square().sum()

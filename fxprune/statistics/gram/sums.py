@@ -50,6 +50,18 @@ class Gram:
         Raises:
             InputError: the numbers are complex.
         """
+        groups, n, outputs = *x.shape[1:], 0 if y is None else y.shape[-1]
+        sizes = (groups, n), (groups, outputs), (groups, n, n), (groups, n, outputs), (groups, outputs)
+        none = cls(0, *(torch.zeros(size, dtype=torch.float64, device=x.device) for size in sizes))
+        none.take(x, y)
+        return none
+
+    def take(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Take in rows, as `of` has them. S is added to block by block, so that no second one is made for them.
+
+        Raises:
+            InputError: the numbers are complex.
+        """
         if x.is_complex():
             remedy = "leave data= out, or give a scorer that reads weights only and repair=False"
             raise InputError("layers of complex numbers are neither chosen nor fitted on data", remedy=remedy)
@@ -57,8 +69,10 @@ class Gram:
         y = x[..., :0] if y is None else y.double()
         x_mean, y_mean = x.mean(0, dtype=torch.float64), y.mean(0, dtype=torch.float64)
         x, y = (x - x_mean.to(x)).transpose(0, 1), (y - y_mean.to(y)).transpose(0, 1)  # (groups, rows, ...)
-        r = (x.mT @ y.to(x)).double()
-        return cls(x.shape[1], x_mean, y_mean, _squared(x), r, y.double().square().sum(1))
+        _add_squares(self.s, x)
+        self.r += x.mT @ y.to(x)
+        self.yy += y.square().sum(1)
+        self._merge(x.shape[1], x_mean, y_mean)
 
     def part(self, entries: Tensor) -> Gram:
         """The same of some entries of each patch, of shape (groups, entries)."""
@@ -87,32 +101,35 @@ class Gram:
 
     def add(self, other: Gram) -> None:
         """Take in the rows of another."""
-        dx, dy = other.x_mean - self.x_mean, other.y_mean - self.y_mean
-        rows, part, weight = merged(self.rows, other.rows)
         self.s += other.s
-        self.s.addcmul_(weight * dx[:, :, None], dx[:, None])
         self.r += other.r
-        self.r.addcmul_(weight * dx[:, :, None], dy[:, None])
-        self.yy += other.yy + weight * dy.square()
+        self.yy += other.yy
+        self._merge(other.rows, other.x_mean, other.y_mean)
+
+    def _merge(self, rows: int, x_mean: Tensor, y_mean: Tensor) -> None:
+        """What the distance of two means adds to the sums of both sets of rows, and the mean of both."""
+        dx, dy = x_mean - self.x_mean, y_mean - self.y_mean
+        self.rows, part, weight = merged(self.rows, rows)
+        if weight:
+            self.s.addcmul_(weight * dx[:, :, None], dx[:, None])
+            self.r.addcmul_(weight * dx[:, :, None], dy[:, None])
+            self.yy += weight * dy.square()
         self.x_mean = self.x_mean + part * dx
         self.y_mean = self.y_mean + part * dy
-        self.rows = rows
 
 
 _WIDE = 256
 """Entries of a patch from which products are taken in float32; smaller ones cost little in float64."""
-_BLOCK = 512
+_BLOCK = 256
 """Rows of xᵀx that are computed together; blocks below the diagonal follow from those above."""
 
 
-def _squared(x: Tensor) -> Tensor:
-    """xᵀx in float64, for x of shape (groups, rows, n)."""
-    n = x.shape[-1]
-    if n <= _BLOCK:
-        return (x.mT @ x).double()
-    s = torch.empty(len(x), n, n, dtype=torch.float64, device=x.device)
-    for i in range(0, n, _BLOCK):
+def _add_squares(s: Tensor, x: Tensor) -> None:
+    """Add xᵀx to `s`, for x of shape (groups, rows, n)."""
+    if x.shape[-1] <= _BLOCK:
+        s += x.mT @ x
+        return
+    for i in range(0, x.shape[-1], _BLOCK):
         block = x[..., i : i + _BLOCK].mT @ x[..., i:]
-        s[:, i : i + _BLOCK, i:] = block
-        s[:, i:, i : i + _BLOCK] = block.mT
-    return s
+        s[:, i : i + _BLOCK, i:] += block
+        s[:, i + _BLOCK :, i : i + _BLOCK] += block[..., _BLOCK:].mT
