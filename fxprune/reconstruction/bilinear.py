@@ -68,6 +68,8 @@ def bilinear(graph: Graph) -> list[Bilinear]:
                 uses.setdefault(use.node, []).append(use)
     pairs = [pair for node, those in uses.items() for pair in _pairs(node, those)]
     found = [p for p in pairs if max(calls[p.left.bias], calls[p.right.bias]) <= 1]
+    if not found:
+        return []
     read, met = _times_read(uses), Counter(row for pair in found for row in _rows_of(pair))
     return [p for p in found if all(read[row] == met[row] == 1 for row in _rows_of(p))]
 
@@ -243,5 +245,14 @@ def _rows(channels: Tensor, names: list[str], shared: list[str], summed: str) ->
 def _times_read(uses: Mapping[fx.Node, list[_Use]]) -> Counter[tuple[str, int]]:
     """By how many calls an output channel is read."""
     return Counter(
-        (use.layer.name, row) for those in uses.values() for use in those for row in set(use.channels.unique().tolist())
+        (use.layer.name, row) for those in uses.values() for use in those for row in _different(use.channels)
     )
+
+
+def _different(channels: Tensor) -> list[int]:
+    """The numbers in a tensor, each once; most repeat one along whole dims, which take no memory and need no look."""
+    for dim, step in enumerate(channels.stride()):
+        if step == 0 and channels.shape[dim]:
+            channels = channels.narrow(dim, 0, 1)
+    found: list[int] = channels.unique().tolist()
+    return found
