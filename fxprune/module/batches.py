@@ -6,7 +6,9 @@ import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.errors import InputError, check_model
 from fxprune.module.data import Batches, counted, samples_in, samples_of
 from fxprune.module.isolation import Inputs, as_call, call
+
+Prints: TypeAlias = tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,11 @@ class Batch:
     targets: Any
     size: int
     place: str
+
+    @cached_property
+    def prints(self) -> Prints:
+        """Tells batches apart: the place in the data, checksums of the tensors, and the text of all else."""
+        return (self.place,), *(_print(leaf) for leaf in tree_leaves(self.inputs))
 
     def run(self, model: nn.Module) -> Any:
         """The model's output.
@@ -53,6 +62,13 @@ class Batch:
                 "a DataLoader makes batches of a Dataset's samples; unpack= makes them of other batches, such as "
                 "unpack=lambda batch: (batch['image'], batch['label'])",
             ) from error
+
+
+def _print(leaf: Any) -> tuple[Any, ...]:
+    if not isinstance(leaf, Tensor):
+        return (repr(leaf),)
+    flat = leaf.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return tuple(leaf.shape), leaf.dtype, crc32(flat.numpy().data)
 
 
 def batches(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 readers              the layers whose inputs a plan cuts, in execution order, and what they should give
 replay               what a model computes before the layers that still change, from an earlier run
+spared               what a layer gives is not computed where nobody looks at it
 record               run a model on a batch, and keep what its layers read, give and land on
 layers               a layer as a refit changes it: its weight, and the bias or running mean that takes the intercept
 residual_add         where a layer's output goes: the batch norm behind it, the shortcut that it is added to

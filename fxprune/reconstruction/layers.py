@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fxprune.module.batches import Batch
 from fxprune.module.tensors import tensor_names, tensors_of
 from fxprune.plan.plan import Plan
-from fxprune.reconstruction.record import Recorded, RecordedRun, recording
+from fxprune.reconstruction.record import RecordedRun, Seen, recording
 from fxprune.rewriting.rewrite import cut
 from fxprune.statistics.observe import Contraction
 
@@ -92,13 +92,13 @@ def _stored(seen: Contraction, kernels: Tensor) -> Tensor:
     return kernels.reshape(seen.weight.shape)
 
 
-def first_run(small: nn.Module, names: Set[str], batch: Batch) -> RecordedRun[Recorded]:
-    """What the layers of the given weights read and give on a batch, and where that goes; see `Record`."""
-    with recording(small, names, Recorded.of) as record:
+def first_run(small: nn.Module, names: Set[str], batch: Batch) -> RecordedRun[Seen]:
+    """The calls of the layers of the given weights on a batch, and where their outputs go; see `Record`."""
+    with recording(small, names, Seen.of) as record:
         return record(batch, names)
 
 
-def find_layers(run: RecordedRun[Recorded], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:
+def find_layers(run: RecordedRun[Seen], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:
     """The layers that ran.
 
     Args:
@@ -111,7 +111,7 @@ def find_layers(run: RecordedRun[Recorded], model: nn.Module, small: nn.Module, 
     users = _users_of_biases(run, small)
     layers: dict[str, Layer] = {}
     for name in dict.fromkeys(name for name, _ in run.calls):
-        seen, biases = run.calls[name, 0].seen.light(), run.biases[name]
+        seen, biases = run.calls[name, 0].seen, run.biases[name]
         if len(biases) > 1 or any(users.get(bias or "", 0) > 1 for bias in biases):
             layers[name] = Layer(seen, "", "", apart=True)
             continue
@@ -122,7 +122,7 @@ def find_layers(run: RecordedRun[Recorded], model: nn.Module, small: nn.Module, 
     return layers
 
 
-def _users_of_biases(run: RecordedRun[Recorded], model: nn.Module) -> dict[str, int]:
+def _users_of_biases(run: RecordedRun[Seen], model: nn.Module) -> dict[str, int]:
     """How many weights each bias comes with: in modules, and in the run."""
     names, users = tensor_names(model), dict[str, set[str]]()
     for module in model.modules():
@@ -140,7 +140,7 @@ def apart(layers: Mapping[str, Layer]) -> set[str]:
     return {name for name, layer in layers.items() if layer.apart}
 
 
-def _means(run: RecordedRun[Recorded]) -> dict[str, str]:
+def _means(run: RecordedRun[Seen]) -> dict[str, str]:
     """The running mean that each layer alone goes into, and goes into alone; else empty."""
     users = Counter(mean for means in run.means.values() for mean in means)
     only = {name: means for name, means in run.means.items() if len(means) == 1}

@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-from zlib import crc32
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from fxprune.module.batches import Batch
+from fxprune.module.batches import Batch, Prints
 from fxprune.reconstruction.record import last_event, recording
 from fxprune.reconstruction.residual_add import CallKey, ResidualAdd
 from fxprune.statistics.gram.collect import Sampling
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.observe import Contraction
-
-Prints: TypeAlias = tuple[tuple[Any, ...], ...]
 
 
 @dataclass(eq=False)
@@ -75,7 +69,7 @@ class Original:
         with self._running() as run:
 
             def look(batch: Batch) -> dict[CallKey, Given]:
-                key = prints(batch)
+                key = batch.prints
                 calls = self._known.get(key)
                 if calls is None:
                     self._ahead &= fresh
@@ -132,15 +126,3 @@ class Original:
 
 def _bytes(several: Iterable[Given]) -> int:
     return sum(given.bytes() for given in several)
-
-
-def prints(batch: Batch) -> Prints:
-    """Tells batches apart, by their place in the data, checksums of their tensors and the text of all else."""
-    return (batch.place,), *(_print(leaf) for leaf in tree_leaves(batch.inputs))
-
-
-def _print(leaf: Any) -> tuple[Any, ...]:
-    if not isinstance(leaf, Tensor):
-        return (repr(leaf),)
-    flat = leaf.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return tuple(leaf.shape), leaf.dtype, crc32(flat.numpy().data)

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from fxprune.errors import InputError
 from fxprune.module.batches import Batch, batches
 from fxprune.reconstruction.mixtures import Mixture, targets
-from fxprune.reconstruction.original import Given, Original, prints
+from fxprune.reconstruction.original import Given, Original
 from fxprune.reconstruction.readers import Reader
 from fxprune.reconstruction.record import Recorded, Replay, last_event, recording
-from fxprune.reconstruction.replay import Tapes
-from fxprune.reconstruction.residual_add import ResidualAdd
+from fxprune.reconstruction.replay import WORTH, Tapes
+from fxprune.reconstruction.residual_add import CallKey, ResidualAdd
+from fxprune.reconstruction.spared import Sparing
 from fxprune.statistics.gram.collect import gram_of
 from fxprune.statistics.gram.patches import outputs_at
 from fxprune.statistics.gram.sums import Gram
 from fxprune.statistics.observe import Contraction
 
+_Sums = dict[str, dict[int, Gram]]
 NEGLIGIBLE = 1e-3
 """Part of a batch norm's largest scale below which a channel cannot repair the shortcut."""
 
@@ -41,6 +43,7 @@ class Pair:
             needs no run to the end either; empty where they are not known.
         mixtures: of the layers that should give mixtures of the original's outputs.
         apart: the weights whose calls keep biases of their own, so that the targets are without them.
+        sparing: of what the layer of a pass gives, which is not looked at.
     """
 
     original: Original
@@ -52,6 +55,7 @@ class Pair:
     events: Sequence[str] = ()
     mixtures: Mapping[str, Sequence[Mixture]] = field(default_factory=dict)
     apart: Set[str] = frozenset()
+    sparing: Sparing = field(default_factory=Sparing)
 
     def current(self, names: Set[str], parts: int = 1, pending: Set[str] = frozenset()) -> dict[str, list[Gram]]:
         """X from the pruned model as it is, Y from the original, with what repairs the shortcut that it is added to.
@@ -61,11 +65,12 @@ class Pair:
             parts: batch i counts in part i modulo `parts`; where there are fewer batches, there are fewer parts.
             pending: names of the tensors of the pruned model that may still change; none where all of them may.
         """
-        sums: dict[str, list[Gram]] = {}
+        sums = _Sums()
         stop = last_event(self.events, names) if self.events else None
-        with recording(self.small, set(self.readers), Recorded.of) as pruned, self.original.looking(names) as look:
+        with recording(self.small, set(self.readers), Recorded.reading) as pruned, self.original.looking(names) as look:
             for i, batch in enumerate(batches(self.small, self.data)):
-                given, new = look(batch), pruned(batch, names, stop, self._replay(batch, pending))
+                given = look(batch)
+                new = pruned(batch, names, stop, self._replay(batch, pending), self._sparing(given))
                 stop = stop or last_event(new.events, names)
                 if given.keys() != new.calls.keys():
                     raise InputError(
@@ -76,21 +81,25 @@ class Pair:
                     )
                 for call, recorded in new.calls.items():
                     if recorded.seen.rows == given[call].seen.rows:  # else its positions are removed channels
-                        gram = self._gram(given[call], recorded)
-                        _sum(sums, recorded.seen.name, gram, i % parts)
-        return sums
+                        known = sums.setdefault(recorded.seen.name, {})
+                        known[i % parts] = self._gram(given[call], recorded, known.get(i % parts))
+        return _in_parts(sums)
 
     def _replay(self, batch: Batch, pending: Set[str]) -> Replay | None:
-        return Replay(self.tapes, prints(batch), pending) if self.tapes is not None and pending else None
+        return Replay(self.tapes, batch.prints, pending) if self.tapes is not None and pending else None
 
-    def _gram(self, given: Given, new: Recorded) -> Gram:
+    def _sparing(self, given: Mapping[CallKey, Given]) -> Sparing | None:
+        """None where a layer's output takes less time than to look at all calls."""
+        return self.sparing if max((g.seen.output.numel() for g in given.values()), default=0) >= WORTH else None
+
+    def _gram(self, given: Given, new: Recorded, into: Gram | None) -> Gram:
         name = new.seen.name
         kept, targets = self._wanted(given.seen, given.outputs)
         if given.shortcut is not None and new.addition and self._repairs(name, new.addition):
             targets += _repair(new.addition, given.shortcut[:, kept], given.where)
         if name in self.apart and new.seen.bias is not None:
             targets = targets - new.seen.bias.detach().double()
-        return gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1)))
+        return gram_of(new.seen, given.where, targets.unflatten(1, (new.seen.groups, -1)), into=into)
 
     def _wanted(self, seen: Contraction, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The original's output channels that stay, and what a layer should give there, of shape (rows, kept)."""
@@ -103,7 +112,7 @@ class Pair:
 
     def at_once(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
         """X and Y from the original, as if all that comes before a layer were repaired already; else as `current`."""
-        sums: dict[str, list[Gram]] = {}
+        sums = _Sums()
         model, positions, stop = self.original.model, self.original.sampling.start(), None
         with recording(model, set(self.readers), Recorded.of) as whole:
             for i, batch in enumerate(batches(model, self.data)):
@@ -120,8 +129,9 @@ class Pair:
                     def pick(patches: Tensor, blocks: Tensor = blocks, entries: Tensor = entries) -> Tensor:
                         return patches[:, blocks[:, None], entries]
 
-                    _sum(sums, name, gram_of(old.seen, where, targets, pick), i % parts)
-        return sums
+                    known = sums.setdefault(name, {})
+                    known[i % parts] = gram_of(old.seen, where, targets, pick, known.get(i % parts))
+        return _in_parts(sums)
 
 
 def _repair(addition: ResidualAdd, original: Tensor, where: Tensor) -> Tensor:
@@ -138,9 +148,6 @@ def _repair(addition: ResidualAdd, original: Tensor, where: Tensor) -> Tensor:
     return torch.where(usable, lacking / torch.where(usable, scale, 1.0), 0.0)
 
 
-def _sum(sums: dict[str, list[Gram]], name: str, new: Gram, part: int) -> None:
-    parts = sums.setdefault(name, [])
-    if part < len(parts):
-        parts[part].add(new)
-    else:
-        parts.append(new)
+def _in_parts(sums: _Sums) -> dict[str, list[Gram]]:
+    """By weight, the statistics of the parts that there are, in order."""
+    return {name: [known[part] for part in sorted(known)] for name, known in sums.items()}

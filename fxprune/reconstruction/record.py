@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Any, Generic, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.module.batches import Batch
@@ -17,6 +17,7 @@ from fxprune.module.isolation import Inputs, cloned
 from fxprune.module.tensors import tensor_names
 from fxprune.reconstruction.replay import Tapes
 from fxprune.reconstruction.residual_add import CallKey, Elsewhere, Normed, ResidualAdd, ResidualAdds
+from fxprune.reconstruction.spared import Spared, Sparing
 from fxprune.statistics.observe import Contraction, observing
 
 K = TypeVar("K", bound="Kept")
@@ -34,7 +35,7 @@ class Recorded:
     """One call of a layer, in full.
 
     Attributes:
-        seen: the call, with copies of its input and output.
+        seen: the call, with copies of its input and output; of a layer that is read alone, without its output.
         addition: where its output is added to something else, with a copy of that.
     """
 
@@ -45,8 +46,30 @@ class Recorded:
     def of(cls, seen: Contraction) -> Recorded:
         return cls(replaced(seen, x=seen.x.clone(), output=seen.output.clone()))
 
+    @classmethod
+    def reading(cls, seen: Contraction) -> Recorded:
+        return cls(replaced(seen.light(), x=seen.x.clone()))
+
     def is_added(self, addition: ResidualAdd) -> None:
         self.addition = replaced(addition, other=addition.other.clone())
+
+
+@dataclass
+class Seen:
+    """One call of a layer, without its activations: all readers of a batch together would take as much as a training.
+
+    Attributes:
+        seen: the call.
+    """
+
+    seen: Contraction
+
+    @classmethod
+    def of(cls, seen: Contraction) -> Seen:
+        return cls(seen.light())
+
+    def is_added(self, addition: ResidualAdd) -> None:
+        """Nothing is kept of that."""
 
 
 @dataclass
@@ -72,7 +95,12 @@ class Record(Protocol[K]):
     """Runs a model on a batch."""
 
     def __call__(
-        self, batch: Batch, keep: Set[str], stop: int | None = None, replay: Replay | None = None
+        self,
+        batch: Batch,
+        keep: Set[str],
+        stop: int | None = None,
+        replay: Replay | None = None,
+        sparing: Sparing | None = None,
     ) -> RecordedRun[K]:
         """
         Args:
@@ -80,6 +108,8 @@ class Record(Protocol[K]):
             keep: the weights whose calls are kept.
             stop: events of the weights after which to stop; None: run to the end.
             replay: what is known of earlier runs on the batch; None: nothing.
+            sparing: where the run stops, and the calls of one weight are kept without their outputs: do not compute
+                these; None: compute all.
         """
 
 
@@ -106,7 +136,11 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
         recorder.names = tensor_names(run.model)
 
         def record(
-            batch: Batch, keep: Set[str], stop: int | None = None, replay: Replay | None = None
+            batch: Batch,
+            keep: Set[str],
+            stop: int | None = None,
+            replay: Replay | None = None,
+            sparing: Sparing | None = None,
         ) -> RecordedRun[K]:
             def forward(inputs: Inputs) -> RecordedRun[K]:
                 recorder.start(keep, stop)
@@ -114,10 +148,16 @@ def recording(model: nn.Module, weights: Set[str], keep: Callable[[Contraction],
                     run(replaced(batch, inputs=inputs))
                 return recorder.run
 
-            if replay is None:
-                return forward(cloned(batch.inputs))
-            pending = {i for i, name in recorder.names.items() if name in replay.pending}
-            return replay.tapes.run(replay.key, forward, batch.inputs, recorder.names.keys(), pending)
+            def whole() -> RecordedRun[K]:
+                if replay is None:
+                    return forward(cloned(batch.inputs))
+                pending = {i for i, name in recorder.names.items() if name in replay.pending}
+                return replay.tapes.run(replay.key, forward, batch.inputs, recorder.names.keys(), pending)
+
+            kept = [i for i, name in recorder.names.items() if name in keep]
+            if sparing is None or stop is None or len(kept) != 1:
+                return whole()
+            return sparing.run(whole, kept[0], recorder.spare)
 
         yield record
 
@@ -130,6 +170,7 @@ class _Recorder(Generic[K]):
     def __init__(self, of: Callable[[Contraction], K]) -> None:
         self.names: dict[int, str] = {}
         self._of = of
+        self._spared: Spared | None = None
         self.start(set(), None)
 
     def start(self, keep: Set[str], stop: int | None) -> None:
@@ -145,6 +186,7 @@ class _Recorder(Generic[K]):
             bias = None if seen.bias is None else self.names.get(id(seen.bias), "")
             self.run.biases.setdefault(seen.name, set()).add(bias)
             if seen.name in self._keep:
+                self._needs(seen.x)
                 self.run.calls[call] = self._of(seen)
         self._happened(seen.name)
 
@@ -156,12 +198,21 @@ class _Recorder(Generic[K]):
         name = event.way.call[0] if isinstance(event, ResidualAdd) else event.name
         if isinstance(event, ResidualAdd):
             if event.way.call in self.run.calls:
+                self._needs(event.other)
                 self.run.calls[event.way.call].is_added(event)
         else:
             mean = self.names.get(id(event.running_mean), "") if isinstance(event, Normed) else ""
             self.run.means.setdefault(name, set()).add(mean)
         if name:
             self._happened(name)
+
+    def spare(self, spared: Spared | None) -> None:
+        """What is not computed from now on."""
+        self._spared = spared
+
+    def _needs(self, tensor: Tensor) -> None:
+        if self._spared is not None:
+            self._spared.check(tensor)
 
     def _happened(self, name: str) -> None:
         self.run.events.append(name)

@@ -197,7 +197,6 @@ class Fitter:
         readers, parts = readers_of(plan), 2 if ridge is None else 1
         run = first_run(small, readers.keys(), next(iter(batches(small, self.data))))
         layers, events = find_layers(run, self.original.model, small, plan), tuple(run.events)
-        del run  # with the activations of a batch
         ordered = [found for names in self.waves if (found := [name for name in names if name in layers])]
         wave = {name: i for i, names in enumerate(ordered) for name in names}
 

@@ -127,7 +127,7 @@ class Tape(DispatchMode):
         self._made, self._foreign, self._shown = WeakIdKeyDictionary(), set[int](), list[tuple[Tensor, Any]]()
         whole = False
         try:
-            with _Reads(self._read), self:
+            with Reads(self._read), self:
                 result = forward(own)
             self._suits &= all(t.tolist() == numbers for t, numbers in self._shown)  # an array shares its memory
             whole = not self._ahead and not self._refused and self._suits
@@ -162,10 +162,10 @@ class Tape(DispatchMode):
         if self._ahead and any(id(t) in self._pending for t in given):
             self._hold()
         watched = self._ahead and not self._refused
-        if watched and not self._may_be_answered(given, _written(op, args, kwargs)):
+        if watched and not self._may_be_answered(given, written(op, args, kwargs)):
             self._refuse()
         results = op(*args, **(kwargs or {}))
-        if watched and not all(map(_is_strided, tree_leaves(results))):
+        if watched and not all(map(is_strided, tree_leaves(results))):
             self._refuse()
         if watched and not self._refused:
             self._calls.append(_Call(op, constants, tree_map(self._weak, results)))
@@ -189,16 +189,16 @@ class Tape(DispatchMode):
             self._hollow[id(new)] = new
         return new
 
-    def _may_be_answered(self, given: list[Tensor], written: list[Tensor]) -> bool:
+    def _may_be_answered(self, given: list[Tensor], changed: list[Tensor]) -> bool:
         """Whether a call works on the model's tensors and earlier results alone, and writes to results alone."""
         for t in given:
-            if not _is_strided(t):
+            if not is_strided(t):
                 return False
             if t not in self._made:
                 self._foreign.add(t.untyped_storage().data_ptr())
                 if id(t) not in self._known and t.numel() > SMALL:
                     return False
-        return not any(t.untyped_storage().data_ptr() in self._foreign for t in written)
+        return not any(t.untyped_storage().data_ptr() in self._foreign for t in changed)
 
     def _weak(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -232,7 +232,7 @@ class Tape(DispatchMode):
         return tensor
 
 
-class _Reads(TorchFunctionMode):
+class Reads(TorchFunctionMode):
     """Tells when code reads a tensor without an ATen call."""
 
     def __init__(self, note: Callable[[Any, Tensor], None]) -> None:
@@ -264,7 +264,7 @@ class Tapes:
         return result
 
 
-def _is_strided(value: Any) -> bool:
+def is_strided(value: Any) -> bool:
     """Whether it is no tensor, or one whose numbers lie in memory with strides: no sparse one."""
     return not isinstance(value, Tensor) or value.layout is torch.strided
 
@@ -275,11 +275,11 @@ def _is_view(op: Any) -> bool:
     return any(r.alias_info is not None and not r.alias_info.is_write for r in op._schema.returns)
 
 
-def _written(op: Any, args: Any, kwargs: Any) -> list[Tensor]:
+def written(op: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors that a call writes to."""
     if not op._schema.is_mutable:
         return []
     arguments = op._schema.arguments
     values = {a.name: v for a, v in zip(arguments, args, strict=False)} | (kwargs or {})
-    written = [values.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [t for t in tree_leaves(written) if isinstance(t, Tensor)]
+    found = [values.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [t for t in tree_leaves(found) if isinstance(t, Tensor)]
