@@ -188,6 +188,7 @@ class JointElimination:
         found = readings(model, groups, data, Sampling(self.positions, self.seed), parts=2)
         usable = {name: list(_readings(mine)) for name, mine in found.items()}
         require_readers(groups, usable)
+        del found  # which holds the statistics that are let go of below
         sensitivity = self._sensitivity(model, groups, data)
         curves = Curves()
         with progress_bar() as bar:
@@ -198,6 +199,8 @@ class JointElimination:
                 apart = all(len(p) > 1 for p in parts)
                 judged = self._held_back(parts, problems, order) if apart else _rising(errors)
                 curves[g.name] = ErrorCurve(order.numpy(), judged)
+                usable[g.name] = [r.first() for r in usable[g.name]]
+                del problems, parts
         if self.errors == "measured" and data is not None:
             return _scaled(model, groups, data, usable, curves)
         return curves
@@ -247,6 +250,10 @@ class _Reading(NamedTuple):
     reader: GroupReader
     parts: list[Gram]
     entries: Tensor
+
+    def first(self) -> _Reading:
+        """The same with the statistics of the first part alone."""
+        return self._replace(parts=self.parts[:1])
 
 
 def _readings(found: Readings) -> Iterator[_Reading]:

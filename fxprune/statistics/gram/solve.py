@@ -89,7 +89,8 @@ def inverse(s: Tensor, rho: Tensor, narrow: bool = False) -> Tensor:
     for given in [damped.float(), damped] if narrow else [damped]:
         factor, failed = torch.linalg.cholesky_ex(given)
         if not failed.any():
-            return torch.cholesky_inverse(factor) * unit.to(factor)[:, :, None] * unit.to(factor)[:, None]
+            unit = unit.to(factor)
+            return torch.cholesky_inverse(factor).mul_(unit[:, :, None]).mul_(unit[:, None])
     values, vectors = torch.linalg.eigh(damped)
     vectors = vectors * unit[..., None]
     return (vectors / values.clamp_min(1.0)[:, None]) @ vectors.mT
