@@ -122,7 +122,8 @@ class JointElimination:
     A layer with n weights a kernel and m outputs takes rows·n² operations for its statistics, at most 20·n³ with the
     default rows; n³ for an elimination, and three of them where there are several batches; 7 products of n²·m that
     judge the errors, and six fits of n³/3 + 4·m·n² that choose their ridge. From n = 1,024 on, one elimination and
-    three fits judge, in float32. Memory: 16·n² bytes for each layer, which are held together, and 40·n² for one.
+    three fits judge, in float32. Memory: 16·n² bytes for each layer, which are held together until its group is done,
+    and half of that afterwards; and 40·n² for one.
 
     Attributes:
         positions: output positions of each image that count, drawn anew for each image; `PerWeight(20)`: as many as

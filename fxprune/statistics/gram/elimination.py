@@ -121,7 +121,7 @@ def eliminate(problems: Sequence[Problem], channels: int, at_once: int | None = 
     """Remove the channels of a group one after another, each time the one that adds least to the error.
 
     The error is the sum over layers of E as a part of ‖Y - μ‖². Every prefix of the order is a removed set, and its
-    error is exact. Memory: 16·groups·n·(n + outputs) bytes a layer, beside S.
+    error is exact. Memory: 16·groups·n·(n + min(n, outputs)) bytes a layer, beside S.
 
     Args:
         problems: the layers that read the channels.
