@@ -132,6 +132,19 @@ def test_removals_that_are_noted_and_carried_out_together_give_what_each_alone_d
         np.testing.assert_allclose(errors[j - 1], loss(arrays, order[:j].numpy()), rtol=1e-4)
 
 
+def test_errors_in_float32_are_those_in_float64_to_the_last_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of channels that are nearly mixtures of few."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(900, 100)) @ rng.normal(size=(100, 300)) + 0.02 * rng.normal(size=(900, 300))
+    gram = Gram.of(torch.from_numpy(x)[:, None])
+    made = Problem.of(gram, torch.from_numpy(rng.normal(size=(1, 80, 300))), torch.arange(300).view(1, 300, 1), 1e-2)
+    order, errors = eliminate([made], 300)
+    monkeypatch.setattr(Problem, "inverse", lambda q: solve.inverse(q.s, q.rho(), narrow=True))
+    narrow = eliminate([made], 300)
+    torch.testing.assert_close(narrow[1], errors, rtol=1e-5, atol=0)
+    assert int((narrow[0] != order).sum()) <= 10
+
+
 def test_a_reader_that_loses_outputs_with_its_channels_sets_no_problem() -> None:
     """Each channel is a convolution group of its own, whose outputs go with it."""
     assert entries_of(torch.arange(3)[:, None].expand(-1, 4), 3) is None

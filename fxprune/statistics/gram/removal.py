@@ -6,6 +6,8 @@ taken off together for `DELAYED` entries; until then P is P - RᵀF and W is W -
 What scores need of every channel, its blocks of P and of WWᵀ, is kept up to date:
 
     (WWᵀ)_ii  ←  (WWᵀ)_ii - R_iᵀ V_i - V_iᵀ R_i     with V = Q Wᵀ - ½ QQᵀ R.
+
+In float32 that loses digits towards the end, and W is changed at once.
 """
 
 from __future__ import annotations
@@ -76,9 +78,22 @@ class Removal:
     def _look(self) -> None:
         """Take the blocks of each channel from P and W."""
         groups = torch.arange(len(self.entries), device=self.entries.device)[:, None, None]
-        own = self.weights[groups, self.entries]  # (groups, channels, size, outputs)
-        self.squares = own @ own.mT
+        self.squares = self._squares()
         self.blocks = self.inverse[groups[..., None], self.entries[..., None], self.entries[:, :, None]]
+
+    def _squares(self) -> Tensor:
+        """The blocks of WWᵀ, from W."""
+        if self.entries.shape[2] == 1:
+            norms = torch.linalg.vector_norm(self.weights, dim=2).square()
+            return norms.gather(1, self.entries[..., 0])[..., None, None]
+        groups = torch.arange(len(self.entries), device=self.entries.device)[:, None, None]
+        own = self.weights[groups, self.entries]  # (groups, channels, size, outputs)
+        return own @ own.mT
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether sums of changes would lose digits of WWᵀ: in float32 W is changed at once, and looked at anew."""
+        return self.weights.dtype == torch.float32
 
     def scores(self) -> Tensor:
         """What the removal of each channel adds to the error, of shape (channels,)."""
@@ -105,7 +120,9 @@ class Removal:
         groups, entries = self._index(channels)
         rows, weights = self._rows(groups, entries), self._weights(groups, entries)
         new = _Noted(rows, *_solved(_at(rows, entries), rows, weights))
-        products = self._products(new)
+        products = None if self._narrow else self._products(new)
+        if products is None:
+            self.weights.baddbmm_(rows.mT, new.q, alpha=-1)
         stays, both = others.to(entries.device), (self.blocks, self.squares)
         self.entries, self.blocks, self.squares = (t.index_select(1, stays) for t in (self.entries, *both))
         self._update(rows, new.f, products)
@@ -121,11 +138,14 @@ class Removal:
             products -= (new.q @ self.noted.q.mT) @ self.noted.r
         return products.sub_((new.q @ new.q.mT) @ new.r, alpha=0.5)
 
-    def _update(self, rows: Tensor, of_inverse: Tensor, products: Tensor) -> None:
+    def _update(self, rows: Tensor, of_inverse: Tensor, products: Tensor | None) -> None:
         """The blocks of the channels that are left."""
-        r, f, v = (self._columns(t) for t in (rows, of_inverse, products))
-        cross = r.mT @ v
+        r, f = self._columns(rows), self._columns(of_inverse)
         self.blocks = self.blocks - r.mT @ f
+        if products is None:
+            self.squares = self._squares()
+            return
+        cross = r.mT @ self._columns(products)
         self.squares = self.squares - cross - cross.mT
 
     def _columns(self, rows: Tensor) -> Tensor:
@@ -147,7 +167,7 @@ class Removal:
 
     def _weights(self, groups: Tensor, entries: Tensor) -> Tensor:
         """Some rows of W, of shape (groups, entries, outputs)."""
-        if self.noted is None:
+        if self.noted is None or self._narrow:
             return self.weights[groups, entries]
         return torch.baddbmm(self.weights[groups, entries], _at(self.noted.r, entries).mT, self.noted.q, alpha=-1)
 
@@ -169,7 +189,8 @@ class Removal:
             self.entries = (alive.cumsum(1) - 1)[groups[..., None], self.entries]
             self.free, r, f = self.free.gather(1, left), _at(r, left), _at(f, left)
         self.inverse.baddbmm_(r.mT, f, alpha=-1)
-        self.weights.baddbmm_(r.mT, q, alpha=-1)
+        if not self._narrow:
+            self.weights.baddbmm_(r.mT, q, alpha=-1)
         self.noted = None
 
 
