@@ -9,34 +9,43 @@ import numpy as np
 from torch import nn
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.analysis.labels.dims import Factoring, WidthUse
+from fxprune.analysis.labels.dims import Factoring
 from fxprune.analysis.labels.labels import Axes
+from fxprune.analysis.widths.forms import Equation, Labelled
 from fxprune.module.attributes import int_of
 from fxprune.module.tensors import walk
+from fxprune.tracing.provenance import Attribute, Site
 
 
-def known_attributes(analysis: Analysis) -> list[WidthUse]:
+def known_attributes(analysis: Analysis) -> Iterator[Equation]:
     """The attributes in which PyTorch's own modules hold widths, though their forward may not read them."""
-    known: list[WidthUse] = []
     for path, module in walk(analysis.labelling.graph.model):
         if type(module).forward is nn.MultiheadAttention.forward:
-            known += _attention(analysis, path, module)
+            for f in analysis.labelling.labeller.factorings:
+                if f.node.meta["module"] == path and (found := heads_of(f, module.num_heads, module.head_dim)):
+                    for attribute, labels in zip(("num_heads", "head_dim"), found, strict=True):
+                        yield from _holds(nn.MultiheadAttention, path, attribute, labels)
         elif module._parameters.get("weight") is None:
             for kind, attribute, dim in _NORMS:
                 if isinstance(module, kind) and int_of(module, attribute) is not None:
-                    known += _weightless(analysis, path, attribute, dim)
-    return known
+                    yield from _holds(kind, path, attribute, _read(analysis, path, dim))
 
 
-def _attention(analysis: Analysis, path: str, module: Any) -> Iterator[WidthUse]:
-    for f in analysis.labelling.labeller.factorings:
-        if f.node.meta["module"] == path and (found := heads_of(f, module.num_heads, module.head_dim)):
-            for attribute, labels in zip(("num_heads", "head_dim"), found, strict=True):
-                if isinstance(labels, np.ndarray):
-                    yield WidthUse(path, attribute, labels)
+def _holds(kind: type[nn.Module], path: str, attribute: str, labels: Any) -> Iterator[Equation]:
+    """An attribute of a module is the length of a dim, if that carries channels."""
+    if isinstance(labels, np.ndarray):
+        held, site = Attribute(path, attribute, len(labels)), Site(kind.forward.__code__, 0, path)
+        yield Equation(held, Labelled(labels, len(labels)), "a layer", site)
 
 
-def heads_of(f: Factoring, heads: int, each: int) -> tuple[Any, Any] | None:
+def _read(analysis: Analysis, path: str, dim: int) -> Any:
+    """What a dim of a module's input carries."""
+    first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
+    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
+    return axes.known(dim % len(axes)) if isinstance(axes, Axes) and len(axes) > 1 else None
+
+
+def heads_of(f: Factoring, heads: Any, each: Any) -> tuple[Any, Any] | None:
     """What the heads and their widths carry in a grid of `nn.MultiheadAttention`, whose rows are heads, or the heads of
     each sample in turn; None for grids that tell something else apart (queries, keys and values).
     """
@@ -52,11 +61,3 @@ _NORMS: tuple[tuple[type[nn.Module], str, int], ...] = (
     (nn.LayerNorm, "normalized_shape", -1),
     (nn.RMSNorm, "normalized_shape", -1),
 )
-
-
-def _weightless(analysis: Analysis, path: str, attribute: str, dim: int) -> list[WidthUse]:
-    """A norm without a weight."""
-    first = next((n for n in analysis.labelling.graph.fx.nodes if n.meta.get("module") == path), None)
-    axes = analysis.labelling.axes[first.all_input_nodes[0]] if first is not None else None
-    labels = axes.known(dim % len(axes)) if isinstance(axes, Axes) and len(axes) > 1 else None
-    return [WidthUse(path, attribute, labels)] if isinstance(labels, np.ndarray) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -103,36 +103,22 @@ class Held:
 
     def refuse(self, name: str, counts: Iterable[int]) -> Held:
         """The named group, a tie of its own if nothing else, cannot have these counts."""
-        both = self.refused.get(name, frozenset()).union(counts)
-        return (
-            self if both == self.refused.get(name) else replace(self.tie([name]), refused={**self.refused, name: both})
-        )
+        known = self.refused.get(name)
+        both = frozenset(known or ()).union(counts)
+        return self if both == known else replace(self.tie([name]), refused={**self.refused, name: both})
 
     def tie(self, names: Iterable[str]) -> Held:
         """The named groups, and all that are tied to one of them, become one tie; fixed if one of them is."""
         joined = frozenset(names)
         lost = next((self.fixed[n] for n in joined if n in self.fixed), None)
         if lost is not None:
-            return self.fix(joined - self.fixed.keys(), lost)
+            return self.fix(joined, lost)
         apart = [t for t in self.ties if not t & joined]
         touching = [t for t in self.ties if t & joined]
         return replace(self, ties=(*apart, joined.union(*touching)))
 
     def fix(self, names: Iterable[str], reason: Reason) -> Held:
-        """The named groups, and all that are tied to one of them, are fixed."""
-        everything = {n for name in names for n in self.tied_with(name)}
-        fixed = {**dict.fromkeys(everything, reason), **self.fixed}
-        return replace(self, fixed=fixed, ties=tuple(t for t in self.ties if not t & everything))
-
-
-def names_of(analysis: Analysis, groups: Iterable[int]) -> list[str]:
-    """The names of groups given by index."""
-    return [analysis.groups[i].name for i in groups]
-
-
-def stepped(analysis: Analysis, held: Held, names: Sequence[str], where: str) -> Held:
-    """Tied groups shrink in common steps; without one they are fixed."""
-    tied = held.tied_with(names[0])
-    if analysis.steps(tied) is not None:
-        return held
-    return held.fix(tied, ("the code ties it to widths that share no common step", where))
+        """The named groups, and all that are tied to one of them, are fixed; the first reason stays."""
+        new = {n for name in names for n in self.tied_with(name)} - self.fixed.keys()
+        fixed = {**dict.fromkeys(new, reason), **self.fixed}
+        return replace(self, fixed=fixed, ties=tuple(t for t in self.ties if not t & new)) if new else self

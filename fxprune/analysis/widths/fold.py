@@ -7,11 +7,9 @@ on their rows is followed forward: an element is of degree 1 if it is multiplied
 
 from __future__ import annotations
 
-import heapq
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -45,7 +43,6 @@ class Folding:
     def __init__(self, graph: Graph) -> None:
         self._nodes = list(graph.fx.nodes)
         self._learned = {name for name, tensor in graph.tensors.items() if isinstance(tensor, nn.Parameter)}
-        self._order = {n: i for i, n in enumerate(self._nodes)}
         self._scalable: set[fx.Node] = set()
         for node in self._nodes:
             if _is_parameter(node) or self._passes_on(node):
@@ -83,15 +80,11 @@ class Folding:
         if tensor not in self._scalable:
             raise _NoDegreeError
         wanted = {tensor: torch.ones((), dtype=torch.int8).expand(tensor.meta["shape"])}
-        ahead = [-self._order[tensor]]
-        while ahead:
-            node = self._nodes[-heapq.heappop(ahead)]
-            if not _is_parameter(node):
+        for node in reversed(self._nodes[: self._nodes.index(tensor) + 1]):
+            if node in wanted and not _is_parameter(node):
                 for source, part in self._sources(node, wanted.pop(node)):
-                    if source not in wanted:
-                        heapq.heappush(ahead, -self._order[source])
                     wanted[source] = wanted[source] | part if source in wanted else part
-        return dict(sorted(wanted.items(), key=lambda item: self._order[item[0]]))
+        return dict(sorted(wanted.items(), key=lambda item: self._nodes.index(item[0])))
 
     def _sources(self, node: fx.Node, elements: Tensor) -> Iterator[tuple[fx.Node, Tensor]]:
         """What is to be scaled in place of elements of a call's result."""
@@ -114,18 +107,16 @@ class Folding:
             _NoDegreeError: something has none.
         """
         degrees = dict(elements)
-        ahead = sorted({self._order[user] for p in elements for user in p.users})
-        while ahead:
-            node = self._nodes[heapq.heappop(ahead)]
-            if node in degrees or node in ends:
+        ahead = {user for p in elements for user in p.users}
+        for node in self._nodes:
+            if node not in ahead or node in degrees or node in ends:
                 continue
             if not _is_several(node):
                 degree = _degree(node, degrees)
                 if not _any(_once(degree)):
                     continue
                 degrees[node] = degree
-            for user in node.users:
-                heapq.heappush(ahead, self._order[user])
+            ahead.update(node.users)
         return degrees
 
 
@@ -191,20 +182,20 @@ def _moved(node: fx.Node, instead: Callable[[fx.Node], Tensor]) -> Tensor:
 def _moved_back(node: fx.Node, elements: Tensor) -> Iterator[tuple[fx.Node, Tensor]]:
     """The elements of a move's inputs that become some elements of its result."""
     move, inputs = _move(node), _call_of(node).all_input_nodes
-    shape = inputs[0].meta["shape"]
+    shapes = [n.meta["shape"] for n in inputs]
     if _keeps_order(node):
-        yield inputs[0], elements.reshape(shape)
-    elif move in (Move.PART, Move.PICK, Move.TURN):
-        found = torch.zeros(shape, dtype=torch.int8)
+        yield inputs[0], elements.reshape(shapes[0])
+    elif move in (Move.PART, Move.PICK, Move.TURN):  # views: what is written into them shows
+        found = torch.zeros(shapes[0], dtype=torch.int8)
         _moved(node, lambda _: found).copy_(elements)
         yield inputs[0], found
     else:
-        places = [0, *accumulate(prod(n.meta["shape"]) for n in inputs)]
-        numbers = torch.arange(places[-1], dtype=torch.int32)
-        parts = {n: numbers[a:b].view(n.meta["shape"]) for n, (a, b) in zip(inputs, pairwise(places), strict=True)}
-        found = torch.zeros(places[-1], dtype=torch.int8)
+        sizes = [prod(shape) for shape in shapes]
+        numbers = torch.arange(sum(sizes), dtype=torch.int32)
+        parts = {n: t.view(s) for n, t, s in zip(inputs, numbers.split(sizes), shapes, strict=True)}
+        found = torch.zeros(sum(sizes), dtype=torch.int8)
         found[_moved(node, parts.__getitem__)[elements.bool()].long()] = 1
-        yield from ((n, found[a:b].view(n.meta["shape"])) for n, (a, b) in zip(inputs, pairwise(places), strict=True))
+        yield from ((n, t.view(s)) for n, t, s in zip(inputs, found.split(sizes), shapes, strict=True))
 
 
 def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:

@@ -1,9 +1,9 @@
-"""Polynomials in how many channels each group keeps, with rational coefficients, and powers of such counts."""
+"""Polynomials in how many channels each group keeps, with rational coefficients, and what is none."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from functools import reduce
 from typing import Any, TypeAlias
@@ -18,12 +18,32 @@ from fxprune.analysis.labels.dims import Labels
 Monomial: TypeAlias = tuple[int, ...]
 
 
-class NoFormError(Exception):
-    """A number is not a polynomial in the groups' counts; `groups` are those that it depends on."""
+class Opaque:
+    """A number that is no polynomial in the groups' counts: all that is known is which groups it depends on."""
 
-    def __init__(self, groups: frozenset[int]) -> None:
-        super().__init__(groups)
-        self.groups = groups
+    constant = None
+
+    def __init__(self, groups: Iterable[int]) -> None:
+        self.groups = frozenset(groups)
+
+    def over(self, other: Form | Opaque) -> Opaque:
+        return Opaque(self.groups | other.groups)
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = over
+
+    def put(self, _: Mapping[int, Form]) -> Opaque:
+        return self
+
+    def is_zero(self) -> bool:
+        return False
+
+
+class Power(Opaque):
+    """A float of the code that is proportional to powers of counts: {group: exponent}."""
+
+    def __init__(self, exponents: Mapping[int, Any]) -> None:
+        self.exponents = {g: float(e) for g, e in exponents.items() if e}
+        super().__init__(self.exponents)
 
 
 class Form:
@@ -41,18 +61,26 @@ class Form:
 
     @classmethod
     def of(cls, number: Any) -> Form:
+        """A number; a float that holds a simple fraction exactly (0.25) is that fraction."""
+        if isinstance(number, float) and math.isfinite(number):
+            exact = Fraction(number)
+            number = exact if exact.denominator <= _FINEST else number
         return cls({(): number})
 
     def __add__(self, other: Form) -> Form:
+        if not isinstance(other, Form):
+            return NotImplemented
         terms = dict(self.terms)
         for m, c in other.terms.items():
             terms[m] = terms.get(m, 0) + c
         return Form(terms)
 
     def __sub__(self, other: Form) -> Form:
-        return self + other * Form.of(-1)
+        return self + other * _MINUS
 
     def __mul__(self, other: Form) -> Form:
+        if not isinstance(other, Form):
+            return NotImplemented
         terms: dict[Monomial, Any] = {}
         for m, c in self.terms.items():
             for n, d in other.terms.items():
@@ -75,21 +103,17 @@ class Form:
         """The number that it is whatever the groups keep; None if it depends on them."""
         return None if self.groups else self.terms.get((), 0)
 
-    def over(self, other: Form) -> Form:
-        """The exact quotient.
-
-        Raises:
-            NoFormError: it is not a polynomial.
-        """
-        quotient, rest = Form({}), self
-        if not other.terms:
-            raise NoFormError(self.groups)
+    def over(self, other: Form | Opaque) -> Form | Opaque:
+        """The exact quotient; opaque if it is no polynomial."""
+        quotient, rest, nothing = Form({}), self, Opaque(self.groups | other.groups)
+        if isinstance(other, Opaque) or other.is_zero():
+            return nothing
         lead = max(other.terms, key=_degree)
         while rest.terms:
             top = max(rest.terms, key=_degree)
             factor = _without(top, lead)
             if factor is None:
-                raise NoFormError(self.groups | other.groups)
+                return nothing
             part = Form({factor: Fraction(rest.terms[top]) / other.terms[lead]})
             quotient, rest = quotient + part, rest - part * other
         return quotient
@@ -107,8 +131,19 @@ class Form:
         )
         return reduce(Form.__add__, parts, Form({}))
 
+    def is_zero(self) -> bool:
+        return not self.terms
+
+    def is_exact(self) -> bool:
+        """Whether all coefficients are rational; otherwise, one is a float such as 0.1."""
+        return not any(isinstance(c, float) for c in self.terms.values())
+
     def is_integral(self) -> bool:
         return all(Fraction(c).denominator == 1 for c in self.terms.values())
+
+
+_FINEST = 1024
+_MINUS = Form({(): -1})
 
 
 def _degree(m: Monomial) -> tuple[int, Monomial]:
@@ -122,6 +157,25 @@ def _without(m: Monomial, factor: Monomial) -> Monomial | None:
             return None
         left.remove(g)
     return tuple(left)
+
+
+def as_power(value: Form | Opaque) -> Power | None:
+    """A form as a power: only a single term is one."""
+    if isinstance(value, Power):
+        return value
+    terms = list(value.terms) if isinstance(value, Form) else []
+    return Power({g: terms[0].count(g) for g in terms[0]}) if len(terms) == 1 else None
+
+
+def power(operation: str, a: Form | Opaque, b: Form | Opaque) -> Opaque:
+    """What the product, the quotient or a power of two numbers is proportional to."""
+    x, y = as_power(a), as_power(b)
+    if x is not None and operation == "pow" and b.constant is not None:
+        return Power({g: e * b.constant for g, e in x.exponents.items()})
+    if x is not None and y is not None and operation in ("mul", "truediv"):
+        sign = 1 if operation == "mul" else -1
+        return Power({g: x.exponents.get(g, 0) + sign * y.exponents.get(g, 0) for g in x.groups | y.groups})
+    return Opaque(a.groups | b.groups)
 
 
 class Parts:
@@ -156,22 +210,3 @@ class Parts:
     def kept(self, symbol: int, keep: npt.NDArray[np.bool_]) -> int:
         """How many channels of a part stay."""
         return int(keep[self._components[-symbol - 1]].sum())
-
-
-class Power:
-    """A float of the code that is proportional to powers of counts: {group: exponent}."""
-
-    def __init__(self, exponents: Mapping[int, float]) -> None:
-        self.exponents = {g: e for g, e in exponents.items() if e}
-
-    @property
-    def groups(self) -> frozenset[int]:
-        return frozenset(self.exponents)
-
-
-def as_power(value: Form | Power) -> Power | None:
-    """A form as a power: only a single term is one."""
-    if isinstance(value, Power):
-        return value
-    terms = list(value.terms)
-    return Power({g: terms[0].count(g) for g in terms[0]}) if len(terms) == 1 else None

@@ -6,39 +6,32 @@ goes for the size that was recorded would be wrong for any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch import fx
 
-from fxprune.analysis.labels.dims import MODEL_INPUT, SPATIAL
+from fxprune.analysis.labels.dims import MODEL_INPUT, SPATIAL, Factoring
 from fxprune.analysis.ops.table import spec_of_node
-from fxprune.analysis.widths.equations import Facts
-from fxprune.analysis.widths.forms import Forms, Labelled, operands
-from fxprune.analysis.widths.script import recorded_calls
-from fxprune.tracing.provenance import Computed, Dim, Site
-
-_LAID = "a reshape that divides these channels by the size of the input"
+from fxprune.analysis.widths.forms import Forms, Labelled, leaves
 
 
-def laid_over_positions(forms: Forms, facts: Facts) -> Iterator[tuple[Any, Site, str]]:
-    """The channels that a reshape divides by the number of positions, where, and how, as `Facts.escapes`."""
-    nodes = recorded_calls(forms.analysis.labelling.graph.fx)
-    splits = [f for f in forms.analysis.labelling.labeller.factorings if f.split]
-    for source, carried, call in facts.lengths if splits else ():
-        inside = {nodes[i] for i in call.nodes}
-        for f in splits:
-            if f.node in inside and any(carried is factor for factor in f.factors) and _follows(forms, source):
-                yield Labelled(f.flat, len(f.flat)), call.site, _LAID
+def divided_channels(forms: Forms, grids: Sequence[Factoring], source: Any, carried: Any) -> Iterator[Labelled]:
+    """The channels that a reshape divides by the number of positions.
+
+    Args:
+        grids: what the reshape makes of dims.
+        source: where the length of a dim of its result comes from.
+        carried: by that dim.
+    """
+    split = [f for f in grids if f.split and any(carried is factor for factor in f.factors)]
+    if split and any(_follows(forms, leaf) for leaf in leaves(source)):
+        yield from (Labelled(f.flat, len(f.flat)) for f in split)
 
 
 def _follows(forms: Forms, source: Any) -> bool:
     """Whether a number follows the positions of an input."""
-    if isinstance(source, Computed):
-        return any(_follows(forms, side) for side in operands(source))
-    if not isinstance(source, Dim):
-        return False
     carried = forms.labels_of(source)
     if isinstance(carried, np.ndarray) or carried not in (SPATIAL, MODEL_INPUT):
         return False

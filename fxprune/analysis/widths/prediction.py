@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ class Prediction:
 
     def __init__(self, analysis: Analysis, held: Held, *, other: bool = False) -> None:
         self.analysis, self.other = analysis, other
-        self._ties, self._fixed = held.ties, held.fixed
         self.active = np.array([g.name not in held.fixed for g in analysis.groups], dtype=bool)
         self.counts = self._choose_counts(held)
         self.keep = analysis.keep({name: self._kept(name, count) for name, count in self.counts.items()})
@@ -56,34 +54,18 @@ class Prediction:
         order = np.random.default_rng(self.analysis.index[name]).permutation(self.analysis.by_name[name].size)
         return order[len(order) - count :] if self.other else order[:count]
 
-    def again(self, held: Held) -> Prediction:
-        """The same choice with what is now known of the code; this very one if no group is tied or fixed by it."""
-        if held.ties == self._ties and held.fixed.keys() == self._fixed.keys():
-            return self
-        return Prediction(self.analysis, held, other=self.other)
-
-    def turned(self, held: Held) -> Prediction:
-        """The other choice."""
-        return Prediction(self.analysis, held, other=not self.other)
-
-    def touched(self, node: fx.Node) -> npt.NDArray[np.int64]:
+    def touched(self, node: fx.Node) -> list[str]:
         """The active groups on a call's result and arguments."""
-        axes = self.analysis.labelling.axes
-        return self.groups([a for n in (node, *node.all_input_nodes) for a in several(axes[n])])
+        return self.groups(node, *node.all_input_nodes)
 
-    def groups(self, axes: Axes | Iterable[Axes]) -> npt.NDArray[np.int64]:
-        """The active groups that the dims of one or several tensors carry, as indices."""
-        tensors = [axes] if isinstance(axes, Axes) else list(axes)
-        return self.carried([t.known(i) for t in tensors for i in range(len(t))])
-
-    def carried(self, dims: Iterable[Any]) -> npt.NDArray[np.int64]:
-        """The active groups that some dims carry."""
-        labels = [d for d in dims if isinstance(d, np.ndarray)]
+    def groups(self, *nodes: fx.Node) -> list[str]:
+        """The active groups that the dims of nodes' tensors carry, by name."""
+        tensors = [t for node in nodes for t in several(self.analysis.labelling.axes[node])]
+        labels = [d for t in tensors for i in range(len(t)) if isinstance(d := t.known(i), np.ndarray)]
         if not labels:
-            return np.empty(0, dtype=np.int64)
-        found = self.analysis.group_of[self.analysis.components.of[np.concatenate(labels)]]
-        found = np.unique(found[found >= 0])
-        return found[self.active[found]]
+            return []
+        owners = self.analysis.group_of[self.analysis.components.of[np.concatenate(labels)]]
+        return [self.analysis.groups[g].name for g in np.unique(owners[owners >= 0]).tolist() if self.active[g]]
 
     def part(self, group: int) -> float:
         """The part of a group's channels that stays."""

@@ -6,7 +6,7 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,26 +113,23 @@ class _Prober(DispatchMode):
 
     def __init__(self, prediction: Prediction, factors: Mapping[str, float]) -> None:
         super().__init__()
-        self._factors = factors
         self.stack: list[str] = []
         self.differences: list[Difference] = []
         self.refusal: Refusal | None = None
-        self._prediction = prediction
+        self._prediction, self._factors = prediction, factors
         self._axes = prediction.analysis.labelling.axes
         self._graph = prediction.analysis.labelling.graph
-        calls = recorded_calls(self._graph.fx)
-        self._scripts = {extra: Script([n for n in calls if n.meta["extra"] is extra]) for extra in (False, True)}
-        self.script = self._scripts[False]
-        self.paused = False
+        self._script = Script([])
 
     def run(self, training: bool, forward: Callable[[], Any]) -> bool:
         """Run one forward, if it was recorded; False if the model's code refused to go on."""
-        self.script = self._scripts[training]
+        nodes = [n for n in recorded_calls(self._graph.fx) if n.meta["extra"] is training]
+        self._script = Script(nodes)
         try:
-            if self.script.nodes:
+            if nodes:
                 forward()
         except Exception as error:
-            done, nodes = self.script.at, self.script.nodes
+            done = self._script.at
             last = nodes[done - 1] if done else None
             diverged = not self._graph.on_meta and (isinstance(error, Diverged) or asks_for_data(error))
             module = self.stack[-1] if self.stack else ""
@@ -145,10 +142,11 @@ class _Prober(DispatchMode):
         if is_composite(op):
             with self:
                 return op.decompose(*args, **kwargs)
-        if self.paused or meta_kernels.is_void(op, args):  # neither is in the script
+        if meta_kernels.is_void(op, args):  # it is not in the script
             return op(*args, **kwargs)
-        node = self.script.next(op)
-        self._check_constant(node, args)
+        node = self._script.next(op)
+        if node is not None:
+            self._check_numbers(node, "constant", _constant(node, args), 1e-6)  # in the tensor's precision
         if op not in meta_kernels.MIXED and not all_on_meta((*args, *kwargs.values())):
             args, kwargs = _moved((args, kwargs))
         if node is None:  # from meta there is no copy to a device
@@ -161,46 +159,45 @@ class _Prober(DispatchMode):
         except Exception as error:
             if asks_for_data(error) and not self._graph.on_meta:  # which says nothing of widths
                 return self._graph.answers.get(node.name, _made(node, predicted, args))
-            return self.differ(node, predicted, brief(error), args)
+            return self._differ(node, brief(error), args)
         seen = _shapes(result)
         if _as_read(node, seen) != _as_read(node, predicted):
-            return self.differ(node, predicted, f"{as_text(seen)} instead of {as_text(predicted)}", args)
+            return self._differ(node, f"{as_text(seen)} instead of {as_text(predicted)}", args)
         self._check_offset(node, args)
-        self._check_scalars(node, args, kwargs)
+        self._check_numbers(node, "scalar", _scalars(node, args, kwargs), 1e-9)
         return result
 
     def reshape(self, what: str, args: Any) -> Any:
         """A reshape that was refused before it reached the dispatcher."""
-        node = self.script.skip_to_reshape()
-        self.paused = True
-        try:
-            return self.differ(node, self._prediction.shapes(self._axes[node]), what, args)
-        finally:
-            self.paused = False
+        with _disable_current_modes():
+            return self._differ(self._script.next_reshape(), what, args)
 
     def recurrent(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A recurrent layer; on real tensors PyTorch goes another way through it than on meta tensors."""
         if self._graph.on_meta:
             return func(*args, **kwargs)
-        self.script.skip_function(func.__name__)
-        self.paused = True
-        try:
+        self._script.skip_function(func.__name__)
+        with _disable_current_modes():
             return func(*args, **kwargs)
-        finally:
-            self.paused = False
 
-    def differ(self, node: fx.Node, predicted: Any, what: str, args: Any) -> Any:
-        """Note a difference; go on with what was predicted."""
+    def _differ(self, node: fx.Node, what: str, args: Any) -> Any:
+        """Note a difference; go on with what was predicted.
+
+        Ops that need data fail on meta tensors; that matters only where a channel is concerned.
+        """
         if node.name in self._graph.answers:
             return self._graph.answers[node.name]
-        if self._concerns_a_group(node):
-            self.differences.append(Difference(node, what, self._line(node)))
-        return _made(node, predicted, args)
+        if self._graph.on_meta or self._prediction.touched(node):
+            self._note(node, what)
+        return _made(node, self._prediction.shapes(self._axes[node]), args)
 
-    def _concerns_a_group(self, node: fx.Node) -> bool:
-        """Ops that need data fail on meta tensors; that matters only where a channel is concerned."""
-        involved = [self._axes[node], *(self._axes[a] for a in node.all_input_nodes)]
-        return self._graph.on_meta or any(len(self._prediction.groups(a)) for a in involved)
+    def _note(self, node: fx.Node, what: str, *, scalar: bool = False) -> None:
+        """Note a difference with the line of the model's code that issued the present call."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_MACHINERY):
+            frame = frame.f_back
+        where = shown(frame.f_code.co_filename, frame.f_lineno, node.meta["module"])
+        self.differences.append(Difference(node, what, where, scalar))
 
     def _check_offset(self, node: fx.Node, args: Any) -> None:
         """A slice of the right length may still be the wrong one; where a single index counts, the dim is fixed."""
@@ -209,50 +206,27 @@ class _Prober(DispatchMode):
             return
         source: Axes = self._axes[node.args[0]]  # type: ignore[index,assignment]
         labels, recorded, asked = source.known(args[1]), node.args[2], args[2]
-        if not isinstance(labels, np.ndarray) or not isinstance(recorded, int) or not isinstance(asked, int):
-            return
-        if node.meta["shape"][args[1]] == 1:
+        whole = not isinstance(labels, np.ndarray) or node.meta["shape"][args[1]] == 1
+        if whole or not isinstance(recorded, int) or not isinstance(asked, int):
             return
         length = self._prediction.length(labels)
         start = self._prediction.length(labels[: recorded if recorded >= 0 else recorded + len(labels)])
         if args[4:] not in ((), (1,)):  # a column of the grid (length / step, step), whatever rows are left
             start = recorded
         if (asked if asked >= 0 else asked + length) != start:
-            what = f"slice starts at {asked}, not {start}"
-            self.differences.append(Difference(node, what, self._line(node)))
+            self._note(node, f"slice starts at {asked}, not {start}")
 
-    def _check_constant(self, node: fx.Node | None, args: Any) -> None:
-        """A number that the code has put into a tensor may be computed from a width."""
-        constant = node.args[0] if node is not None and node.args else None
-        recorded = constant.meta.get("value") if isinstance(constant, fx.Node) else None
-        if node is None or recorded is None or args[0].dim() or args[0].is_meta:
-            return
-        present, factor = float(args[0]), self._factors.get(node.name)
-        if self._differs(recorded, present, factor, 1e-6):  # in the tensor's precision
-            what = f"constant {present:.4g} instead of {recorded:.4g}"
-            self.differences.append(Difference(node, what, self._line(node), scalar=True))
-
-    def _check_scalars(self, node: fx.Node, args: Any, kwargs: Any) -> None:
-        for recorded, present in numbers(node, args, kwargs):
-            factor = self._factors.get(node.name)
-            if self._differs(recorded, present, factor, 1e-9):
-                what = f"scalar {present:.4g} instead of {recorded * (factor or 1):.4g}"
-                self.differences.append(Difference(node, what, self._line(node), scalar=True))
-
-    @staticmethod
-    def _differs(recorded: float, present: float, factor: float | None, rounding: float) -> bool:
-        """Whether a number is another one, or not the recorded one times the factor that weights take up."""
-        return (
-            differ(recorded, present) if factor is None else abs(recorded * factor - present) > rounding * abs(present)
-        )
-
-    @staticmethod
-    def _line(node: fx.Node) -> str:
-        """The line of the model's code that issued the present call."""
-        frame = sys._getframe(2)
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_MACHINERY):
-            frame = frame.f_back
-        return shown(frame.f_code.co_filename, frame.f_lineno, node.meta["module"])
+    def _check_numbers(self, node: fx.Node, what: str, pairs: Iterable[tuple[float, float]], rounding: float) -> None:
+        """Numbers are the recorded ones, but for a factor that weights take up; no NaN differs from another."""
+        factor = self._factors.get(node.name)
+        for recorded, present in pairs:
+            expected = recorded * (factor or 1)
+            if factor is None:
+                alike = recorded == present or (recorded != recorded and present != present)
+            else:
+                alike = abs(expected - present) <= rounding * abs(present)
+            if not alike:
+                self._note(node, f"{what} {present:.4g} instead of {expected:.4g}", scalar=True)
 
 
 _TORCH = Path(torch.__file__).parent
@@ -332,7 +306,7 @@ def _as_read(node: fx.Node, shapes: Any) -> Any:
     return [shape for i, shape in enumerate(shapes) if i in read] + [len(shapes)]
 
 
-def numbers(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, float]]:
+def _scalars(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, float]]:
     """The numbers that a call takes as values: the recorded one and the present one."""
     spec = spec_of_node(node)
     if spec is not None and spec.values:
@@ -340,9 +314,12 @@ def numbers(node: fx.Node, args: Any, kwargs: Any) -> Iterator[tuple[float, floa
         yield from ((a, b) for a, b in pairs if _is_number(a) and _is_number(b))  # type: ignore[misc]
 
 
-def differ(a: float, b: float) -> bool:
-    """Whether two numbers differ; no NaN differs from another."""
-    return a != b and (a == a or b == b)
+def _constant(node: fx.Node, args: Any) -> Iterator[tuple[float, float]]:
+    """A number that the code has put into a tensor, which may be computed from a width: likewise."""
+    source = node.args[0] if node.args else None
+    recorded = source.meta.get("value") if isinstance(source, fx.Node) else None
+    if recorded is not None and not args[0].dim() and not args[0].is_meta:
+        yield recorded, float(args[0])
 
 
 def _is_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,36 +42,35 @@ class Script:
         """The recorded call of `op`; None for a copy that the recorded run did not need, as it needs some here not, and
         for a number that is written into a meta tensor (`x[i] = 0`), as into a real one it is written without a call.
         """
-        while not stands_for(op, self._present()) and _is_copy(self._present()):
-            self.at += 1
-        if stands_for(op, self._present()):
-            self.at += 1
-            return self.nodes[self.at - 1]
-        if _is_copy(op) or op.overloadpacket.__name__ in OF_NUMBERS:
-            return None
-        raise Diverged(f"{op} is called where {self._present()} was")
+        unneeded = _is_copy(op) or op.overloadpacket.__name__ in OF_NUMBERS
+        return self._next(lambda n: stands_for(op, n.target), None if unneeded else str(op))
 
-    def skip_to_reshape(self) -> fx.Node:
-        """The next recorded reshape; a copy may come before it."""
-        while _is_copy(self._present()):
-            self.at += 1
-        if not moves(self._present(), Move.RESHAPE):
-            raise Diverged(f"a reshape is called where {self._present()} was")
-        self.at += 1
-        return self.nodes[self.at - 1]
+    def next_reshape(self) -> fx.Node:
+        """The next recorded reshape."""
+        return self._next(lambda n: moves(n.target, Move.RESHAPE), "a reshape")  # type: ignore[return-value]
 
     def skip_function(self, name: str) -> None:
-        """Go past the calls that a function of PyTorch's has made; copies may come before them."""
-        while _is_copy(self._present()) and self.nodes[self.at].meta["function"] != name:
-            self.at += 1
-        start = self.at
+        """Go past the calls that a function of PyTorch's has made."""
+        self._next(lambda n: n.meta["function"] == name, name)
         while self.at < len(self.nodes) and self.nodes[self.at].meta["function"] == name:
             self.at += 1
-        if self.at == start:
-            raise Diverged(f"{name} is called where {self._present()} was")
 
-    def _present(self) -> Any:
-        return self.nodes[self.at].target if self.at < len(self.nodes) else None
+    def _next(self, fits: Callable[[fx.Node], bool], wanted: str | None) -> fx.Node | None:
+        """Go past the next call that fits; copies may come before it.
+
+        Raises:
+            Diverged: there is none, though it is `wanted`.
+        """
+        for at in range(self.at, len(self.nodes)):
+            if fits(self.nodes[at]):
+                self.at = at + 1
+                return self.nodes[at]
+            if not _is_copy(self.nodes[at].target):
+                break
+        if wanted is not None:
+            present = self.nodes[self.at].target if self.at < len(self.nodes) else None
+            raise Diverged(f"{wanted} is called where {present} was")
+        return None
 
 
 def _is_copy(op: Any) -> bool:

@@ -154,9 +154,7 @@ class Skip(nn.Module):
 )
 def test_which_code_sees_widths(model: nn.Module, sees: bool) -> None:
     analysis = analyse(fxprune.trace(model, X))
-    run = analysis.labelling.graph.run
-    assert run is not None
-    assert gather(Forms(analysis, Parts(analysis), {}), run).sighted is sees
+    assert gather(Forms(analysis, Parts(analysis), {})).sighted is sees
 
 
 class Convolution(nn.Conv2d):

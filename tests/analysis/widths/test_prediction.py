@@ -15,7 +15,7 @@ def test_the_second_choice_keeps_what_the_first_one_drops(case: Case) -> None:
     torch.manual_seed(0)
     analysis = case.analysed().analysis
     first = Prediction(analysis, Held())
-    second = first.turned(Held())
+    second = Prediction(analysis, Held(), other=True)
     for g in analysis.groups:
         own = ~analysis.keep({g.name: []})
         a, b = first.keep[own], second.keep[own]
@@ -28,7 +28,7 @@ def test_equal_counts_in_one_choice_differ_in_the_other() -> None:
     net = torch.nn.Sequential(*(torch.nn.Linear(64, 64) for _ in range(40)))
     analysis = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 64))).analysis
     first = Prediction(analysis, Held())
-    second = first.turned(Held())
+    second = Prediction(analysis, Held(), other=True)
     pairs = {(first.counts[g.name], second.counts[g.name]) for g in analysis.groups}
     assert len(pairs) == len(analysis.groups) == 39
 
