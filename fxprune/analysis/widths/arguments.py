@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from fxprune.analysis.widths.forms import Number
 from fxprune.tracing.functions import SIZED, SizeArguments, Takes
@@ -17,7 +14,7 @@ Path = tuple[Any, ...]
 Item = tuple[Any, Path]
 
 
-def value_of(source: Any) -> Any:  # 0 stands for a tensor's number, of which the check tells whether it must follow
+def value_of(source: Any) -> Any:  # 0 stands for a tensor's number; the check tells whether it must follow
     return source.value if isinstance(source, SOURCES) else 0 if isinstance(source, Reference) else source
 
 
@@ -71,17 +68,3 @@ class Arguments:
         value, path = item
         given = 0 if self._indexed or isinstance(path[0], str) else len(self.call.args)
         return Number(value, self.call.site, path, given) if type(value) is int else value
-
-
-def dims_taken(item: Any, tensors: Mapping[str, Tensor]) -> int:
-    """How many dims an item of an index takes; `tensors` are the model's own, by name."""
-    if item is None or isinstance(item, bool) or item is Ellipsis:
-        return 0
-    if not isinstance(item, Reference):
-        return 1
-    if isinstance(item.node, str):
-        tensor = tensors.get(item.node)
-        dtype, dims = (tensor.dtype, tensor.dim()) if tensor is not None else (None, 1)
-    else:
-        dtype, dims = item.node.meta["dtype"], len(item.node.meta["shape"])
-    return dims if dtype in (torch.bool, torch.uint8) else 1

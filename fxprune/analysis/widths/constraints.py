@@ -71,12 +71,8 @@ class Held:
     def attributes(
         self, analysis: Analysis, counts: Mapping[str, int], keep: npt.NDArray[np.bool_]
     ) -> dict[str, dict[str, int]]:
-        """New values of the attributes and literals that follow widths.
-
-        Args:
-            analysis: of the graph.
-            counts: kept channels of each group by name.
-            keep: which components stay, from `Analysis.keep`.
+        """New values of the attributes and literals that follow widths, for the kept channels of each group by name,
+        and the components that stay (`Analysis.keep`).
         """
         groups, parts = analysis.groups, self.parts
         found: dict[str, dict[str, int]] = {}

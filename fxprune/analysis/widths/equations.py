@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from fxprune.analysis.labels.dims import Factoring
 from fxprune.analysis.labels.labels import Axes
-from fxprune.analysis.widths.arguments import SOURCES, Arguments, Item, Path, dims_taken, items_in, value_of
+from fxprune.analysis.widths.arguments import SOURCES, Arguments, Item, Path, items_in, value_of
 from fxprune.analysis.widths.builtin_modules import heads_of, known_attributes
 from fxprune.analysis.widths.fold import is_scaling
 from fxprune.analysis.widths.forms import Equation, Forms, Labelled, Number
@@ -22,20 +23,13 @@ from fxprune.tracing.functions import RELATIVE, SIZED, SizeArguments, Takes
 from fxprune.tracing.provenance import Attribute, Computed, Dim, Guard, Reference, Run, SizedCall, is_torchs
 
 
-class Scalar(NamedTuple):
-    """A number that a call takes as a value, and must keep, or have made up for: its source, and the call."""
-
-    source: Any
-    call: SizedCall
-
-
 @dataclass
 class Facts:
     """All that the recorded run says about the numbers in the model's code.
 
     Attributes:
         equations: what must hold.
-        scalars: numbers that calls take as values.
+        scalars: numbers that calls take as values, and must keep, or have made up for: each with the call.
         guards: what the code compared.
         escapes: numbers that left what can be followed, as equations with a plain number.
         explained: recorded calls whose sizes an equation speaks of.
@@ -44,7 +38,7 @@ class Facts:
     """
 
     equations: list[Equation] = field(default_factory=list)
-    scalars: list[Scalar] = field(default_factory=list)
+    scalars: list[tuple[Any, SizedCall]] = field(default_factory=list)
     guards: list[Guard] = field(default_factory=list)
     escapes: list[Equation] = field(default_factory=list)
     explained: set[fx.Node] = field(default_factory=set)
@@ -124,7 +118,7 @@ class _Reader:
             self._facts.explained.update(self._nodes if self._done else ())
         for source, path in () if self._torchs else self._given.leaves():  # PyTorch's own modules are known
             if path not in self._done and isinstance(source, SOURCES):
-                self._facts.scalars.append(Scalar(source, self._call))
+                self._facts.scalars.append((source, self._call))
 
     # What is equal
 
@@ -132,10 +126,9 @@ class _Reader:
         """The number of an item, or what it is the negative of, is the length of a dim."""
         if item[0] is None:
             return
-        source, labelled = self._taken(item), isinstance(dim, np.ndarray)
-        if not isinstance(source, (Number, *SOURCES)) or (
-            isinstance(source, Number) and (self._torchs or not labelled)
-        ):
+        source = self._taken(item)
+        known = isinstance(source, Number) and (self._torchs or not isinstance(dim, np.ndarray))
+        if known or not isinstance(source, (Number, *SOURCES)):
             return
         if source.value < 0:
             source = self._computed("mul", source, -1, size)
@@ -160,18 +153,15 @@ class _Reader:
 
     def _bound(self, item: Item, axes: Axes, at: int) -> None:
         """A number is the bound of a slice of a dim."""
-        value, plain, dim, size = (
-            int(value_of(item[0])),
-            not isinstance(item[0], SOURCES),
-            axes.known(at),
-            axes.shape[at],
-        )
-        if not isinstance(dim, np.ndarray) or (value == 0 and plain):
+        value, dim, size = item[0], axes.known(at), axes.shape[at]
+        if not isinstance(dim, np.ndarray) or value is None:
             return
-        if value >= size and plain:
+        if not isinstance(value, (int, *SOURCES)):
+            self._facts.escaped(Labelled(dim, size), "a slice by a tensor's number, or NumPy's", self._call.site)
+        elif isinstance(value, int) and value >= size:
             self._taken(item)  # all there is, of any width
-        elif value <= size:
-            self._equal(item, dim[:value] if value >= 0 else dim[max(0, size + value) :], abs(value))
+        elif value != 0 and (n := value_of(value)) <= size:
+            self._equal(item, dim[:n] if n >= 0 else dim[max(0, size + n) :], abs(n))
 
     def _lengths(self, items: Sequence[Item], axes: Axes, first: int = 0) -> None:
         """Numbers are the lengths of a tensor's dims."""
@@ -292,7 +282,7 @@ class _Reader:
             *others, width = first.meta["shape"]
             source = self._computed("pow", Dim(Reference(first), len(others), width), -0.5, width**-0.5)
         if isinstance(source, SOURCES):
-            self._facts.scalars.append(Scalar(source, self._call))
+            self._facts.scalars.append((source, self._call))
 
     def heads(self, where: SizeArguments) -> None:
         """The width of all heads, their number, and the width of each, which is computed from both."""
@@ -320,11 +310,10 @@ class _Reader:
 
     def index(self, _: SizeArguments) -> None:
         """The bounds of slices."""
-        axes, items, tensors = self._axes(), self._given.index(), self._forms.analysis.labelling.graph.tensors
-        at = 0
+        axes, items, at = self._axes(), self._given.index(), 0
         for i, item in enumerate(items):
             if item is Ellipsis:
-                at = len(axes) - sum(dims_taken(v, tensors) for v in items[i + 1 :])
+                at = len(axes) - sum(map(self._dims_taken, items[i + 1 :]))
             elif isinstance(item, slice) and at < len(axes):
                 columns = item.step not in (None, 1)  # of the grid (length / step, step): the first is not a width
                 for name, bound in (("lower", None if columns else item.start), ("upper", item.stop)):
@@ -332,7 +321,18 @@ class _Reader:
                         self._bound((bound, (i, name)), axes, at)
                 at += 1
             else:
-                at += dims_taken(item, tensors)
+                at += self._dims_taken(item)
+
+    def _dims_taken(self, item: Any) -> int:
+        """How many dims an item of an index takes."""
+        if item is None or isinstance(item, bool) or item is Ellipsis:
+            return 0
+        axes = self._forms.axes(item) if isinstance(item, Reference) else None
+        if axes is None:
+            return 1
+        held = self._forms.analysis.labelling.graph.tensors.get(item.node)
+        dtype = item.node.meta["dtype"] if held is None else held.dtype
+        return len(axes) if dtype in (torch.bool, torch.uint8) else 1
 
 
 _ONES = ((None, 1), (0, 1), (-1, None))  # one index, of any width; if its value counts, the dim is fixed

@@ -23,8 +23,7 @@ from fxprune.analysis.ops.terms import Term, Terms
 from fxprune.plan.plan import Ints
 from fxprune.tracing.trace import Graph
 
-# Parameters' names, each with positions along its first dim.
-Rows = list[tuple[str, Ints]]
+Rows = list[tuple[str, Ints]]  # parameters' names, each with positions along its first dim
 
 
 class _NoDegreeError(Exception):
@@ -43,7 +42,7 @@ class Folding:
     def __init__(self, graph: Graph) -> None:
         self._nodes = list(graph.fx.nodes)
         self._learned = {name for name, tensor in graph.tensors.items() if isinstance(tensor, nn.Parameter)}
-        self._scalable: set[fx.Node] = set()
+        self._scalable = set[fx.Node]()
         for node in self._nodes:
             if _is_parameter(node) or self._passes_on(node):
                 self._scalable.add(node)
@@ -58,11 +57,10 @@ class Folding:
         return any(f.tensor in self._scalable for f in terms.factors or terms.addends)  # type: ignore[union-attr]
 
     def absorbing_rows(self, call: fx.Node) -> tuple[Rows, frozenset[str]]:
-        """The parameter rows that can take up the scalar that `call` applies to its first argument.
+        """The parameter rows, if any, that can take up the scalar that `call` applies to its first argument.
 
-        Returns:
-            The rows, none if there are none, and the names of all calls that they do it for: `call`, and its like
-            where a run in training mode was recorded that uses the same parameters.
+        Returns them with the names of all calls that they do it for: `call`, and its like where a run in training mode
+        was recorded that uses the same parameters.
         """
         like = [call, *(n for n in self._nodes if _is_like(n, call))]
         try:
@@ -101,11 +99,7 @@ class Folding:
             yield t.tensor, _laid(elements, terms.names, t.names, shape).expand(shape)
 
     def _degrees(self, elements: Mapping[fx.Node, Tensor], ends: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
-        """The degrees of all that has another one than 0, from given elements up to the calls `ends`.
-
-        Raises:
-            _NoDegreeError: something has none.
-        """
+        """The degrees of all that has another one than 0, from given elements up to the calls `ends`."""
         degrees = dict(elements)
         ahead = {user for p in elements for user in p.users}
         for node in self._nodes:
@@ -199,11 +193,7 @@ def _moved_back(node: fx.Node, elements: Tensor) -> Iterator[tuple[fx.Node, Tens
 
 
 def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:
-    """The degree of each element of a call's result.
-
-    Raises:
-        _NoDegreeError: it has none.
-    """
+    """The degree of each element of a call's result; raises `_NoDegreeError` if it has none."""
 
     def of(tensor: fx.Node) -> Tensor:
         known = degrees.get(tensor)
@@ -229,17 +219,9 @@ def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:
 
 
 def _laid(t: Tensor, names: Sequence[str], onto: Sequence[str], shape: Sequence[int], *, alike: bool = False) -> Tensor:
-    """What is largest along the dims that another tensor lacks, with the dims of that tensor.
+    """What is largest along the dims that another tensor lacks, with that tensor's dims: `onto`, of a `shape`.
 
-    Args:
-        t: a tensor.
-        names: of its dims.
-        onto: names of the other's dims.
-        shape: the other's.
-        alike: whether all must be the same along the dims that the other lacks.
-
-    Raises:
-        _NoDegreeError: it is not.
+    If all must be `alike` along the dims that it lacks, and are not, that is a `_NoDegreeError`.
     """
     t = _once(t)
     for i, name in enumerate(names):

@@ -15,14 +15,12 @@ from fxprune.analysis.widths.solve import solve
 
 
 def held_by_code(analysis: Analysis, fixed: dict[str, Reason], *, rewrite_code: bool = True) -> Held:
-    """What the model's code holds.
+    """What the model's code holds, beside groups that are `fixed` anyway, with the reasons.
 
-    Args:
-        analysis: of the graph.
-        fixed: groups that are fixed anyway, with the reasons.
-        rewrite_code: whether literals in the code of a module may be mended.
+    `rewrite_code` tells whether literals in the code of a module may be mended.
     """
-    held = Held(parts=(parts := Parts(analysis)))
+    parts = Parts(analysis)
+    held = Held(parts=parts)
     for balance in analysis.balances:
         held = held.tie(balance.names)
     for name, reason in fixed.items():

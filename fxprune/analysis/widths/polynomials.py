@@ -50,8 +50,8 @@ class Form:
     """A polynomial in the groups' counts, with rational coefficients.
 
     >>> k = Form({(0,): 1})
-    >>> (k * Form.of(6)).over(Form.of(2)) == k + k + k
-    True
+    >>> ((k * Form.of(6)).over(Form.of(2)) - k).at({0: 5}.get)
+    Fraction(10, 1)
     """
 
     __slots__ = ("terms",)
@@ -87,12 +87,6 @@ class Form:
                 key = tuple(sorted(m + n)) if m and n else m or n
                 terms[key] = terms.get(key, 0) + c * d
         return Form(terms)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Form) and self.terms == other.terms
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.terms.items()))
 
     @property
     def groups(self) -> frozenset[int]:

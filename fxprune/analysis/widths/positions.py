@@ -17,15 +17,11 @@ from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.forms import Forms, Labelled, leaves
 
 
-def divided_channels(forms: Forms, grids: Sequence[Factoring], source: Any, carried: Any) -> Iterator[Labelled]:
-    """The channels that a reshape divides by the number of positions.
-
-    Args:
-        grids: what the reshape makes of dims.
-        source: where the length of a dim of its result comes from.
-        carried: by that dim.
+def divided_channels(forms: Forms, grids: Sequence[Factoring], source: Any, dim: Any) -> Iterator[Labelled]:
+    """The channels that a reshape divides by the number of positions, given the dims that it sees as `grids`, and the
+    `source` of the length of a dim of its result.
     """
-    split = [f for f in grids if f.split and any(carried is factor for factor in f.factors)]
+    split = [f for f in grids if f.split and any(dim is factor for factor in f.factors)]
     if split and any(_follows(forms, leaf) for leaf in leaves(source)):
         yield from (Labelled(f.flat, len(f.flat)) for f in split)
 

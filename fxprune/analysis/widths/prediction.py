@@ -72,22 +72,19 @@ class Prediction:
         g = self.analysis.groups[group]
         return self.counts.get(g.name, g.size) / g.size
 
-    def length(self, labels: npt.NDArray[np.int64]) -> int:
-        """The predicted length of a labelled dim (or part of one)."""
-        known = self._lengths.get(id(labels))
+    def length(self, dim: Any, size: int = 0) -> int:
+        """The predicted length of a dim; of one that carries no channels, its size."""
+        if isinstance(dim, Loose) and dim.rows is not None:  # if the code does otherwise, the probe will tell
+            return self.length(dim.flat) // dim.rows
+        if not isinstance(dim, np.ndarray):
+            return size
+        known = self._lengths.get(id(dim))
         if known is None:
-            length = int(self.keep[self.analysis.components.of[labels]].sum())
-            known = self._lengths[id(labels)] = (labels, length)
+            known = self._lengths[id(dim)] = (dim, int(self.keep[self.analysis.components.of[dim]].sum()))
         return known[1]
 
     def shape(self, axes: Axes) -> tuple[int, ...]:
-        dims = (axes.known(i) for i in range(len(axes)))
-        return tuple(self._size(d, n) for n, d in zip(axes.shape, dims, strict=True))
-
-    def _size(self, dim: Any, n: int) -> int:
-        if isinstance(dim, Loose):  # if the code does otherwise, the probe will tell
-            return n if dim.rows is None else self.length(dim.flat) // dim.rows
-        return self.length(dim) if isinstance(dim, np.ndarray) else n
+        return tuple([self.length(axes.known(i), n) for i, n in enumerate(axes.shape)])
 
     def shapes(self, axes: Axes | tuple[Axes, ...]) -> Any:
         return self.shape(axes) if isinstance(axes, Axes) else tuple(self.shape(a) for a in axes)

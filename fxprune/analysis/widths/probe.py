@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fxprune.analysis.labels.labels import Axes
-from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.prediction import Prediction
 from fxprune.analysis.widths.script import Diverged, Script, asks_for_data, recorded_calls
@@ -36,13 +33,9 @@ from fxprune.tracing.recorder import all_on_meta, meta_like, resized
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """A call that did not deliver what the labels predict.
+    """A recorded call that did not deliver what the labels predict, and the line of the model's code that made it.
 
-    Attributes:
-        node: the recorded call.
-        what: the difference in words.
-        where: the line of the model's code.
-        scalar: whether it is a number's, and no shape's.
+    A `scalar` is no shape's difference, but a number's.
     """
 
     node: fx.Node
@@ -77,13 +70,8 @@ def probe(
 ) -> tuple[list[Difference], Refusal | None]:
     """Run the model once with tensors cut as predicted and attributes mended.
 
-    Args:
-        prediction: what is expected.
-        attributes: their new values.
-        factors: by which scalars of calls differ from the recorded ones, by the calls' names.
-
-    Returns:
-        All differences, and the refusal that ended the run early, if one did.
+    `factors`, by the names of calls, are those by which their scalars differ from the recorded ones. Returns all
+    differences, and the refusal that ended the run early, if one did.
     """
     graph, parameters = prediction.analysis.labelling.graph, prediction.analysis.labelling.parameter_axes
 
@@ -163,7 +151,6 @@ class _Prober(DispatchMode):
         seen = _shapes(result)
         if _as_read(node, seen) != _as_read(node, predicted):
             return self._differ(node, f"{as_text(seen)} instead of {as_text(predicted)}", args)
-        self._check_offset(node, args)
         self._check_numbers(node, "scalar", _scalars(node, args, kwargs), 1e-9)
         return result
 
@@ -198,23 +185,6 @@ class _Prober(DispatchMode):
             frame = frame.f_back
         where = shown(frame.f_code.co_filename, frame.f_lineno, node.meta["module"])
         self.differences.append(Difference(node, what, where, scalar))
-
-    def _check_offset(self, node: fx.Node, args: Any) -> None:
-        """A slice of the right length may still be the wrong one; where a single index counts, the dim is fixed."""
-        spec = spec_of_node(node)
-        if spec is None or spec.move is not Move.PART or len(args) < 3 or isinstance(self._axes[node], tuple):
-            return
-        source: Axes = self._axes[node.args[0]]  # type: ignore[index,assignment]
-        labels, recorded, asked = source.known(args[1]), node.args[2], args[2]
-        whole = not isinstance(labels, np.ndarray) or node.meta["shape"][args[1]] == 1
-        if whole or not isinstance(recorded, int) or not isinstance(asked, int):
-            return
-        length = self._prediction.length(labels)
-        start = self._prediction.length(labels[: recorded if recorded >= 0 else recorded + len(labels)])
-        if args[4:] not in ((), (1,)):  # a column of the grid (length / step, step), whatever rows are left
-            start = recorded
-        if (asked if asked >= 0 else asked + length) != start:
-            self._note(node, f"slice starts at {asked}, not {start}")
 
     def _check_numbers(self, node: fx.Node, what: str, pairs: Iterable[tuple[float, float]], rounding: float) -> None:
         """Numbers are the recorded ones, but for a factor that weights take up; no NaN differs from another."""

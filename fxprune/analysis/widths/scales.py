@@ -13,7 +13,7 @@ from torch import fx
 from fxprune.analysis.ops.spec import Move
 from fxprune.analysis.ops.table import spec_of_node
 from fxprune.analysis.widths.constraints import Held, ScaleUse
-from fxprune.analysis.widths.equations import Facts, Scalar
+from fxprune.analysis.widths.equations import Facts
 from fxprune.analysis.widths.fold import Folding, is_scaling
 from fxprune.analysis.widths.forms import Forms
 from fxprune.analysis.widths.polynomials import as_power
@@ -26,8 +26,8 @@ from fxprune.tracing.provenance import SizedCall
 def scaled(held: Held, forms: Forms, facts: Facts) -> Held:
     """Lay each scalar that follows a width into the weights before it, or fix the groups that it follows."""
     scales = _Scales(replace(held, scales=(), folded={}), forms)
-    for scalar in facts.scalars:
-        scales.lay(scalar)
+    for source, call in facts.scalars:
+        scales.lay(source, call)
     return scales.held
 
 
@@ -43,14 +43,14 @@ class _Scales:
     def _folding(self) -> Folding:
         return Folding(self._analysis.labelling.graph)
 
-    def lay(self, scalar: Scalar) -> None:
-        form, call = self._forms.source(scalar.source), scalar.call
+    def lay(self, source: Any, call: SizedCall) -> None:
+        form = self._forms.source(source)
         names = [self._analysis.groups[self._forms.parts.group(s)].name for s in sorted(form.groups)]
         power = as_power(form)
         possible = power is not None and min(form.groups, default=0) >= 0  # only whole groups can be made up for
-        if names and not (power and possible and self._is_taken_up(call, scalar.source.value, power.exponents)):
+        if names and not (power and possible and self._is_taken_up(call, source.value, power.exponents)):
             takes = SIZED[call.name].takes if call.name in SIZED else None
-            number = f"scalar {in_words(scalar.source)} = {scalar.source.value:.4g} in {call.name}"
+            number = f"scalar {in_words(source)} = {source.value:.4g} in {call.name}"
             what = f"the scalar of {call.name}" if takes in (Takes.SCALE, Takes.HEADS) else number
             self.held = self.held.fix(names, (f"the model's code holds this width: {what}", at_line(call.site)))
 

@@ -56,11 +56,7 @@ class Script:
             self.at += 1
 
     def _next(self, fits: Callable[[fx.Node], bool], wanted: str | None) -> fx.Node | None:
-        """Go past the next call that fits; copies may come before it.
-
-        Raises:
-            Diverged: there is none, though it is `wanted`.
-        """
+        """Go past the next call that fits; copies may come before it. It must be there if it is `wanted`."""
         for at in range(self.at, len(self.nodes)):
             if fits(self.nodes[at]):
                 self.at = at + 1

@@ -71,8 +71,8 @@ class _Solver:
         if self._held is held:  # all ties are known
             for g in facts.guards:
                 self._guard(g)
-            for scalar in facts.scalars:
-                self.forms.source(scalar.source)  # notes what must be whole
+            for number, _ in facts.scalars:
+                self.forms.source(number)  # notes what must be whole
             for form, source in self.forms.whole:
                 self._whole(form, source)
             for e in facts.escapes:
@@ -121,12 +121,8 @@ class _Solver:
         return self.forms.difference(e).is_zero()
 
     def _inverted(self, e: Equation, kind: Any, *, whole: bool) -> bool:
-        """Whether there is just one unknown of a kind that can make an equation hold.
-
-        Args:
-            e: the equation.
-            kind: of the unknown.
-            whole: whether it must be a whole number at every width; else the group has only widths at which it is.
+        """Whether there is just one unknown of a kind that can make an equation hold, at every width as a `whole`
+        number; or else, at widths that are then the only ones of its group.
         """
         found: dict[Any, tuple[Any, Form]] = {}
         for side, other in ((e.left, e.right), (e.right, e.left)):
@@ -252,8 +248,7 @@ class _Solver:
             return
         alone = {s: Form.of(self._parts.size(s)) for s in sorted(groups)}
         decisive = [s for s, size in alone.items() if self._is_decided(difference.put({s: size}), g)]
-        asked = f"{in_words(g.left)} {_SIGNS[g.operation]} {in_words(g.right)}"
-        why = f"the model's code goes by this width: {asked} is {g.outcome}"
+        why = f"the model's code goes by this width: {in_words(g)}"
         self._held = self._held.fix(self._names(decisive[:1] or groups), (why, at_line(g.site)))
 
     def _differs(self, difference: Form | Opaque, g: Guard) -> bool:
@@ -284,6 +279,3 @@ class _Solver:
         if group < 0 or group in self._balanced:
             return 0
         return Fraction(self._parts.size(group), self._steps[group]) if group in self._steps else 1
-
-
-_SIGNS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.analysis.widths.forms import Labelled, Number
-from fxprune.tracing.provenance import Attribute, Computed, Dim, Site
+from fxprune.tracing.provenance import Attribute, Computed, Dim, Guard, Site
 
 _SIGNS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "floor": "//"}
+_SIGNS |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 
 
 def in_words(source: Any) -> str:
-    """A number, as the code wrote it or nearly so, and its value."""
+    """A number or a comparison, as the code wrote it or nearly so."""
     match source:
         case Dim():
             name = source.tensor.node if isinstance(source.tensor.node, str) else source.tensor.node.name
@@ -23,6 +24,8 @@ def in_words(source: Any) -> str:
         case Computed():
             sign = _SIGNS.get(source.operation, source.operation)
             return f"({in_words(source.left)} {sign} {in_words(source.right)})"
+        case Guard():
+            return f"{in_words(source.left)} {_SIGNS[source.operation]} {in_words(source.right)} is {source.outcome}"
         case Number():
             return str(source.value)
         case Labelled():

@@ -107,3 +107,25 @@ def test_a_run_in_training_mode_that_uses_no_more_is_forgotten() -> None:
     x = torch.rand(2, 5, 16)
     recorded = {more: len(fxprune.trace(Trained(more), x).fx.nodes) for more in ("", "unused", "behind a block")}
     assert recorded[""] == recorded["unused"] < recorded["behind a block"]
+
+
+class ByAttribute(nn.Module):
+    """The width of a head is an attribute, by which the attention scales as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.width = nn.Linear(16, 48), nn.Linear(16, 3), 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, self.width).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v, scale=self.width)
+        return self.out(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_an_attribute_as_a_scale_is_mended_and_made_up_for() -> None:
+    torch.manual_seed(0)
+    model, x = ByAttribute().eval(), torch.rand(2, 5, 16)
+    groups = fxprune.find_groups(fxprune.trace(model, x), heads="head_dim")
+    plan = groups.plan({"qkv": [0, 3, 4, 6, 7]})
+    assert plan.attributes == {"": {"width": 5}}
+    assert fxprune.verify(model, plan, x) <= ROUNDING

@@ -84,3 +84,26 @@ class Product(nn.Module):
 
 def test_a_rest_of_a_product_keeps_both() -> None:
     assert not list(fxprune.find_groups(fxprune.trace(Product().eval(), torch.randn(2, 3, 4, 4))))
+
+
+class Rounded(nn.Module):
+    """Half of the channels, rounded as `int(x + 0.5)` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        half = int(y.shape[-1] / 2 + 0.5)
+        return self.b(torch.cat([y[..., :half].relu(), y[..., half:].tanh()], -1))  # type: ignore[no-any-return]
+
+
+def test_a_fraction_that_is_rounded_is_followed() -> None:
+    torch.manual_seed(0)
+    model, x = Rounded().eval(), torch.randn(4, 5)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert groups.ties == (frozenset({"a", "a#2"}),)
+    plan = groups.plan({"a": [0, 3, 4], "a#2": [1, 5, 15]})
+    assert fxprune.verify(model, plan, x) <= 1e-6
+    assert fxprune.rewrite(model, plan).a.out_features == 6
