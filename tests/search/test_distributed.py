@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import launched
 import pytest
-from processes import child
 from search_toys import undisturbed
 from typer.testing import CliRunner
 
@@ -26,33 +24,14 @@ NOISE = 0.03
 """Accuracy on 360 images: eleven of them; batch norm sees half a batch in each of two processes."""
 
 
-OPTIONS = [*"--multi_gpu --num_processes 2 --num_machines 1 --main_process_port 0".split()]
-OPTIONS += [*"--mixed_precision no --dynamo_backend no".split(), launched.__file__]
-SURROUNDINGS = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-
-
 def start(folder: Path, *parts: str) -> "subprocess.Popen[bytes]":
     """Two processes on the CPU, under accelerate's launcher, on a free port."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *OPTIONS, str(folder), *parts]
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    quiet = ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, *quiet, launched.__file__, str(folder)]
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, env={**os.environ, **SURROUNDINGS}, stdout=log, stderr=subprocess.STDOUT)
-
-
-def start_forked(folder: Path, *parts: str) -> Any:
-    """The same, but launcher and processes are forks: three imports of PyTorch take longer than all that they test."""
-
-    def launch() -> None:
-        from accelerate.commands.launch import launch_command, launch_command_parser
-        from accelerate.state import PartialState
-
-        warnings.resetwarnings()  # shown, as in a program; here they are errors
-        sys.stdout = sys.stderr = (folder / "log").open("w", buffering=1)
-        PartialState._reset_state()  # of whatever test made one
-        # What torchrun's --run-path and --start-method say, which accelerate's launcher hands on from here alone.
-        os.environ.update(SURROUNDINGS, PET_RUN_PATH="1", PET_START_METHOD="fork")
-        launch_command(launch_command_parser().parse_args([*OPTIONS, str(folder), *parts]))
-
-    return child(launch)
+        return subprocess.Popen([*command, *parts], env=surroundings, stdout=log, stderr=subprocess.STDOUT)
 
 
 def told(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -62,12 +41,10 @@ def told(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
+    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "digits", "gradual")
     (tmp_path / "alone").mkdir()
-    # At first, so that what is imported late is imported before the forks.
     alone = {name: launched.PARTS[name](tmp_path / "alone") for name in ("gradients", "searches", "digits")}
-    process = start_forked(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "digits", "gradual")
-    process.join(300)
-    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    assert process.wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     _same_gradients(first["gradients"], second["gradients"], alone["gradients"])
     _picked_up(first["resumed"], second["resumed"], tmp_path)
