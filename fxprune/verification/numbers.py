@@ -182,6 +182,8 @@ class Numbers:
         order, depthwise = self._orders[name], groups == x.shape[channel] == out.shape[channel]
         if order and groups > 1 and not depthwise:
             return  # in what order the pruned model's layer reads is not known
+        if x.is_inference() or out.is_inference():
+            return  # whether they are written to afterwards is not known
         self._has_ends = self._has_ends or out.numel() % _AT_ONCE != 0
         rounded_anew = self._has_ends or bool(order)
         limit = max(self.tensors[name].numel(), _LITTLE if rounded_anew else 0)

@@ -1000,21 +1000,22 @@ def test_what_hooks_keep_in_globals() -> None:
 
 
 class InInferenceMode(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.a, self.n, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+        self.a, self.n, self.b = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, 4, 3)
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.n(self.a(x)).relu())
 
 
-def test_a_forward_in_inference_mode() -> None:
-    model, x = InInferenceMode().eval(), torch.rand(1, 3, 9, 9)
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_forward_in_inference_mode(width: int) -> None:
+    model, x = InInferenceMode(width).eval(), torch.rand(1, 3, 9, 9)
     graph = fxprune.trace(model, x)
-    assert [(g.name, g.size) for g in fxprune.find_groups(graph)] == [("a", 8)]
+    assert [(g.name, g.size) for g in fxprune.find_groups(graph)] == [("a", width)]
     scores = fxprune.scorers.WeightPermutation("absorb")(model, fxprune.find_groups(graph), [x])
-    assert scores["a"].shape == (8,)
+    assert scores["a"].shape == (width,)
     result = fxprune.prune(model, x, 0.5)
     assert result.model(x).shape == (1, 4, 5, 5)
     assert result.report.deviation is not None
