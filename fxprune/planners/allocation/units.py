@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import lcm
 
 import numpy as np
+import numpy.typing as npt
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.steps import Steps
@@ -27,9 +28,17 @@ class Together:
     steps: Steps
     least: Sequence[int]
 
-    def multiples(self, round_to: int) -> list[int]:
-        """What kept counts are multiples of: of this, and of what a group asks for."""
-        return [lcm(round_to, g.multiple) for g in self.members]
+    def allows(self, kept: Ints, round_to: int) -> npt.NDArray[np.bool_]:
+        """Which widths are allowed: multiples of `round_to`, and of what a group asks for, that keep enough.
+
+        Args:
+            kept: channels of each group at each width, of shape (groups, widths).
+            round_to: see above.
+        """
+        multiples = np.array([lcm(round_to, g.multiple) for g in self.members])[:, None]
+        # A balanced group may lose all channels at a small width: others of its tensors stay.
+        enough = (kept >= np.array(self.least)[:, None]) | (kept == 0)
+        return (enough & (kept % multiples == 0)).all(0)  # type: ignore[no-any-return]
 
     def raised(self, wished: Mapping[str, int], round_to: int) -> dict[str, int]:
         """The smallest allowed channels of each group that are not below the wished ones; see `Unit`.
@@ -37,17 +46,19 @@ class Together:
         They wish for the part that they wish to keep of all their channels, rounded. No part is tried that is not
         asked for: that of balanced groups costs a recording of the model.
         """
-        wish = sum(wished.get(g.name, g.size) for g in self.members) / sum(g.size for g in self.members)
-        part = self.steps.following(round(wish * self.steps.step))
-        while part < self.steps.step and not self._allows(counts := self.steps.counts(part) or {}, round_to):
+        whole = {g.name: g.size for g in self.members}
+        part = self.steps.following(wished_part(wished, whole, self.steps.step))
+        while part < self.steps.step:
+            counts = self.steps.counts(part) or {}
+            if self.allows(np.array([[counts[name]] for name in whole]), round_to)[0]:
+                return dict(counts)
             part = self.steps.following(part + 1)
-        return {g.name: g.size for g in self.members} if part == self.steps.step else dict(counts)
+        return whole
 
-    def _allows(self, counts: Mapping[str, int], round_to: int) -> bool:
-        kept = [counts[g.name] for g in self.members]
-        # A balanced group may lose all channels at a small width: others of its tensors stay.
-        enough = all(n >= least or n == 0 for n, least in zip(kept, self.least, strict=True))
-        return enough and not any(n % m for n, m in zip(kept, self.multiples(round_to), strict=True))
+
+def wished_part(wished: Mapping[str, int], sizes: Mapping[str, int], parts: int) -> int:
+    """How many of the parts groups wish to keep together; one without a wish wishes for all of its channels."""
+    return round(sum(wished.get(name, size) for name, size in sizes.items()) / sum(sizes.values()) * parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +90,7 @@ class Unit:
         """
         steps, names = together.steps, [g.name for g in together.members]
         possible, kept = np.array(steps.parts(), dtype=np.int64), steps.table(names)
-        # A balanced group may lose all channels at a small width: others of its tensors stay.
-        enough = (kept >= np.minimum(together.least, kept[:, -1])[:, None]) | (kept == 0)
-        fits = (enough & (kept % np.array(together.multiples(round_to))[:, None] == 0)).all(0)[possible]
+        fits = together.allows(kept, round_to)[possible]
         fits[-1] = True
         return cls(tuple(names), steps.step, possible[fits], kept)
 
@@ -91,7 +100,5 @@ class Unit:
 
     def raised(self, wished: Mapping[str, int]) -> int:
         """As `Together.raised`, in parts, of widths that are known already."""
-        full = self.kept[:, -1]
-        wishes = [wished.get(name, size) for name, size in zip(self.names, full.tolist(), strict=True)]
-        wish = round(sum(wishes) / int(full.sum()) * self.parts)
+        wish = wished_part(wished, self.counts(self.parts), self.parts)
         return int(self.allowed[np.searchsorted(self.allowed, min(wish, self.parts))])
