@@ -36,6 +36,26 @@ hypothesis.settings.load_profile("fxprune")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
+    config.addinivalue_line("markers", "one_in(n): of the product of a test's tables one case in n, the others are slow")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where a test takes each value of one table with each of another, the default run takes a part of the pairs.
+
+    Each value of either table stays in it, as in a Latin square.
+    """
+    for item in items:
+        sampled = item.get_closest_marker("one_in")
+        if sampled is not None and _place(item) % sampled.args[0]:
+            item.add_marker(pytest.mark.slow)
+
+
+def _place(item: pytest.Item) -> int:
+    """The sum of a case's places in the tables of its test."""
+    tables = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    names = [t if isinstance(t, str) else t[0] for t in tables]
+    return sum(item.callspec.indices[name.split(",")[0].strip()] for name in names)  # type: ignore[attr-defined]
 
 
 def pytest_collection_finish() -> None:
