@@ -6,6 +6,7 @@
 import gc
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -36,7 +37,9 @@ hypothesis.settings.load_profile("fxprune")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes minutes; run with -m slow")
-    config.addinivalue_line("markers", "one_in(n): of the product of a test's tables one case in n, the others are slow")
+    config.addinivalue_line(
+        "markers", "one_in(n): of the product of a test's tables one case in n, the others are slow"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
@@ -45,17 +48,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Each value of either table stays in it, as in a Latin square.
     """
+    places: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # of the values in a table, by their ids
     for item in items:
-        sampled = item.get_closest_marker("one_in")
-        if sampled is not None and _place(item) % sampled.args[0]:
+        if (sampled := item.get_closest_marker("one_in")) is None:
+            continue
+        place = 0
+        for table in item.iter_markers("parametrize"):
+            name = (table.args[0].split(",") if isinstance(table.args[0], str) else table.args[0])[0].strip()
+            known = places[item.nodeid.partition("[")[0], name]
+            place += known.setdefault(id(item.callspec.params[name]), len(known))  # type: ignore[attr-defined]
+        if place % sampled.args[0]:
             item.add_marker(pytest.mark.slow)
-
-
-def _place(item: pytest.Item) -> int:
-    """The sum of a case's places in the tables of its test."""
-    tables = [mark.args[0] for mark in item.iter_markers("parametrize")]
-    names = [t if isinstance(t, str) else t[0] for t in tables]
-    return sum(item.callspec.indices[name.split(",")[0].strip()] for name in names)  # type: ignore[attr-defined]
 
 
 def pytest_collection_finish() -> None:

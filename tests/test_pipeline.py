@@ -384,6 +384,7 @@ def row(width: int) -> nn.Sequential:
     )
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("steps", [2, 4, 9, 40])
 @pytest.mark.parametrize(
     ("goal", "width"),

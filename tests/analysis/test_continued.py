@@ -72,6 +72,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.filterwarnings("ignore:the allowed widths leave")
 @pytest.mark.parametrize("goal", [{"macs": 0.2}, {"pruning_ratio": 0.75}], ids=str)
 @pytest.mark.parametrize("heads", ["", "num_heads", "head_dim"])
@@ -119,6 +120,7 @@ def test_what_is_divided_otherwise_is_fixed_with_the_reason() -> None:
     assert [g.name for g in left] == ["1.linear1"]  # the stream is tied to the heads
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("method", [None, fxprune.search.LayerByLayer()], ids=["together", "layer by layer"])
 @pytest.mark.parametrize(("heads", "width"), [(4, 24), (6, 36)])
 def test_progressive_search_goes_on_as_it_has_begun(heads: int, width: int, method: Any) -> None:

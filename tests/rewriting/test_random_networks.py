@@ -11,7 +11,7 @@ from random_nets import OPS, Gene, build, genes, inputs
 
 import fxprune
 
-ANALYSED = 30
+ANALYSED = 20
 ratios = st.sampled_from([0.2, 0.5, 0.8])
 
 
@@ -19,7 +19,7 @@ def examine(chosen: Sequence[Gene], ratio: float) -> None:
     check(lambda: build(chosen), inputs, ratio)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(genes, ratios)
 def test_random_networks(chosen: Sequence[Gene], ratio: float) -> None:
     examine(chosen, ratio)

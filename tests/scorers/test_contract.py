@@ -62,11 +62,15 @@ def name_of(scorer: Any) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:torch_pruning")
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 @pytest.mark.parametrize("scorer", SCORERS, ids=name_of)
-def test_contract(scorer: s.Scorer) -> None:
+def test_contract(scorer: s.Scorer, subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.testing.scorer.SUBJECTS", [subject])
     check_scorer(scorer)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("width", [4, 9])
 @pytest.mark.parametrize("scorer", SCORERS, ids=name_of)
 def test_groups_of_another_model(scorer: s.Scorer, width: int) -> None:

@@ -98,7 +98,7 @@ def test_the_fisher_diagonal_is_exact_for_single_samples(name: str, loss: Any) -
         torch.testing.assert_close(found[g], expected, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("loss", [None, squares])
+@pytest.mark.parametrize("loss", [None, pytest.param(squares, marks=pytest.mark.slow)])
 def test_the_fisher_diagonal_of_whole_batches_is_right_on_average(loss: Any) -> None:
     """Random signs: one backward a batch, unbiased; without them, gradients of several samples would mix."""
     model, groups, x, y = subject("perceptron")
@@ -113,7 +113,7 @@ def test_the_fisher_diagonal_of_whole_batches_is_right_on_average(loss: Any) -> 
 def test_sampled_labels_give_the_gauss_newton_diagonal() -> None:
     """diag Σ Jᵀ(diag p - ppᵀ)J from the Jacobian, and as the mean over draws of labels; the data has no targets."""
     model, groups, x, _ = subject("perceptron")
-    found = HessianDiagonal(draws=500)(model, groups, [x[:3], x[3:]])
+    found = HessianDiagonal(draws=200)(model, groups, [x[:3], x[3:]])
     each = []
     for i in range(6):
         (logits,) = model(x[i : i + 1])

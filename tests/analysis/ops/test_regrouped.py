@@ -78,7 +78,7 @@ def test_the_batch_does_not_decide_what_shrinks(make: Callable[[], nn.Module]) -
     model = make().eval()
     first = sizes(model, 1)
     assert 24 not in first.values() or make in (Encoder, Decoder)
-    for batch in (2, 4, 6, 8, 24):
+    for batch in (2, 6, 24):
         assert sizes(model, batch) == first
 
 
