@@ -187,7 +187,7 @@ def test_a_plan_of_the_bare_model_is_wrapped_again() -> None:
     parallel(torch.randn(3, 3, 12, 10)).sum().backward()
 
 
-@pytest.mark.parametrize("heads", ["", "num_heads"])
+@pytest.mark.parametrize("heads", [pytest.param("", marks=pytest.mark.slow), "num_heads"])
 def test_grouped_queries_of_transformers(heads: str) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.Qwen2Config(

@@ -87,10 +87,13 @@ def test_plain_attention_loses_heads_as_any_other() -> None:
     assert {result.model.q.out_features, result.model.v.out_features, result.model.out.in_features} == {16}
 
 
-@pytest.mark.parametrize("model", ["plain", "shared keys and relative positions"], indirect=True)
+SLOW_PLAIN = pytest.param("plain", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("model", [SLOW_PLAIN, "shared keys and relative positions"], indirect=True)
 def test_it_is_scored_and_repaired(model: Attention) -> None:
     """Gradients on a CPU are something that PyTorch's own has not."""
-    data = [torch.randn(8, 5, 6) for _ in range(4)]
+    data = [torch.randn(8, 5, 6) for _ in range(2)]
     groups = fxprune.find_groups(fxprune.trace(model, X))
     scores = fxprune.scorers.Taylor()(model, groups, [(x, torch.zeros(8, 5, 3)) for x in data])
     assert all(s.isfinite().all() for s in scores.values())
