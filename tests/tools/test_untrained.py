@@ -13,7 +13,7 @@ from benchmarks.disturbances import DISTURBED
 from benchmarks.photographs import crops, with_objects
 from benchmarks.text_lines import HEIGHT, WIDTH, lines
 from benchmarks.untrained import Outcome, Point, main, measure
-from benchmarks.untrained_subjects import PARTS, subject
+from benchmarks.untrained_subjects import FACES, PARTS, subject
 
 POINT = Point("digits-resnet20", "", 1.0, 0, 0, 100)
 
@@ -168,6 +168,25 @@ def test_lines_of_text_show_their_words() -> None:
     widths = [int((picture[0] != 0).any(0).sum()) for picture in pictures]
     shortest, longest = (pick(range(12), key=lambda i: len(texts[i])) for pick in (min, max))
     assert widths[shortest] < widths[longest]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FACES)
+def test_a_face_detector_still_tells_faces_from_other_things(name: str) -> None:
+    pytest.importorskip("facenet_pytorch", reason="pip install fxprune[field]")
+    pytest.importorskip("skimage", reason="pip install fxprune[field]")
+    case = subject(name, 60, 0)
+    first, other = case.calibration(16, 0), case.calibration(16, 1)
+    assert not torch.equal(torch.cat(first), torch.cat(other))
+    assert case.labels is not None
+    assert 0.3 < sum(case.labels) / 60 < 0.7
+    point = replace(POINT, network=name, tests=60, images=64)
+    assert (measure(case, point).accuracy or 0) > 0.9
+    cut = measure(case, replace(point, contender="prune(data=)", keep=0.5))
+    assert cut.macs <= 0.5
+    assert (cut.accuracy or 0) > 0.9
+    peer = measure(case, replace(point, contender="Torch-Pruning, local, bare", keep=0.5))
+    assert peer.kl > 0  # it keeps the last layers, as we do
 
 
 @pytest.mark.slow

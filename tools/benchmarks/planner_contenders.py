@@ -219,18 +219,28 @@ def _peer(everywhere: bool) -> Contender:
     return Contender(make)
 
 
-def peer_pruned(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> nn.Module:
-    """As its README and its torchvision script do; fresh dicts, since its mutable defaults keep earlier models."""
+def peer_pruned(
+    model: nn.Module, example: Tensor, ratio: float, everywhere: bool, heads: Sequence[str] = ()
+) -> nn.Module:
+    """As its README and its torchvision script do; fresh dicts, since its mutable defaults keep earlier models.
+
+    Args:
+        model: it stays as it is.
+        example: an input.
+        ratio: of the channels that go.
+        everywhere: rank all channels together.
+        heads: layers whose outputs are the model's; by default the last one.
+    """
     small: Any = copy.deepcopy(model).eval()
     transformer = isinstance(small, VisionTransformer)
-    classifier = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    last = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     tp.pruner.BasePruner(
         small,
         (example,),
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
         global_pruning=everywhere,
-        ignored_layers=[classifier],
+        ignored_layers=[small.get_submodule(name) for name in heads] or [last],
         round_to=small.encoder.layers[0].num_heads if transformer else None,
         in_channel_groups={},
         out_channel_groups={},

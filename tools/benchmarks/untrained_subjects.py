@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from benchmarks.face_crops import face_crops
 from benchmarks.lab import Lab
 from benchmarks.photographs import apart, crops, objects, with_objects
 from benchmarks.text_lines import HEIGHT, lines
@@ -22,7 +23,18 @@ PARTS = 8
 
 
 class Classifier:
-    """How the outputs of a classifier are read."""
+    """How the outputs of a classifier are read.
+
+    Attributes:
+        heads: layers whose outputs are the network's, if that is more than the last one.
+    """
+
+    heads: Sequence[str] = ()
+
+    def output(self, returned: Any) -> Tensor:
+        """Of all that the network returns for a batch, what is judged."""
+        made: Tensor = returned
+        return made
 
     def logs(self, outputs: Tensor) -> Tensor:
         """Logarithms of the probabilities, of shape (..., classes)."""
@@ -122,7 +134,7 @@ def _normalised(pixels: Tensor) -> Tensor:
 
 
 @dataclass
-class TextRecogniser:
+class TextRecogniser(Classifier):
     """PP-OCRv4's reader of text lines with its trained weights, from ONNX, on lines that are rendered here.
 
     It gives probabilities of 6,625 letters in each column of a picture, of shape (lines, columns, letters).
@@ -199,11 +211,74 @@ def _with_initializers(model: Any) -> Any:
     return model
 
 
-Subject: TypeAlias = OfZoo | EfficientNetLite0 | TextRecogniser
+FACES = {
+    "mtcnn-pnet": ("PNet", 12, ("conv4_1", "conv4_2")),
+    "mtcnn-rnet": ("RNet", 24, ("dense5_1", "dense5_2")),
+    "mtcnn-onet": ("ONet", 48, ("dense6_1", "dense6_2", "dense6_3")),
+}
+"""The three networks of MTCNN, each with the side of what it looks at, in pixels, and its last layers."""
+
+
+@dataclass
+class FaceFinder(Classifier):
+    """A network of the face detector MTCNN with its trained weights, which says of a crop whether it shows a face.
+
+    It returns the face's box as well, and the last one its landmarks.
+
+    Attributes:
+        name: of `FACES`.
+        tests: test crops.
+        device: where the network and its data are.
+    """
+
+    name: str
+    tests: int
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self._network, self._side, self.heads = FACES[self.name]
+
+    @cached_property
+    def model(self) -> nn.Module:
+        from facenet_pytorch.models import mtcnn
+
+        made: nn.Module = getattr(mtcnn, self._network)()
+        return made.to(self.device).eval()
+
+    @cached_property
+    def groups(self) -> fxprune.Groups:
+        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
+
+    @cached_property
+    def _drawn(self) -> tuple[Tensor, list[int]]:
+        return face_crops(self.tests, self._side, seed=1_000, test=True)
+
+    @property
+    def test(self) -> Tensor:
+        return self._drawn[0].to(self.device)
+
+    @property
+    def labels(self) -> Sequence[Any] | None:
+        return self._drawn[1]
+
+    def calibration(self, count: int, seed: int) -> list[Tensor]:
+        return list(face_crops(count, self._side, seed)[0].to(self.device).chunk(PARTS))
+
+    def output(self, returned: Any) -> Tensor:
+        probabilities: Tensor = returned[-1]
+        return probabilities.flatten(1)  # the first network makes a map, of one place for a crop of this size
+
+    def logs(self, outputs: Tensor) -> Tensor:
+        return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+
+
+Subject: TypeAlias = OfZoo | EfficientNetLite0 | TextRecogniser | FaceFinder
 
 
 def subject(name: str, tests: int, size: int, objects: bool = False, device: str = "cpu") -> Subject:
-    """A network by its name: `efficientnet-lite0`, `ppocr-v4-rec`, or one of the zoo's."""
+    """A network by its name: `efficientnet-lite0`, `ppocr-v4-rec`, one of `FACES` or of the zoo's."""
     if name == "efficientnet-lite0":
         return EfficientNetLite0(tests, size, objects, device)
+    if name in FACES:
+        return FaceFinder(name, tests, device)
     return TextRecogniser(tests, device) if name == "ppocr-v4-rec" else OfZoo(name, tests, device)
