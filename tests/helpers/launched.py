@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ from zoo.train import fit  # noqa: E402
 from zoo.train_recipe import WEIGHTS  # noqa: E402
 
 NUMBERS = {"epochs": 3, "batch_size": 16, "progress": False}
-TOYS = ("bisection", "bees", "progressive")
+TOYS = {"searches": ("bisection", "bees"), "progressive": ("progressive",)}
+"""The searches of a part."""
 
 
 def digest(model: nn.Module) -> str:
@@ -136,9 +137,26 @@ def toy(name: str, folder: Path, seconds: float = 0.0) -> Any:
 
 def searches(folder: Path) -> dict[str, Any]:
     """Each search, and once more from its folder; then another search in that folder."""
-    told: dict[str, Any] = {}
     folder = folder / f"searches {present().rank}"
-    for name in TOYS:
+    told = _twice(TOYS["searches"], folder)
+    try:
+        model, groups, scores = perceptron(64, 40)
+        other = replace(SEARCHES["bisection"], seed=1)
+        options = {**given_to("bisection", scores), "tune": jitter, "folder": folder / "bisection"}
+        run_distributed(other, model, groups, Counted(), **options)
+    except FxpruneError as error:
+        told["refused"] = f"{type(error).__name__}: {error}"
+    return told
+
+
+def progressive(folder: Path) -> dict[str, Any]:
+    """The search whose candidates are made from data; what it needs takes seconds to import."""
+    return _twice(TOYS["progressive"], folder / f"progressive {present().rank}")
+
+
+def _twice(names: Iterable[str], folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for name in names:
         before = Counted.calls
         first = toy(name, folder / name)
         asked = Counted.calls - before
@@ -151,13 +169,6 @@ def searches(folder: Path) -> dict[str, Any]:
             "again": [second.plan == first.plan, digest(second.model) == digest(first.model), second.finished],
             "asked again": Counted.calls - before - asked,
         }
-    try:
-        model, groups, scores = perceptron(64, 40)
-        other = replace(SEARCHES["bisection"], seed=1)
-        options = {**given_to("bisection", scores), "tune": jitter, "folder": folder / "bisection"}
-        run_distributed(other, model, groups, Counted(), **options)
-    except FxpruneError as error:
-        told["refused"] = f"{type(error).__name__}: {error}"
     return told
 
 
@@ -215,7 +226,7 @@ def slow_toy(folder: Path) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path], Any]] = {
-    f.__name__: f for f in (gradients, resumed, adversarial, errors, searches, digits, gradual, slow_toy)
+    f.__name__: f for f in (gradients, resumed, adversarial, errors, searches, progressive, digits, gradual, slow_toy)
 }
 
 

@@ -1,4 +1,7 @@
-"""The same program in one process and in two that a real launcher starts: same plans, same accuracy, one model."""
+"""The same program in one process and in two: same plans, same accuracy, one model.
+
+The slow tests have a real launcher start the two, which is a process more.
+"""
 
 import json
 import os
@@ -6,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import launched
 import pytest
+import torch.distributed as dist
 from search_toys import undisturbed
 from typer.testing import CliRunner
 
@@ -34,25 +40,64 @@ def start(folder: Path, *parts: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([*command, *parts], env=surroundings, stdout=log, stderr=subprocess.STDOUT)
 
 
+@contextmanager
+def pair(folder: Path, *parts: str) -> Iterator[None]:
+    """The two processes alone, in surroundings as a launcher makes them; this process has their store, on a free port.
+
+    In the end both must have done their parts. What they say is in the files log 0 and log 1.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    shared = {**os.environ, **address, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    logs, processes = [folder / f"log {rank}" for rank in (0, 1)], []
+    try:
+        for rank, path in enumerate(logs):
+            surroundings = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, launched.__file__, str(folder), *parts]
+            with path.open("wb") as log:
+                processes.append(subprocess.Popen(command, env=surroundings, stdout=log, stderr=subprocess.STDOUT))
+        yield
+        for process, path in zip(processes, logs, strict=True):
+            assert process.wait(300) == 0, path.read_text()
+    finally:
+        for process in processes:  # one whose partner is dead would wait for it
+            process.kill()
+            process.wait()
+
+
 def told(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
     return first, second
 
 
+def in_one(folder: Path, *parts: str) -> dict[str, Any]:
+    (folder / "alone").mkdir()
+    return {name: launched.PARTS[name](folder / "alone") for name in parts}
+
+
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "digits", "gradual")
-    (tmp_path / "alone").mkdir()
-    alone = {name: launched.PARTS[name](tmp_path / "alone") for name in ("gradients", "searches", "digits")}
-    assert process.wait(300) == 0, (tmp_path / "log").read_text()
+    with pair(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "gradual"):
+        alone = in_one(tmp_path, "gradients", "searches")
     first, second = told(tmp_path)
     _same_gradients(first["gradients"], second["gradients"], alone["gradients"])
     _picked_up(first["resumed"], second["resumed"], tmp_path)
     assert first["adversarial"] == second["adversarial"]
     _known_to_all(first["errors"], second["errors"])
-    _one_search(first["searches"], second["searches"], alone["searches"], tmp_path)
-    _same_plan_and_accuracy(first["digits"], second["digits"], alone["digits"], tmp_path)
+    _refused_in_both(*(part["searches"].pop("refused") for part in (first, second, alone)))
+    _one_search("searches", first, second, alone, tmp_path)
     _shrunk_together(first["gradual"], second["gradual"])
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_launcher_do_what_one_does_on_data(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    process = start(tmp_path, "progressive", "digits")
+    alone = in_one(tmp_path, "progressive", "digits")
+    assert process.wait(300) == 0, (tmp_path / "log").read_text()
+    first, second = told(tmp_path)
+    _one_search("progressive", first, second, alone, tmp_path)
+    _same_plan_and_accuracy(first["digits"], second["digits"], alone["digits"], tmp_path)
 
 
 def _same_gradients(first: Any, second: Any, alone: Any) -> None:
@@ -87,18 +132,22 @@ def _known_to_all(first: list[str], second: list[str]) -> None:
         assert other.removeprefix("the main process failed: ") == seen
 
 
-def _one_search(first: Any, second: Any, alone: Any, folder: Path) -> None:
-    """Of the main process, with the candidates tried in both; another one is refused in both."""
-    refused = [part.pop("refused") for part in (first, second, alone)]
-    assert first == second == alone
-    for name in launched.TOYS:
-        assert first[name]["counts"] == undisturbed(name).plan.kept_counts()
-        assert first[name]["asked"] > first[name]["steps"]
-        assert first[name]["again"] == [True] * 3
-        assert first[name]["asked again"] == 0
-    assert refused[0].startswith("InputError: the directory is of another run")
-    assert refused[1].startswith("FxpruneError: the search failed in the main process; seen: the directory is of")
-    assert not (folder / "searches 1").exists()
+def _one_search(part: str, first: Any, second: Any, alone: Any, folder: Path) -> None:
+    """Of the main process, with the candidates tried in both."""
+    assert first[part] == second[part] == alone[part]
+    for name in launched.TOYS[part]:
+        told = first[part][name]
+        assert told["counts"] == undisturbed(name).plan.kept_counts()
+        assert told["asked"] > told["steps"]
+        assert told["again"] == [True] * 3
+        assert told["asked again"] == 0
+    assert not (folder / f"{part} 1").exists()
+
+
+def _refused_in_both(first: str, second: str, _: str) -> None:
+    """Another search in the folder of one."""
+    assert first.startswith("InputError: the directory is of another run")
+    assert second.startswith("FxpruneError: the search failed in the main process; seen: the directory is of")
 
 
 def _same_plan_and_accuracy(first: Any, second: Any, alone: Any, folder: Path) -> None:
