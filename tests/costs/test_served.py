@@ -224,11 +224,11 @@ def test_each_of_many_models_is_compiled(monkeypatch: pytest.MonkeyPatch) -> Non
         return graph
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    models = [nn.Sequential(nn.Linear(4, 3 + i), nn.ReLU(), nn.Linear(3 + i, 2)).eval() for i in range(11)]
+    models = [nn.Sequential(nn.Linear(4, 3 + i), nn.ReLU(), nn.Linear(3 + i, 2)).eval() for i in range(9)]
     runs = [fxprune.latency.compiled(model, ((torch.ones(1, 4),), {})) for model in models]
     for model, run in zip(models, runs, strict=True):
         assert torch.equal(run(), model(torch.ones(1, 4)))  # type: ignore[arg-type]
-    assert len(graphs) == 11
+    assert len(graphs) == 9
     assert all(type(n) is int for lengths in graphs for n in lengths)
 
 

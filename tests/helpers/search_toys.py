@@ -79,7 +79,7 @@ SEARCHES: dict[str, Any] = {
     "bisection": Bisection(0.03, progress=False),
     "robust": Bisection(0.03, acceptance=replace(ROBUST, repeats=3, verify=2), progress=False),
     "bees": BeeColony(sources=4, cycles=3, moves=1, limit=2, progress=False),
-    "progressive": Progressive(0.4, step=0.2, top=0.5, progress=False),
+    "progressive": Progressive(0.5, step=0.25, top=0.5, progress=False),
 }
 
 

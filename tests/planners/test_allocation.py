@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from nets import Shuffled
 from torch import Tensor, nn
 
@@ -75,12 +75,14 @@ def rules() -> st.SearchStrategy[Constraints]:
     return st.builds(Constraints, st.integers(1, 9), st.integers(1, 30), st.sampled_from([0, 0.1, 0.35, 0.7, 0.9, 1]))
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.integers(2, 40), rules(), st.integers(0, 40))
 def test_a_wish_is_raised_to_the_next_allowed_width(size: int, rules: Constraints, wish: int) -> None:
     wish = min(wish, size)
     assert rules.fit(groups_of(size), {"0": wish}) == {"0": min(k for k in allowed(size, rules) if k >= wish)}
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(st.floats(0, 0.99), rules(), st.integers(0, 5))
 def test_every_planner_obeys_the_constraints(ratio: float, rules: Constraints, seed: int) -> None:
     groups = groups_of(20, 7, 33)
@@ -133,6 +135,7 @@ def test_a_pattern_that_fits_nothing_is_refused(values: dict[str, Any]) -> None:
 # Ties
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(st.integers(1, 24), st.integers(1, 6), st.integers(1, 4), st.integers(1, 6))
 def test_tied_groups_keep_the_same_part_and_obey_the_constraints(a: int, b: int, multiple: int, minimum: int) -> None:
     groups = tied_groups()
@@ -255,15 +258,16 @@ def test_ratios_by_name_are_checked() -> None:
         PerGroup({"conv*": 0.5})(groups, scores_of(groups))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("constraints", [Constraints(), Constraints(round_to=4), Constraints(round_to=3, minimum=5)])
-def test_widths_are_raised_alike_whether_all_of_them_are_known_or_not(constraints: Constraints) -> None:
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.5, 0.6, 0.95])
+def test_widths_are_raised_alike_whether_all_of_them_are_known_or_not(constraints: Constraints, ratio: float) -> None:
     """Balanced groups are recorded at the widths that are asked for alone, and give the same."""
     net = nn.Sequential(
         nn.Conv2d(3, 24, 1), Shuffled(24), Shuffled(24), nn.Conv2d(24, 12, 1), nn.ReLU(), nn.Conv2d(12, 4, 1)
     )
-    for ratio in (0.0, 0.2, 0.5, 0.6, 0.95):
-        groups = fxprune.find_groups(fxprune.trace(net, torch.rand(1, 3, 4, 4)))  # nothing is known of them yet
-        wished = {g.name: round((1 - ratio) * g.size) for g in groups}
-        found = constraints.fit(groups, wished)
-        units = constraints.units(groups)
-        assert found == {name: n for u in units for name, n in u.counts(u.raised(wished)).items()}
+    groups = fxprune.find_groups(fxprune.trace(net, torch.rand(1, 3, 4, 4)))  # nothing is known of them yet
+    wished = {g.name: round((1 - ratio) * g.size) for g in groups}
+    found = constraints.fit(groups, wished)
+    units = constraints.units(groups)
+    assert found == {name: n for u in units for name, n in u.counts(u.raised(wished)).items()}

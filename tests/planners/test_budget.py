@@ -42,7 +42,7 @@ def worth(scores: Mapping[str, torch.Tensor], counts: Mapping[str, int]) -> floa
 
 
 @pytest.mark.filterwarnings("ignore:the allowed widths leave")
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(WIDTHS, PARTS, st.integers(1, 4), st.integers(0, 3))
 def test_reaches_the_budget_whenever_the_widths_allow(widths: list[int], part: float, multiple: int, seed: int) -> None:
     groups = groups_of(*widths)
@@ -62,7 +62,7 @@ def test_reaches_the_budget_whenever_the_widths_allow(widths: list[int], part: f
             assert spent == best
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(st.integers(4, 14), min_size=2, max_size=3), st.floats(0.2, 0.9), st.integers(0, 9))
 def test_keeps_nearly_as_much_importance_as_possible(widths: list[int], part: float, seed: int) -> None:
     groups = groups_of(*widths)
@@ -136,7 +136,11 @@ def best_of_chain(groups: int, levels: list[int], limit: float) -> int:
 
 @pytest.mark.filterwarnings("ignore:the allowed widths leave")
 @pytest.mark.parametrize(
-    ("number", "size", "multiple", "part"), [(70, 32, 16, 0.55), (48, 8, 4, 0.3), (34, 12, 4, 0.8)]
+    ("number", "size", "multiple", "part"),
+    [
+        (70, 32, 16, 0.55),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((48, 8, 4, 0.3), (34, 12, 4, 0.8))),
+    ],
 )
 def test_more_units_than_an_array_has_dims(number: int, size: int, multiple: int, part: float) -> None:
     groups = groups_of(*[size] * number)
@@ -165,7 +169,7 @@ def network(name: str) -> tuple[fxprune.Groups, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(st.floats(0.05, 1.0), st.sampled_from([1, 2, 4, 8]), st.sampled_from(["macs", "parameters"]), st.data())
 def test_within_one_percent_on_networks(name: str, part: float, multiple: int, of: Any, data: Any) -> None:
     groups, scores = network(name)

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from nets import CASES
 from torch import Tensor, nn
 
@@ -153,6 +153,7 @@ def test_number_of_probes(precision: float, steps: int) -> None:
     assert len(judge.asked) == steps + 1
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(st.integers(2, 104), st.sampled_from([0.1, 0.01, 0.001]))
 def test_no_architecture_is_tried_twice(threshold: int, precision: float) -> None:
     judge = Judge(lambda total: float(total >= threshold))
@@ -167,6 +168,7 @@ def all_widths() -> list[int]:
     return [sum(CumulativeContribution(k / 128)(groups, scores).kept_counts().values()) for k in range(1, 128)]
 
 
+@settings(max_examples=settings.default.max_examples // 3)
 @given(st.integers(2, 104))
 def test_the_smallest_accepted_model_is_returned(threshold: int) -> None:
     judge = Judge(lambda total: float(total >= threshold))

@@ -73,6 +73,7 @@ def halved(model: nn.Module, data: list[Tensor]) -> tuple[nn.Module, nn.Module]:
     return bare, fxprune.repair(model, bare, plan, data, progress=False)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("keys", [HEADS, 2, 1])
 def test_products_of_half_the_rank_lose_nothing(keys: int, bias: bool) -> None:

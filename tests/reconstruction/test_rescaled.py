@@ -36,6 +36,7 @@ def scored(net: nn.Module, scorer: fxprune.scorers.Scorer, data: list[Tensor]) -
     return groups, scorer(net, groups, data)["0"]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("scorer", [JointElimination(), JointElimination(errors="measured"), RefitLoss(ridge=1e-2)])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_channels_in_other_units_are_scored_and_repaired_alike(

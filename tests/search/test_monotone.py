@@ -13,7 +13,6 @@ from torch import nn
 import fxprune
 from fxprune.search import Acceptance, Bisection, MonotoneFit
 from fxprune.search.monotone import _crossing, _fitted
-from fxprune.testing import check_search
 
 
 def search(tune: Any, evaluate: Any, **settings: Any) -> Any:
@@ -121,10 +120,6 @@ def test_half_the_tunings_of_robust_bisection() -> None:
     assert row.tunings <= 17
     assert row.wrong < 0.5 * plain.wrong
     assert row.rate < 0.65  # robust bisection: 0.67 with 33 tunings
-
-
-def test_contract() -> None:
-    check_search(MonotoneFit(tunings=6, progress=False))
 
 
 @pytest.mark.parametrize(

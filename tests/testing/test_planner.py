@@ -24,9 +24,11 @@ PLANNERS: list[Any] = [
 ]
 
 
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize("promise", PLANNER_PROMISES)
 @pytest.mark.parametrize("planner", PLANNERS, ids=lambda planner: type(planner).__name__)
-def test_planners_keep_the_contract(planner: Any) -> None:
-    check_planner(planner)
+def test_planners_keep_the_contract(planner: Any, promise: str) -> None:
+    check_planner(planner, promises=[promise])
 
 
 def halves(groups: fxprune.Groups, scores: Mapping[str, Tensor]) -> fxprune.Plan:

@@ -115,11 +115,6 @@ def test_the_meter_counts_images_of_forwards_and_of_training() -> None:
     assert (meter.seen, meter.trained) == (5, 7)
 
 
-def is_search(name: str) -> bool:
-    """Whether a contender tries many candidates, or scores by eliminations, which takes longer."""
-    return CONTENDERS[name].own or name.startswith(("PCP", "bee colony", "prune", "uniform elimination"))
-
-
 NET = "digits-resnet8"
 
 
@@ -136,10 +131,11 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")]
+QUICK = ("unpruned", "uniform L1, refitted", "one-shot LASSO", "TP global")
 
 
 @pytest.mark.usefixtures("weights")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * is_search(n)) for n in ALIKE])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in ALIKE])
 def test_contenders_come_near_the_budget_and_leave_the_network_alone(name: str) -> None:
     lab = Lab(NET, TOY)
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}

@@ -101,7 +101,7 @@ def test_bad_names_are_refused_with_what_there_is(tmp_path: Path) -> None:
 def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     """Three scorers, one of Torch-Pruning's, on a trained network, bare and treated."""
     part = ["digits-resnet20", "--scorer=L2", "--scorer=random", "--scorer=TP FPGM", "--less=0.3", "--images=64"]
-    part += ["--tests=120", "--treatment=none", "--treatment=bn", f"--journal={tmp_path / 'j.jsonl'}"]
+    part += ["--tests=40", "--treatment=none", "--treatment=bn", f"--journal={tmp_path / 'j.jsonl'}"]
     first = run(*part, "--seeds=2")
     assert first.exit_code == 0, first.output
     book = Journal(tmp_path / "j.jsonl", ScorerPoint, Measured)

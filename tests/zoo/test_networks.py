@@ -119,6 +119,10 @@ SMALL: dict[str, dict[str, object]] = {
 }
 
 
+LARGE = ("resnet110 A", "densenet121")  # of kinds that others are of
+CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case in LARGE)) for case in SMALL]
+
+
 def network_of(case: str) -> str:
     return re.sub(r"\d* .*", "", case) if case.startswith("resnet") else case.split(" ")[0]
 
@@ -127,7 +131,7 @@ def small(case: str, **more: object) -> nn.Module:
     return build(network_of(case), {**SMALL[case], **more}).eval()
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", CASES)
 def test_macs_are_those_of_torchs_counter(case: str) -> None:
     net, cost = counted(network_of(case), tuple(SMALL[case].items()), CIFAR)
     with FlopCounterMode(display=False) as counter:
@@ -135,7 +139,7 @@ def test_macs_are_those_of_torchs_counter(case: str) -> None:
     assert cost.macs * 2 == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", CASES)
 def test_fashion_mnist_fits(case: str) -> None:
     """One channel, 28 x 28, and as many logits as asked for."""
     with torch.device("meta"):
@@ -143,7 +147,7 @@ def test_fashion_mnist_fits(case: str) -> None:
     assert net(torch.zeros(2, 1, 28, 28, device="meta")).shape == (2, 7)
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", CASES)
 def test_it_can_be_pruned(case: str) -> None:
     result = fxprune.prune(small(case), torch.randn(CIFAR), 0.5)
     assert result.report.deviation is not None

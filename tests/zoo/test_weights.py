@@ -18,6 +18,7 @@ from zoo.train import accuracy
 from zoo.train_recipe import WEIGHTS
 
 KEPT = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+QUICK = ("digits-googlenet", "fashion-resnet20", "fashion-vgg16")
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -41,7 +42,7 @@ def test_the_digits_weights_reach_what_they_claim() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n == "fashion-googlenet")) for n in KEPT if n != "digits-resnet20"],
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in KEPT if n != "digits-resnet20"],
 )
 def test_weights_reach_what_they_claim_on_a_slice(name: str) -> None:
     """250 images: two standard errors of 94 % are 3 points."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.planners import Constraints
 from fxprune.search import LayerByLayer, Progressive
-from fxprune.testing import check_search
+from fxprune.testing import SEARCH_PROMISES, check_search
 
 torch.manual_seed(0)
 DATA = [torch.randn(60, 4), torch.randn(60, 4)]
@@ -154,7 +154,7 @@ def test_grouped_transposed_and_depthwise_readers_and_tied_groups() -> None:
 
 def test_a_group_whose_statistics_do_not_fit_takes_a_pass_of_its_own() -> None:
     model = chain(12, 12, 12)
-    settings: dict[str, Any] = {"keep": 0.7, "top": 0.5}
+    settings: dict[str, Any] = {"keep": 0.7, "top": 0.5, "step": 0.2}
     one, many = (
         searched(model, lambda m: 0.0, method=LayerByLayer(positions=None, memory=memory), **settings)
         for memory in (2**30, 1)
@@ -191,11 +191,17 @@ def test_samplers_let_a_branch_drop_what_it_reads() -> None:
             return -float((m(X) - model(X)).square().mean())
 
     method = LayerByLayer(positions=None, ridge=1e-6)
-    found = searched(model, lambda m: 0.0, keep=0.6, step=0.1, top=1.0, method=method)
+    found = searched(model, lambda m: 0.0, keep=0.6, step=0.2, top=1.0, method=method)
     (sampled,) = (name for name in found.plan.kept_counts() if name.startswith("a.sampled"))
     assert found.model.a.in_features == found.plan.kept_counts()[sampled] < 24
     assert closeness(found.model) > -1e-4  # a linear net of rank 4 loses nothing
 
 
-def test_contract_of_interrupted_searches() -> None:
-    check_search(Progressive(0.8, step=0.4, method=LayerByLayer(), progress=False))
+RESUMED = ("interruptible", "remembers")
+
+
+@pytest.mark.parametrize(
+    "promise", [pytest.param(p, marks=[pytest.mark.slow] * (p not in RESUMED)) for p in SEARCH_PROMISES]
+)
+def test_contract_of_interrupted_searches(promise: str) -> None:
+    check_search(Progressive(0.8, step=0.4, method=LayerByLayer(), progress=False), promises=[promise])

@@ -111,8 +111,10 @@ def test_errors_are_made_up_for_and_progressive_beats_one_shot() -> None:
     torch.manual_seed(0)
     model = Wide()
     groups = fxprune.find_groups(fxprune.trace(model, DATA[0]))
-    exact = Progressive(0.4, progress=False)(model, groups, lambda m: closeness(m, model), data=DATA)
-    plain = Progressive(0.4, progress=False, refit=None)(model, groups, lambda m: closeness(m, model), data=DATA)
+    exact = Progressive(0.4, step=0.2, progress=False)(model, groups, lambda m: closeness(m, model), data=DATA)
+    plain = Progressive(0.4, step=0.2, progress=False, refit=None)(
+        model, groups, lambda m: closeness(m, model), data=DATA
+    )
     once = AtBudget(Uniform, 0.4)(groups, L2Norm()(model, groups))
     assert exact.history[-1].fitness == pytest.approx(closeness(exact.model, model))
     assert closeness(exact.model, model) > -1e-3
@@ -124,7 +126,7 @@ def test_samplers_let_a_branch_drop_what_it_reads() -> None:
     torch.manual_seed(0)
     model = fxprune.add_samplers(Wide(), ["a"])
     groups = fxprune.find_groups(fxprune.trace(model, DATA[0]))
-    found = Progressive(0.7, progress=False)(model, groups, lambda m: closeness(m, model), data=DATA)
+    found = Progressive(0.7, step=0.2, progress=False)(model, groups, lambda m: closeness(m, model), data=DATA)
     sampled = next(name for name in found.plan.kept_counts() if name.startswith("a.sampled"))
     assert found.plan.kept_counts()[sampled] < 24
     assert found.model.a.in_features == found.plan.kept_counts()[sampled]
