@@ -229,12 +229,12 @@ def test_export_checks_what_it_writes(here: Path, dynamic: list[str]) -> None:
     assert engines.deviation(expected, engines.eager(torch.export.load("small.pt2").module())(x)) < 1e-5
 
 
-@pytest.mark.parametrize("dynamic", [[], ["--dynamic-batch"]])
-def test_export_falls_back_on_the_older_exporter(
-    here: Path, monkeypatch: pytest.MonkeyPatch, dynamic: list[str]
-) -> None:
-    """As with old releases of PyTorch, whose new exporter fails on BatchNorm with a new onnxscript."""
-    saved(here)
+@pytest.fixture
+def older_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with old releases of PyTorch, whose new exporter fails on BatchNorm with a new onnxscript.
+
+    The older one takes a third of the time, which suits tests of what comes after an export.
+    """
     export = torch.onnx.export
 
     def failing(*args: Any, dynamo: bool, **kwargs: Any) -> Any:
@@ -243,6 +243,12 @@ def test_export_falls_back_on_the_older_exporter(
         return export(*args, dynamo=dynamo, **kwargs)
 
     monkeypatch.setattr(torch.onnx, "export", failing)
+
+
+@pytest.mark.usefixtures("older_exporter")
+@pytest.mark.parametrize("dynamic", [[], ["--dynamic-batch"]])
+def test_export_falls_back_on_the_older_exporter(here: Path, dynamic: list[str]) -> None:
+    saved(here)
     told = answer("export", "small", "--onnx", "small.onnx", *dynamic)
     assert told["passed"]
     assert (here / "small.onnx").stat().st_size > 0
@@ -259,6 +265,7 @@ def make():
 """
 
 
+@pytest.mark.usefixtures("older_exporter")
 def test_export_names_convolutions_that_onnx_runtime_takes_long_for(here: Path) -> None:
     (here / "uneven.py").write_text(UNEVEN)
     found = run("export", "uneven.py:make", *SHAPE, "--onnx", "uneven.onnx")
@@ -295,6 +302,7 @@ def failing(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.usefixtures("older_exporter")
 def test_export_fails_where_the_file_deviates(here: Path) -> None:
     saved(here)
     found = run("export", "small", "--onnx", "small.onnx", "--tolerance", "0")
@@ -302,6 +310,7 @@ def test_export_fails_where_the_file_deviates(here: Path) -> None:
     assert "NOT within" in found.stdout
 
 
+@pytest.mark.usefixtures("older_exporter")
 def test_compare(here: Path) -> None:
     saved(here)
     told = answer("compare", "small", "--data", "classes", "--engines", "eager,onnx", "--rounds", "2")

@@ -16,8 +16,9 @@ def name(path: Path) -> str:
     return path.relative_to(DOCS).as_posix()
 
 
-SLOW = {  # pages that train, each with the libraries that its reader has
+SLOW = {  # pages that train or import much, each with the libraries that its reader has
     "recipes/fine-tuning.md": [],
+    "recipes/huggingface.md": ["transformers"],
     "recipes/language-models.md": ["transformers"],
     "recipes/latency.md": ["onnxruntime", "onnxscript"],
     "recipes/quantising.md": ["onnxruntime", "onnxscript"],

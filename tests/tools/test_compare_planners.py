@@ -131,7 +131,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")]
-QUICK = ("unpruned", "uniform L1, refitted", "one-shot LASSO", "TP global")
+QUICK = ("unpruned", "uniform L1, refitted", "TP global")
 
 
 @pytest.mark.usefixtures("weights")
@@ -176,6 +176,14 @@ def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     book = Journal(journal, PlannerPoint, Result)
     assert len(book.rows) == 4
     assert all(r.epoch == 96 and r.trained == 0 and r.seen == 0 for r in book.rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("weights")
+def test_the_report_of_what_is_measured_changes_nothing(tmp_path: Path) -> None:
+    journal = tmp_path / "j.jsonl"
+    part = [*TOYS, "--contender=uniform L1", "--contender=unpruned", f"--journal={journal}"]
+    assert run(*part, "--seeds=2").exit_code == 0
     both = journal.read_bytes()
     assert run(*part, "--seeds=2", "--report").exit_code == 0
     assert journal.read_bytes() == both

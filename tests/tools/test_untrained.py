@@ -45,6 +45,7 @@ def test_a_repaired_network_agrees_more_than_a_bare_one(contender: str) -> None:
     assert repaired.kl < bare.kl
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untimed")
 def test_a_network_repaired_on_random_inputs_agrees_more_than_a_bare_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(untrained_subjects, "PARTS", 2)  # which takes less time than many small batches

@@ -43,7 +43,7 @@ def lightning_parts() -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about workers and devices
-@pytest.mark.parametrize("part", ["", "net"])
+@pytest.mark.parametrize("part", ["", pytest.param("net", marks=pytest.mark.slow)])
 def test_lightning_prunes_at_epochs_and_resumes(part: str, tmp_path: Path) -> None:
     module_of, trainer_of, callback_of = lightning_parts()
     loader = DataLoader(TensorDataset(X, Y), 16)

@@ -68,6 +68,7 @@ PUBLISHED = (
     # Weights 0.5 K, 25 K, 400 K, 5 K; 4,586 K operations, two a multiply-accumulate.
     Published("lenet", "Han et al. 2015, table 3", (431e3, 1e3), (4586e3 / 2, 1e3), images=(1, 1, 28, 28)),
 )
+DEEP = (44, 110)  # of a kind that others are of
 
 
 @cache
@@ -78,7 +79,11 @@ def counted(network: str, arguments: tuple[tuple[str, object], ...], images: tup
         return net, fxprune.cost(fxprune.find_groups(fxprune.trace(net, torch.zeros(images))))
 
 
-@pytest.mark.parametrize("published", PUBLISHED, ids=str)
+@pytest.mark.parametrize(
+    "published",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.arguments.get("depth") in DEEP)) for p in PUBLISHED],
+    ids=str,
+)
 def test_costs_are_those_published(published: Published) -> None:
     net, cost = counted(published.network, tuple(published.arguments.items()), published.images)
     if published.parameters:

@@ -18,7 +18,7 @@ from zoo.train import accuracy
 from zoo.train_recipe import WEIGHTS
 
 KEPT = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-QUICK = ("digits-googlenet", "fashion-resnet20", "fashion-vgg16")
+QUICK = ("digits-googlenet", "fashion-vgg16")
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -69,6 +69,7 @@ def test_a_recipe_is_trained_from_the_command_line(tmp_path: Path, monkeypatch: 
     assert f"test {100 * metadata.test_accuracy:.2f} %" in result.output
 
 
+@pytest.mark.slow
 def test_weights_are_pruned_and_tuned_from_the_command_line(tmp_path: Path) -> None:
     options = ["--pruning-ratio", "0.25", "--epochs", "1", "--lr", "0.01", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["tune", "digits-resnet20", *options])
