@@ -1,6 +1,6 @@
 """What the tests of several processes run in each of them, alone or under a launcher.
 
-    accelerate launch --multi_gpu --num_processes 2 tests/helpers/launched.py [--without-compiler] FOLDER [PART ...]
+    accelerate launch --multi_gpu --num_processes 2 tests/helpers/launched.py FOLDER [PART ...]
 
 writes FOLDER/RANK.json: what every part tells of this process.
 """
@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -41,7 +40,6 @@ from zoo.settings import Settings  # noqa: E402
 from zoo.train import fit  # noqa: E402
 from zoo.train_recipe import WEIGHTS  # noqa: E402
 
-WITHOUT_COMPILER = "--without-compiler"
 NUMBERS = {"epochs": 3, "batch_size": 16, "progress": False}
 TOYS = {"searches": ("bisection", "bees"), "progressive": ("progressive",)}
 """The searches of a part."""
@@ -232,15 +230,6 @@ PARTS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def leave_out_the_compiler() -> None:
-    """In place of PyTorch's compiler, which each optimizer imports; nothing is compiled here, and it takes seconds."""
-    compiler: Any = ModuleType("torch._dynamo")
-    compiler.disable, compiler.graph_break = (lambda function, *_, **__: function), (lambda: None)
-    compiler.trace_rules = SimpleNamespace(clear_lru_cache=lambda: None)
-    compiler.utils = SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer")
-    sys.modules["torch._dynamo"] = torch._dynamo = compiler
-
-
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     rank = present().rank
@@ -252,7 +241,4 @@ def main(folder: Path, names: list[str]) -> None:
 if __name__ == "__main__":
     import launched  # so that classes and functions have the same names as in the tests
 
-    if sys.argv[1] == WITHOUT_COMPILER:
-        launched.leave_out_the_compiler()
-        del sys.argv[1]
     launched.main(Path(sys.argv[1]), sys.argv[2:])

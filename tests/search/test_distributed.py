@@ -17,7 +17,6 @@ from typing import Any
 import launched
 import pytest
 import torch.distributed as dist
-from launched import WITHOUT_COMPILER
 from search_toys import undisturbed
 from typer.testing import CliRunner
 
@@ -54,7 +53,7 @@ def pair(folder: Path, *parts: str) -> Iterator[None]:
     try:
         for rank, path in enumerate(logs):
             surroundings = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, launched.__file__, WITHOUT_COMPILER, str(folder), *parts]
+            command = [sys.executable, launched.__file__, str(folder), *parts]
             with path.open("wb") as log:
                 processes.append(subprocess.Popen(command, env=surroundings, stdout=log, stderr=subprocess.STDOUT))
         yield
