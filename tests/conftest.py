@@ -6,9 +6,10 @@
 import gc
 import os
 import signal
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -48,17 +49,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Each value of either table stays in it, as in a Latin square.
     """
-    places: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)  # of the values in a table, by their ids
     for item in items:
-        if (sampled := item.get_closest_marker("one_in")) is None:
-            continue
-        place = 0
-        for table in item.iter_markers("parametrize"):
-            name = (table.args[0].split(",") if isinstance(table.args[0], str) else table.args[0])[0].strip()
-            known = places[item.nodeid.partition("[")[0], name]
-            place += known.setdefault(id(item.callspec.params[name]), len(known))  # type: ignore[attr-defined]
-        if place % sampled.args[0]:
+        sampled = item.get_closest_marker("one_in")
+        if sampled is not None and sum(map(partial(_place, item), item.iter_markers("parametrize"))) % sampled.args[0]:
             item.add_marker(pytest.mark.slow)
+
+
+def _place(item: Any, table: pytest.Mark) -> int:
+    """Where in the table the value lies that a case takes."""
+    names, values = table.args
+    several = not isinstance(names, str) or "," in names
+    wanted = item.callspec.params[(names.split(",") if isinstance(names, str) else names)[0].strip()]
+    for place, value in enumerate(values):
+        row = value.values if isinstance(value, type(pytest.param())) else value if several else (value,)
+        if row[0] is wanted:
+            return place
+    raise LookupError(f"{item.nodeid}: {wanted}")
 
 
 def pytest_collection_finish() -> None:
