@@ -218,7 +218,7 @@ def test_latency_where_models_are_served(here: Path, monkeypatch: pytest.MonkeyP
     assert asked == [fxprune.latency.compiled, None, ("multiple", onnx), onnx]
 
 
-@pytest.mark.parametrize("dynamic", [[], ["--dynamic-batch"]])
+@pytest.mark.parametrize("dynamic", [pytest.param([], marks=pytest.mark.slow), ["--dynamic-batch"]])
 def test_export_checks_what_it_writes(here: Path, dynamic: list[str]) -> None:
     result = saved(here)
     told = answer("export", "small", "--onnx", "small.onnx", "--pt2", "small.pt2", *dynamic)

@@ -85,7 +85,7 @@ def test_a_model_without_a_config(tmp_path: Path) -> None:
         result.save_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("shared", [2, 4])
+@pytest.mark.parametrize("shared", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_fewer_heads_of_shared_keys_are_said(shared: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

@@ -390,6 +390,7 @@ SCORERS: list[fxprune.scorers.Scorer] = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("device", [default_device, torch.device])
 def test_a_default_device_that_is_not_the_models(

@@ -47,7 +47,7 @@ def moved(net: Net, x: Tensor, name: str, channel: int, kind: str, size: float =
     return float(far) / size**2
 
 
-@pytest.mark.parametrize("kind", ["kl", "squared"])
+@pytest.mark.parametrize("kind", ["kl", pytest.param("squared", marks=pytest.mark.slow)])
 def test_sensitivities_are_how_far_outputs_move(kind: Any) -> None:
     torch.manual_seed(0)
     net = Net().double().eval()

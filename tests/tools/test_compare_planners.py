@@ -164,6 +164,7 @@ def run(*arguments: str) -> Any:
 TOYS = (NET, "--left=0.5", "--epochs=1", "--images=96", "--tests=40")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("weights")
 def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"

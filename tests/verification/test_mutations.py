@@ -158,16 +158,16 @@ def mutants(plan: fxprune.Plan) -> Iterator[tuple[str, fxprune.Plan]]:
             yield f"{slot} of {name}: both stay", permuted(plan, name, at, *map(int, planned.kept[[0, -1]]))
 
 
-@pytest.mark.one_in(2)
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("third", [0, 1, 2])
 @pytest.mark.parametrize("build", NETS, ids=lambda f: f.__name__)
-def test_no_slot_is_unproven(build: Callable[[], tuple[nn.Module, Any]], half: int) -> None:
+def test_no_slot_is_unproven(build: Callable[[], tuple[nn.Module, Any]], third: int) -> None:
     model, x = build()
     groups = fxprune.find_groups(fxprune.trace(model, x))
     assert len(groups)
     plan = random_plan(model, groups, 0.4)
     assert fxprune.verify(model, plan, x) <= ROUNDING
-    tried = list(mutants(plan))[half::2]
+    tried = list(mutants(plan))[third::3]
     assert tried
     assert [what for what, wrong in tried if fxprune.verify(model, wrong, x) <= WRONG] == []
 

@@ -522,7 +522,7 @@ def examine(name: str, model: nn.Module, groups: fxprune.Groups, ratio: float) -
     assert fxprune.verify(model, without_mixed(groups, plan), inputs(2)) <= ROUNDING
     small = fxprune.rewrite(model, plan)
     assert parameter_count(small) == fxprune.cost(groups, plan).parameters
-    for batch in (1, 2, 3):
+    for batch in (1, 3):
         check_outputs(model, small, inputs(batch))
     check_round_trip(lambda: build(name), small, plan, inputs(2))
     if name not in UNTRAINABLE:
