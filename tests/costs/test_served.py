@@ -215,7 +215,6 @@ def test_a_model_that_cannot_be_exported() -> None:
         fxprune.latency.onnx_runtime(Branch(), ((torch.rand(3),), {}))
 
 
-@pytest.mark.slow
 def test_each_of_many_models_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also beyond the eighth of a class, and none for any width."""
     graphs: list[Any] = []

@@ -37,7 +37,6 @@ def test_finds_the_hill() -> None:
     assert widths_of(found.model) == list(found.plan.kept_counts().values())
 
 
-@pytest.mark.slow
 def test_better_than_as_many_random_codes() -> None:
     bees, random = [], []
     for seed in range(2):

@@ -200,7 +200,6 @@ def test_families_of_the_users_own() -> None:
 # What it is good for
 
 
-@pytest.mark.slow
 def test_wrong_acceptances_plain_against_robust() -> None:
     plain, repeated, robust = (simulate(SEARCHES[name]) for name in ("plain", "robust, no margin", "robust"))
     assert plain.tunings == 7

@@ -167,7 +167,6 @@ def test_the_trainer_of_transformers_prunes_at_epochs(tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) == left
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_trainer_that_resumes_cuts_at_the_epoch_given_or_says_why_it_cannot(tmp_path: Path) -> None:
     options = {"num_train_epochs": 3, "per_device_train_batch_size": 8}  # 6 steps an epoch
