@@ -87,8 +87,26 @@ class OfZoo(Classifier):
         return list(self._lab.train[rows].images.chunk(PARTS))
 
 
+class Packaged(Classifier):
+    """A network that a package ships."""
+
+    model: Any
+    test: Any
+
+    @cached_property
+    def groups(self) -> fxprune.Groups:
+        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
+
+
+class Probable(Packaged):
+    """One that gives probabilities."""
+
+    def logs(self, outputs: Tensor) -> Tensor:
+        return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
+
+
 @dataclass
-class EfficientNetLite0(Classifier):
+class EfficientNetLite0(Packaged):
     """EfficientNet-Lite0 with its ImageNet weights, on crops of photographs; calibration and tests share none.
 
     Attributes:
@@ -115,10 +133,6 @@ class EfficientNetLite0(Classifier):
         return made.to(self.device).eval()
 
     @cached_property
-    def groups(self) -> fxprune.Groups:
-        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
-
-    @cached_property
     def test(self) -> Tensor:
         return _normalised(crops(apart(0)[1], self.tests, self.size, seed=1_000)).to(self.device)
 
@@ -134,7 +148,7 @@ def _normalised(pixels: Tensor) -> Tensor:
 
 
 @dataclass
-class TextRecogniser(Classifier):
+class TextRecogniser(Probable):
     """PP-OCRv4's reader of text lines with its trained weights, from ONNX, on lines that are rendered here.
 
     It gives probabilities of 6,625 letters in each column of a picture, of shape (lines, columns, letters).
@@ -163,19 +177,15 @@ class TextRecogniser(Classifier):
         made: nn.Module = convert(known)
         return made.to(self.device).eval(), letters
 
-    @property
+    @cached_property
     def model(self) -> nn.Module:
         return self._converted[0]
-
-    @cached_property
-    def groups(self) -> fxprune.Groups:
-        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
 
     @cached_property
     def _rendered(self) -> tuple[Tensor, list[str]]:
         return lines(self.tests, seed=1_000, test=True)
 
-    @property
+    @cached_property
     def test(self) -> Tensor:
         return self._rendered[0].to(self.device)
 
@@ -185,9 +195,6 @@ class TextRecogniser(Classifier):
 
     def calibration(self, count: int, seed: int) -> list[Tensor]:
         return list(lines(count, seed)[0].to(self.device).chunk(PARTS))
-
-    def logs(self, outputs: Tensor) -> Tensor:
-        return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
 
     def answers(self, outputs: Tensor) -> Sequence[Any]:
         """The lines read: of equal letters in neighbouring columns the first; class 0 is no letter."""
@@ -220,7 +227,7 @@ FACES = {
 
 
 @dataclass
-class FaceFinder(Classifier):
+class FaceFinder(Probable):
     """A network of the face detector MTCNN with its trained weights, which says of a crop whether it shows a face.
 
     It returns the face's box as well, and the last one its landmarks.
@@ -246,14 +253,10 @@ class FaceFinder(Classifier):
         return made.to(self.device).eval()
 
     @cached_property
-    def groups(self) -> fxprune.Groups:
-        return fxprune.find_groups(fxprune.trace(self.model, self.test[:1]))
-
-    @cached_property
     def _drawn(self) -> tuple[Tensor, list[int]]:
         return face_crops(self.tests, self._side, seed=1_000, test=True)
 
-    @property
+    @cached_property
     def test(self) -> Tensor:
         return self._drawn[0].to(self.device)
 
@@ -267,9 +270,6 @@ class FaceFinder(Classifier):
     def output(self, returned: Any) -> Tensor:
         probabilities: Tensor = returned[-1]
         return probabilities.flatten(1)  # the first network makes a map, of one place for a crop of this size
-
-    def logs(self, outputs: Tensor) -> Tensor:
-        return outputs.clamp_min(torch.finfo(outputs.dtype).tiny).log()
 
 
 Subject: TypeAlias = OfZoo | EfficientNetLite0 | TextRecogniser | FaceFinder
