@@ -1,6 +1,7 @@
 """What sparse and soft training bring: accuracy after pruning to a part of the MACs, before and after a fine-tuning.
 
     PYTHONPATH=.:tools python -m benchmarks.sparse_training  # digits-resnet20, three seeds: minutes on one core
+    PYTHONPATH=.:tools python -m benchmarks.sparse_training fashion-resnet56 --way 'soft*' --epochs 5 --images 12000
 
 The trained network is trained on with each of the terms of `fxprune.sparsity`, and without any; then channels go by the
 L2 norm (by the batch norm's scale, by the plan, after what suits it), BatchNorm is re-calibrated, accuracy is measured
@@ -26,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxprune
-from benchmarks.comparison import Journal
+from benchmarks.comparison import Journal, chosen
 from benchmarks.lab import Lab
 from fxprune import scorers, sparsity
 from fxprune.planners import AtBudget, Uniform
@@ -36,13 +37,18 @@ from zoo.train import accuracy
 
 @dataclass(frozen=True)
 class Point:
-    """What is measured once: a way of training, the part of the MACs that stays, the epochs, and a seed."""
+    """What is measured once: a way of training, the part of the MACs that stays, the epochs, and a seed.
+
+    Attributes:
+        images: of the training images each epoch sees so many, drawn anew; 0 for all.
+    """
 
     network: str
     way: str
     left: float
     epochs: int
     seed: int
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,14 @@ def ways(lab: Lab, left: float) -> dict[str, Way]:
     }
 
 
-def trained(lab: Lab, way: Way, epochs: int) -> nn.Module:
+def trained(lab: Lab, way: Way, epochs: int, images: int) -> nn.Module:
     """A copy, trained on: the loop of a user, with one line more."""
     model = copy.deepcopy(lab.model).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     draw = torch.Generator().manual_seed(lab.seed)
     for _ in range(epochs):
-        for rows in torch.randperm(len(lab.train), generator=draw).split(lab.protocol.batch_size):
+        for rows in torch.randperm(len(lab.train), generator=draw)[: images or None].split(lab.protocol.batch_size):
             batch = lab.train[rows]
             loss = F.cross_entropy(model(batch.images), batch.labels)
             if way.term is not None:
@@ -104,7 +110,7 @@ def trained(lab: Lab, way: Way, epochs: int) -> nn.Module:
 
 def measure(point: Point, lab: Lab, made_by: str | None) -> Row:
     start, way = time.process_time(), ways(lab, point.left)[point.way]
-    model = trained(lab, way, point.epochs)
+    model = trained(lab, way, point.epochs, point.images)
     groups = fxprune.find_groups(fxprune.trace(model, lab.example))
     plan = AtBudget(Uniform, point.left, tolerance=0.005)(groups, way.scorer(model, groups))
     small = fxprune.rewrite(model, plan)
@@ -118,8 +124,8 @@ def table(rows: dict[Point, Row]) -> Table:
     shown = Table(header_style="bold")
     for column in ("network", "left", "way", "whole", "pruned", "tuned", "seeds"):
         shown.add_column(column, justify="left" if column in ("network", "way") else "right")
-    for key in dict.fromkeys((p.network, p.left, p.way) for p in rows):
-        some = [r for p, r in rows.items() if (p.network, p.left, p.way) == key]
+    for key in dict.fromkeys((p.network, p.left, p.way, p.epochs, p.images) for p in rows):
+        some = [r for p, r in rows.items() if (p.network, p.left, p.way, p.epochs, p.images) == key]
         cells = [_mean([100 * getattr(r, name) for r in some]) for name in ("whole", "before", "after")]
         shown.add_row(key[0], f"{key[1]:.0%}", key[2], *cells, str(len(some)))
     return shown
@@ -132,7 +138,9 @@ def _mean(values: list[float]) -> str:
 def main(
     network: Annotated[str, typer.Argument(help="Of the zoo.")] = "digits-resnet20",
     left: Annotated[list[float] | None, typer.Option(min=0.01, max=0.99, help="Part of the MACs that stays.")] = None,
+    way: Annotated[list[str] | None, typer.Option(help="Ways of training, by pattern.", show_default="all")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Of the sparse training.")] = 20,
+    images: Annotated[int, typer.Option(min=0, help="Training images an epoch, drawn anew; 0 for all.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/sparse-training.jsonl"),
 ) -> None:
@@ -142,8 +150,8 @@ def main(
     for seed in range(seeds):
         lab = Lab(network, seed=seed)
         for part in left or (0.25,):
-            for name in ways(lab, part):
-                point = Point(network, name, part, epochs, seed)
+            for name in chosen(way, ways(lab, part), "way"):
+                point = Point(network, name, part, epochs, seed, images)
                 if point not in book.rows:
                     book.add(point, measure(point, lab, made_by))
     Console(width=120).print(table(book.rows))
