@@ -61,7 +61,6 @@ def test_every_op_has_a_rule(case: Case) -> None:
     assert not groups_of(case, "").unknown_ops
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("case", each())
 def test_groups_are_those_written_by_hand(case: Case, heads: str) -> None:
@@ -70,7 +69,6 @@ def test_groups_are_those_written_by_hand(case: Case, heads: str) -> None:
     assert set(groups.ties) == set(mode.ties)
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("heads", MODES)
 @pytest.mark.parametrize("case", each())
 def test_nothing_else_is_fixed(case: Case, heads: str) -> None:
@@ -83,7 +81,6 @@ def test_nothing_else_is_fixed(case: Case, heads: str) -> None:
         assert all(part in reason for reason in found[place]), f"{place}: {found[place]}"
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("case", each())
 def test_half_of_every_group_goes(case: Case, heads: str) -> None:
@@ -104,7 +101,6 @@ def test_half_of_every_group_goes(case: Case, heads: str) -> None:
         torch.testing.assert_close(call(other, case.inputs(3)), expected, rtol=0, atol=0)
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("heads", MODES)
 @pytest.mark.parametrize("case", each(following="nn.MultiheadAttention computes the head width from the stream's"))
 def test_pruned_equals_masked_while_the_normed_stream_stays(case: Case, heads: str) -> None:
@@ -131,7 +127,6 @@ def _tied(groups: fxprune.Groups, name: str) -> frozenset[str]:
     return next((t for t in groups.ties if name in t), frozenset([name]))
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("heads", [*MODES])
 @pytest.mark.parametrize("case", each())
 def test_uneven_counts(case: Case, heads: str) -> None:

@@ -174,7 +174,6 @@ WRITES: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, Any
 }
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 @pytest.mark.parametrize("name", WRITES)
 def test_writes_into_attributes(stage: Stage, name: str) -> None:
@@ -225,7 +224,6 @@ WITH_DATA: dict[str, Stage] = {
 }
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("work", WITH_DATA.values(), ids=WITH_DATA)
 @pytest.mark.parametrize("write", WEIGHT_WRITES.values(), ids=WEIGHT_WRITES)
 def test_writes_to_weights_in_a_run_for_real(write: Callable[[Any], Any], work: Stage) -> None:
@@ -473,7 +471,6 @@ def failing(run: Callable[..., Tensor], spare: bool = False) -> Net:
     return model
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("spare", [False, True])
 @pytest.mark.parametrize(
     "run",

@@ -168,7 +168,7 @@ def network(name: str) -> tuple[fxprune.Groups, dict[str, torch.Tensor]]:
     return groups, fxprune.scorers.L2Norm()(model, groups)
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @settings(max_examples=5)
 @given(st.floats(0.05, 1.0), st.sampled_from([1, 2, 4, 8]), st.sampled_from(["macs", "parameters"]), st.data())
 def test_within_one_percent_on_networks(name: str, part: float, multiple: int, of: Any, data: Any) -> None:
@@ -200,7 +200,7 @@ def test_more_money_never_buys_less() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the allowed widths leave")
-@pytest.mark.parametrize("part", [0.2, 0.5, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.35, 0.8))])
+@pytest.mark.parametrize("part", [0.2, 0.35, 0.5, 0.8])
 def test_a_latency_function_is_a_budget_too(part: float) -> None:
     """A staircase, as hardware has it: channels are paid for in blocks of four."""
     groups = groups_of(32, 24, 48)

@@ -101,7 +101,6 @@ def kernels(layer: Any) -> list[np.ndarray[Any, Any]]:
     return [(p.transpose(0, 1) if layer.transposed else p).flatten(1).numpy() for p in parts]
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("order", ["sequential", "at_once"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("shape", "make"), READERS.values(), ids=READERS)
@@ -364,7 +363,6 @@ class Block(nn.Module):
         return self.head(y)
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("projection", [True, False])
@@ -504,7 +502,6 @@ single_head_attention auxiliary_head tied_and_transposed functional_convolution 
 """
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("order", ["sequential", "at_once"])
 @pytest.mark.parametrize("name", NETWORKS.split())
 def test_no_layers_error_grows(name: str, order: Any) -> None:

@@ -26,7 +26,6 @@ def named(case: Case) -> str:
     return case.name
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
 @pytest.mark.parametrize("case", CASES.values(), ids=named)
 def test_oracle(case: Case, ratio: float) -> None:
@@ -390,7 +389,6 @@ SCORERS: list[fxprune.scorers.Scorer] = [
 ]
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("scorer", SCORERS, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("device", [default_device, torch.device])
 def test_a_default_device_that_is_not_the_models(

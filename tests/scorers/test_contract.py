@@ -62,7 +62,6 @@ def name_of(scorer: Any) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:torch_pruning")
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 @pytest.mark.parametrize("scorer", SCORERS, ids=name_of)
 def test_contract(scorer: s.Scorer, subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_the_fisher_diagonal_is_exact_for_single_samples(name: str, loss: Any) -
         torch.testing.assert_close(found[g], expected, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("loss", [None, pytest.param(squares, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loss", [None, squares])
 def test_the_fisher_diagonal_of_whole_batches_is_right_on_average(loss: Any) -> None:
     """Random signs: one backward a batch, unbiased; without them, gradients of several samples would mix."""
     model, groups, x, y = subject("perceptron")

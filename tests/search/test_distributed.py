@@ -1,7 +1,4 @@
-"""The same program in one process and in two: same plans, same accuracy, one model.
-
-The slow tests have a real launcher start the two, which is a process more.
-"""
+"""The same program in one process and in two, which a real launcher starts: same plans, same accuracy, one model."""
 
 import json
 import os
@@ -9,14 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import launched
 import pytest
-import torch.distributed as dist
 from search_toys import undisturbed
 from typer.testing import CliRunner
 
@@ -40,31 +34,6 @@ def start(folder: Path, *parts: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([*command, *parts], env=surroundings, stdout=log, stderr=subprocess.STDOUT)
 
 
-@contextmanager
-def pair(folder: Path, *parts: str) -> Iterator[None]:
-    """The two processes alone, in surroundings as a launcher makes them; this process has their store, on a free port.
-
-    In the end both must have done their parts. What they say is in the files log 0 and log 1.
-    """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    shared = {**os.environ, **address, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    logs, processes = [folder / f"log {rank}" for rank in (0, 1)], []
-    try:
-        for rank, path in enumerate(logs):
-            surroundings = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, launched.__file__, str(folder), *parts]
-            with path.open("wb") as log:
-                processes.append(subprocess.Popen(command, env=surroundings, stdout=log, stderr=subprocess.STDOUT))
-        yield
-        for process, path in zip(processes, logs, strict=True):
-            assert process.wait(300) == 0, path.read_text()
-    finally:
-        for process in processes:  # one whose partner is dead would wait for it
-            process.kill()
-            process.wait()
-
-
 def told(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
     return first, second
@@ -77,8 +46,9 @@ def in_one(folder: Path, *parts: str) -> dict[str, Any]:
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    with pair(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "gradual"):
-        alone = in_one(tmp_path, "gradients", "searches")
+    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "gradual", "digits")
+    alone = in_one(tmp_path, "gradients", "searches", "digits")
+    assert process.wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     _same_gradients(first["gradients"], second["gradients"], alone["gradients"])
     _picked_up(first["resumed"], second["resumed"], tmp_path)
@@ -88,17 +58,17 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     del alone["searches"]["refused"]
     _one_search("searches", first, second, alone, tmp_path)
     _shrunk_together(first["gradual"], second["gradual"])
+    _same_plan_and_accuracy(first["digits"], second["digits"], alone["digits"], tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_of_a_launcher_do_what_one_does_on_data(tmp_path: Path) -> None:
+def test_progressive_search_in_two_processes_is_that_in_one(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    process = start(tmp_path, "progressive", "digits")
-    alone = in_one(tmp_path, "progressive", "digits")
+    process = start(tmp_path, "progressive")
+    alone = in_one(tmp_path, "progressive")
     assert process.wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     _one_search("progressive", first, second, alone, tmp_path)
-    _same_plan_and_accuracy(first["digits"], second["digits"], alone["digits"], tmp_path)
 
 
 def _same_gradients(first: Any, second: Any, alone: Any) -> None:

@@ -38,7 +38,7 @@ def check(name: str, folder: Path) -> None:
     assert not list(folder.rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "bisection")) for n in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_killed_at_random_moments(name: str, tmp_path: Path) -> None:
     assert _kill_until_done(name, tmp_path, random.Random(0)) >= 3
     check(name, tmp_path)

@@ -424,7 +424,6 @@ def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
 # Ctrl-C
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("folder", [False, True])
 def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ def test_figures(bench: bench_scoring.Bench) -> None:
     assert -1 <= checked.agreement <= 1
 
 
-@pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     bench_scoring.main("squeezenet1_1", size=48, batch=1, batches=1, kernels=1, repeats=1, device="cpu", out=out)

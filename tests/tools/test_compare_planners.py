@@ -130,12 +130,12 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.planners.WEIGHTS", folder)
 
 
-ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in ("PCP", "bee colony")]
-QUICK = ("unpruned", "uniform L1, refitted", "TP global")
+SEARCHES = ("PCP", "bee colony")  # and their variants, which take longer
+ALIKE = [n for n, c in CONTENDERS.items() if not c.own and n not in SEARCHES]
 
 
 @pytest.mark.usefixtures("weights")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in ALIKE])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * n.startswith(SEARCHES)) for n in ALIKE])
 def test_contenders_come_near_the_budget_and_leave_the_network_alone(name: str) -> None:
     lab = Lab(NET, TOY)
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}
@@ -164,7 +164,6 @@ def run(*arguments: str) -> Any:
 TOYS = (NET, "--left=0.5", "--epochs=1", "--images=96", "--tests=40")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("weights")
 def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     journal = tmp_path / "j.jsonl"

@@ -98,7 +98,6 @@ def test_bad_names_are_refused_with_what_there_is(tmp_path: Path) -> None:
         assert text in " ".join(result.output.replace("│", " ").split())
 
 
-@pytest.mark.slow
 def test_a_part_is_measured_and_not_measured_again(tmp_path: Path) -> None:
     """Three scorers, one of Torch-Pruning's, on a trained network, bare and treated."""
     part = ["digits-resnet20", "--scorer=L2", "--scorer=random", "--scorer=TP FPGM", "--less=0.3", "--images=64"]

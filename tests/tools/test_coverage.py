@@ -34,7 +34,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     return app
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("jobs", [1, 3])
 def test_a_killed_process_costs_one_row(jobs: int, tmp_path: Path, app: typer.Typer) -> None:
     out = tmp_path / "rows.json"
     found = RUN.invoke(app, [*NAMES, "--jobs", str(jobs), "--json", str(out)])

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 import fxprune
 
 SIDES = {"squeezenet1_1": 64, "resnet18": 64, "mobilenet_v2": 64}  # of images that are smaller than the example
-SLOW = ["resnet18", "mobilenet_v2", "googlenet", "efficientnet_b0", "shufflenet_v2_x0_5"]
+SMALL = ["resnet18", "mobilenet_v2", "googlenet", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x0_5"]
 EVERY = [n for n in tv.names() if not n.startswith("quantized")]  # those are the same networks
 
 
@@ -95,7 +95,7 @@ def check(name: str, most: int, size: int | None = None) -> None:
     assert blind_spots(model, plan, ends_and_middle(pruned), x, most) == []
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+@pytest.mark.parametrize("name", SMALL)
 def test_torchvision(name: str) -> None:
     check(name, most=2, size=SIDES.get(name))
 
@@ -138,7 +138,6 @@ def why_not(groups: fxprune.Groups) -> str | None:
     return PAIR if all(g.mixed_by or g.size == 2 for g in groups) else None
 
 
-@pytest.mark.one_in(3)
 @pytest.mark.parametrize("third", [0, 1, 2])
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda c: c.name)
 def test_toy_networks(case: Case, third: int) -> None:

@@ -68,7 +68,6 @@ PUBLISHED = (
     # Weights 0.5 K, 25 K, 400 K, 5 K; 4,586 K operations, two a multiply-accumulate.
     Published("lenet", "Han et al. 2015, table 3", (431e3, 1e3), (4586e3 / 2, 1e3), images=(1, 1, 28, 28)),
 )
-DEEP = (44, 110)  # of a kind that others are of
 
 
 @cache
@@ -79,11 +78,7 @@ def counted(network: str, arguments: tuple[tuple[str, object], ...], images: tup
         return net, fxprune.cost(fxprune.find_groups(fxprune.trace(net, torch.zeros(images))))
 
 
-@pytest.mark.parametrize(
-    "published",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p.arguments.get("depth") in DEEP)) for p in PUBLISHED],
-    ids=str,
-)
+@pytest.mark.parametrize("published", PUBLISHED, ids=str)
 def test_costs_are_those_published(published: Published) -> None:
     net, cost = counted(published.network, tuple(published.arguments.items()), published.images)
     if published.parameters:
@@ -124,10 +119,6 @@ SMALL: dict[str, dict[str, object]] = {
 }
 
 
-LARGE = ("resnet110 A", "densenet121")  # of kinds that others are of
-CASES = [pytest.param(case, marks=[pytest.mark.slow] * (case in LARGE)) for case in SMALL]
-
-
 def network_of(case: str) -> str:
     return re.sub(r"\d* .*", "", case) if case.startswith("resnet") else case.split(" ")[0]
 
@@ -136,7 +127,7 @@ def small(case: str, **more: object) -> nn.Module:
     return build(network_of(case), {**SMALL[case], **more}).eval()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SMALL)
 def test_macs_are_those_of_torchs_counter(case: str) -> None:
     net, cost = counted(network_of(case), tuple(SMALL[case].items()), CIFAR)
     with FlopCounterMode(display=False) as counter:
@@ -144,7 +135,7 @@ def test_macs_are_those_of_torchs_counter(case: str) -> None:
     assert cost.macs * 2 == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SMALL)
 def test_fashion_mnist_fits(case: str) -> None:
     """One channel, 28 x 28, and as many logits as asked for."""
     with torch.device("meta"):
@@ -152,7 +143,7 @@ def test_fashion_mnist_fits(case: str) -> None:
     assert net(torch.zeros(2, 1, 28, 28, device="meta")).shape == (2, 7)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SMALL)
 def test_it_can_be_pruned(case: str) -> None:
     result = fxprune.prune(small(case), torch.randn(CIFAR), 0.5)
     assert result.report.deviation is not None

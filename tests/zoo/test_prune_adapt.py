@@ -225,11 +225,11 @@ def test_contenders_are_pruned_tuned_and_measured(done: tuple[Path, list[Row]], 
     assert not any("domain" in name for name in model.state_dict())
 
 
-@pytest.mark.slow
 def test_contenders_that_know_less_are_pruned_tuned_and_measured(done: tuple[Path, list[Row]], tmp_path: Path) -> None:
     start_with_the_full_network(done[0], tmp_path)
-    rows = compare(job(tmp_path), contenders(*NAMES), [1.5, 2.0], [0])
-    assert [row.key for row in rows] == [(WHOLE, 0, 1.0), *((n, 0, r) for n in NAMES for r in (1.5, 2.0))]
+    names = NAMES[1:-1]
+    rows = compare(job(tmp_path), contenders(*names), [1.5, 2.0], [0])
+    assert [row.key for row in rows] == [(WHOLE, 0, 1.0), *((n, 0, r) for n in names for r in (1.5, 2.0))]
     assert all(row.part <= 1 / row.reduction for row in rows)
     # plain PCP is one search, fine-tuned in two ways
     first, second = ([r for r in rows if r.contender == f"plain PCP + {how}"] for how in ("DANN", "source training"))
@@ -331,7 +331,6 @@ def test_a_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 # The command
 
 
-@pytest.mark.slow
 def test_the_command_shows_a_table_and_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ADAPTATIONS, recipe().name, recipe())  # type: ignore[arg-type]
     numbers = ["--statistics-images", "32", "--judged", "40", "--step", "0.5", "--epochs", "1", "--images", "64"]

@@ -18,7 +18,6 @@ from zoo.train import accuracy
 from zoo.train_recipe import WEIGHTS
 
 KEPT = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
-QUICK = ("digits-googlenet", "fashion-vgg16")
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -40,10 +39,7 @@ def test_the_digits_weights_reach_what_they_claim() -> None:
     assert accuracy(model, splits.test) == metadata.test_accuracy >= 0.985
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in KEPT if n != "digits-resnet20"],
-)
+@pytest.mark.parametrize("name", [name for name in KEPT if name != "digits-resnet20"])
 def test_weights_reach_what_they_claim_on_a_slice(name: str) -> None:
     """250 images: two standard errors of 94 % are 3 points."""
     model, metadata = load(WEIGHTS / f"{name}.safetensors")
@@ -69,7 +65,6 @@ def test_a_recipe_is_trained_from_the_command_line(tmp_path: Path, monkeypatch: 
     assert f"test {100 * metadata.test_accuracy:.2f} %" in result.output
 
 
-@pytest.mark.slow
 def test_weights_are_pruned_and_tuned_from_the_command_line(tmp_path: Path) -> None:
     options = ["--pruning-ratio", "0.25", "--epochs", "1", "--lr", "0.01", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["tune", "digits-resnet20", *options])

@@ -497,7 +497,6 @@ def test_every_rule_is_the_name_of_an_op() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:index_reduce")
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("ratio", [0.3, 0.8])
 @pytest.mark.parametrize("name", CASES)
 def test_rule(name: str, ratio: float) -> None:
