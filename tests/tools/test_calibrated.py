@@ -19,3 +19,6 @@ def test_from_the_command_line() -> None:
     assert re.search(r"\d+ s by the clock", result.output)
     assert re.search(r"peak memory \d+\.\d GB, \d+\.\d GB beyond", result.output)
     assert "layers repaired on the data" in result.output
+    result = CliRunner().invoke(app, [*arguments, "--scores"])
+    assert result.exit_code == 0, result.output
+    assert "1 threads, scores" in result.output
