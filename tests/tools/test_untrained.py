@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from benchmarks import untrained, untrained_plot, untrained_subjects
 from benchmarks.comparison import Journal
 from benchmarks.disturbances import DISTURBED
@@ -205,3 +206,14 @@ def test_the_reader_of_text_reads_and_is_pruned() -> None:
     cut = measure(case, replace(point, contender="L2, one ratio, bare", keep=0.8))
     assert cut.macs <= 0.8
     assert cut.kl > 0
+
+
+def test_inputs_of_another_domain_come_in_the_size_of_the_networks_own() -> None:
+    case = subject("digits-resnet20", 100, 0)
+    own, others = (
+        untrained.calibration(case, replace(POINT, images=96, domain=name)) for name in ("", "digits-inverted")
+    )
+    assert [part.shape for part in own] == [part.shape for part in others]
+    assert not torch.equal(own[0], others[0])
+    with pytest.raises(typer.BadParameter, match="its own data alone"):
+        untrained.calibration(subject("mtcnn-pnet", 10, 0), replace(POINT, network="mtcnn-pnet", domain="digits"))

@@ -3,6 +3,7 @@
     PYTHONPATH=.:tools python -m benchmarks.untrained --journal zoo/results/untrained.jsonl
     PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --keep 0.9 --keep 0.8 --keep 0.67 --keep 0.5
     PYTHONPATH=.:tools python -m benchmarks.untrained fashion-vgg16 --keep 0.25 --images 32 --images 4096
+    PYTHONPATH=.:tools python -m benchmarks.untrained fashion-vgg16 --keep 0.25 --domain digits  # calibrated on others
     PYTHONPATH=.:tools python -m benchmarks.untrained efficientnet-lite0 --contender 'unpruned*'  # none pruned
     PYTHONPATH=.:tools python -m benchmarks.untrained ppocr-v4-rec --keep 0.8 --images 512 --tests 256 --seeds 1
     PYTHONPATH=.:tools python -m benchmarks.untrained 'mtcnn*' --images 256 --tests 1000
@@ -33,7 +34,7 @@ import fxprune
 from benchmarks.comparison import Journal, bar, chosen, part_of_latency
 from benchmarks.disturbances import DISTURBED
 from benchmarks.sources import fingerprint
-from benchmarks.untrained_subjects import FACES, Subject, subject
+from benchmarks.untrained_subjects import FACES, OfZoo, Subject, subject
 from fxprune.planners import AtBudget, ErrorCurves, Uniform
 from fxprune.scorers import Fallback, JointElimination, L2Norm, Lasso
 
@@ -67,6 +68,7 @@ class Point:
         tests: test inputs.
         size: of crops of photographs, in pixels; 0 for the zoo's data.
         objects: whether every other calibration crop has an object of another photograph in it.
+        domain: the data set that calibration inputs are of, if it is not the network's own.
     """
 
     network: str
@@ -77,6 +79,7 @@ class Point:
     tests: int
     size: int = 0
     objects: bool = False
+    domain: str = ""
 
 
 @dataclass(frozen=True)
@@ -229,13 +232,21 @@ def judged(case: Subject, model: nn.Module, macs: float, seconds: float) -> Outc
     return Outcome(right, agreement, float(kl), macs, seconds, fingerprint(), latency, case.test.device.type)
 
 
+def calibration(case: Subject, point: Point) -> Batches:
+    if not point.domain:
+        return case.calibration(point.images, point.seed)
+    if not isinstance(case, OfZoo):
+        raise typer.BadParameter(f"{point.network} is calibrated on its own data alone; --domain is for the zoo's")
+    return case.calibration_from(point.domain, point.images, point.seed)
+
+
 def measure(case: Subject, point: Point) -> Outcome:
     """Prune, treat and judge."""
     if not point.contender:
         return judged(case, case.model, 1.0, 0.0)
     if point.contender in DISTURBED:
         return judged(case, DISTURBED[point.contender](case.model).eval(), 1.0, 0.0)
-    data = case.calibration(point.images, point.seed)
+    data = calibration(case, point)
     start = time.process_time()
     small = CONTENDERS[point.contender](case, point.keep, point.seed, data)
     seconds = time.process_time() - start
@@ -246,9 +257,10 @@ def table(journal: Journal[Point, Outcome]) -> Table:
     """Means over seeds."""
     found: dict[tuple[Any, ...], list[Outcome]] = {}
     for point, outcome in journal.rows.items():
-        found.setdefault((point.network, point.images, point.contender, point.keep, point.objects), []).append(outcome)
+        inputs = f"{point.images}{' with objects' * point.objects}{f' of {point.domain}' * bool(point.domain)}"
+        found.setdefault((point.network, point.images, point.contender, point.keep, inputs), []).append(outcome)
     made = Table("network", "inputs", "contender", "MACs", "seeds", "accuracy", "agreement", "KL", "CPU s", "latency")
-    for (network, images, contender, keep, things), rows in sorted(found.items(), key=lambda item: item[0]):
+    for (network, _, contender, keep, inputs), rows in sorted(found.items(), key=lambda item: item[0]):
         mean = [
             sum(getattr(r, name) or 0 for r in rows) / len(rows) for name in ("accuracy", "agreement", "kl", "seconds")
         ]
@@ -258,7 +270,7 @@ def table(journal: Journal[Point, Outcome]) -> Table:
         numbers = (shown, f"{100 * mean[1]:.1f}", f"{mean[2]:.3f}", f"{mean[3]:.0f}", latency)
         made.add_row(
             network,
-            f"{images} with objects" if things else str(images),
+            inputs,
             contender or "not pruned",
             f"{keep:.0%}",
             str(len(rows)),
@@ -280,6 +292,7 @@ def main(
     journal: Annotated[Path, typer.Option(help="What is measured is kept here.")] = Path("runs/untrained.jsonl"),
     report: Annotated[bool, typer.Option(help="Measure nothing; show what the journal holds.")] = False,
     device: Annotated[str, typer.Option(help="Where all but the latency is measured.")] = "cpu",
+    domain: Annotated[str, typer.Option(help="Data set of the zoo to calibrate on, in place of the network's.")] = "",
 ) -> None:
     """Compare ways to prune without training."""
     torch.set_num_threads(threads)
@@ -287,7 +300,7 @@ def main(
     wanted = (
         []
         if report
-        else list(_points(networks, contender, keep or KEPT, images or [1024], seeds, tests, (size, objects)))
+        else list(_points(networks, contender, keep or KEPT, images or [1024], seeds, tests, (size, objects), domain))
     )
     missing = [p for p in wanted if p not in book.rows]
     with bar(Console(stderr=True)) as progress:
@@ -314,6 +327,7 @@ def _points(
     seeds: int,
     tests: int,
     crops: tuple[int, bool],
+    domain: str,
 ) -> Any:
     for network in chosen(networks, NETWORKS, "network"):
         kind = crops if network == "efficientnet-lite0" else (0, False)
@@ -321,7 +335,8 @@ def _points(
         names = chosen(contenders, (*CONTENDERS, *DISTURBED), "contender")
         yield from (Point(network, name, 1.0, 0, 0, tests, *kind) for name in names if name in DISTURBED)
         for seed, count, part in product(range(seeds), images, keep):
-            yield from (Point(network, name, part, seed, count, tests, *kind) for name in names if name in CONTENDERS)
+            for name in (n for n in names if n in CONTENDERS):
+                yield Point(network, name, part, seed, count, tests, *kind, domain)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,14 @@ def main(
     network: Annotated[str, typer.Argument(help="Name of the network.")],
     out: Annotated[Path, typer.Argument(help="The picture.")],
     journal: Annotated[Path, typer.Option(help="Rows of benchmarks.untrained.")] = ROOT / "zoo/results/untrained.jsonl",
+    images: Annotated[int, typer.Option(help="Of so many calibration inputs of the network's own.")] = 512,
 ) -> None:
     """Write the picture: means over seeds, with the smallest and the largest."""
     cells: Cells = defaultdict(lambda: defaultdict(list))
     for row in map(json.loads, journal.read_text().splitlines()):
-        if row["point"]["network"] == network:
-            cells[row["point"]["contender"]][row["point"]["keep"]].append(row["measured"])
+        point = row["point"]
+        if point["network"] == network and point["images"] in (0, images) and not point.get("domain"):
+            cells[point["contender"]][point["keep"]].append(row["measured"])
     mpl.rcParams["svg.hashsalt"] = "fxprune"  # the same picture each time
     of = "accuracy" if cells[""][1.0][0]["accuracy"] is not None else "agreement"
     timed = all(r.get("latency") is not None for name in SHOWN for rows in cells[name].values() for r in rows)

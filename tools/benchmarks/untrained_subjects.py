@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 import fxprune
 from benchmarks.face_crops import face_crops
 from benchmarks.lab import Lab
 from benchmarks.photographs import apart, crops, objects, with_objects
 from benchmarks.text_lines import HEIGHT, lines
+from zoo.data import load as load_data
 
 PARTS = 8
 """Batches of calibration inputs: half of them are held back from a fit and judge it."""
@@ -83,8 +85,17 @@ class OfZoo(Classifier):
         return labels
 
     def calibration(self, count: int, seed: int) -> list[Tensor]:
-        rows = torch.randperm(len(self._lab.train), generator=torch.Generator().manual_seed(seed))[:count]
-        return list(self._lab.train[rows].images.chunk(PARTS))
+        return _drawn(self._lab.train, count, seed)
+
+    def calibration_from(self, domain: str, count: int, seed: int) -> list[Tensor]:
+        """Training images of another data set of the zoo, brought to the size of the network's own."""
+        parts = _drawn(load_data(domain).train, count, seed)
+        return [interpolate(part.to(self.device), size=self.test.shape[-2:], mode="bilinear") for part in parts]
+
+
+def _drawn(images: Any, count: int, seed: int) -> list[Tensor]:
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
+    return list(images[rows].images.chunk(PARTS))
 
 
 class Packaged(Classifier):
