@@ -38,6 +38,7 @@ from fxprune.scorers.base import Scorer
 from fxprune.search.bisection import Bisection, surprises
 from fxprune.search.trial import Evaluate, Task, Tune, tuned
 from fxprune.statistics.different import FEW, different_inputs
+from fxprune.statistics.shift import large_shift
 from fxprune.tracing.trace import trace
 from fxprune.verification.compare import refuse_nan
 from fxprune.verification.proof import Proof, of_both, proven, unreached
@@ -319,7 +320,8 @@ class Job:
         repaired = None if self.data is None else self.repair
         seen = FEW if self.data is None or self.random else different_inputs(self.data)
         few = seen if seen < FEW else 0
-        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired, self.random, few=few)
+        far = None if self.data is None or self.random else large_shift(groups.graph.model, self.data)
+        return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired, self.random, few=few, shift=far)
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(errors="measured"), scorers.L2Norm())

@@ -20,6 +20,7 @@ from fxprune.report.drawing.page import MARK
 from fxprune.report.drawing.page import page as result_page
 from fxprune.rewriting import pruned_file
 from fxprune.rewriting.config_file import save_pretrained
+from fxprune.statistics.shift import Shift
 from fxprune.storage.files import checked_path, make_folder, refuse_unmarked, write_whole
 from fxprune.storage.html import table
 from fxprune.verification.proof import Proof
@@ -48,6 +49,7 @@ class Report:
         engine: name of the engine in which the pruned model's latency was measured; empty where it is predicted.
         untouched: why a goal has removed nothing, or what may surprise of a search for the smallest model; else empty.
         few: different inputs in the data, where they are too few to choose channels and repair layers; else 0.
+        shift: of the batch norm whose input on the data differs most from that of its training, where that is large.
     """
 
     before: Cost
@@ -63,6 +65,7 @@ class Report:
     latency: tuple[float, float] | None = None
     engine: str = ""
     few: int = 0
+    shift: Shift | None = None
 
     @cached_property
     def kept(self) -> Mapping[str, int]:
@@ -101,6 +104,7 @@ class Report:
         if self.few:
             what = "1 different input" if self.few == 1 else f"{self.few} different inputs"
             lines.append(f"the data hold {what}; choices and repairs suit these alone, and a few hundred are meant")
+        lines += [str(self.shift)] if self.shift else []
         lines += self._told_of_unread()
         return [*lines, self.untouched] if self.untouched else lines
 
