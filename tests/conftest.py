@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+import fxprune  # noqa: F401  # before pytest collects doctests: it would load the package a second time
+
 torch.set_num_threads(1)
 # `torch.manual_seed` formats the stack three times for accelerators that may be put to use later.
 for accelerator in (torch.cuda, torch.xpu, torch.mtia):
