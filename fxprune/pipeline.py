@@ -29,8 +29,7 @@ from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.goals import Goals, Measures, check_callable
 from fxprune.planners.nearest import NearestOutput
 from fxprune.prune_arguments import check_goals, check_model, check_steps
-from fxprune.reconstruction import repair as repair_model
-from fxprune.reconstruction.repairing import Halved
+from fxprune.reconstruction.repairing import Halved, held_batches, repaired_on
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
@@ -313,7 +312,7 @@ class Job:
         if self.data is None or not self.repair or not plan.cuts():
             return small
         held = list(self.data.described("reading the data"))
-        return repair_model(model, small, plan, held, batches=len(held))
+        return repaired_on(held_batches(small, held, len(held)), model, small, plan)
 
     def report(self, groups: Groups, plan: Plan, proof: Proof | None, costs: tuple[Cost, Cost]) -> Report:
         """Costs: before and after."""

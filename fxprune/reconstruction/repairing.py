@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,7 @@ from fxprune.reconstruction.refit import reconstruct
 from fxprune.rewriting.copying import copied
 from fxprune.statistics.different import different_inputs
 from fxprune.statistics.gram.collect import ENOUGH, Positions
+from fxprune.statistics.shift import large_shift
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,7 +56,8 @@ def repair(
         plan: what was removed.
         data: batches of inputs, or (inputs, targets) as data loaders give them; a generator does as well. They are read
             once and held in memory. A few hundred different inputs like those that the model is for do; labels are not
-            read. From a few, layers are fitted where that helps on others of them; from a single one, none is.
+            read. From a few, layers are fitted where that helps on others of them; from a single one, none is. Inputs
+            of another kind than those of training, by what batch norms read, are warned of.
         batches: number of batches to use; None: as many as hold 1,024 inputs.
         progress: show a progress bar, where the output is a terminal.
         positions: as in `fxprune.reconstruct`; the default gives each layer 20 rows for each weight of a kernel.
@@ -80,6 +83,21 @@ def repair(
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
     check_model("the pruned model", small)
     held = held_batches(small, data, batches)
+    if far := large_shift(model, held):
+        warnings.warn(str(far), stacklevel=2)
+    return repaired_on(held, model, small, plan, positions, seed, progress)
+
+
+def repaired_on(
+    held: Sequence[Any],
+    model: nn.Module,
+    small: M,
+    plan: Plan,
+    positions: Positions = ENOUGH,
+    seed: int = 0,
+    progress: bool = True,
+) -> M:
+    """As `repair`, on batches that can be read again and again."""
     repaired = refitted(model, small, plan, held, positions, seed, progress)
     absorb_batchnorm(repaired, held)
     return repaired

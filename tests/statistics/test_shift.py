@@ -108,3 +108,12 @@ def test_the_sentence_names_layer_number_and_remedy() -> None:
     told = str(Shift("features.1", 33150.2))
     assert "'features.1' reads is 3.3e+04 nats" in told
     assert "normalisation" in told
+
+
+def test_repair_warns_too() -> None:
+    net, x = trained(), images()
+    plan = fxprune.find_groups(fxprune.trace(net, x[:1])).plan({"layer1.0.conv1": range(8)})
+    small = fxprune.rewrite(net, plan)
+    fxprune.repair(net, small, plan, [x])
+    with pytest.warns(UserWarning, match="another kind than those of training"):
+        fxprune.repair(net, small, plan, [x * 255])
