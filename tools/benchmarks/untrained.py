@@ -46,6 +46,8 @@ NETWORKS = (
     "fashion-vit",
     "fashion-convnext",
     "digits-resnet20",
+    "digits-mobilenetv2",
+    "digits-googlenet",
     "efficientnet-lite0",
     "ppocr-v4-rec",
     *FACES,
