@@ -19,4 +19,4 @@ def test_it_shows_a_table_and_knows_its_networks(capsys: pytest.CaptureFixture[s
     main(["digits-resnet20"], 0)
     shown = capsys.readouterr().out
     assert "digits-resnet20" in shown
-    assert "turned by 90 degrees" in shown
+    assert "turned by up to 30 degrees" in shown
