@@ -19,6 +19,7 @@ def small_lab(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse_training, "Lab", lambda name, seed: Lab(name, TOY, seed))
 
 
+@pytest.mark.slow
 def test_each_way_trains_a_copy_in_its_own_way() -> None:
     lab = Lab(NET, TOY)
     before = {name: t.clone() for name, t in lab.model.state_dict().items()}
