@@ -1,6 +1,6 @@
 """How far calibration inputs of the right kind, and of wrong ones, are from what batch norms saw in training.
 
-    PYTHONPATH=.:tools python -m benchmarks.shifts  # the zoo's networks: a minute on one core
+    PYTHONPATH=.:tools python -m benchmarks.shifts  # the zoo's networks: minutes on one core
     PYTHONPATH=.:tools python -m benchmarks.shifts efficientnet-lite0 ppocr-v4-rec --size 128  # need the extra `field`
 
 `fxprune.prune(data=)` warns where the number, in nats, is above `fxprune.statistics.shift.LARGE`.
