@@ -45,10 +45,10 @@ def repair(
     `fxprune.absorb_batchnorm`), so that a fine-tuning can follow.
 
     Each batch passes through the original once, and the first 128 inputs once more, for the warning. What the pruned
-    model computes before the layers that are still to be fitted is held, up to 1 GiB, so that a batch passes through it about twice, where convolutions that are fitted alone
-    are computed once; one that is not held passes through the layers before each fitted one. Statistics of a layer
-    with n weights a kernel take rows·n² operations, at most 20·n³, and a fit 4·n²·outputs + n³/3 for each ridge that
-    is tried.
+    model computes before the layers that are still to be fitted is held, up to 1 GiB, so that a batch passes through it
+    about twice, where convolutions that are fitted alone are computed once; one that is not held passes through the
+    layers before each fitted one. Statistics of a layer with n weights a kernel take rows·n² operations, at most 20·n³,
+    and a fit 4·n²·outputs + n³/3 for each ridge that is tried.
 
     Args:
         model: the original; untouched.
