@@ -18,7 +18,7 @@ from fxprune.module.tensors import walk
 LARGE = 0.2
 """A divergence, in nats, that data of the training's kind stay below.
 
-`tools/benchmarks/shifts.py` measures it: 16 to 128 inputs of the networks' own kind come to at most 0.14, pictures of
+`tools/benchmarks/shifts.py` measures it: 16 to 128 inputs of the networks' own kind come to at most 0.16, pictures of
 another data set, inverted, darkened, noisy or otherwise normalised ones mostly to 0.25 to 3, bytes to thousands.
 """
 ENOUGH = 128
