@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, set_training
 from fxprune.module.tensors import walk
+from fxprune.statistics.moments import merged
 
 LARGE = 0.2
 """A divergence, in nats, that data of the training's kind stay below.
@@ -93,7 +94,7 @@ def _is_trained(norm: _BatchNorm) -> bool:
 
 
 class _Seen:
-    """First and second moments of what a batch norm reads, in units of its running statistics."""
+    """Mean and mean square of what a batch norm reads, less its running mean."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         assert norm.running_mean is not None
@@ -105,10 +106,10 @@ class _Seen:
 
     def add(self, x: Tensor) -> None:
         values = x.detach().float().transpose(0, 1).flatten(1) - self._mean[:, None]
-        self.rows += values.shape[1]
-        part = values.shape[1] / max(self.rows, 1)
-        self._first = self._first.lerp(values.mean(1), part)
-        self._second = self._second.lerp(values.square().mean(1), part)
+        if values.shape[1]:
+            self.rows, part, _ = merged(self.rows, values.shape[1])
+            self._first = self._first.lerp(values.mean(1), part)
+            self._second = self._second.lerp(values.square().mean(1), part)
 
     def divergence(self) -> float:
         spread = (self._second - self._first.square()).clamp_min(0) + self._least
