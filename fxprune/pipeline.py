@@ -29,7 +29,7 @@ from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.goals import Goals, Measures, check_callable
 from fxprune.planners.nearest import NearestOutput
 from fxprune.prune_arguments import check_goals, check_model, check_steps
-from fxprune.reconstruction.repairing import Halved, held_batches, repaired_on
+from fxprune.reconstruction.repairing import all_batches, repaired_on
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
@@ -302,17 +302,16 @@ class Job:
 
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
         """Of every channel."""
-        model, data = groups.graph.model, None if self.data is None else self.data.described("choosing channels")
-        scorer = self.scorer_used()
-        found = scorer(model, groups, Halved(model, data) if data is not None and scorer is _JOINT else data)
+        model, scorer = groups.graph.model, self.scorer_used()
+        data: Any = None if self.data is None else self.data.described("choosing channels")
+        found = scorer(model, groups, all_batches(model, data) if data is not None and scorer is _JOINT else data)
         check_kind("what the scorer returns", found, Mapping, "return {name of a group: a score for each channel}")
         return found
 
     def repaired(self, model: nn.Module, small: M, plan: Plan) -> M:
         if self.data is None or not self.repair or not plan.cuts():
             return small
-        held = list(self.data.described("reading the data"))
-        return repaired_on(held_batches(small, held, len(held)), model, small, plan)
+        return repaired_on(all_batches(small, self.data.described("reading the data")), model, small, plan)
 
     def report(self, groups: Groups, plan: Plan, proof: Proof | None, costs: tuple[Cost, Cost]) -> Report:
         """Costs: before and after."""

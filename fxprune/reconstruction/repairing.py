@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from fxprune.reconstruction.refit import reconstruct
 from fxprune.rewriting.copying import copied
 from fxprune.statistics.different import different_inputs
 from fxprune.statistics.gram.collect import ENOUGH, Positions
+from fxprune.statistics.merging import merged
 from fxprune.statistics.shift import large_shift
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,7 +56,8 @@ def repair(
         data: batches of inputs, or (inputs, targets) as data loaders give them; a generator does as well. They are read
             once and held in memory. A few hundred different inputs like those that the model is for do; labels are not
             read. From a few, layers are fitted where that helps on others of them; from a single one, none is. Inputs
-            of another kind than those of training, by what batch norms read, are warned of.
+            of another kind than those of training, by what batch norms read, are warned of. Batches of a few small
+            inputs are merged, down to four, where the model gives for two inputs what it gives for each alone.
         batches: number of batches to use; None: as many as hold 1,024 inputs.
         progress: show a progress bar, where the output is a terminal.
         positions: as in `fxprune.reconstruct`; the default gives each layer 20 rows for each weight of a kernel.
@@ -122,27 +122,17 @@ def refitted(
 def held_batches(
     model: nn.Module, data: Iterable[Any], count: int | None = None, inputs: int | None = None
 ) -> list[Any]:
-    """The first batches, read once: `count`, or as many as hold `inputs`; one batch of a single tensor in halves."""
-    return _in_halves(list(_first(model, data, count, inputs or IMAGES)))
+    """The first batches, read once: `count`, or as many as hold `inputs`.
 
-
-@dataclass(frozen=True)
-class Halved:
-    """Data in which one batch of a single tensor comes as two halves, so that some inputs can be held back.
-
-    Attributes:
-        model: that the batches are for.
-        data: batches, that can be read again and again.
+    Small batches are merged into fewer ones, and one batch of a single tensor comes in halves.
     """
+    return list(merged(model, _in_halves(list(_first(model, data, count, inputs or IMAGES)))))
 
-    model: nn.Module
-    data: Iterable[Any]
 
-    def __iter__(self) -> Iterator[Any]:
-        given = iter(self.data)
-        first = list(islice(given, 2))
-        yield from first if len(first) > 1 else held_batches(self.model, first)
-        yield from given
+def all_batches(model: nn.Module, data: Iterable[Any]) -> list[Any]:
+    """All batches, read once, in the same form."""
+    given = list(data)
+    return held_batches(model, given, len(given))
 
 
 def _in_halves(held: list[Any]) -> list[Any]:
