@@ -93,7 +93,8 @@ def prune(
         only: likewise, the modules or groups whose own channels may go, and no others; None for all.
         heads: as for `fxprune.find_groups`.
         data: batches of inputs, or (inputs, targets); labels are read by the scorers that need them. Channels are
-            chosen and layers repaired on the first 1,024 samples; `fxprune.Batches` sets other limits. "random": layers
+            chosen and layers repaired on the first 1,024 samples, which are read once and held in memory;
+            `fxprune.Batches` sets other limits, and without `repair` each pass reads anew. "random": layers
             are repaired on 256 pictures of random shapes (`fxprune.random_inputs`), and one ratio for all groups
             reaches budgets.
         unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
@@ -162,7 +163,8 @@ def job_of(
     check_flag("verify", verify)
     batches = read_batches(named_data(data, example_inputs, unpack) if isinstance(data, str) else data, unpack)
     parts = names_of(model, ignored), None if only is None else names_of(model, only), heads
-    return Job(example_inputs, parts, scorer, batches, repair, tune, verify, isinstance(data, str))
+    held = batches.held() if batches is not None and repair else batches  # a repair keeps them all in any case
+    return Job(example_inputs, parts, scorer, held, repair, tune, verify, isinstance(data, str))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -70,16 +71,21 @@ class Batches:
         """The same data, with other words on the progress bar."""
         return Batches(self._data, self._unpack, samples=self.samples, progress=self._progress, what=what)
 
+    def held(self) -> Batches:
+        """The same batches, which the first pass reads and keeps for the others."""
+        once = _Once(self._read, getattr(self._data, "dataset", None))
+        return Batches(once, samples=self.samples, progress=self._progress, what=self._what)
+
     def _read(self) -> Iterator[Any]:
         """The batches up to the limit, unpacked."""
         seen = 0
-        for count, batch in enumerate(self._data, 1):
+        for number, batch in enumerate(self._data, 1):
             given = batch if self._unpack is None else self._unpack(batch)
             yield given
             seen += samples_of(given)
-            if count == _MANY and seen < _SMALL * count:
+            if number == _MANY and seen < _SMALL * number:
                 warnings.warn(
-                    f"the data come in batches of {seen / count:.3g} samples, and each costs a run of every "
+                    f"the data come in batches of {seen / number:.3g} samples, and each costs a run of every "
                     "layer: DataLoader(..., batch_size=32) takes less time",
                     stacklevel=2,
                 )
@@ -89,6 +95,29 @@ class Batches:
     def _total(self) -> int | None:
         """Samples that will be read, if the data tell how many there are."""
         return min([n for n in (samples_in(self._data), self.samples) if n], default=None)
+
+
+class _Once:
+    """What an iterator gives, again and again; it is asked anew only if it has failed."""
+
+    def __init__(self, read: Callable[[], Iterator[Any]], dataset: Any) -> None:
+        self._read, self.dataset = read, dataset
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kept, self._rest = list[Any](), self._read()
+
+    def __iter__(self) -> Iterator[Any]:
+        for place in count():
+            if place == len(self._kept):
+                try:
+                    self._kept.append(next(self._rest))
+                except StopIteration:
+                    return
+                except BaseException:  # a loader's error, or Ctrl-C: what came before is not all
+                    self._forget()
+                    raise
+            yield self._kept[place]
 
 
 def read_batches(data: Iterable[Any] | None, unpack: Callable[[Any], Any] | None) -> Batches | None:

@@ -3,6 +3,7 @@
 import warnings
 from collections import UserDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -178,3 +179,51 @@ def test_empty_batches_are_left_out() -> None:
     assert [b.size for b in batches(One(), [X[:0], X, X[:0]])] == [4]
     with pytest.raises(fxprune.InputError, match="every batch of the data is empty"):
         list(batches(One(), [X[:0]]))
+
+
+class Loader:
+    """Batches that are counted as they are read."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.passes, self.read, self.fails_at = 0, 0, fails_at
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.passes += 1
+        for i in range(5):
+            self.read += 1
+            if i == self.fails_at:
+                self.fails_at = -1
+                raise KeyboardInterrupt
+            yield torch.full((4, 2), float(i))
+
+
+def test_held_batches_are_read_once() -> None:
+    loader = Loader()
+    data = fxprune.Batches(loader, lambda batch: batch + 1, samples=15).held()
+    part = list(islice(data, 2))  # who needs a few does not read all
+    assert (loader.passes, loader.read) == (1, 2)
+    whole = list(data)
+    assert [float(batch[0, 0]) for batch in whole] == [1.0, 2.0, 3.0, 4.0]
+    assert part[0] is whole[0] is next(iter(data.described("again")))
+    assert (loader.passes, loader.read) == (1, 4)
+
+
+def test_held_batches_are_read_anew_after_a_failure() -> None:
+    loader = Loader(fails_at=3)
+    data = fxprune.Batches(loader).held()
+    with pytest.raises(KeyboardInterrupt):
+        list(data)
+    assert [float(batch[0, 0]) for batch in data] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert loader.passes == 2
+
+
+def test_pruning_reads_the_data_once() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+    loader = Loader()
+    with pytest.warns(UserWarning, match="different inputs"):
+        fxprune.prune(net, torch.zeros(1, 2), macs=0.5, data=loader, steps=2)
+    assert (loader.passes, loader.read) == (1, 5)
+    with pytest.warns(UserWarning, match="different inputs"):
+        fxprune.prune(net, torch.zeros(1, 2), macs=0.5, data=loader, repair=False)
+    assert loader.passes > 2
