@@ -34,6 +34,7 @@ from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.scorers.base import Scorer
+from fxprune.scorers.output_errors import JUDGES
 from fxprune.search.bisection import Bisection, surprises
 from fxprune.search.trial import Evaluate, Task, Tune, tuned
 from fxprune.statistics.different import FEW, different_inputs
@@ -93,10 +94,9 @@ def prune(
         only: likewise, the modules or groups whose own channels may go, and no others; None for all.
         heads: as for `fxprune.find_groups`.
         data: batches of inputs, or (inputs, targets); labels are read by the scorers that need them. Channels are
-            chosen and layers repaired on the first 1,024 samples, which are read once and held in memory;
-            `fxprune.Batches` sets other limits, and without `repair` each pass reads anew. "random": layers
-            are repaired on 256 pictures of random shapes (`fxprune.random_inputs`), and one ratio for all groups
-            reaches budgets.
+            chosen and layers repaired on the first 1,024 samples, read once and held; `fxprune.Batches` sets other
+            limits, and without `repair` none are held. "random": layers are repaired on 256 pictures of random shapes
+            (`fxprune.random_inputs`), and one ratio for all groups reaches budgets.
         unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
         repair: with data, fit the layers that read what is gone by least squares (see `fxprune.repair`).
         steps: cut in so many steps; in each, the same part of what is left goes, and `tune` follows.
@@ -244,8 +244,7 @@ class Job:
         groups = self.groups(model)
         scores = self.scores(groups)
         family = partial(Budget, constraints=goals.constraints(), tolerance=1 - 1e-9, strict=False)
-        if self.verify:
-            groups = proven(groups, _Choice(family(0.5), scores), self.inputs)[0]
+        groups = proven(groups, _Choice(family(0.5), scores), self.inputs)[0] if self.verify else groups
         repair = partial(self.repaired, model) if self.repair and self.data is not None else None
         task = Task(model, groups, evaluate, self.scorer_used(), self.data, self.tune, repair, scores)
         found = Bisection(max_drop, family=family).run(task, folder, resume=resume)
@@ -305,8 +304,9 @@ class Job:
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
         """Of every channel."""
         model, scorer = groups.graph.model, self.scorer_used()
-        data: Any = None if self.data is None else self.data.described("choosing channels")
-        found = scorer(model, groups, all_batches(model, data) if data is not None and scorer is _JOINT else data)
+        data = None if self.data is None else self.data.described("choosing channels")
+        held = all_batches(model, data, JUDGES) if data is not None and scorer is _JOINT else data
+        found = scorer(model, groups, held)
         check_kind("what the scorer returns", found, Mapping, "return {name of a group: a score for each channel}")
         return found
 

@@ -120,19 +120,19 @@ def refitted(
 
 
 def held_batches(
-    model: nn.Module, data: Iterable[Any], count: int | None = None, inputs: int | None = None
+    model: nn.Module, data: Iterable[Any], count: int | None = None, inputs: int | None = None, most: int | None = None
 ) -> list[Any]:
     """The first batches, read once: `count`, or as many as hold `inputs`.
 
-    Small batches are merged into fewer ones, and one batch of a single tensor comes in halves.
+    Small batches are merged, into ones of at most `most` inputs, and one batch of a single tensor comes in halves.
     """
-    return list(merged(model, _in_halves(list(_first(model, data, count, inputs or IMAGES)))))
+    return list(merged(model, _in_halves(list(_first(model, data, count, inputs or IMAGES))), most))
 
 
-def all_batches(model: nn.Module, data: Iterable[Any]) -> list[Any]:
+def all_batches(model: nn.Module, data: Iterable[Any], most: int | None = None) -> list[Any]:
     """All batches, read once, in the same form."""
     given = list(data)
-    return held_batches(model, given, len(given))
+    return held_batches(model, given, len(given), most=most)
 
 
 def _in_halves(held: list[Any]) -> list[Any]:

@@ -23,7 +23,7 @@ NUMBERS = 2**20
 """Numbers that a layer gives on average for a batch from which its calls take longer than to watch them."""
 
 
-def merged(model: nn.Module, held: Sequence[Any]) -> Sequence[Any]:
+def merged(model: nn.Module, held: Sequence[Any], most: int | None = None) -> Sequence[Any]:
     """The same inputs in fewer batches, so that fewer calls are watched; as they are where that is not known to do.
 
     Batches are merged while a layer gives fewer than `NUMBERS` numbers for one on average, down to `PARTS` of them, if
@@ -33,6 +33,7 @@ def merged(model: nn.Module, held: Sequence[Any]) -> Sequence[Any]:
     Args:
         model: that the batches are for; left as it is.
         held: batches, as `fxprune.module.batches.batches` takes them.
+        most: inputs in a batch; None for any number.
 
     >>> import torch
     >>> data = [(torch.randn(8, 3),) for _ in range(32)]
@@ -48,8 +49,8 @@ def merged(model: nn.Module, held: Sequence[Any]) -> Sequence[Any]:
     numbers = _numbers_of_an_input(model, flat)
     if numbers is None:
         return held
-    together = max(1, int(NUMBERS / max(numbers * flat[0].count, 1)))
-    into = max(PARTS, ceil(len(held) / together))
+    inputs = NUMBERS / max(numbers, 1) if most is None else min(NUMBERS / max(numbers, 1), most)
+    into = max(PARTS, ceil(len(held) / max(1, int(inputs / flat[0].count))))
     if into >= len(held):
         return held
     return [_joined([flat[i] for i in part]) for part in np.array_split(range(len(held)), into)]

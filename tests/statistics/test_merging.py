@@ -43,6 +43,11 @@ def test_all_inputs_stay_in_their_order() -> None:
     assert torch.equal(torch.cat([t for ((t,),) in given]), torch.cat([t for ((t,),) in made]))
 
 
+def test_batches_hold_at_most_so_many_inputs() -> None:
+    assert lengths(merged(Network(), data(32), most=20)) == [16] * 16
+    assert merged(Network(), given := data(32), most=8) is given
+
+
 def test_a_few_batches_stay() -> None:
     given = data(PARTS)
     assert merged(Network(), given) is given
@@ -155,5 +160,6 @@ def test_channels_are_chosen_on_merged_batches(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Batch, "run", noted)
     fxprune.prune(Network(), torch.randn(2, 3), macs=0.5, data=list(torch.randn(512, 3).split(8)))
-    assert seen.count(128) > 8
+    assert seen.count(128) > 8  # of the plans and the repair
+    assert seen.count(64) >= 8  # of the choice of channels
     assert not seen.count(8)
