@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def first_run(small: nn.Module, names: Set[str], batch: Batch) -> RecordedRun[Se
 
 
 def find_layers(run: RecordedRun[Seen], model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, Layer]:
-    """The layers that ran.
+    """The layers that ran; none whose weight makes outputs in two ways, as those of tied autoencoders.
 
     Args:
         run: of the pruned model.
@@ -110,7 +111,10 @@ def find_layers(run: RecordedRun[Seen], model: nn.Module, small: nn.Module, plan
     means, cuts, before, now = _means(run), plan.cuts(), tensors_of(model), tensors_of(small)
     users = _users_of_biases(run, small)
     layers: dict[str, Layer] = {}
-    for name in dict.fromkeys(name for name, _ in run.calls):
+    forms: dict[str, set[Any]] = {}
+    for (name, _), call in run.calls.items():
+        forms.setdefault(name, set()).add(call.seen.form)
+    for name in (name for name, alike in forms.items() if len(alike) == 1):
         seen, biases = run.calls[name, 0].seen, run.biases[name]
         if len(biases) > 1 or any(users.get(bias or "", 0) > 1 for bias in biases):
             layers[name] = Layer(seen, "", "", apart=True)

@@ -55,6 +55,11 @@ class Contraction:
         return 1 if self.options is None else int(self.options[5])
 
     @property
+    def form(self) -> tuple[bool, bool, int]:
+        """What of the weight makes outputs; calls of one weight may differ in that, as in tied autoencoders."""
+        return self.options is None, self.options is not None and bool(self.options[3]), self.dim
+
+    @property
     def rows(self) -> int:
         """Number of output positions, over all images of the batch."""
         return self.output.numel() // max(1, self.output.shape[1])
@@ -87,7 +92,7 @@ class _Observer(DispatchMode):
     def __init__(self, names: dict[int, str], wanted: set[str], add: Callable[[Contraction], None]) -> None:
         super().__init__()
         self._names, self._wanted, self._add = names, wanted, add
-        self._turned: dict[int, tuple[Tensor, str]] = {}
+        self._turned: dict[int, tuple[Tensor, str, bool]] = {}
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if is_composite(op):
@@ -97,9 +102,10 @@ class _Observer(DispatchMode):
         spec = spec_of(op)
         if op is CONVOLUTION:
             self._convolution(result, *args)
-        elif spec and spec.move is Move.TURN and self._names.get(id(args[0])) in self._wanted:
-            if turns(op._opname, args, result.shape):
-                self._turned[id(result)] = (result, self._names[id(args[0])])
+        elif spec and spec.move is Move.TURN:
+            name, turned = self._weight(args[0])
+            if name in self._wanted and turns(op._opname, args, result.shape):
+                self._turned[id(result)] = (result, name, not turned)  # the transpose of a tied weight turns it back
         elif spec and spec.layers and not kwargs:
             self._product(result, spec, args)
         return result
@@ -124,7 +130,7 @@ class _Observer(DispatchMode):
         """The name of the weight that `tensor` is, and whether it is the weight's transpose."""
         known = self._turned.get(id(tensor))
         if known is not None and known[0] is tensor:
-            return known[1], True
+            return known[1:]
         return self._names.get(id(tensor)), False
 
 

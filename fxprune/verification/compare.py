@@ -86,12 +86,14 @@ def _errors(
 
 def are_equal(masked: Outputs, pruned: Outputs, scaled: Container[str], planned: Mapping[str, Sequence[Ints]]) -> bool:
     """Whether all that `deviation` compares is finite, and equal at indices of `planned` but for the last bits."""
-    found = [
-        _is_equal(m, p, planned.get(name, ()) if name != WHOLE else ())
+    pairs = [
+        (name, m, p)
         for (name, m), (_, p) in zip(map(_in_reals, masked), map(_in_reals, pruned), strict=False)
         if name == WHOLE or m.shape == p.shape or (name not in scaled and _cut_dim(m, p) is not None)
     ]
-    return bool(found) and all(found)
+    if not any(m.numel() for _, m, _ in pairs):  # of an empty batch, for one
+        return False
+    return all(_is_equal(m, p, planned.get(name, ()) if name != WHOLE else ()) for name, m, p in pairs)
 
 
 def _is_equal(masked: Tensor, pruned: Tensor, planned: Sequence[Ints]) -> bool:

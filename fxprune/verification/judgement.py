@@ -205,7 +205,8 @@ def _candidates(question: Question, inputs: Inputs) -> Iterator[Inputs]:
 
 
 def _deviation(pair: _Pair, seed: int) -> float:
-    return max(pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed)), _training_deviation(pair))
+    error = pair.differ(pair.expected, pair.pruned.run(pair.inputs, seed))
+    return error if error > CLEAR else max(error, _training_deviation(pair))  # what is wrong in evaluation is wrong
 
 
 def _compared_closely(question: Question, inputs: Inputs, precision: Precision) -> float:

@@ -157,11 +157,14 @@ def _check_outputs(graph: Graph, small: nn.Module) -> None:
         ProofError: it does not.
     """
     args, kwargs = graph.inputs
+    wanted = _output_shapes(graph)
+    found: Any
     try:
         found = _output_shapes(trace(small, kwargs or args))
+        found = found if wanted["in training"] else {**found, "in training": []}  # both were not recorded alike
     except FxpruneError as error:
         found = str(error)[:200]
-    if found != (wanted := _output_shapes(graph)):
+    if found != wanted:
         idle = unreached(graph)
         shown = ", ".join(idle[:3])
         more = f"give inputs that reach all layers ({len(idle)} are not, such as {shown}); else " if idle else ""
@@ -173,8 +176,10 @@ def _check_outputs(graph: Graph, small: nn.Module) -> None:
         )
 
 
-def _output_shapes(graph: Graph) -> str:
-    return str([out.meta["shape"] for node in graph.fx.nodes if node.op == "output" for out in node.args[0]])
+def _output_shapes(graph: Graph) -> dict[str, list[Any]]:
+    outputs = [out.meta for node in graph.fx.nodes if node.op == "output" for out in node.args[0]]
+    plain, training = ([m["shape"] for m in outputs if bool(m.get("extra")) is extra] for extra in (False, True))
+    return {"outputs": plain, "in training": training}
 
 
 def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: list[str]) -> Proof:
@@ -192,7 +197,10 @@ def _read(graph: Graph) -> frozenset[str]:
 
 
 def unreached(graph: Graph) -> tuple[str, ...]:
-    """The names of modules whose own parameters the recorded forward did not use, though they have some."""
+    """The names of modules whose own parameters the recorded forward did not use, though they have some.
+
+    The model itself is reached by any inputs, whatever it holds.
+    """
     used = _read(graph)
     names = {id(t): name for name, t in graph.tensors.items()}
 
@@ -200,4 +208,4 @@ def unreached(graph: Graph) -> tuple[str, ...]:
         own = [names[id(p)] for p in module._parameters.values() if p is not None]
         return bool(own) and used.isdisjoint(own)
 
-    return tuple(path or "the model itself" for path, module in walk(graph.model) if idle(module))
+    return tuple(path for path, module in walk(graph.model) if path and idle(module))

@@ -1,5 +1,6 @@
 """What was disproved is not handed out: the groups to blame are found, kept whole, and reported."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -284,3 +285,41 @@ def test_a_layer_of_no_channels_is_proven() -> None:
     result = fxprune.prune(WithNothing().eval(), torch.randn(2, 3), pruning_ratio=0.5)
     assert result.model.get_submodule("a").out_features == 6
     assert result.report.deviation == 0
+
+
+def test_an_empty_batch_proves_nothing() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    plan = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3, 8, 8))).plan({"0": [0, 3]})
+    with pytest.raises(fxprune.InputError, match="no output to compare"):
+        fxprune.verify(net, plan, torch.zeros(0, 3, 8, 8))
+    with pytest.raises(fxprune.InputError, match="no output to compare"):
+        fxprune.prune(net, torch.zeros(0, 3, 8, 8), 0.5)
+
+
+class Normed(nn.Module):
+    """Of the full-size model, evaluation tells all; the smaller one is recorded in training mode as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 16, 3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated
+            self.b = nn.utils.weight_norm(nn.Conv2d(16, 16, 3))
+        self.c = nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x).relu()).relu())  # type: ignore[no-any-return]
+
+
+def test_a_training_run_of_the_pruned_model_alone_is_no_fault() -> None:
+    torch.manual_seed(0)
+    result = fxprune.prune(Normed().eval(), torch.randn(2, 3, 16, 16), 0.5)
+    assert list(result.plan.kept_counts().values()) == [8, 8]
+
+
+def test_a_parameter_of_the_model_that_nothing_reads_is_not_told_of() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    net.register_parameter("unused", nn.Parameter(torch.zeros(3)))
+    result = fxprune.prune(net, torch.randn(2, 3, 8, 8), 0.5)
+    assert result.report.unreached == ()
+    assert result.report.warnings() == []

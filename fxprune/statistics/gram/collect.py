@@ -203,7 +203,7 @@ def responses(
     _run(model, groups, data, sampling, met, add)
     for name, gram in held.items():
         reduce(name, gram)
-    return {g.name: [found[s] for s in g.consumers if s in found] for g in groups}
+    return {g.name: [found[s] for s in g.consumers if s in found and met[s.tensor]] for g in groups}
 
 
 def readings(
@@ -265,12 +265,17 @@ def _run(
 ) -> None:
     """Hand each call of a layer that reads a group, the positions that count, and the batch's number, to `add`.
 
-    What the layer reads is noted in `met` before.
+    What the layer reads is noted in `met` before; nothing, once the calls of its weight have several forms.
     """
     check_groups(groups, model)
     wanted, positions, images, number = _of_weight(groups), sampling.over(data).start(), 1, 0
+    forms: dict[str, Any] = {}
 
     def note(seen: Contraction) -> None:
+        if forms.setdefault(seen.name, seen.form) != seen.form:  # what is read for one is made by the other
+            met[seen.name], forms[seen.name] = [], None
+        if forms[seen.name] is None:
+            return
         if seen.name not in met:
             kernels = seen.kernels()
             met[seen.name] = [GroupReader(s, g.size, kernels, owners(seen, s, g.size)) for g, s in wanted[seen.name]]
