@@ -29,7 +29,7 @@ from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.goals import Goals, Measures, check_callable
 from fxprune.planners.nearest import NearestOutput
 from fxprune.prune_arguments import check_goals, check_model, check_steps
-from fxprune.reconstruction.repairing import all_batches, repaired_on
+from fxprune.reconstruction.repairing import all_batches, choosing_batches, repaired_on
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
@@ -304,9 +304,9 @@ class Job:
     def scores(self, groups: Groups) -> Mapping[str, Tensor]:
         """Of every channel."""
         model, scorer = groups.graph.model, self.scorer_used()
-        data = None if self.data is None else self.data.described("choosing channels")
-        held = all_batches(model, data, JUDGES) if data is not None and scorer is _JOINT else data
-        found = scorer(model, groups, held)
+        data: Any = None if self.data is None else self.data.described("choosing channels")
+        data = choosing_batches(model, data, JUDGES, hold=self.repair) if data and scorer is _JOINT else data
+        found = scorer(model, groups, data)
         check_kind("what the scorer returns", found, Mapping, "return {name of a group: a score for each channel}")
         return found
 
@@ -318,9 +318,9 @@ class Job:
     def report(self, groups: Groups, plan: Plan, proof: Proof | None, costs: tuple[Cost, Cost]) -> Report:
         """Costs: before and after."""
         repaired = None if self.data is None else self.repair
-        seen = FEW if self.data is None or self.random else different_inputs(self.data)
-        few = seen if seen < FEW else 0
-        far = None if self.data is None or self.random else large_shift(groups.graph.model, self.data)
+        read = None if self.random else self.data
+        few = 0 if read is None or (seen := different_inputs(read)) >= FEW else seen
+        far = None if read is None else large_shift(groups.graph.model, read)
         return Report(*costs, groups, plan, proof, unreached(groups.graph), repaired, self.random, few=few, shift=far)
 
 

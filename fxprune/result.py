@@ -23,6 +23,7 @@ from fxprune.rewriting.config_file import save_pretrained
 from fxprune.statistics.shift import Shift
 from fxprune.storage.files import checked_path, make_folder, refuse_unmarked, write_whole
 from fxprune.storage.html import table
+from fxprune.verification.choices import one_way_choices
 from fxprune.verification.proof import Proof
 from fxprune.verification.stale_widths import StaleWidth, stale_widths
 from fxprune.verification.untaken import untaken_branches
@@ -85,6 +86,11 @@ class Report:
         """Lines of the model's code that branch on sizes of the inputs, where code that did not run holds sizes."""
         return untaken_branches(self.groups.graph)
 
+    @cached_property
+    def one_way(self) -> tuple[str, ...]:
+        """Lines of the model's code where sizes of the inputs, or an optional input, decide whether layers run."""
+        return one_way_choices(self.groups)
+
     @property
     def deviation(self) -> float | None:
         """Pruned against masked (see `fxprune.verify`); None if it was not measured."""
@@ -101,6 +107,12 @@ class Report:
             places = "; ".join(self.untaken[:3]) + ("; ..." if len(self.untaken) > 3 else "")
             what = "1 branch on sizes was" if len(self.untaken) == 1 else f"{len(self.untaken)} branches on sizes were"
             lines.append(f"{what} not taken, and sizes that it holds are as before: {places}; verify with such inputs")
+        if self.one_way:
+            places = "; ".join(self.one_way[:3]) + ("; ..." if len(self.one_way) > 3 else "")
+            lines.append(
+                f"other inputs leave out layers, or run them again, and what is cut suits the example's way: {places}; "
+                "verify with such inputs, and where they differ, keep what these layers read and give (ignored=)"
+            )
         if self.few:
             what = "1 different input" if self.few == 1 else f"{self.few} different inputs"
             lines.append(f"the data hold {what}; choices and repairs suit these alone, and a few hundred are meant")

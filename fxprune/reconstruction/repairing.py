@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -57,7 +59,8 @@ def repair(
             once and held in memory. A few hundred different inputs like those that the model is for do; labels are not
             read. From a few, layers are fitted where that helps on others of them; from a single one, none is. Inputs
             of another kind than those of training, by what batch norms read, are warned of. Batches of a few small
-            inputs are merged, down to four, where the model gives for two inputs what it gives for each alone.
+            images are merged, down to four, where the model is seen to give for the first of these what it gives for
+            the batches that it is made of.
         batches: number of batches to use; None: as many as hold 1,024 inputs.
         progress: show a progress bar, where the output is a terminal.
         positions: as in `fxprune.reconstruct`; the default gives each layer 20 rows for each weight of a kernel.
@@ -124,15 +127,34 @@ def held_batches(
 ) -> list[Any]:
     """The first batches, read once: `count`, or as many as hold `inputs`.
 
-    Small batches are merged, into ones of at most `most` inputs, and one batch of a single tensor comes in halves.
+    Small batches of images are merged, into ones of at most `most`; one batch of a single tensor comes in halves.
     """
-    return list(merged(model, _in_halves(list(_first(model, data, count, inputs or IMAGES))), most))
+    return merged(model, _in_halves(list(_first(model, data, count, inputs or IMAGES))), most)
 
 
 def all_batches(model: nn.Module, data: Iterable[Any], most: int | None = None) -> list[Any]:
     """All batches, read once, in the same form."""
     given = list(data)
     return held_batches(model, given, len(given), most=most)
+
+
+def choosing_batches(model: nn.Module, data: Iterable[Any], most: int, *, hold: bool) -> Iterable[Any]:
+    """Batches to choose channels on: all held, of at most `most` inputs, or read anew in each pass."""
+    return all_batches(model, data, most) if hold else _Halved(model, data)
+
+
+@dataclass(frozen=True)
+class _Halved:
+    """Data in which one batch of a single tensor comes as two halves, so that some inputs can be held back."""
+
+    model: nn.Module
+    data: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        given = iter(self.data)
+        first = list(islice(given, 2))
+        yield from first if len(first) > 1 else held_batches(self.model, first)
+        yield from given
 
 
 def _in_halves(held: list[Any]) -> list[Any]:

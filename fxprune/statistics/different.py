@@ -42,6 +42,6 @@ def _prints(tensors: list[Tensor]) -> list[Hashable]:
 
 def _weighted(t: Tensor) -> Tensor:
     """Of each row a sum over its values, each with a weight of its own, of shape (rows,), in float64."""
-    rows = t.detach().reshape(len(t), -1)
+    rows = t.detach().flatten(1) if t.dim() > 1 else t.detach()[:, None]
     weights = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).sqrt()
     return (rows.abs() if rows.is_complex() else rows).double() @ weights

@@ -1,18 +1,19 @@
-"""Merging: batches of a few small inputs as fewer, larger ones, where a model treats each input by itself."""
+"""Merging: batches of a few small images as fewer, larger ones, where a model treats each image by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from fxprune.module.batches import batches
+from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import output_tensors
 from fxprune.module.tensors import tensor_names
 from fxprune.statistics.observe import Contraction, observing
@@ -21,100 +22,171 @@ PARTS = 4
 """Batches that stay: every other one is held back, and half of the others chooses a ridge."""
 NUMBERS = 2**20
 """Numbers that a layer gives on average for a batch from which its calls take longer than to watch them."""
+LARGEST = 2**24
+"""Numbers that any call may give for a batch."""
 
 
-def merged(model: nn.Module, held: Sequence[Any], most: int | None = None) -> Sequence[Any]:
-    """The same inputs in fewer batches, so that fewer calls are watched; as they are where that is not known to do.
+def merged(model: nn.Module, held: list[Any], most: int | None = None) -> list[Any]:
+    """The same images in fewer batches, so that fewer calls are watched; as they are where that is not known to do.
 
-    Batches are merged while a layer gives fewer than `NUMBERS` numbers for one on average, down to `PARTS` of them, if
-    their tensors have a row for each input, all else in them is equal, and the model gives for two inputs in one batch
-    what it gives for each alone. A model with a batch's length in its code, or one that mixes inputs, does not.
+    Batches are merged while a layer gives fewer than `NUMBERS` numbers for one on average, and no call more than
+    `LARGEST`, down to `PARTS` of them, if each is one tensor of shape (images, channels, height, width), and layers and
+    model give for the first merged one what they give for what it is made of. A model with a batch's length in its
+    code, one that refuses longer ones, or one that mixes images gets what it was given.
 
     Args:
         model: that the batches are for; left as it is.
-        held: batches, as `fxprune.module.batches.batches` takes them.
-        most: inputs in a batch; None for any number.
+        held: batches, as `fxprune.module.batches.batches` takes them; it is emptied while they are merged.
+        most: images in a batch; None for any number.
 
     >>> import torch
-    >>> data = [(torch.randn(8, 3),) for _ in range(32)]
-    >>> [len(inputs) for inputs, in merged(torch.nn.Linear(3, 2), data)]
+    >>> data = [(torch.randn(8, 3, 5, 5),) for _ in range(32)]
+    >>> [len(images) for images, in merged(torch.nn.Conv2d(3, 2, 3), data)]
     [64, 64, 64, 64]
     """
-    if len(held) <= PARTS:
+    images = [found for batch in held if (found := _images(batch)) is not None] if len(held) > PARTS else []
+    if not images or len(images) < len(held) or any(not _alike(one, images[0]) for one in images):
         return held
-    read = [_rows(batch) for batch in held]
-    flat = [rows for rows in read if rows is not None]
-    if len(flat) < len(read) or any(not _alike(rows, flat[0]) for rows in flat[1:]):
+    longest = max(len(one.tensor) for one in images)
+    first = _run(model, images[:1])
+    if first is None:
         return held
-    numbers = _numbers_of_an_input(model, flat)
-    if numbers is None:
+    share = longest / len(images[0].tensor)
+    together = min(NUMBERS / first.mean, LARGEST / first.largest) / share
+    together = together if most is None else min(together, most / longest)
+    into = max(PARTS, ceil(len(held) / max(1, int(together))))
+    parts = np.array_split(range(len(held)), into)
+    if into >= len(held) or not _is_each(model, images[: len(parts[0])]):
         return held
-    inputs = NUMBERS / max(numbers, 1) if most is None else min(NUMBERS / max(numbers, 1), most)
-    into = max(PARTS, ceil(len(held) / max(1, int(inputs / flat[0].count))))
-    if into >= len(held):
-        return held
-    return [_joined([flat[i] for i in part]) for part in np.array_split(range(len(held)), into)]
+    form, tensors = images[0].form, [one.tensor for one in images]
+    held.clear()
+    images.clear()
+    made = []
+    for part in parts:  # what is joined is let go of: the data lie in memory once more, and not twice
+        made.append(tree_unflatten([torch.cat(tensors[: len(part)])], form))
+        del tensors[: len(part)]
+    return made
 
 
-class _Rows:
-    """A batch whose tensors have a row for each input."""
+class _Images(NamedTuple):
+    """A batch of images, and the form in which the model gets it."""
 
-    def __init__(self, leaves: list[Any], form: TreeSpec, count: int) -> None:
-        self.leaves, self.form, self.count = leaves, form, count
+    tensor: Tensor
+    form: TreeSpec
 
-    def first(self) -> _Rows:
-        """Its first input."""
-        return _Rows([v[:1] if isinstance(v, Tensor) else v for v in self.leaves], self.form, 1)
+    def form_of(self, tensor: Tensor) -> Any:
+        return tree_unflatten([tensor], self.form)
 
 
-def _rows(batch: Any) -> _Rows | None:
+def _images(batch: Any) -> _Images | None:
     leaves, form = tree_flatten(batch)
-    tensors = [v for v in leaves if isinstance(v, Tensor)]
-    counts = {len(t) if t.dim() else 0 for t in tensors}
-    dense = all(t.layout is torch.strided and not t.is_nested for t in tensors)
-    return _Rows(leaves, form, counts.pop()) if dense and len(counts) == 1 and min(counts) else None
+    alone = leaves[0] if len(leaves) == 1 else None
+    plain = type(alone) is Tensor and alone.layout is torch.strided and alone.is_floating_point()
+    return _Images(alone, form) if plain and alone is not None and alone.dim() == 4 and alone.numel() else None
 
 
-def _alike(one: _Rows, other: _Rows) -> bool:
+def _alike(one: _Images, other: _Images) -> bool:
     """Whether they differ in numbers and lengths alone."""
-    return one.form == other.form and all(map(_same_kind, one.leaves, other.leaves))
+    a, b = one.tensor, other.tensor
+    return one.form == other.form and (a.shape[1:], a.dtype, a.device) == (b.shape[1:], b.dtype, b.device)
 
 
-def _same_kind(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return type(a) is type(b) and (a.shape[1:], a.dtype, a.device) == (b.shape[1:], b.dtype, b.device)
-    return type(a) is type(b) and type(a) in _PLAIN and a == b
+class _Layer(NamedTuple):
+    """What a call of a convolution or linear layer gave, as far as it is compared.
+
+    Attributes:
+        numbers: how many.
+        projected: of each row, which is an image or a part of one, its product with one random vector.
+        norms: of each row.
+    """
+
+    numbers: int
+    projected: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, output: Tensor) -> _Layer:
+        rows = output.detach().flatten(1).double()
+        vector = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
+        return cls(output.numel(), rows @ vector.to(rows.device), rows.norm(dim=1))
 
 
-_PLAIN = (bool, int, float, str, type(None))
+class _Run(NamedTuple):
+    """A forward.
+
+    Attributes:
+        layers: in the order of their calls.
+        outputs: of the model.
+        largest: numbers of the largest tensor that any call gave.
+    """
+
+    layers: list[_Layer]
+    outputs: list[Tensor]
+    largest: int
+
+    @property
+    def mean(self) -> float:
+        """Numbers that a layer gave."""
+        return max(1.0, fmean(layer.numbers for layer in self.layers))
 
 
-def _joined(parts: Sequence[_Rows]) -> Any:
-    columns = zip(*(p.leaves for p in parts), strict=True)
-    return tree_unflatten([torch.cat(c) if isinstance(c[0], Tensor) else c[0] for c in columns], parts[0].form)
+class _Largest(DispatchMode):
+    """Notes how large results are, while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 1
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = op(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(t.numel() for t in tree_leaves(results) if isinstance(t, Tensor))])
+        return results
 
 
-def _numbers_of_an_input(model: nn.Module, flat: Sequence[_Rows]) -> float | None:
-    """What a layer gives for one input, on average; None where two inputs are not what each is alone."""
-    given: list[int] = []
+def _run(model: nn.Module, images: Sequence[_Images]) -> _Run | None:
+    """A forward on all of these images as one batch; None where it fails, or where nothing of it can be compared."""
+    joined = images[0].form_of(torch.cat([one.tensor for one in images]))
+    layers: list[_Layer] = []
 
     def note(call: Contraction) -> None:
-        given.append(call.output.numel())
+        layers.append(_Layer.of(call.output))
 
-    alone = [flat[0].first(), flat[-1].first()]
     try:
-        with observing(model, set(tensor_names(model).values()), note) as run:
-            tried = batches(model, [_joined(rows) for rows in (alone[:1], alone[1:], alone)])
-            made = [[t if t.is_complex() else t.double() for t in output_tensors(run(batch))] for batch in tried]
+        with observing(model, set(tensor_names(model).values()), note) as run, _Largest() as seen:
+            outputs = [t.detach().clone() for batch in batches(model, [joined]) for t in output_tensors(run(batch))]
     except Exception:  # a model that wants other batches; if it fails on those that it is given, that is told then
         return None
-    apart = len(made[0]) == len(made[1]) == len(made[2]) and all(map(_is_both, *made))
-    return fmean(given) * 3 / 4 if given and made[0] and apart else None  # three runs, of four inputs
+    return _Run(layers, outputs, seen.numbers) if layers and outputs else None
 
 
-def _is_both(one: Tensor, other: Tensor, both: Tensor) -> bool:
-    """But for rounding: a sum over many numbers is made in another order for another length of a batch."""
-    if not both.numel() or not both.dim() or one.shape != other.shape or both.shape != (2 * len(one), *one.shape[1:]):
+def _is_each(model: nn.Module, images: Sequence[_Images]) -> bool:
+    """Whether batches together give what each gives alone, in every layer and as outputs."""
+    together, alone = _run(model, images), [_run(model, [one]) for one in images]
+    each = [one for one in alone if one is not None]
+    if together is None or len(each) < len(alone):
         return False
-    apart = torch.cat([one, other])
-    return bool(((apart - both).abs() <= 1e-3 * apart.abs().amax()).all())
+    counts = {(len(one.layers), len(one.outputs)) for one in (together, *each)}
+    return (
+        len(counts) == 1
+        and all(map(_is_layer_of, together.layers, zip(*(one.layers for one in each), strict=True)))
+        and all(map(_is_output_of, together.outputs, zip(*(one.outputs for one in each), strict=True)))
+    )
+
+
+_CLOSE = 1e-3
+"""Part of its size by which a number may differ: sums over many are made in another order for a longer batch."""
+
+
+def _is_layer_of(whole: _Layer, parts: Sequence[_Layer]) -> bool:
+    projected, norms = (torch.cat(column) for column in list(zip(*parts, strict=True))[1:])
+    if len(projected) != len(whole.projected):
+        return False
+    return bool(((projected - whole.projected).abs() <= _CLOSE * (norms + norms.mean())).all())
+
+
+def _is_output_of(whole: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Each place by its largest number over all images."""
+    if not whole.dim() or any(p.shape[1:] != whole.shape[1:] for p in parts) or sum(map(len, parts)) != len(whole):
+        return False
+    apart, whole = (t if t.is_complex() else t.double() for t in (torch.cat(list(parts)), whole))
+    return bool(((apart - whole).abs() <= _CLOSE * apart.abs().amax(0)).all())

@@ -12,5 +12,6 @@ modes         runs in which noise is the same for two widths
 compare       how far the results of two runs are from one another
 convolution   convolutions in float64, faster than PyTorch's on small maps
 stale_widths  numbers that no recorded forward reads, and that a plan makes stale
+choices       where other inputs leave out layers, or run them again
 untaken       branches on sizes that the example did not take
 """

@@ -7,7 +7,9 @@ takes numbers for sizes, these may be widths, which another input would need.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+import dis
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -41,30 +43,63 @@ def _follows_size(*sources: Any) -> bool:
 
 def _passing_over_sizes(graph: Graph, guards: Sequence[Guard]) -> Iterator[Site]:
     """Where comparisons of one code have passed over code that takes numbers for sizes."""
-    code = guards[0].site.code
-    tree, places = tree_of(code), list(code.co_positions())
-    if tree is None:
-        return
-    outcomes: _Outcomes = {}
-    sites: dict[_Place, Site] = {}
-    for guard in guards:
-        line, _, column, _ = places[guard.site.instruction // 2]
-        if line is not None and column is not None:
-            here = (line - code.co_firstlineno + 1, column)
-            outcomes.setdefault(here, {}).setdefault(guard.site.instruction, set()).add(guard.outcome)
-            if _follows_size(guard.left, guard.right):
-                sites[here] = guard.site
-    for node, behind in _choices(tree):
-        site = next((sites[here] for t in ast.walk(node.test) if (here := _place(t)) in sites), None)
-        known = None if site is None else _decided(node.test, outcomes)
+    seen = Compared.of(guards, lambda g: _follows_size(g.left, g.right))
+    for node, behind in choices(seen.tree) if seen else ():
+        site = seen.site_in(node.test) if seen else None
+        known = None if seen is None or site is None else seen.decided(node.test)
         if site is not None and known is not None:
             module = graph.model.get_submodule(site.module)
             if any(_holds_size(n, module) for s in _other(node, known, behind) for n in ast.walk(s)):
                 yield site
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What the comparisons of one code came to.
+
+    Attributes:
+        tree: of the code.
+        outcomes: at each place, by instruction, all of them.
+        sites: of those that count.
+    """
+
+    tree: ast.AST
+    outcomes: _Outcomes
+    sites: Mapping[_Place, Site]
+
+    @classmethod
+    def of(cls, guards: Sequence[Guard], counts: Callable[[Guard], bool]) -> Compared | None:
+        """None where the code cannot be read."""
+        code = guards[0].site.code
+        tree, places = tree_of(code), list(code.co_positions())
+        outcomes: _Outcomes = {}
+        sites: dict[_Place, Site] = {}
+        for guard in guards:
+            line, _, column, _ = places[guard.site.instruction // 2]
+            compares = dis.opname[code.co_code[guard.site.instruction]] == "COMPARE_OP"  # else `min` does, or `sorted`
+            if compares and line is not None and column is not None:
+                here = (line - code.co_firstlineno + 1, column)
+                outcomes.setdefault(here, {}).setdefault(guard.site.instruction, []).append(guard.outcome)
+                if counts(guard):
+                    sites[here] = guard.site
+        return None if tree is None else cls(tree, outcomes, sites)
+
+    def site_in(self, test: ast.expr) -> Site | None:
+        """The first comparison in a test that counts."""
+        return next((self.sites[here] for t in ast.walk(test) if (here := _place(t)) in self.sites), None)
+
+    def turns(self, test: ast.expr) -> float:
+        """How often the test of a loop held, for each time that it did not."""
+        seen = [o for t in ast.walk(test) for each in self.outcomes.get(_place(t), {}).values() for o in each]
+        return seen.count(True) / max(1, seen.count(False))
+
+    def decided(self, test: ast.expr) -> bool | None:
+        """Whether a test held each time, or never, as far as its comparisons tell; else None."""
+        return _decided(test, {place: {i: set(o) for i, o in seen.items()} for place, seen in self.outcomes.items()})
+
+
 _Place: TypeAlias = tuple[int, int]
-_Outcomes: TypeAlias = dict[_Place, dict[int, set[bool]]]
+_Outcomes: TypeAlias = dict[_Place, dict[int, list[bool]]]
 """Of the comparisons at a place, those of a chain each with an instruction of its own: what they came to."""
 
 
@@ -72,7 +107,7 @@ def _place(node: ast.AST) -> _Place:
     return getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
 
 
-def _choices(tree: ast.AST) -> Iterator[tuple[ast.If | ast.IfExp, Sequence[ast.AST]]]:
+def choices(tree: ast.AST) -> Iterator[tuple[ast.If | ast.IfExp, Sequence[ast.AST]]]:
     """Statements and expressions that choose, with the statements behind them."""
     for block in _blocks(tree):
         for i, node in enumerate(block):
@@ -90,7 +125,7 @@ def _blocks(tree: ast.AST) -> Iterator[Sequence[ast.AST]]:
                 yield block
 
 
-def _decided(test: ast.expr, outcomes: _Outcomes) -> bool | None:
+def _decided(test: ast.expr, outcomes: Mapping[_Place, Mapping[int, set[bool]]]) -> bool | None:
     """Whether a test held each time, or never, as far as its comparisons tell; else None."""
     match test:
         case ast.Compare():

@@ -66,3 +66,12 @@ def test_inputs_of_batches_of_other_forms_count() -> None:
     x, y = images(3), torch.tensor([0, 1, 1])
     assert different_inputs([(x, y), {"image": x[:1]}]) == 4
     assert different_inputs([[torch.zeros(3, 4, 5), torch.zeros(2, 5, 4)], "no tensor"]) == 4
+
+
+def test_an_empty_batch_among_others_is_left_out() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 2))
+    data = [torch.randn(16, 3), torch.zeros(0, 3), torch.randn(16, 3), torch.randn(16, 3)]
+    result = fxprune.prune(net, data[0], macs=0.5, data=data)
+    assert result.report.few == 0
+    assert result.plan.kept_counts() == {"0": 8}
