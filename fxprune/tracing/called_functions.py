@@ -33,6 +33,8 @@ class Functions(TorchFunctionMode):
         recorder.function = name
         if name in RECURRENT:
             args = recorder.on_one_device(args)
+        if func == _SET_DATA and _is_alike(*args):
+            func = _copied  # `p.data = p.data * 0.9` calls no op that would be recorded
         if run is None:
             return func(*args, **(kwargs or {}))
         noted = name in SIZED or _is_tagged(args, kwargs)
@@ -90,6 +92,19 @@ class Functions(TorchFunctionMode):
 
 
 _CONSTANT = Reference("")  # a tensor that the code holds
+
+
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _copied(one: Tensor, other: Tensor) -> None:
+    with torch.no_grad():
+        one.detach().copy_(other)  # as code may write it: `p.data.copy_(…)`
+
+
+def _is_alike(one: Tensor, other: Any) -> bool:
+    """Whether a tensor's numbers may be copied into another one."""
+    return isinstance(other, Tensor) and (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
 
 _READS = frozenset(["__get__", "size", "numel", "nelement", "__len__", "stride"])
