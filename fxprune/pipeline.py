@@ -40,7 +40,7 @@ from fxprune.search.trial import Evaluate, Task, Tune, tuned
 from fxprune.statistics.different import FEW, different_inputs
 from fxprune.statistics.shift import large_shift
 from fxprune.tracing.trace import trace
-from fxprune.verification.compare import refuse_nan
+from fxprune.verification.compare import refuse_nan_in
 from fxprune.verification.proof import Proof, of_both, proven, unreached
 
 M = TypeVar("M", bound=nn.Module)
@@ -95,8 +95,8 @@ def prune(
         heads: as for `fxprune.find_groups`.
         data: batches of inputs, or (inputs, targets); labels are read by the scorers that need them. Channels are
             chosen and layers repaired on the first 1,024 samples, read once and held; `fxprune.Batches` sets other
-            limits, and without `repair` none are held. "random": layers are repaired on 256 pictures of random shapes
-            (`fxprune.random_inputs`), and one ratio for all groups reaches budgets.
+            limits, and without `repair` each stage reads anew. "random": layers are repaired on 256 pictures of random
+            shapes (`fxprune.random_inputs`), and one ratio for all groups reaches budgets.
         unpack: makes inputs, or (inputs, targets), of a batch as `data` gives it.
         repair: with data, fit the layers that read what is gone by least squares (see `fxprune.repair`).
         steps: cut in so many steps; in each, the same part of what is left goes, and `tune` follows.
@@ -222,7 +222,7 @@ class Job:
             if self.tune is not None:
                 with same_modes(made.model):
                     tuned(self.tune, made.model)
-                refuse_nan(dict(made.model.named_parameters()))
+                refuse_nan_in(made.model)
         assert made is not None
         assert plan is not None
         report = self.report(groups if steps > 1 else made.groups, plan, proof, (before, measures.cost(made.plan)))

@@ -10,7 +10,7 @@ from fxprune.errors import PlanError
 from fxprune.plan.composition import check_composed, composed_fields
 from fxprune.plan.file import fields_of, to_data
 from fxprune.plan.slots import Ints, PlanFields, PlannedGroup, Scale, Slot
-from fxprune.storage.files import accessing, checked_path, write_whole
+from fxprune.storage.files import accessing, checked_path, refuse_unmarked, write_whole
 from fxprune.storage.html import table
 
 __all__ = ["Ints", "Plan", "PlannedGroup", "Scale", "Slot"]
@@ -110,7 +110,13 @@ class Plan(PlanFields):
             ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON; an existing file is replaced whole or not at all."""
+        """Write the plan as JSON; another plan's file is replaced whole or not at all.
+
+        Raises:
+            InputError: there is a file of something else.
+            StorageError: the system does not let it be written.
+        """
+        refuse_unmarked(checked_path(path), '"fxprune_plan"')
         write_whole(checked_path(path), self.to_json().encode())
 
     @classmethod

@@ -36,14 +36,29 @@ def describe(value: Any) -> Any:
         return {"type": _name(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, partial):
         return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
-    return _name(value if hasattr(value, "__qualname__") else type(value))
+    return _name(value) if hasattr(value, "__qualname__") else _of_object(value)
+
+
+def _of_object(value: Any) -> str:
+    """The name of its class; of what can be called, also what tells it from others of that class."""
+    call = vars(type(value)).get("__call__")
+    told = not isinstance(value, nn.Module) and isinstance(call, FunctionType)
+    return f"{_name(type(value))} {_print((_code_print(call), _held(value)))}" if told else _name(type(value))
 
 
 def _name(value: Any) -> str:
     """The name of a function or type; of a function that is written in Python, also what tells it from a namesake."""
     name = f"{value.__module__}.{value.__qualname__}"
-    function = getattr(value, "__func__", value)
-    return f"{name} {_code_print(function)}" if isinstance(function, FunctionType) else name
+    function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
+    if not isinstance(function, FunctionType):
+        return name
+    bound = owner is not None and not isinstance(owner, type | nn.Module)
+    return f"{name} {_print((_code_print(function), _held(owner))) if bound else _code_print(function)}"
+
+
+def _held(value: Any) -> list[tuple[str, Any]]:
+    """The numbers and texts among an object's attributes, and the types of all else."""
+    return [(name, _plain(v)) for name, v in sorted(getattr(value, "__dict__", {}).items())]
 
 
 def _code_print(function: FunctionType) -> str:
@@ -51,8 +66,11 @@ def _code_print(function: FunctionType) -> str:
     that it takes from around it.
     """
     cells = [_cell(c) for c in function.__closure__ or ()]
-    told = repr((_code(function.__code__), _plain(function.__defaults__), _plain(function.__kwdefaults__), cells))
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+    return _print((_code(function.__code__), _plain(function.__defaults__), _plain(function.__kwdefaults__), cells))
+
+
+def _print(told: Any) -> str:
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:8]
 
 
 def _code(code: CodeType) -> Any:

@@ -155,13 +155,13 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """Hold a file so that no second process does; the system lets go of it when this process ends, however it does."""
+    """Hold a file so that no second search does; the system lets go of it when this process ends, however it does."""
     file = path.open("ab")
     if fcntl is not None:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
             remedy = "wait for it, or give another directory"
-            raise InputError("another process is searching here", where=str(path.parent), remedy=remedy) from error
+            raise InputError("another search is running here", where=str(path.parent), remedy=remedy) from error
     return file

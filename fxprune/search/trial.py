@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.module.isolation import random_states, same_modes, seed_random_states
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.scorers.base import Scorer, check_scores
 
@@ -148,7 +149,12 @@ def attempt(job: Job[M]) -> tuple[Outcome, M]:
             if job.tune is not None:
                 with same_modes(job.model):
                     tuned(job.tune, job.model)
+            before = _kinds(job.model)
             fitness, samples = measured(job.evaluate(job.model))
+            if (after := _kinds(job.model)) != before:
+                name = min(name for name, _ in before.items() ^ after.items())
+                seen, remedy = f"{before.get(name)} before, {after.get(name)} after", "change copy.deepcopy(model)"
+                raise InputError("evaluate has changed the model's structure", where=name, seen=seen, remedy=remedy)
     return Outcome(job.key, fitness, samples, job.seed, time.perf_counter() - start), job.model
 
 
@@ -171,6 +177,11 @@ def tuned(tune: Tune, model: nn.Module) -> None:
         name = min(name for name, _ in before.items() ^ after.items())
         seen, remedy = f"{before.get(name)} before, {after.get(name)} after", "train the parameters that are there"
         raise InputError("tune has changed the model's structure", where=name, seen=seen, remedy=remedy)
+
+
+def _kinds(model: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Of parameters and buffers, which a file of the plan has to fit."""
+    return {name: (str(t.dtype), tuple(t.shape)) for name, t in tensors_of(model).items() if not t.is_meta}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

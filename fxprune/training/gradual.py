@@ -13,17 +13,17 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxprune.analysis.continued import groups_left
-from fxprune.analysis.groups import Groups, find_groups
+from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches
-from fxprune.module.names import by_name, names_of
+from fxprune.module.names import by_name
+from fxprune.module.random_inputs import named_data
 from fxprune.module.tensors import tensors_of
 from fxprune.module.undo import whole_or_not
 from fxprune.module.wrappers import check_unwrapped
-from fxprune.pipeline import job_of
+from fxprune.pipeline import Job, job_of
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
 from fxprune.planners.goals import GOAL_NAMES, Goals, Measures
@@ -32,9 +32,8 @@ from fxprune.reconstruction import repair
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
-from fxprune.tracing.trace import trace
 from fxprune.training.averages import copies_of, take_values
-from fxprune.training.optimizers import all_in, follow
+from fxprune.training.optimizers import all_in, follow, warn_of_hooks
 from fxprune.training.ranks import decided, spread
 from fxprune.verification.proof import of_both
 
@@ -231,8 +230,7 @@ class Gradual(Generic[M]):
 
     def _pruned(self, number: int) -> Result[M]:
         """A smaller copy."""
-        job = replace(job_of(self.model, self._inputs, **self._options), before=self._before_now())
-        return job.in_steps(self.model, Goals(), partial(self._planned, number), 1)
+        return self._job().in_steps(self.model, Goals(), partial(self._planned, number), 1)
 
     def _before_now(self) -> tuple[Groups, Plan] | None:
         return None if self._groups is None or self.plan is None else (self._groups, self.plan)
@@ -247,13 +245,15 @@ class Gradual(Generic[M]):
     def _planner(self, measures: Measures) -> Planner:
         """What reaches the goal at once."""
         data, repaired = self._options.get("data"), self._options.get("repair", True)
-        plain = partial(self._goals.planner, *(given := (measures, self._whole)))
-        if data is None or not repaired or self._options.get("scorer") is not None:
+        random = isinstance(data, str)
+        plain = partial(self._goals.one_ratio if random else self._goals.planner, *(given := (measures, self._whole)))
+        if data is None or random or not repaired or self._options.get("scorer") is not None:
             return self._goals.confirmed(measures, plain)
         return self._goals.confirmed(measures, plain, lambda: NearestOutput(self._goals.candidates(*given), data))
 
     def _apply(self, plan: Plan, small: M | None) -> None:
         """Cut all that holds the weights."""
+        warn_of_hooks(self.model, plan)
         averages = [(average, self._average(average, plan)) for average in copies_of(self.averages, self.model)]
         old = tensors_of(self.model)
         rewrite(self.model, plan, inplace=True)
@@ -271,6 +271,7 @@ class Gradual(Generic[M]):
 
     def _average(self, average: nn.Module, plan: Plan) -> nn.Module:
         small, data = rewrite(average, plan), self._options.get("data")
+        data = named_data(data, self._inputs, None) if isinstance(data, str) else data
         return repair(average, small, plan, data) if data is not None and self._options.get("repair", True) else small
 
     def _plain_report(self, groups: Groups, before: Cost) -> Report:
@@ -289,11 +290,11 @@ class Gradual(Generic[M]):
             self._report = replace(self._report, untouched=told)
             warnings.warn(told, stacklevel=3)
 
+    def _job(self) -> Job:
+        return replace(job_of(self.model, self._inputs, **self._options), before=self._before_now())
+
     def _found(self) -> Groups:
-        ignored = names_of(self.model, self._options.get("ignored", ()))
-        if (before := self._before_now()) is not None:
-            return groups_left(self.model, self._inputs, *before, ignored)
-        return find_groups(trace(self.model, self._inputs), ignored, heads=self._options.get("heads", ""))
+        return self._job().groups(self.model)
 
 
 def _is_state(state: Any) -> bool:
@@ -327,7 +328,7 @@ def _parted(given: Mapping[str, Any]) -> tuple[Goals, dict[str, Any]]:
         raise InputError("no goal is given", remedy="give macs=0.5 (what stays) or pruning_ratio=0.5 (what goes)")
     options = {name: value for name, value in given.items() if name in _OPTIONS}
     data, unpack = options.get("data"), options.pop("unpack", None)
-    if data is not None and not isinstance(data, Batches):  # which can be read at every cut
+    if data is not None and not isinstance(data, Batches | str):  # which can be read at every cut
         options["data"] = Batches(data, unpack, samples=_SAMPLES, progress=True)
     return goals, options
 

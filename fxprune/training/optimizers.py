@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from fxprune.plan.plan import Plan
@@ -77,3 +77,16 @@ def _lies_like(value: Any, parameter: Tensor) -> bool:
 
 def _is_number(value: Any) -> bool:
     return value is None or isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def warn_of_hooks(model: nn.Module, plan: Plan) -> None:
+    """Tell of hooks on parameters that are cut: they stay with the full-size tensors, which nothing trains any more."""
+    cuts = plan.cuts()
+    hooked = [
+        name
+        for name, p in model.named_parameters()
+        if name in cuts and (p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None))
+    ]
+    if hooked:
+        what = f"{len(hooked)} parameters that are cut have hooks, such as {hooked[0]}"
+        warnings.warn(f"{what}; the smaller ones have none: register them again after this cut", stacklevel=4)

@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxprune.errors import InputError
+from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Ints
 
 # The results of modules in execution order, by name, and at last the outputs of the whole model.
@@ -36,6 +37,13 @@ def refuse_nan(tensors: Mapping[str, Tensor]) -> None:
         raise InputError("the model holds NaN", where=name, seen=seen, remedy="load sound weights, or train again")
 
 
+def refuse_nan_in(model: nn.Module) -> None:
+    """The same for all parameters and running statistics; other buffers may hold NaN that nothing reads."""
+    tensors = tensors_of(model).items()
+    refuse_nan({n: t for n, t in tensors if isinstance(t, nn.Parameter) or n.endswith(_STATISTICS)})
+
+
+_STATISTICS = ("running_mean", "running_var")
 _SUMMED = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 
 

@@ -19,7 +19,7 @@ from fxprune.module.isolation import Inputs, as_call, finish
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import check_fit
-from fxprune.verification.compare import refuse_nan
+from fxprune.verification.compare import refuse_nan_in
 from fxprune.verification.inputs import tensors_in
 from fxprune.verification.judgement import Measured, Question, judged
 
@@ -70,11 +70,8 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Any, *, randomise: bool
     True
     """
     check_fit(model, plan)
-    refuse_nan({n: t for n, t in tensors_of(model).items() if isinstance(t, nn.Parameter) or n.endswith(_STATISTICS)})
+    refuse_nan_in(model)
     return measured(Question(model, plan, seed, randomise), example_inputs).deviation
-
-
-_STATISTICS = ("running_mean", "running_var")  # other buffers may hold NaN that nothing reads
 
 
 def measured(question: Question, example_inputs: Any) -> Measured:

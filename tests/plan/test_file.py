@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,17 @@ def test_plans_of_all_networks_can_be_loaded_again(name: str) -> None:
     if len(groups):
         plan = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
         assert fxprune.Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3))
+    plan = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 1, 8, 8))).plan({"0": [0, 1]})
+    weights = tmp_path / "best.pt"
+    torch.save(net.state_dict(), weights)
+    before = weights.read_bytes()
+    with pytest.raises(fxprune.InputError, match="best"):
+        plan.save(weights)
+    assert weights.read_bytes() == before
+    plan.save(tmp_path / "plan.json")
+    plan.save(tmp_path / "plan.json")
+    assert fxprune.Plan.load(tmp_path / "plan.json") == plan

@@ -566,7 +566,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         child = context.Process(target=second)
         child.start()
         child.join()
-    assert "another process is searching here" in answers.get()
+    assert "another search is running here" in answers.get()
     held.close()
 
 

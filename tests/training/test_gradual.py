@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -418,3 +419,44 @@ def test_a_state_that_is_none_changes_nothing(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="this is no state of a pruner"):
         pruner.load_state_dict({**first.state_dict(), **change})
     assert (model[0].out_channels, pruner.plan, pruner.cuts) == (12, None, 0)
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3))
+
+
+def test_a_resumed_run_knows_its_groups_by_what_may_shrink(tmp_path: Path) -> None:
+    x = torch.rand(1, 1, 8, 8)
+    goal: dict[str, Any] = {"epochs": [0, 1], "macs": 0.7, "only": ["0"]}
+    first, again = small_net(), small_net()
+    begun, resumed = fxprune.Gradual(first, x, **goal), fxprune.Gradual(again, x, **goal)
+    begun.step(0)
+    resumed.load_state_dict(begun.state_dict())
+    again.load_state_dict(first.state_dict())
+    resumed.step(1)
+    assert [g.name for g in resumed.result.report.groups] == ["0"]
+    resumed.result.save(tmp_path / "small")
+    assert "1 of 1 groups pruned" in str(resumed.result.report)
+
+
+def test_random_data_as_prune_takes_them() -> None:
+    model = small_net()
+    pruner = fxprune.Gradual(model, torch.rand(1, 1, 8, 8), epochs=[0], macs=0.5, data="random")
+    pruner.step(0)
+    assert pruner.result.report.random
+    assert pruner.result.plan == fxprune.prune(small_net(), torch.rand(1, 1, 8, 8), macs=0.5, data="random").plan
+
+
+@pytest.mark.parametrize("kind", ["gradient", "accumulated"])
+def test_hooks_of_parameters_that_are_cut_are_told_of(kind: str) -> None:
+    model = small_net()
+    hook: Any = lambda _: None  # noqa: E731
+    if kind == "gradient":
+        model[2].weight.register_hook(hook)
+    else:
+        model[2].weight.register_post_accumulate_grad_hook(hook)
+    model[4].bias.register_hook(hook)  # which is not cut
+    pruner = fxprune.Gradual(model, torch.rand(1, 1, 8, 8), epochs=[0], pruning_ratio=0.5)
+    with pytest.warns(UserWarning, match=r"1 parameters that are cut have hooks, such as 2\.weight"):
+        pruner.step(0)

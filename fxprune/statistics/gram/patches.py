@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -127,11 +127,16 @@ def _indices(
     """Flat indices into the padded input: each patch's first entry, like `where`, and the steps from there to all."""
     reach = torch.tensor([prod(space[d + 1 :]) for d in range(len(space))], device="cpu")
     sizes = seen.output.shape[2:] if seen.options is not None else space
-    corners = torch.stack(torch.unravel_index(where, sizes), -1)
+    corners = torch.stack(_unravelled(where, sizes), -1)
     step = (corners * torch.tensor(stride, device="cpu") * reach).sum(-1)
     grid = torch.cartesian_prod(*[torch.arange(n, device="cpu") for n in kernel]).view(-1, len(kernel))
     offsets = (grid * torch.tensor(dilation, device="cpu") * reach).sum(-1)
     return step.to(seen.x.device), (offsets.flip(0) if turned else offsets).to(seen.x.device)
+
+
+def _unravelled(places: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """The indices in each dim. `torch.unravel_index` imports sympy, which an interrupt may leave half imported."""
+    return [places // prod(sizes[d + 1 :]) % n for d, n in enumerate(sizes)]
 
 
 def _pieces(shape: torch.Size, entries: int, most: int) -> Iterator[tuple[slice, slice]]:
