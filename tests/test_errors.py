@@ -414,7 +414,7 @@ def test_a_plan_is_saved_where_a_link_leads(plan: fxprune.Plan, tmp_path: Path, 
     target, link = tmp_path / "folder" / "plan.json", tmp_path / "link.json"
     link.symlink_to(target)
     if exists:
-        target.write_text("old")
+        target.write_text('{"fxprune_plan": 1}')
     plan.save(link)
     assert link.is_symlink()
     assert not target.is_symlink()

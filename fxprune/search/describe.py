@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -36,18 +37,13 @@ def describe(value: Any) -> Any:
         return {"type": _name(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, partial):
         return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
-    return _name(value) if hasattr(value, "__qualname__") else _of_object(value)
-
-
-def _of_object(value: Any) -> str:
-    """The name of its class; of what can be called, also what tells it from others of that class."""
-    call = vars(type(value)).get("__call__")
-    told = not isinstance(value, nn.Module) and isinstance(call, FunctionType)
-    return f"{_name(type(value))} {_print((_code_print(call), _held(value)))}" if told else _name(type(value))
+    return _name(value if hasattr(value, "__qualname__") else type(value))
 
 
 def _name(value: Any) -> str:
-    """The name of a function or type; of a function that is written in Python, also what tells it from a namesake."""
+    """The name of a function or type; of a function that is written in Python, also what tells it from a namesake, and
+    of a method what its object holds.
+    """
     name = f"{value.__module__}.{value.__qualname__}"
     function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
     if not isinstance(function, FunctionType):
@@ -57,8 +53,15 @@ def _name(value: Any) -> str:
 
 
 def _held(value: Any) -> list[tuple[str, Any]]:
-    """The numbers and texts among an object's attributes, and the types of all else."""
-    return [(name, _plain(v)) for name, v in sorted(getattr(value, "__dict__", {}).items())]
+    """The numbers and texts among an object's attributes, and the types of all else.
+
+    Left out is what its methods assign after `__init__`, as counters of calls: that is another in each run.
+    """
+    methods = [f for kind in type(value).__mro__ for name, f in vars(kind).items() if name != "__init__"]
+    codes = [f.__code__ for f in methods if isinstance(f, FunctionType)]
+    assigned = {i.argval for code in codes for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"}
+    held = sorted(getattr(value, "__dict__", {}).items())
+    return [(name, _plain(v)) for name, v in held if name not in assigned]
 
 
 def _code_print(function: FunctionType) -> str:

@@ -183,7 +183,7 @@ class Gradual(Generic[M]):
         with self._whole_or_not():
             if state["plan"]:
                 plan = Plan.from_json(state["plan"], "the state of fxprune.Gradual")
-                self._groups = self._found()
+                self._groups = self._job().groups(self.model)
                 self._before = cost(self._groups)
                 self._apply(plan, None)
                 report = replace(self._plain_report(self._groups, self._before), after=cost(self._groups, plan))
@@ -224,7 +224,7 @@ class Gradual(Generic[M]):
 
     def _as_planned_elsewhere(self, plan: Plan) -> Result[M]:
         """What rank 0 has decided; its values come later."""
-        groups = self._found()
+        groups = self._job().groups(self.model)
         report = replace(self._plain_report(groups, cost(groups)), after=cost(groups, plan))
         return Result(rewrite(self.model, plan), plan, report)
 
@@ -245,8 +245,8 @@ class Gradual(Generic[M]):
     def _planner(self, measures: Measures) -> Planner:
         """What reaches the goal at once."""
         data, repaired = self._options.get("data"), self._options.get("repair", True)
-        random = isinstance(data, str)
-        plain = partial(self._goals.one_ratio if random else self._goals.planner, *(given := (measures, self._whole)))
+        reach = self._goals.one_ratio if (random := isinstance(data, str)) else self._goals.planner
+        plain = partial(reach, *(given := (measures, self._whole)))
         if data is None or random or not repaired or self._options.get("scorer") is not None:
             return self._goals.confirmed(measures, plain)
         return self._goals.confirmed(measures, plain, lambda: NearestOutput(self._goals.candidates(*given), data))
@@ -292,9 +292,6 @@ class Gradual(Generic[M]):
 
     def _job(self) -> Job:
         return replace(job_of(self.model, self._inputs, **self._options), before=self._before_now())
-
-    def _found(self) -> Groups:
-        return self._job().groups(self.model)
 
 
 def _is_state(state: Any) -> bool:
