@@ -116,8 +116,9 @@ class Plan(PlanFields):
             InputError: there is a file of something else.
             StorageError: the system does not let it be written.
         """
-        refuse_unmarked(checked_path(path), '"fxprune_plan"')
-        write_whole(checked_path(path), self.to_json().encode())
+        file = checked_path(path)
+        refuse_unmarked(file, '"fxprune_plan"')
+        write_whole(file, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:

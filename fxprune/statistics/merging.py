@@ -56,7 +56,7 @@ def merged(model: nn.Module, held: list[Any], most: int | None = None) -> list[A
     together = together if most is None else min(together, most / longest)
     into = max(PARTS, ceil(len(held) / max(1, int(together))))
     parts = np.array_split(range(len(held)), into)
-    if into >= len(held) or not _is_each(model, images[: len(parts[0])]):
+    if into >= len(held) or not _is_each(model, images[: len(parts[0])], first):
         return held
     form, tensors = images[0].form, [one.tensor for one in images]
     held.clear()
@@ -159,9 +159,15 @@ def _run(model: nn.Module, images: Sequence[_Images]) -> _Run | None:
     return _Run(layers, outputs, seen.numbers) if layers and outputs else None
 
 
-def _is_each(model: nn.Module, images: Sequence[_Images]) -> bool:
-    """Whether batches together give what each gives alone, in every layer and as outputs."""
-    together, alone = _run(model, images), [_run(model, [one]) for one in images]
+def _is_each(model: nn.Module, images: Sequence[_Images], first: _Run) -> bool:
+    """Whether batches together give what each gives alone, in every layer and as outputs.
+
+    Args:
+        model: as for `merged`.
+        images: the batches.
+        first: the forward on the first of them.
+    """
+    together, alone = _run(model, images), [first, *(_run(model, [one]) for one in images[1:])]
     each = [one for one in alone if one is not None]
     if together is None or len(each) < len(alone):
         return False

@@ -22,9 +22,9 @@ from fxprune.analysis.widths.polynomials import Parts
 from fxprune.analysis.widths.words import shown
 from fxprune.module.constants import tree_of
 from fxprune.module.literals import method_of
-from fxprune.tracing.provenance import Computed, Dim, Guard, is_torchs
+from fxprune.tracing.provenance import Computed, Dim
 from fxprune.tracing.trace import Graph
-from fxprune.verification.untaken import Compared, choices
+from fxprune.verification.untaken import Compared, choices, guards_by_code
 
 
 def one_way_choices(groups: Groups) -> tuple[str, ...]:
@@ -38,14 +38,11 @@ def one_way_choices(groups: Groups) -> tuple[str, ...]:
 
 
 def _on_sizes(groups: Groups) -> Iterator[str]:
-    codes: dict[Any, list[Guard]] = {}
-    for guard in groups.graph.run.guards if groups.graph.run else ():
-        if not is_torchs(guard.site.code):
-            codes.setdefault(guard.site.code, []).append(guard)
-    if not codes:
+    if not (codes := guards_by_code(groups.graph)):
         return
     forms = Forms(groups.analysis, Parts(groups.analysis), {})
-    for code, guards in codes.items():
+    for guards in codes:
+        code = guards[0].site.code
         seen = Compared.of(guards, lambda g: _follows_input(forms, g.left, g.right))
         if seen is None:
             continue

@@ -28,12 +28,17 @@ def untaken_branches(graph: Graph) -> tuple[str, ...]:
     Args:
         graph: of the full-size model.
     """
-    codes: dict[Any, list[Guard]] = {}
-    guards = graph.run.guards if graph.run else ()
-    for guard in (g for g in guards if not is_torchs(g.site.code)):  # widths in PyTorch's own modules are known
-        codes.setdefault(guard.site.code, []).append(guard)
-    found = [at_line(site) for guards in codes.values() for site in _passing_over_sizes(graph, guards)]
+    found = [at_line(site) for guards in guards_by_code(graph) for site in _passing_over_sizes(graph, guards)]
     return tuple(dict.fromkeys(found))
+
+
+def guards_by_code(graph: Graph) -> list[list[Guard]]:
+    """The comparisons that each code has made; widths in PyTorch's own modules are known."""
+    codes: dict[Any, list[Guard]] = {}
+    for guard in graph.run.guards if graph.run else ():
+        if not is_torchs(guard.site.code):
+            codes.setdefault(guard.site.code, []).append(guard)
+    return list(codes.values())
 
 
 def _follows_size(*sources: Any) -> bool:
@@ -44,9 +49,10 @@ def _follows_size(*sources: Any) -> bool:
 def _passing_over_sizes(graph: Graph, guards: Sequence[Guard]) -> Iterator[Site]:
     """Where comparisons of one code have passed over code that takes numbers for sizes."""
     seen = Compared.of(guards, lambda g: _follows_size(g.left, g.right))
-    for node, behind in choices(seen.tree) if seen else ():
-        site = seen.site_in(node.test) if seen else None
-        known = None if seen is None or site is None else seen.decided(node.test)
+    if seen is None:
+        return
+    for node, behind in choices(seen.tree):
+        site, known = seen.site_in(node.test), seen.decided(node.test)
         if site is not None and known is not None:
             module = graph.model.get_submodule(site.module)
             if any(_holds_size(n, module) for s in _other(node, known, behind) for n in ast.walk(s)):
