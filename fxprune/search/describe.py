@@ -37,10 +37,13 @@ def describe(value: Any) -> Any:
         return {"type": _name(type(value)), **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, partial):
         return {"function": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
-    return _name(value if hasattr(value, "__qualname__") else type(value))
+    return _name(value) if hasattr(value, "__qualname__") else _name_of_object(value)
 
 
-def _name(value: Any) -> str:
+_Above = tuple[Any, ...]  # the functions and objects that are being described, so that none is described within itself
+
+
+def _name(value: Any, above: _Above = ()) -> str:
     """The name of a function or type; of a function that is written in Python, also what tells it from a namesake, and
     of a method what its object holds.
     """
@@ -48,12 +51,23 @@ def _name(value: Any) -> str:
     function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
     if not isinstance(function, FunctionType):
         return name
-    bound = owner is not None and not isinstance(owner, type | nn.Module)
-    return f"{name} {_print((_code_print(function), _held(owner))) if bound else _code_print(function)}"
+    if owner is None or isinstance(owner, type | nn.Module):
+        return f"{name} {_code_print(function, above)}"
+    return f"{name} {_print((_code_print(function, above), _held(owner, above)))}"
 
 
-def _held(value: Any) -> list[tuple[str, Any]]:
-    """The numbers and texts among an object's attributes, and the types of all else.
+def _name_of_object(value: Any, above: _Above = ()) -> str:
+    """The name of an object's type; of one whose call is written in Python, as of a judge with settings of its own,
+    also what tells it from others of its type.
+    """
+    call, name = getattr(type(value), "__call__", None), _name(type(value))  # noqa: B004, it is looked at, not called
+    if not isinstance(call, FunctionType) or isinstance(value, nn.Module):
+        return name
+    return f"{name} {_print((_code_print(call, above), _held(value, above)))}"
+
+
+def _held(value: Any, above: _Above) -> list[tuple[str, Any]]:
+    """An object's attributes: numbers, texts and functions as they are, the types of all else.
 
     Left out is what its methods assign after `__init__`, as counters of calls: that is another in each run.
     """
@@ -61,15 +75,17 @@ def _held(value: Any) -> list[tuple[str, Any]]:
     codes = [f.__code__ for f in methods if isinstance(f, FunctionType)]
     assigned = {i.argval for code in codes for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"}
     held = sorted(getattr(value, "__dict__", {}).items())
-    return [(name, _plain(v)) for name, v in held if name not in assigned]
+    return [(name, _plain(v, (*above, value))) for name, v in held if name not in assigned]
 
 
-def _code_print(function: FunctionType) -> str:
-    """8 hexadecimal digits that change with the code of a function, and with its defaults and the numbers and texts
-    that it takes from around it.
+def _code_print(function: FunctionType, above: _Above) -> str:
+    """8 hexadecimal digits that change with the code of a function, and with its defaults and the numbers, texts and
+    functions that it takes from around it.
     """
-    cells = [_cell(c) for c in function.__closure__ or ()]
-    return _print((_code(function.__code__), _plain(function.__defaults__), _plain(function.__kwdefaults__), cells))
+    above = (*above, function)
+    around = [_cell(c, above) for c in function.__closure__ or ()]
+    defaults = _plain(function.__defaults__, above), _plain(function.__kwdefaults__, above)
+    return _print((_code(function.__code__), *defaults, around))
 
 
 def _print(told: Any) -> str:
@@ -81,22 +97,31 @@ def _code(code: CodeType) -> Any:
     return code.co_code.hex(), inner, code.co_names
 
 
-def _cell(cell: Any) -> Any:
+def _cell(cell: Any, above: _Above) -> Any:
     try:
-        return _plain(cell.cell_contents)
+        return _plain(cell.cell_contents, above)
     except ValueError:  # nothing has been put into it yet
         return None
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and texts, also in tuples, sets and mappings; of anything else its type."""
+def _plain(value: Any, above: _Above = ()) -> Any:
+    """Numbers, texts, dataclasses and what is called and written in Python, also in tuples, lists, sets and mappings;
+    of anything else its type.
+    """
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return value
-    if isinstance(value, tuple):
-        return tuple(_plain(v) for v in value)
-    if isinstance(value, frozenset | dict):
-        return sorted(repr(_plain(v)) for v in (value.items() if isinstance(value, dict) else value))
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    if any(value is a for a in above):
+        return "itself"
+    if isinstance(value, tuple | list):
+        return tuple(_plain(v, (*above, value)) for v in value)
+    if isinstance(value, frozenset | set | dict):
+        within = value.items() if isinstance(value, dict) else value
+        return sorted(repr(_plain(v, (*above, value))) for v in within)
+    if isinstance(value, partial):
+        return _plain((value.func, value.args, value.keywords), above)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _name(type(value)), _held(value, above)
+    return _name(value, above) if hasattr(value, "__qualname__") else _name_of_object(value, above)
 
 
 def channels_print(groups: Groups) -> str:

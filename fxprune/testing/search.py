@@ -51,8 +51,13 @@ def check_search(search: AnySearch, *, promises: Iterable[str] = ()) -> None:
 class _Quality:
     """The part of the parameters that is left; remembers how often it was asked, and may be interrupted."""
 
-    def __init__(self, model: nn.Module, stop: int = -1) -> None:
-        self.full, self.stop, self.asked = sum(p.numel() for p in model.parameters()), stop, 0
+    def __init__(self, model: nn.Module) -> None:
+        self.full, self.stop, self.asked = sum(p.numel() for p in model.parameters()), -1, 0
+
+    def interrupted_at(self, number: int) -> _Quality:
+        """The same, interrupted when it is asked for the given time."""
+        self.stop = number
+        return self
 
     def __call__(self, model: nn.Module) -> float:
         self.asked += 1
@@ -152,7 +157,7 @@ def _interruptible(search: AnySearch, subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = _found(search, subject, whole)
         try:
-            _found(search, subject, _Quality(subject.model, stop=3), folder=folder)
+            _found(search, subject, _Quality(subject.model).interrupted_at(3), folder=folder)
         except KeyboardInterrupt:
             rest = _Quality(subject.model)
             again = _found(search, subject, rest, folder=folder)

@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +132,7 @@ class Counted(Judged):
 
 def toy(name: str, folder: Path, seconds: float = 0.0) -> Any:
     model, groups, scores = perceptron(64, 40)
-    judge = Counted(seconds=seconds)
+    judge = Counted().after(partial(time.sleep, seconds))
     options = {**given_to(name, scores), "tune": jitter, "folder": folder}
     return run_distributed(SEARCHES[name], model, groups, judge, **options)
 

@@ -11,8 +11,9 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -60,14 +61,20 @@ def jitter(model: nn.Module) -> None:
 class Judged:
     """Each sample is answered right with a chance that grows with the widths; the noise comes from the weights.
 
-    With `per_sample` it tells all samples, else their mean. `seconds` is how long it takes.
+    With `per_sample` it tells all samples, else their mean.
     """
 
-    def __init__(self, full: int = 104, samples: int = 200, per_sample: bool = True, seconds: float = 0.0) -> None:
-        self.full, self.samples, self.per_sample, self.seconds = full, samples, per_sample, seconds
+    def __init__(self, full: int = 104, samples: int = 200, per_sample: bool = True) -> None:
+        self.full, self.samples, self.per_sample = full, samples, per_sample
+        self.before: Callable[[], Any] = bool
+
+    def after(self, what: Callable[[], Any]) -> Judged:
+        """The same judge, who first does something that changes no answer: waits, counts, fails or is interrupted."""
+        self.before = what
+        return self
 
     def __call__(self, model: Any) -> Any:
-        time.sleep(self.seconds)
+        self.before()
         left = sum(widths_of(model)) / self.full
         digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters()))
         noise = np.random.default_rng(int.from_bytes(digest.digest()[:8], "little")).normal(0, 0.01)
@@ -110,7 +117,7 @@ def run(name: str, folder: str | None, seconds: float = 0.0, workers: int = 0) -
     model, groups, scores = _net()
     options = {**given_to(name, scores), "tune": jitter, "folder": folder}
     parallel = Workers(workers) if workers else None
-    return SEARCHES[name](model, groups, Judged(seconds=seconds), **options, workers=parallel)
+    return SEARCHES[name](model, groups, Judged().after(partial(time.sleep, seconds)), **options, workers=parallel)
 
 
 @cache

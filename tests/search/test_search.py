@@ -23,7 +23,7 @@ from torch import nn
 
 import fxprune
 from fxprune.planners import Constraints
-from fxprune.search import Bisection, restore
+from fxprune.search import ROBUST, Bisection, restore
 from fxprune.search.checkpoint import save
 from fxprune.search.describe import describe, fingerprint
 from fxprune.search.evaluator import Evaluator
@@ -205,7 +205,7 @@ def test_settings_in_words() -> None:
     assert told["a"]["family"]["keywords"] == {"measure": "macs"}
     assert told["b"][:2] == [1, None]
     assert told["b"][2].startswith("search_toys.jitter ")
-    assert describe(Judged()) == "search_toys.Judged"
+    assert describe(Judged()).startswith("search_toys.Judged ")
     assert json.loads(json.dumps(told)) == told
 
 
@@ -221,6 +221,55 @@ def test_functions_of_one_name_are_told_apart() -> None:
     assert describe(lambda m: 1) != describe(lambda m: 2)
     assert describe(lambda m: (lambda: 1)()) != describe(lambda m: (lambda: 2)())
     assert describe(lambda m: m in {"a", "b"}) == describe(lambda m: m in {"b", "a"})
+
+
+class Threshold:
+    """A judge with settings of its own: numbers, a function, and an object that it calls."""
+
+    def __init__(self, least: float, of: Any, also: Any = None) -> None:
+        self.least, self.of, self.also, self.asked = least, of, also, 0
+
+    def __call__(self, model: Any) -> float:
+        self.asked += 1
+        return float(self.of(model) > self.least)
+
+
+def test_objects_of_one_type_are_told_apart() -> None:
+    def top(k: int) -> Any:
+        return lambda model: len(widths_of(model)) / k
+
+    kinds = [
+        Threshold(0.5, top(1)),
+        Threshold(0.25, top(1)),
+        Threshold(0.5, top(5)),
+        Threshold(0.5, top(1), Threshold(0.1, top(1))),
+        Threshold(0.5, top(1), Threshold(0.2, top(1))),
+        Threshold(0.5, top(1), [1, {"a": top(2)}]),
+        Threshold(0.5, top(1), [1, {"a": top(3)}]),
+        Threshold(0.5, top(1), partial(top(1), 2)),
+        Threshold(0.5, top(1), partial(top(1), 3)),
+        Threshold(0.5, top(1), ROBUST),
+        Threshold(0.5, top(1), replace(ROBUST, repeats=3)),
+        Threshold(0.5, top(1), bool),
+        Threshold(0.5, top(1), int),
+        Threshold(0.5, top(1), math.sqrt),
+        Threshold(0.5, top(1), math.exp),
+    ]
+    assert len({describe(k) for k in kinds}) == len(kinds)
+    used = Threshold(0.5, top(1))
+    used(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    assert used.asked == 1
+    assert describe(used) == describe(kinds[0])
+
+
+def test_what_holds_itself_is_described_too() -> None:
+    def countdown(n: int) -> int:
+        return countdown(n - 1) if n else 0
+
+    judge = Threshold(0.5, countdown)
+    judge.also = [judge]
+    assert describe(judge) == describe(judge)
+    assert describe(countdown).startswith(f"{__name__}.")
 
 
 def test_another_model_that_tune_gives_back_is_no_tuning() -> None:
@@ -269,7 +318,10 @@ OTHERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "kind": (lambda a: {**a, "search": SEARCHES["bees"]}, r"search\.type was .*Bisection.*, now .*BeeColony"),
     "weights": (lambda a: {**a, "net": perceptron(64, 40, seed=1)}, r"model was \"[0-9a-f]{16}\", now"),
     "tune": (lambda a: {**a, "tune": None}, r"tune was \"search_toys\.jitter [0-9a-f]{8}\", now null"),
-    "evaluate": (lambda a: {**a, "evaluate": len}, r"evaluate was \"search_toys\.Judged\", now \"builtins\.len\""),
+    "evaluate": (
+        lambda a: {**a, "evaluate": len},
+        r"evaluate was \"search_toys\.Judged .*\", now \"builtins\.len\"",
+    ),
 }
 
 
@@ -333,16 +385,14 @@ def test_a_journal_that_lacks_what_it_should_hold(tmp_path: Path) -> None:
 def test_a_finished_search_is_not_done_again(name: str, tmp_path: Path) -> None:
     calls = count()
 
-    class Counted(Judged):
-        def __call__(self, model: Any) -> Any:
-            next(calls)
-            return super().__call__(model)
+    def counted() -> Judged:
+        return Judged().after(lambda: next(calls))
 
     model, groups, scores = perceptron(64, 40)
-    first = SEARCHES[name](model, groups, Counted(), **given_to(name, scores), tune=jitter, folder=tmp_path)
+    first = SEARCHES[name](model, groups, counted(), **given_to(name, scores), tune=jitter, folder=tmp_path)
     done = next(calls)
     assert done >= len(first.history)
-    again = SEARCHES[name](model, groups, Counted(), **given_to(name, scores), tune=jitter, folder=tmp_path)
+    again = SEARCHES[name](model, groups, counted(), **given_to(name, scores), tune=jitter, folder=tmp_path)
     assert next(calls) == done + 1
     in_memory = SEARCHES[name](model, groups, Judged(), **given_to(name, scores), tune=jitter)
     for found in (again, in_memory):
@@ -407,21 +457,29 @@ def test_a_failure_leaves_the_directory_usable(tmp_path: Path) -> None:
     model, groups, scores = perceptron(64, 40)
     calls = count()
 
-    class Failing(Judged):
-        def __call__(self, model: Any) -> Any:
-            if next(calls) == 7:
-                raise RuntimeError("disk full")
-            return super().__call__(model)
+    def fail() -> None:
+        if next(calls) == 7:
+            raise RuntimeError("disk full")
 
-    Failing.__module__, Failing.__qualname__ = Judged.__module__, Judged.__qualname__
     with pytest.raises(RuntimeError, match="disk full"):
-        SEARCHES["bees"](model, groups, Failing(), scorer=Given(scores), tune=jitter, folder=tmp_path)
+        SEARCHES["bees"](model, groups, Judged().after(fail), scorer=Given(scores), tune=jitter, folder=tmp_path)
     again = run("bees", str(tmp_path))
     assert again.plan == whole.plan
     same_weights(again.model, whole.model)
 
 
 # Ctrl-C
+
+
+def interrupted(stop: int) -> Judged:
+    """The user presses Ctrl-C at a candidate; 0 is the first."""
+    calls = count()
+
+    def press() -> None:
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+
+    return Judged().after(press)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -431,17 +489,8 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
     where = tmp_path if folder else None
     whole = undisturbed(name)
     for stop in (0, 1, 2, 5, 8, 99):
-        calls = count()
-
-        class Impatient(Judged):
-            def __call__(self, model: Any, calls: Any = calls, stop: int = stop) -> Any:
-                if next(calls) == stop:
-                    raise KeyboardInterrupt
-                return super().__call__(model)
-
-        Impatient.__module__, Impatient.__qualname__ = Judged.__module__, Judged.__qualname__
         found = SEARCHES[name](
-            model, groups, Impatient(), **given_to(name, scores), tune=jitter, folder=where, on_interrupt="return"
+            model, groups, interrupted(stop), **given_to(name, scores), tune=jitter, folder=where, on_interrupt="return"
         )
         if folder:
             same_weights(restore(model, tmp_path / "best.safetensors"), found.model)
@@ -454,36 +503,20 @@ def test_ctrl_c_leaves_the_best_so_far(name: str, folder: bool, tmp_path: Path) 
         assert run(name, str(tmp_path)).plan == whole.plan
 
 
-class Interrupted(Judged):
-    """The user presses Ctrl-C at the fourth candidate."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = count()
-
-    def __call__(self, model: Any) -> Any:
-        if next(self.calls) == 3:
-            raise KeyboardInterrupt
-        return super().__call__(model)
-
-
-Interrupted.__module__, Interrupted.__qualname__ = Judged.__module__, Judged.__qualname__
-
-
 @pytest.mark.parametrize("name", SEARCHES)
 def test_ctrl_c_saves_says_so_and_is_raised(name: str, tmp_path: Path) -> None:
     model, groups, scores = perceptron(64, 40)
     given = {**given_to(name, scores), "tune": jitter}
     with pytest.raises(KeyboardInterrupt, match=r"interrupted; what was tried and the best so far are in .*run, from"):
-        SEARCHES[name](model, groups, Interrupted(), **given, folder=tmp_path / "run")
-    best = SEARCHES[name](model, groups, Interrupted(), **given, on_interrupt="return")
+        SEARCHES[name](model, groups, interrupted(3), **given, folder=tmp_path / "run")
+    best = SEARCHES[name](model, groups, interrupted(3), **given, on_interrupt="return")
     assert not best.finished
     assert fxprune.Plan.load(tmp_path / "run" / "plan.json") == best.plan
     same_weights(restore(model, tmp_path / "run" / "best.safetensors"), best.model)
     resumed = SEARCHES[name](model, groups, Judged(), **given, folder=tmp_path / "run")
     assert resumed.plan == undisturbed(name).plan
     with pytest.raises(KeyboardInterrupt, match=r"nothing is saved; folder= keeps what was tried"):
-        SEARCHES[name](model, groups, Interrupted(), **given)
+        SEARCHES[name](model, groups, interrupted(3), **given)
     with pytest.raises(fxprune.InputError, match="unknown on_interrupt; seen: wait; remedy: one of raise, return"):
         SEARCHES[name](model, groups, Judged(), **given, on_interrupt="wait")
 
@@ -497,7 +530,7 @@ def test_a_renamed_evaluation_asks_before_a_search_goes_on(tmp_path: Path) -> No
     search = partial(SEARCHES["bisection"], model, groups, **given_to("bisection", scores), folder=tmp_path)
     first = search(Judged(), tune=jitter)
     with pytest.raises(
-        fxprune.InputError, match=r"seen: evaluate was .*Judged\", now .*Renamed\"; remedy: pass resume=True if"
+        fxprune.InputError, match=r"seen: evaluate was .*Judged .*, now .*Renamed .*; remedy: pass resume=True if"
     ):
         search(Renamed(), tune=jitter)
     again = search(Renamed(), tune=jitter, resume=True)

@@ -74,9 +74,8 @@ def test_threads_of_one_process_take_turns() -> None:
     """They share the global generators, which each candidate seeds."""
     with joblib.parallel_config("threading", n_jobs=3):
         model, groups, scores = perceptron(64, 40)
-        found = SEARCHES["bees"](
-            model, groups, Judged(seconds=0.01), scorer=Given(scores), tune=_slow_jitter, workers=Workers()
-        )
+        judge = Judged().after(lambda: time.sleep(0.01))
+        found = SEARCHES["bees"](model, groups, judge, scorer=Given(scores), tune=_slow_jitter, workers=Workers())
     same(found, undisturbed("bees"))
 
 
