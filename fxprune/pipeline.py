@@ -18,6 +18,7 @@ from fxprune.analysis.groups import Groups, find_groups
 from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_flag, check_kind
+from fxprune.interrupts import interrupts_kept
 from fxprune.module.batches import device_of
 from fxprune.module.data import Batches, read_batches
 from fxprune.module.isolation import same_modes
@@ -132,16 +133,16 @@ def prune(
     """
     check_model(model, example_inputs)
     check_callable("planner", planner, planners, "fxprune.planners.Uniform(0.5)")
-    ratio = by_name(model, pruning_ratio) if isinstance(pruning_ratio, Mapping) else pruning_ratio
-    goals = Goals(macs, parameters, latency, ratio, round_to, engine)
+    goals = Goals(macs, parameters, latency, by_name(model, pruning_ratio), round_to, engine)
     check_goals(goals, planner, evaluate, max_drop, folder)
     check_steps(steps, tune, planner, max_drop)
     check_flag("resume", resume)
     job = job_of(model, example_inputs, ignored, only, heads, data, unpack, repair, tune, scorer, verify)
     goals = goals.measured(device_of(model))
-    if max_drop is not None and evaluate is not None:
-        return job.smallest(model, goals, evaluate, max_drop, folder, resume)
-    return job.in_steps(model, goals, planner, steps)
+    with interrupts_kept():
+        if max_drop is not None and evaluate is not None:
+            return job.smallest(model, goals, evaluate, max_drop, folder, resume)
+        return job.in_steps(model, goals, planner, steps)
 
 
 def job_of(
@@ -207,8 +208,7 @@ class Job:
         """Cut, repair and tune, `steps` times; the plans compose into one for the original."""
         groups = self.groups(model)
         now, measures = groups, Measures(groups, goals.engine)
-        whole = goals.original(measures)
-        before = measures.cost()
+        whole, before = goals.original(measures), measures.cost()
         made: _Cut[M] | None = None
         plan: Plan | None = None
         proof: Proof | None = None
@@ -272,8 +272,8 @@ class Job:
             others = [g.name for g in groups if not any(stands_for(p, g) for p in only)]
             groups = groups.holding(dict.fromkeys(others, "not among what only= names"))
         if not len(groups):
-            reasons = "; ".join(decisive_first(groups.fixed))
-            raise InputError("no channel of the model can be pruned", where=type(model).__name__, seen=reasons[:300])
+            seen = "; ".join(decisive_first(groups.fixed))[:300]
+            raise InputError("no channel of the model can be pruned", where=type(model).__name__, seen=seen)
         return groups
 
     def cut(self, groups: Groups, planner: Planner) -> _Cut[Any]:

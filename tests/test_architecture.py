@@ -70,8 +70,8 @@ def test_imports_form_no_cycle() -> None:
 # The rooms right below fxprune/, from the ground up: the pipeline. A room imports from those that stand before it;
 # the command alone may use the public names of `fxprune` itself.
 ROOMS = """
-errors optional storage module plan tracing analysis rewriting costs verification statistics reconstruction scorers
-planners sparsity search report testing result prune_arguments pipeline training cli __main__
+errors interrupts optional storage module plan tracing analysis rewriting costs verification statistics reconstruction
+scorers planners sparsity search report testing result prune_arguments pipeline training cli __main__
 """.split()
 
 

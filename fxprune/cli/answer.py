@@ -24,6 +24,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from fxprune.errors import FxpruneError, StorageError, TraceError
+from fxprune.interrupts import interrupts_kept
 from fxprune.storage.files import write_whole
 
 _PIPE_WIDTH = 120
@@ -67,7 +68,7 @@ def command(function: Callable[..., Answer]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*, as_json: bool, **given: Any) -> None:
-        with reported():
+        with reported(), interrupts_kept():
             with redirect_stdout(sys.stderr), _one_line_warnings():
                 answer = function(**_bundled(hints, given))
             _print(answer, as_json)

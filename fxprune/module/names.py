@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fxprune.errors import InputError
 
 V = TypeVar("V")
+W = TypeVar("W")
 
 
 def names_of(model: nn.Module, given: Any) -> tuple[str, ...]:
@@ -31,8 +32,9 @@ def names_of(model: nn.Module, given: Any) -> tuple[str, ...]:
     return tuple(name for part in (given if several else [given]) for name in _names(model, part))
 
 
-def by_name(model: nn.Module, table: Mapping[Any, V]) -> dict[str, V]:
-    """A table whose keys are names or patterns, of one whose keys may be modules, parameters or groups as well.
+def by_name(model: nn.Module, table: Mapping[Any, V] | W) -> dict[str, V] | W:
+    """A table whose keys are names or patterns, of one whose keys may be modules, parameters or groups as well; what
+    is no table is for the whole model, and stays as it is.
 
     Raises:
         InputError: as `names_of`.
@@ -41,6 +43,8 @@ def by_name(model: nn.Module, table: Mapping[Any, V]) -> dict[str, V]:
     >>> by_name(net, {"0.*": 0.5, net[1]: 0.25})
     {'0.*': 0.5, '1': 0.25}
     """
+    if not isinstance(table, Mapping):
+        return table
     return {name: value for key, value in table.items() for name in _names(model, key)}
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, check_model
+from fxprune.interrupts import interrupts_kept
 from fxprune.module.batches import batches as batches_of
 from fxprune.plan.plan import Plan
 from fxprune.reconstruction.absorption import absorb_batchnorm
@@ -85,10 +86,11 @@ def repair(
     if batches is not None and (not isinstance(batches, int) or batches < 1):
         raise InputError("batches must be a positive integer", seen=repr(batches), remedy="None takes 1,024 inputs")
     check_model("the pruned model", small)
-    held = held_batches(small, data, batches)
-    if far := large_shift(model, held):
-        warnings.warn(str(far), stacklevel=2)
-    return repaired_on(held, model, small, plan, positions, seed, progress)
+    with interrupts_kept():
+        held = held_batches(small, data, batches)
+        if far := large_shift(model, held):
+            warnings.warn(str(far), stacklevel=2)
+        return repaired_on(held, model, small, plan, positions, seed, progress)
 
 
 def repaired_on(

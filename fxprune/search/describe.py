@@ -98,10 +98,12 @@ def _code(code: CodeType) -> Any:
 
 
 def _cell(cell: Any, above: _Above) -> Any:
+    """What a function takes from around it; of a list or set only its type, for such functions note their calls in."""
     try:
-        return _plain(cell.cell_contents, above)
+        held = cell.cell_contents
     except ValueError:  # nothing has been put into it yet
         return None
+    return _name(type(held)) if isinstance(held, list | set) else _plain(held, above)
 
 
 def _plain(value: Any, above: _Above = ()) -> Any:

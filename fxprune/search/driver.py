@@ -15,6 +15,7 @@ from fxprune import scorers
 from fxprune.analysis.fit import check_groups
 from fxprune.analysis.groups import Groups
 from fxprune.errors import check_called, check_flag, check_function, check_of_model, check_option
+from fxprune.interrupts import interrupts_kept
 from fxprune.module.data import check_batches
 from fxprune.optional import progress_bar
 from fxprune.planners.goals import check_callable
@@ -129,7 +130,7 @@ class Driver(ABC, Generic[T]):
         history: list[T] = []
         with Evaluator(task, self, folder, workers, resume) as evaluator:
             try:
-                with _bar(type(self).__name__, shown=self.progress) as show:
+                with interrupts_kept(), _bar(type(self).__name__, shown=self.progress) as show:
                     for step in self.steps(evaluator):
                         history.append(step.entry)
                         show(step.done, step.text)

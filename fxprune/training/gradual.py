@@ -101,8 +101,7 @@ class Gradual(Generic[M]):
         check_kind("the model", model, nn.Module, "give a torch.nn.Module")
         check_unwrapped(model)
         self.model, self._inputs, self.epochs = model, example_inputs, _epochs(epochs)
-        if isinstance(ratio := goals.get("pruning_ratio"), Mapping):
-            goals["pruning_ratio"] = by_name(model, ratio)
+        goals["pruning_ratio"] = by_name(model, goals.get("pruning_ratio"))
         given, self._options = _parted(goals)
         self._goals = given.measured(device_of(model))
         self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
