@@ -37,7 +37,8 @@ class Pair:
         small: the pruned model, as it is at the time.
         readers: the layers that read removed channels.
         data: batches, that can be read again and again.
-        repairs: whether a layer makes up for the error of another one that it is added to, by the names of both.
+        repairs: whether a layer's call makes up for the error of what it is added to: the call, and the weight of the
+            layer that made the other, or None.
         tapes: hold what the pruned model computes before the layers that are still to be fitted.
         events: of the readers in a forward of the pruned model (see `RecordedRun`), so that the first batch of a pass
             needs no run to the end either; empty where they are not known.
@@ -50,7 +51,7 @@ class Pair:
     small: nn.Module
     readers: Mapping[str, Reader]
     data: Iterable[Any]
-    repairs: Callable[[str, str], bool]
+    repairs: Callable[[CallKey, str | None], bool]
     tapes: Tapes | None = None
     events: Sequence[str] = ()
     mixtures: Mapping[str, Sequence[Mixture]] = field(default_factory=dict)
@@ -95,7 +96,7 @@ class Pair:
     def _gram(self, given: Given, new: Recorded, into: Gram | None) -> Gram:
         name = new.seen.name
         kept, targets = self._wanted(given.seen, given.outputs)
-        if given.shortcut is not None and new.addition and self._repairs(name, new.addition):
+        if given.shortcut is not None and new.addition and self.repairs(new.addition.way.call, new.addition.partner):
             targets += _repair(new.addition, given.shortcut[:, kept], given.where)
         if name in self.apart and new.seen.bias is not None:
             targets = targets - new.seen.bias.detach().double()
@@ -105,10 +106,6 @@ class Pair:
         """The original's output channels that stay, and what a layer should give there, of shape (rows, kept)."""
         kept, factors = (t.to(outputs.device) for t in self.readers[seen.name].outputs(seen))
         return kept, targets(self.mixtures.get(seen.name, ()), outputs, outputs[:, kept].double()) * factors
-
-    def _repairs(self, name: str, addition: ResidualAdd) -> bool:
-        """Of two layers that are added, the one that is fitted later repairs the other's error."""
-        return addition.partner is None or self.repairs(name, addition.partner)
 
     def at_once(self, names: Set[str], parts: int = 1) -> dict[str, list[Gram]]:
         """X and Y from the original, as if all that comes before a layer were repaired already; else as `current`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -91,6 +92,26 @@ def waves(graph: Graph, names: Iterable[str]) -> list[list[str]]:
     for name, wave in last.items():
         found.setdefault(wave, []).append(name)
     return [found[wave] for wave in sorted(found)]
+
+
+def repeated(graph: Graph, names: Iterable[str]) -> frozenset[str]:
+    """The weights of layers that run again on what they have computed themselves, as a block in a loop does.
+
+    Args:
+        graph: of the model.
+        names: weights.
+    """
+    wanted, found = set(names), set[str]()
+    nodes = [n for n in graph.fx.nodes if unturned(n)[0].op != "get_attr"]  # weights, turned or not, are no calls
+    calls = Counter(weight for node in nodes for weight in _weights(node) if weight in wanted)
+    several = {weight for weight, times in calls.items() if times > 1}
+    behind: dict[fx.Node, frozenset[str]] = {}
+    for node in nodes if several else ():
+        before = frozenset[str]().union(*(behind.get(n, ()) for n in node.all_input_nodes))
+        here = several.intersection(_weights(node))
+        found |= before & here
+        behind[node] = before | here
+    return frozenset(found)
 
 
 def _weights(node: fx.Node) -> Iterator[str]:

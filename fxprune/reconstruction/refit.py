@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,8 +19,9 @@ from fxprune.reconstruction.layers import Layer, apart, find_layers, first_run, 
 from fxprune.reconstruction.mixtures import Moments, mixtures, moments, put, written
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
-from fxprune.reconstruction.readers import readers_of, waves
+from fxprune.reconstruction.readers import readers_of, repeated, waves
 from fxprune.reconstruction.replay import Tapes
+from fxprune.reconstruction.residual_add import CallKey
 from fxprune.rewriting.rewrite import check_fit
 from fxprune.statistics.gram.collect import Positions, Sampling
 from fxprune.statistics.gram.solve import fitted, helpful_ridge, intercept, joined, squared_error, uncentred
@@ -65,6 +66,11 @@ class Reconstruction:
     layers: tuple[Refit, ...]
     skipped: tuple[str, ...]
 
+    def then(self, later: Reconstruction) -> Reconstruction:
+        """Both, of the same layers, one after the other: the errors before are those of the first."""
+        before = {r.name: r.before for r in self.layers}
+        return replace(later, layers=tuple(replace(r, before=before[r.name]) for r in later.layers))
+
     def __str__(self) -> str:
         lines = [f"{r.name:40} error {r.before:9.2e} -> {r.after:9.2e}   {r.intercept}" for r in self.layers]
         return "\n".join([*lines, *(f"{name:40} skipped" for name in self.skipped)])
@@ -93,10 +99,13 @@ def reconstruct(
     original's less b, also where an earlier fit has changed it; a layer with neither is fitted through zero. Where a
     layer's output (through a BatchNorm) is added to a shortcut that has changed from Y₁ to Y₁', its target is
     Y₁ - Y₁' + Y₂, with Y₂ the original branch, so that the sum is repaired; channels with a scale γ ≈ 0 are left out
-    of that. Of two fitted layers that are added, the one that is fitted later does so.
+    of that. Of two fitted layers that are added, the one that is fitted later does so; of a layer
+    that runs again on what it has computed, its first call.
 
     Where dims of queries and keys are removed, and these meet in products alone (no norm or rotary embedding in
     between), the shorter ones become the mixtures of all dims whose products come nearest to the original's.
+
+    Where a layer runs again on what it has computed itself (a block in a loop), all layers are fitted a second time.
 
     Args:
         model: the original; untouched.
@@ -162,6 +171,7 @@ class Fitter:
         data: batches, that can be read again and again.
         pairs: rows that meet in products alone, such as queries and keys.
         memory: as for `reconstruct`.
+        repeated: the weights of layers that run again on what they have computed themselves.
     """
 
     original: Original
@@ -169,6 +179,7 @@ class Fitter:
     data: Iterable[Any]
     pairs: Sequence[Bilinear] = ()
     memory: int = 2**30
+    repeated: Set[str] = frozenset()
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
@@ -188,20 +199,33 @@ class Fitter:
             raise
         ordered = waves(graph, weights)
         names = [name for wave in ordered for name in wave]
-        return cls(Original(model, names, sampling.over(data), memory), ordered, data, bilinear(graph), memory)
+        original = Original(model, names, sampling.over(data), memory)
+        return cls(original, ordered, data, bilinear(graph), memory, repeated(graph, names))
 
     def fit(
         self, small: nn.Module, plan: Plan, order: Order, ridge: float | None, progress: bool = False
     ) -> Reconstruction:
-        """Fit the layers of a pruned model; arguments as for `reconstruct`."""
+        """Fit the layers of a pruned model; arguments as for `reconstruct`.
+
+        Where a layer runs again on what it has computed, its inputs follow its own fit, and those of layers in between:
+        all are fitted once more.
+        """
+        done = self._sweep(small, plan, order, ridge, progress)
+        if order == "sequential" and any(r.name in self.repeated for r in done.layers):
+            return done.then(self._sweep(small, plan, order, ridge, progress))
+        return done
+
+    def _sweep(self, small: nn.Module, plan: Plan, order: Order, ridge: float | None, progress: bool) -> Reconstruction:
         readers, parts = readers_of(plan), 2 if ridge is None else 1
         run = first_run(small, readers.keys(), next(iter(batches(small, self.data))))
         layers, events = find_layers(run, self.original.model, small, plan), tuple(run.events)
         ordered = [found for names in self.waves if (found := [name for name in names if name in layers])]
         wave = {name: i for i, names in enumerate(ordered) for name in names}
 
-        def repairs(name: str, partner: str) -> bool:
-            return wave.get(partner, -1) < wave[name]
+        def repairs(call: CallKey, partner: str | None) -> bool:
+            """Behind an earlier call of its own a shortcut changes with the fit, and what it lacks now counts twice."""
+            again = call[0] in self.repeated and call[1] > 0
+            return not again and (partner is None or wave.get(partner, -1) < wave[call[0]])
 
         mixed = mixtures(self.original.model, self.pairs, lambda: self.moments, plan)
         pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events, mixed, apart(layers))

@@ -1,19 +1,23 @@
-"""Closures of a copied model: `copy.deepcopy` shares functions, and with them the original's modules that they hold."""
+"""What `copy.deepcopy` shares and should not: functions, their caches, weak references and methods of containers, and
+with them the original's modules that they hold.
+"""
 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import CellType, FunctionType, MethodType
+from types import BuiltinMethodType, CellType, FunctionType, MethodType
 from typing import Any
 
-from fxprune.module.saved_state import over_cells
+from fxprune.module.saved_state import PLAIN, over_cells
 
 
 def bind_to_copies(copies: dict[int, Any]) -> None:
-    """Let functions in a copy (hooks, a `forward` put on a module) hold the copies of what they hold of the original.
+    """Let functions in a copy (hooks, a `forward` put on a module) hold the copies of what they hold of the original;
+    likewise caches of functools, weak references, methods such as `append` of a list, and tuples of all these.
 
-    Functions that lead to nothing of the original stay shared.
+    What leads to nothing of the original stays shared.
 
     Args:
         copies: all that was copied, by the originals' `id`: the memo of `copy.deepcopy`.
@@ -27,7 +31,16 @@ def bind_to_copies(copies: dict[int, Any]) -> None:
                 binding.put(holder, enumerate(holder), list.__setitem__)
 
 
-_FUNCTIONS = (FunctionType, functools.partial)
+_CACHED = functools._lru_cache_wrapper
+_WEAK = (weakref.ProxyType, weakref.CallableProxyType)
+_SHARED = (FunctionType, functools.partial, BuiltinMethodType, _CACHED, weakref.ref, *_WEAK)
+
+
+def _may_share(value: Any) -> bool:
+    """A tuple that holds nothing but numbers, as most do, was copied whole."""
+    if isinstance(value, tuple):
+        return any(type(v) not in PLAIN for v in value)
+    return isinstance(value, _SHARED)
 
 
 class _Binding:
@@ -36,7 +49,7 @@ class _Binding:
 
     def put(self, holder: Any, items: Iterable[tuple[Any, Any]], put: Callable[[Any, Any, Any], None]) -> None:
         """Put functions that hold the copies in the place of those that a container of the copy has."""
-        functions = [(key, v) for key, v in items if isinstance(v, _FUNCTIONS)]
+        functions = [(key, v) for key, v in items if _may_share(v)]
         for key, function in functions:
             put(holder, key, self._of(function))
 
@@ -75,8 +88,27 @@ class _Binding:
     def _dict(self, value: dict[Any, Any]) -> Any:
         return {key: self._of(v) for key, v in value.items()}
 
-    def _sequence(self, value: Any) -> Any:
-        return type(value)(self._of(v) for v in value)
+    def _list(self, value: Any) -> Any:
+        return [self._of(v) for v in value]
+
+    def _tuple(self, value: Any) -> Any:
+        return tuple.__new__(type(value), [self._of(v) for v in value])  # also one with names
+
+    def _cached(self, value: Any) -> Any:
+        """The same function with an empty cache."""
+        function = self._of(value.__wrapped__)
+        made = functools.lru_cache(**value.cache_parameters())(function)
+        self._copies[id(value)] = functools.update_wrapper(made, function)
+        return made
+
+    def _builtin_method(self, value: Any) -> Any:
+        return getattr(self._of(value.__self__), value.__name__)
+
+    def _reference(self, value: Any) -> Any:
+        return weakref.ref(self._of(value()))
+
+    def _proxy(self, value: Any) -> Any:
+        return weakref.proxy(self._of(value.__init__.__self__))
 
 
 _MAKE: Mapping[type, Any] = {
@@ -84,8 +116,12 @@ _MAKE: Mapping[type, Any] = {
     MethodType: _Binding._method,
     functools.partial: _Binding._partial,
     dict: _Binding._dict,
-    list: _Binding._sequence,
-    tuple: _Binding._sequence,
+    list: _Binding._list,
+    tuple: _Binding._tuple,
+    BuiltinMethodType: _Binding._builtin_method,
+    _CACHED: _Binding._cached,
+    weakref.ref: _Binding._reference,
+    **dict.fromkeys(_WEAK, _Binding._proxy),
 }
 
 
@@ -100,8 +136,23 @@ def _held(value: Any) -> Iterator[Any]:
         yield from (value.func, *value.args, *value.keywords.values())
     elif type(value) is dict:
         yield from value.values()
-    elif type(value) in (list, tuple):
+    elif isinstance(value, list | tuple):
         yield from value
+    elif type(value) is weakref.ref:
+        yield value()
+    else:
+        yield from _behind(value)
+
+
+def _behind(value: Any) -> Iterator[Any]:
+    """What a cached function calls, a method of a container is of, or a proxy stands for."""
+    kind = type(value)
+    if kind is _CACHED:
+        yield value.__wrapped__
+    elif kind is BuiltinMethodType:
+        yield value.__self__
+    elif kind in _WEAK:
+        yield value.__init__.__self__
 
 
 def _content(cell: CellType) -> Iterator[Any]:
