@@ -6,7 +6,7 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -40,10 +40,24 @@ def resized(name: str, t: Tensor, shape: tuple[int, ...] | None) -> Tensor:
 
 
 class Recorder(DispatchMode):
-    """Appends a node to an `fx.Graph` for each ATen call."""
+    """Appends a node to an `fx.Graph` for each ATen call.
+
+    Args:
+        names: of the tensors of the model that runs, by `id`.
+        stack: of the modules that are running.
+        originals: the tensors of the model that the running one is a copy of, with others in their place.
+        real: whether the tensors have values.
+        tags: whether numbers of the model's code carry where they came from; None: none is followed.
+    """
 
     def __init__(
-        self, names: dict[int, str], stack: list[str] | None = None, *, real: bool = False, tags: bool | None = True
+        self,
+        names: dict[int, str],
+        stack: list[str] | None = None,
+        *,
+        originals: Mapping[str, Tensor] = MappingProxyType({}),
+        real: bool = False,
+        tags: bool | None = True,
     ) -> None:
         super().__init__()
         self.graph = fx.Graph()
@@ -53,6 +67,7 @@ class Recorder(DispatchMode):
         self.function = ""
         self.answers: dict[str, Any] = {}
         self._names = names
+        self._originals = {id(t): name for name, t in originals.items()}
         self._real = real
         self._seen: dict[str, fx.Node] = {}
         self._nodes: dict[int, tuple[Any, fx.Node, int | None]] = {}
@@ -260,6 +275,8 @@ class Recorder(DispatchMode):
         if name is None:
             node = self.graph.create_node("get_attr", f"_constant_{len(self._pinned)}")
             node.meta["constant"], node.meta["unregistered"] = True, isinstance(tensor, nn.Parameter)
+            if id(tensor) in self._originals:
+                node.meta["elsewhere"] = self._originals[id(tensor)]
             if tensor.dim() == 0 and not tensor.is_meta:
                 node.meta["value"] = float(tensor)  # it may follow a width; a probe compares
             self._pinned.append(tensor)

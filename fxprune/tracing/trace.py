@@ -51,7 +51,8 @@ class Graph:
             several results), `module` (qualified name of the issuing module), `function` (name of PyTorch's function
             that the code called; empty in the plainest layers), `extra` (True where the call only happens in training
             mode and is thus no part of the inference cost) and, in a run on real tensors, `read` where the code has
-            read values of the result otherwise than by calls (`tolist`).
+            read values of the result otherwise than by calls (`tolist`). A `get_attr` node's holds `elsewhere`, its
+            name, where the code reads a tensor of the model by another way than from its module.
         model: the caller's model, untouched.
         inputs: positional and keyword arguments of the recorded call.
         tensors: the model's parameters and buffers by name, each once, under its first name.
@@ -161,7 +162,8 @@ def _known(names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> dict[int,
 def _trace_on_meta(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
     with isolated(model, swapped=True) as work:
         held = swap_held(work, lambda name, t: resized(name, t, None))
-        recorder = Recorder(_known(swap_tensors(work, meta_like) | held, tensors), tags=tags)
+        names = _known(swap_tensors(work, meta_like) | held, tensors)
+        recorder = Recorder(names, originals=tensors, tags=tags)
         graph = _recorded_on_meta(model, work, inputs, tensors, recorder)
     given = not graph.untrained or isinstance(recorder.extra_error, ValueError | TypeError | AssertionError)
     if not given and not all(t.is_meta for t in tensors.values()):

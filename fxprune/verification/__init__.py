@@ -1,6 +1,7 @@
 """Verification: the pruned model equals the masked one.
 
 proof         what `prune` does: nothing that was disproved is handed out
+apart         the pruned model computes with tensors of its own
 verify        the comparison that a user asks for
 blame         which groups of a plan make a difference
 judgement     at first cheaply, then closely if anything is unclear

@@ -15,6 +15,7 @@ from fxprune.module.tensors import walk
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.tracing.trace import Graph, trace
+from fxprune.verification.apart import check_apart
 from fxprune.verification.blame import answer, comparable, faulty_groups
 from fxprune.verification.compare import refuse_nan
 from fxprune.verification.judgement import Measured, Question
@@ -112,7 +113,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         The groups without those to blame, the plan for them, its proof, and the pruned model.
 
     Raises:
-        InputError: the model holds NaN.
+        InputError: the model holds NaN, or its code goes on reading it in a copy.
         ProofError: the pruned model still fails or differs.
     """
     model, disproved, read = groups.graph.model, list[str](), _read(groups.graph)
@@ -120,6 +121,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
     for _ in range(_ROUNDS):
         plan = choose(groups)
         small = rewrite(model, plan)
+        check_apart(groups.graph, small)
         part = comparable(groups, plan)
         whole = part.kept_counts() == plan.kept_counts()
         question = Question(model, part, small=small if whole else None, called=_called(groups.graph))
@@ -193,7 +195,7 @@ def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: l
 
 def _read(graph: Graph) -> frozenset[str]:
     """The tensors that the recorded forward used."""
-    return frozenset(str(n.target) for n in graph.fx.nodes if n.op == "get_attr")
+    return frozenset(n.meta.get("elsewhere", str(n.target)) for n in graph.fx.nodes if n.op == "get_attr")
 
 
 def unreached(graph: Graph) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx
 
-from fxprune.analysis.labels.dims import Fixed
+from fxprune.analysis.labels.dims import ELSEWHERE, Fixed
 from fxprune.analysis.labels.factorings import Components
 from fxprune.analysis.labels.labels import UNSET, Axes, Labelling
 
@@ -42,10 +42,11 @@ def fixed_dims(labelling: Labelling, components: Components, parameters: Mapping
         for i in range(len(axes))
         for d in _why(components, causes, name, axes, i)
     ]
-    unused = [name for name in labelling.graph.tensors if name not in parameters]
-    for name in unused:
-        shape = labelling.graph.tensors[name].shape
-        found += [FixedDim(name, i, n, "not used by the recorded forward") for i, n in enumerate(shape) if n > 1]
+    elsewhere = {node.meta.get("elsewhere") for node in labelling.graph.fx.nodes}
+    for name, tensor in labelling.graph.tensors.items():
+        reason = ELSEWHERE if name in elsewhere else "not used by the recorded forward"
+        dims = enumerate(tensor.shape) if name not in parameters else ()
+        found += [FixedDim(name, i, n, reason) for i, n in dims if n > 1]
     return found
 
 

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.analysis.labels.dims import AS_BUFFER, MODEL_INPUT, UNREGISTERED, Fix, Fixed, Labels, Loose, NotLooseError
+from fxprune.analysis.labels.dims import (
+    AS_BUFFER,
+    ELSEWHERE,
+    MODEL_INPUT,
+    UNREGISTERED,
+    Fix,
+    Fixed,
+    Labels,
+    Loose,
+    NotLooseError,
+)
 from fxprune.analysis.labels.labels import UNSET, Axes, Call, Env, Labeller, Labelling, Rule, fixed_result
 from fxprune.module.parametrizations import REMEDY, computed_weights
 from fxprune.tracing.trace import Graph
@@ -69,7 +79,9 @@ def _source(lab: Labeller, node: fx.Node) -> Axes:
     start: Any = UNSET
     dtype = node.meta["dtype"]
     counts = dtype != torch.bool and not dtype.is_floating_point and not dtype.is_complex
-    if node.meta.get("unregistered"):
+    if node.meta.get("elsewhere"):
+        start = Fixed(ELSEWHERE)
+    elif node.meta.get("unregistered"):
         start = Fixed(UNREGISTERED)
     elif node.meta.get("constant"):
         start = Fixed("constant held by the model's code" + ("" if counts else AS_BUFFER))
