@@ -307,6 +307,7 @@ def test_a_generator_is_enough(net: Net) -> None:
     assert found.plan == fxprune.prune(net, X, macs=0.4, data=teacher(2)).plan
 
 
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
 def test_only_so_many_samples_are_read() -> None:
     layers = nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)
     net, x, read = nn.Sequential(*layers), torch.rand(64, 4), list[int]()

@@ -34,8 +34,8 @@ class Budget:
 
     Channels of smallest worth per cost go first, at prices from the exact cost model that are taken anew as the widths
     shrink: a greedy search, which finds the best widths in most cases, and else some of nearly their worth. The result
-    costs at most the budget, and within `tolerance` of it where the allowed widths reach it; where
-    they do not, it is the nearest below that was found, with a warning.
+    costs at most the budget, and within `tolerance` of it where allowed widths of nearly that worth reach it (5 % less
+    of each share at most); where they do not, it is the nearest below that was found, with a warning.
     The product is a choice of fxprune's; with a sum of importances in its place, costly groups lose nearly everything.
 
     Attributes:
@@ -80,7 +80,8 @@ class AtBudget:
     """The member of a family of planners that spends a given part of the original's cost.
 
     The family's number is bisected to the largest cost within the budget. Where its steps are too coarse to come within
-    `tolerance`, what is left is spent on the channels that are worth most for their cost.
+    `tolerance`, what is left is spent on the channels that are worth most for their cost; where none fits any more, on
+    widths nearby, up to 15 % of the full ones away on average, that come within `tolerance`.
 
     Attributes:
         family: a number in (0, 1) to a planner, such as `Uniform`, `GlobalThreshold` or `CumulativeContribution`; its

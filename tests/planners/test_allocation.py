@@ -148,6 +148,7 @@ def test_tied_groups_keep_the_same_part_and_obey_the_constraints(a: int, b: int,
     assert kept["b"] == min(k for k in possible if k >= wish)
 
 
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
 @pytest.mark.parametrize(
     "planner",
     [

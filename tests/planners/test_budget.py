@@ -38,6 +38,13 @@ def worth(scores: Mapping[str, torch.Tensor], counts: Mapping[str, int]) -> floa
     return sum(math.log(s.sort(descending=True).values[: counts[n]].sum() / s.sum()) for n, s in scores.items())
 
 
+def all_worths(scores: Mapping[str, torch.Tensor], menus: list[list[int]]) -> np.ndarray[Any, Any]:
+    """Of every choice of one width from each menu, as `all_macs`."""
+    shares = [(s.sort(descending=True).values.cumsum(0) / s.sum()).log().numpy() for s in scores.values()]
+    of_menus = [share[np.array(menu) - 1] for share, menu in zip(shares, menus, strict=True)]
+    return np.asarray(sum(np.meshgrid(*of_menus, indexing="ij")))
+
+
 # Against brute force
 
 
@@ -52,14 +59,20 @@ def test_reaches_the_budget_whenever_the_widths_allow(widths: list[int], part: f
     menus = [[k for k in range(1, w + 1) if k % multiple == 0 or k == w] for w in widths]
     costs = all_macs(menus).ravel()
     assume(costs.min() <= limit)
-    best = costs[costs <= limit * (1 + 1e-9)].max()
+    paid = costs <= limit * (1 + 1e-9)
+    worths = all_worths(scores, menus).ravel()
     for planner in (Budget(part, constraints=rules), AtBudget(Uniform, part, constraints=rules)):
-        spent = macs(planner(groups, scores).kept_counts().values())
+        counts = planner(groups, scores).kept_counts()
+        spent, reached = macs(counts.values()), worth(scores, counts)
         assert spent <= limit * (1 + 1e-9)
-        if best >= 0.99 * limit:
-            assert spent >= 0.99 * limit * (1 - 1e-9), (planner, spent, best, limit)
-        elif len(costs) <= 20_000:
-            assert spent == best
+        near = paid & (costs >= 0.99 * limit)
+        if isinstance(planner, Budget):  # what would spend more is worth less by more than it may
+            assert spent >= 0.99 * limit or not near.any() or reached > worths[near].max()
+            cheaper = worths[costs <= spent].max()
+            assert reached >= cheaper - LESS * 2 * len(widths) - 0.1  # the search is greedy
+
+
+LESS = 0.05  # of the share of each layer, which a plan may give up to spend the budget
 
 
 @settings(max_examples=20)
@@ -74,6 +87,30 @@ def test_keeps_nearly_as_much_importance_as_possible(widths: list[int], part: fl
     counts = Budget(part, tolerance=0.9)(groups, scores).kept_counts()
     assert macs(counts.values()) <= limit
     assert math.exp(worth(scores, counts) - most) >= 0.9
+
+
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
+def test_no_group_is_cut_to_nothing_to_spend_the_last_percent() -> None:
+    """At 0.92 of the parameters, 2 of the first layer's 12 channels stayed, where 0.88 keeps all."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 40),
+        nn.ReLU(),
+        nn.Linear(40, 10),
+    )
+    groups = fxprune.find_groups(fxprune.trace(net, torch.rand(2, 3, 16, 16)))
+    scores = fxprune.scorers.L2Norm()(net, groups)
+    for keep in np.arange(0.8, 0.96, 0.02):
+        for planner in (
+            Budget(keep, "parameters", Constraints(2)),
+            AtBudget(Uniform, keep, "parameters", Constraints(2)),
+        ):
+            assert min(g.kept.size / g.size for g in planner(groups, scores).groups.values()) > 0.6
 
 
 class Residual(nn.Module):
@@ -153,7 +190,7 @@ def test_more_units_than_an_array_has_dims(number: int, size: int, multiple: int
             AtBudget(Uniform, part, constraints=rules, tolerance=0),
         ):
             spent = macs(planner(groups, scores).kept_counts().values())
-            assert 0.99 * best <= spent <= limit
+            assert (0.99 if isinstance(planner, Budget) else 0.97) * best <= spent <= limit
 
 
 # On real networks

@@ -25,6 +25,7 @@ _ROUND = 0.02  # part of the full cost that is saved between two looks at the pr
 _NOTHING = 1e-12  # a share of importance that stands for none
 _COMBINATIONS = 20_000  # neighbouring widths that are tried together
 _ROUNDS = 4  # of trying them, each from the best of the round before
+_LESS = 0.05  # part of its share of importance, or of its width, that each layer may lose so that the budget is spent
 _BLOCK = 2**20  # levels whose costs are computed at once, 8 MB an array
 
 
@@ -35,10 +36,12 @@ class Ladder:
     Attributes:
         widths: allowed widths of each unit in parts, ascending.
         values: what a unit is worth at each of them.
+        layers: how often a share of importance counts, all units together.
     """
 
     widths: tuple[Ints, ...]
     values: tuple[Floats, ...]
+    layers: float = 0.0
 
     @classmethod
     def of(cls, units: Sequence[Unit], scores: Sequence[Sequence[Floats]], weights: Sequence[float]) -> Ladder:
@@ -54,7 +57,13 @@ class Ladder:
             shares = [np.concatenate([[0.0], np.cumsum(np.sort(s)[::-1])]) for s in members]
             kept = sum(t[k[unit.allowed]] / t[-1] for t, k in zip(shares, unit.kept, strict=True)) / len(members)
             values.append(weight * np.log(np.maximum(kept, _NOTHING)))
-        return cls(tuple(u.allowed for u in units), tuple(values))
+        return cls(tuple(u.allowed for u in units), tuple(values), sum(weights))
+
+    def around(self, state: Ints) -> Ladder:
+        """The same widths, worth the less the farther they are from those of a state, as a part of the full ones."""
+        here = self.parts(state)
+        values = tuple(-np.abs(w - n) / w[-1] for w, n in zip(self.widths, here, strict=True))
+        return Ladder(self.widths, values, 3.0 * len(values))
 
     @property
     def top(self) -> Ints:
@@ -78,16 +87,18 @@ def fill(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, state: In
         cost: of widths in parts, of shape (units,) or (units, n).
         limit: at least the cost of the smallest widths.
         tolerance: part of the limit that may stay unused before combinations of neighbouring widths are tried.
-        state: where to start from, if it fits; default is to remove greedily from the full widths.
+        state: where to start from, if it fits, and to stay near to; default is to remove greedily from the full widths.
 
     Returns:
         A level of each unit, of shape (units,).
     """
-    state = _removed(ladder, cost, limit) if state is None else state
-    state = _added(ladder, cost, limit, state)
-    if float(cost(ladder.parts(state))) < (1 - tolerance) * limit:
-        state = _polished(ladder, cost, limit, tolerance, state)
-    return state
+    found = _added(ladder, cost, limit, _removed(ladder, cost, limit) if state is None else state)
+    if float(cost(ladder.parts(found))) >= (1 - tolerance) * limit:
+        return found
+    if state is None:
+        return _polished(ladder, cost, limit, tolerance, found)
+    nearer = _polished(ladder.around(found), cost, limit, tolerance, found)
+    return nearer if float(cost(ladder.parts(nearer))) >= (1 - tolerance) * limit else found
 
 
 def _removed(ladder: Ladder, cost: CostOf, limit: float) -> Ints:
@@ -161,26 +172,29 @@ def _polished(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, stat
     """A state within the tolerance of the limit, or else the nearest below it that was found.
 
     Each round tries, from the best state of the round before, all combinations of neighbouring widths of a few units,
-    and all exchanges in which one unit grows as another one shrinks. The last round brings nothing, or is the fourth.
+    and all exchanges in which one unit grows as another one shrinks. The last round brings nothing, comes within the
+    tolerance of the limit, or is the fourth. To come there a state may be worth less than the given one by `_LESS`, and
+    not by more: a part of the budget that is left is better than widths that spend it on the wrong channels.
     """
+    least = float(ladder.value(state)) - _LESS * ladder.layers
     for _ in range(_ROUNDS):
-        before, state = state, _best_neighbour(ladder, cost, limit, tolerance, state)
+        before, state = state, _best_neighbour(ladder, cost, limit, tolerance, state, least)
         if np.array_equal(state, before) or float(cost(ladder.parts(state))) >= (1 - tolerance) * limit:
             break
     return state
 
 
-def _best_neighbour(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, state: Ints) -> Ints:
-    """The combination of most worth within the tolerance; if there is none, the one of largest cost below the limit."""
+def _best_neighbour(ladder: Ladder, cost: CostOf, limit: float, tolerance: float, state: Ints, least: float) -> Ints:
+    """Of the combinations that are worth `least`, the one of most worth within the tolerance; if there is none, the one
+    of largest cost below the limit.
+    """
     order = _finest_first(ladder, cost, limit, state)
-    states = np.concatenate([_combinations(ladder, order, state), _exchanges(ladder, order, state)], axis=1)
-    costs = np.concatenate([cost(ladder.parts(part)) for part in _blocks(states)])
-    near = np.flatnonzero((costs <= limit) & (costs >= (1 - tolerance) * limit))
-    if len(near):
-        worth = ladder.value(states[:, near])
-        return states[:, near[np.argmax(worth)]]
-    below = np.flatnonzero(costs <= limit)
-    return states[:, below[np.argmax(costs[below])]]
+    tried = np.concatenate([_combinations(ladder, order, state), _exchanges(ladder, order, state)], axis=1)
+    costs = np.concatenate([cost(ladder.parts(part)) for part in _blocks(tried)])
+    worth = ladder.value(tried)
+    below = np.flatnonzero((costs <= limit) & (worth >= least))
+    near = below[costs[below] >= (1 - tolerance) * limit]
+    return tried[:, near[np.argmax(worth[near])] if len(near) else below[np.lexsort((worth[below], costs[below]))[-1]]]
 
 
 def _blocks(states: Ints) -> list[Ints]:
