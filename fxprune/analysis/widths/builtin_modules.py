@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.analysis.grouping.components import Analysis
-from fxprune.analysis.labels.dims import Factoring
+from fxprune.analysis.labels.dims import Dim, Factoring, Labels
 from fxprune.analysis.labels.labels import Axes
 from fxprune.analysis.widths.forms import Equation, Labelled
 from fxprune.module.attributes import int_of
@@ -22,7 +22,9 @@ def known_attributes(analysis: Analysis) -> Iterator[Equation]:
     for path, module in walk(analysis.labelling.graph.model):
         if type(module).forward is nn.MultiheadAttention.forward:
             for f in analysis.labelling.labeller.factorings:
-                if f.node.meta["module"] == path and (found := heads_of(f, module.num_heads, module.head_dim)):
+                if f.node.meta["module"] != path:
+                    continue
+                if found := heads_of(analysis, f, module.num_heads, module.head_dim):
                     for attribute, labels in zip(("num_heads", "head_dim"), found, strict=True):
                         yield from _holds(nn.MultiheadAttention, path, attribute, labels)
         elif module._parameters.get("weight") is None:
@@ -45,14 +47,23 @@ def _read(analysis: Analysis, path: str, dim: int) -> Any:
     return axes.known(dim % len(axes)) if isinstance(axes, Axes) and len(axes) > 1 else None
 
 
-def heads_of(f: Factoring, heads: Any, each: Any) -> tuple[Any, Any] | None:
+def heads_of(analysis: Analysis, f: Factoring, heads: Any, each: Any) -> tuple[Any, Any] | None:
     """What the heads and their widths carry in a grid of `nn.MultiheadAttention`, whose rows are heads, or the heads of
-    each sample in turn; None for grids that tell something else apart (queries, keys and values).
+    each sample in turn; None for grids that tell something else apart: queries, keys and values, or samples and heads,
+    which never lie in the last dim, though there may be as many.
     """
     if len(f.sizes) < 2 or f.sizes[-1] != each or f.sizes[-2] % heads:
         return None
+    axes = analysis.labelling.axes[f.node]
+    last = axes.known(len(axes) - 1) if isinstance(axes, Axes) else None
+    if not isinstance(last, np.ndarray) or not any(_is(last, part) for part in (f.factors[-1], f.flat)):
+        return None
     rows = f.factors[-2]
     return rows[:heads] if isinstance(rows, np.ndarray) else rows, f.factors[-1]
+
+
+def _is(dim: Labels, other: Dim) -> bool:
+    return isinstance(other, np.ndarray) and np.array_equal(dim, other)
 
 
 # Norms whose width, if they have no weight, only an attribute holds: which, and that of which dim of their input.

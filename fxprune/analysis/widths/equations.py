@@ -295,7 +295,7 @@ class _Reader:
         heads = value_of(count[0])
         each = value_of(width[0]) // heads
         for f in self._grids:
-            if labels := heads_of(f, heads, each):
+            if labels := heads_of(self._forms.analysis, f, heads, each):
                 self._equal(count, labels[0], heads)
                 self._equal((self._computed("floordiv", width[0], count[0], each), width[1]), labels[1], each)
 
