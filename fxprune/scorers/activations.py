@@ -115,9 +115,10 @@ class HRank:
 class ActivationEntropy:
     """Entropy of the channel's mean activation over samples, in nats (Luo and Wu, Entropy-based Pruning, 2017).
 
-    Every sample's map is averaged to one number; these are counted in bins, and the score is -Σ p log p. The bins span
-    the range of the first 256 samples, or all if there are fewer (a choice of ours, so that memory is bounded); what
-    lies beyond counts to the outermost bins.
+    Every sample's map is averaged to one number; these are counted in bins, and the score is -Σ p log p. Where a linear
+    layer reads several tokens of a sample, each of them counts as a sample: it has no map. The bins span the range of
+    the first 256 numbers, or all if there are fewer (a choice of ours, so that memory is bounded), however the data is
+    batched; what lies beyond counts to the outermost bins.
 
     Attributes:
         bins: number of bins.
@@ -184,7 +185,8 @@ class _Entropy:
 
     def _settle(self) -> None:
         means = torch.cat(self._waiting)
-        low, high = means.amin(0), means.amax(0)
+        first = means[: self._ENOUGH]
+        low, high = first.amin(0), first.amax(0)
         self._range, self._waiting = (low, high), []
         self._counts = torch.zeros(means.shape[1], self._bins, dtype=torch.float64, device=means.device)
         self._count(means, low, high)

@@ -33,8 +33,7 @@ class Functions(TorchFunctionMode):
         recorder.function = name
         if name in RECURRENT:
             args = recorder.on_one_device(args)
-        if func == _SET_DATA and _is_alike(*args):
-            func = _copied  # `p.data = p.data * 0.9` calls no op that would be recorded
+        func = as_recorded(func, args)
         if run is None:
             return func(*args, **(kwargs or {}))
         noted = name in SIZED or _is_tagged(args, kwargs)
@@ -95,6 +94,11 @@ _CONSTANT = Reference("")  # a tensor that the code holds
 
 
 _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def as_recorded(func: Any, args: Any) -> Any:
+    """The function that is called in the place of one that calls no op to be recorded: of `p.data = p.data * 0.9`."""
+    return _copied if func == _SET_DATA and _is_alike(*args) else func
 
 
 def _copied(one: Tensor, other: Tensor) -> None:

@@ -65,3 +65,18 @@ def test_what_training_alone_assigns() -> None:
     result = pruned(InTraining().eval(), x, y)
     assert result.plan.kept_counts()["query.0"] == 8
     assert result.model.train()(x, y).shape == (2,)
+
+
+class Einsum(Momentum):
+    """Its product is one that the probe looks at, for sizes are given there."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.follow()
+        return torch.einsum("nc,nc->n", self.query(x), self.key(y).detach())
+
+
+def test_the_check_of_widths_runs_the_assignment_as_it_was_recorded() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 2, 3, 8, 8).unbind()
+    assert pruned(Einsum().eval(), x, y).plan.kept_counts() == {"key.0": 8, "key.2": 6}

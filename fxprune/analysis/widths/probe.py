@@ -27,6 +27,7 @@ from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import call, cloned, isolated, replaced_forwards, set_training, watch_forwards
 from fxprune.module.tensors import swap_held, swap_tensors
 from fxprune.tracing import meta_kernels
+from fxprune.tracing.called_functions import as_recorded
 from fxprune.tracing.functions import RECURRENT
 from fxprune.tracing.recorder import all_on_meta, meta_like, resized
 
@@ -231,6 +232,7 @@ class _Reshapes(TorchFunctionMode):
             with _disable_current_modes():
                 args = tree_map(lambda t: _on_meta(t) if isinstance(t, Tensor) and t.is_floating_point() else t, args)
             return self._prober.recurrent(func, args, kwargs or {})
+        func = as_recorded(func, args)
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError as error:
