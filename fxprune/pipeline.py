@@ -28,8 +28,8 @@ from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import check_patterns, stands_for
 from fxprune.planners.budget import Budget, Planner
 from fxprune.planners.goals import Goals, Measures, check_callable
-from fxprune.planners.nearest import NearestOutput
-from fxprune.prune_arguments import check_goals, check_model, check_steps
+from fxprune.planners.nearest import NearestOutput, unrepaired
+from fxprune.prune_arguments import check_goals, check_model, check_steps, told_of_step
 from fxprune.reconstruction.repairing import all_batches, choosing_batches, repaired_on
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
@@ -213,10 +213,11 @@ class Job:
         plan: Plan | None = None
         proof: Proof | None = None
         for step in range(1, steps + 1):
-            if made is not None and plan is not None:
-                now = replace(self, before=(groups, plan)).groups(made.model)
-                measures = Measures(now, goals.engine)
-            made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
+            with told_of_step(step, steps):
+                if made is not None and plan is not None:
+                    now = replace(self, before=(groups, plan)).groups(made.model)
+                    measures = Measures(now, goals.engine)
+                made = self.cut(now, planner or goals.step(self.planner(goals, measures, whole), step, steps, groups))
             plan = made.plan if plan is None else plan.then(made.plan)
             proof = of_both(proof, made.proof, plan)
             if self.tune is not None:
@@ -294,7 +295,7 @@ class Job:
         plain = partial(goals.one_ratio if self.random else goals.planner, measures, whole)
         if self.data is None or self.scorer is not None or self.random:
             return goals.confirmed(measures, plain)
-        held = self.data.described("reading the data"), None if self.repair else _bare, True
+        held = self.data.described("reading the data"), None if self.repair else unrepaired, True
         return goals.confirmed(measures, plain, lambda: NearestOutput(goals.candidates(measures, whole), *held))
 
     def scorer_used(self) -> Scorer:
@@ -325,10 +326,6 @@ class Job:
 
 
 _JOINT = scorers.Fallback(scorers.JointElimination(errors="measured"), scorers.L2Norm())
-
-
-def _bare(_model: nn.Module, small: nn.Module, _plan: Plan, _data: Any) -> nn.Module:
-    return small
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -65,3 +67,22 @@ def check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float 
     if steps > 1 and (planner is not None or max_drop is not None):
         raise InputError("steps= needs a goal that can be parted", seen="planner= or max_drop=", remedy="give macs=0.5")
     check_of_model("tune", tune, "give tune(model), which trains in place")
+
+
+@contextmanager
+def told_of_step(step: int, steps: int) -> Iterator[None]:
+    """Name the step in which a goal turned out to be out of reach, after the steps before had shrunk the model.
+
+    Raises:
+        InputError: that of the block.
+    """
+    try:
+        yield
+    except InputError as error:
+        if step == 1:
+            raise
+        raise InputError(
+            f"the goal is out of reach in step {step} of {steps}",
+            seen=str(error),
+            remedy="give fewer steps, or a nearer goal: what is left after the steps before has too little to choose from",
+        ) from error

@@ -621,3 +621,18 @@ def test_a_truth_value_is_no_loss() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     with pytest.raises(fxprune.InputError, match="max_drop is not a number"):
         fxprune.prune(net, torch.zeros(1, 3, 8, 8), evaluate=lambda m: 1.0, max_drop=True)
+
+
+def test_a_goal_that_later_steps_cannot_reach_names_the_step() -> None:
+    """One step reaches it; what the first of two leaves of the grouped convolutions cannot shrink further."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=8)
+    )
+    whole = nn.Sequential(*net, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    x = torch.rand(2, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert fxprune.prune(whole, x, macs=0.4).plan.cuts()
+        with pytest.raises(fxprune.InputError, match=r"out of reach in step 2 of 2; seen: .*; remedy: .*fewer steps"):
+            fxprune.prune(whole, x, macs=0.4, steps=2)

@@ -189,3 +189,8 @@ def _shown(plans: Sequence[Plan], progress: bool) -> Iterator[Plan]:
     """The plans, with a progress bar where the output is a terminal."""
     with progress_bar(None if progress else False) as bar:
         yield from bar.track(plans, description="comparing plans")
+
+
+def unrepaired(_model: nn.Module, small: nn.Module, _plan: Plan, _data: Any) -> nn.Module:
+    """The pruned model as it is, for plans that are to be judged without a repair."""
+    return small
