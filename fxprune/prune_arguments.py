@@ -84,5 +84,5 @@ def told_of_step(step: int, steps: int) -> Iterator[None]:
         raise InputError(
             f"the goal is out of reach in step {step} of {steps}",
             seen=str(error),
-            remedy="give fewer steps, or a nearer goal: what is left after the steps before has too little to choose from",
+            remedy="give fewer steps, or a nearer goal: the steps before leave too little to choose from",
         ) from error
