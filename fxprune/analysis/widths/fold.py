@@ -1,6 +1,7 @@
 """Fold: find the weights that make a tensor, so that they can absorb a scalar applied to it.
 
-Weights are proposed on the way back from the tensor, through moves, sums, and one factor of each product. Then a factor
+Weights are proposed on the way back from the tensor, through moves, sums, and one factor of each product: of two
+activations the first, or else the second, as keys where queries are read elsewhere too. Then a factor
 on their rows is followed forward: an element is of degree 1 if it is multiplied by s when these rows are, and of degree
 0 if it stays as it is. The weights do if the whole tensor is of degree 1, and nothing else is that does not end in it.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from math import prod
 from typing import Any
@@ -63,28 +65,31 @@ class Folding:
         was recorded that uses the same parameters.
         """
         like = [call, *(n for n in self._nodes if _is_like(n, call))]
-        try:
-            elements = self._proposed(call.args[0])
-            degrees = self._degrees(elements, like)
-            done = [n for n in like if n.args[0] in degrees]
-            if not all(bool(_once(degrees[n.args[0]]).all()) for n in done):  # type: ignore[index]
-                raise _NoDegreeError
-            return [(str(p.target), _rows(of)) for p, of in elements.items()], frozenset(n.name for n in done)
-        except _NoDegreeError:
-            return [], frozenset()
+        for factor in (0, 1):
+            with suppress(_NoDegreeError):
+                return self._absorbing(call, like, factor)
+        return [], frozenset()
 
-    def _proposed(self, tensor: Any) -> dict[fx.Node, Tensor]:
+    def _absorbing(self, call: fx.Node, like: Sequence[fx.Node], factor: int) -> tuple[Rows, frozenset[str]]:
+        elements = self._proposed(call.args[0], factor)
+        degrees = self._degrees(elements, like)
+        done = [n for n in like if n.args[0] in degrees]
+        if not all(bool(_once(degrees[n.args[0]]).all()) for n in done):  # type: ignore[index]
+            raise _NoDegreeError
+        return [(str(p.target), _rows(of)) for p, of in elements.items()], frozenset(n.name for n in done)
+
+    def _proposed(self, tensor: Any, factor: int) -> dict[fx.Node, Tensor]:
         """The elements of parameters that are to be scaled, so that all of a tensor is."""
         if tensor not in self._scalable:
             raise _NoDegreeError
         wanted = {tensor: torch.ones((), dtype=torch.int8).expand(tensor.meta["shape"])}
         for node in reversed(self._nodes[: self._nodes.index(tensor) + 1]):
             if node in wanted and not _is_parameter(node):
-                for source, part in self._sources(node, wanted.pop(node)):
+                for source, part in self._sources(node, wanted.pop(node), factor):
                     wanted[source] = wanted[source] | part if source in wanted else part
         return dict(sorted(wanted.items(), key=lambda item: self._nodes.index(item[0])))
 
-    def _sources(self, node: fx.Node, elements: Tensor) -> Iterator[tuple[fx.Node, Tensor]]:
+    def _sources(self, node: fx.Node, elements: Tensor, factor: int) -> Iterator[tuple[fx.Node, Tensor]]:
         """What is to be scaled in place of elements of a call's result."""
         if _move(node) is not None:
             yield from (s for s in _moved_back(node, elements) if _any(_once(s[1])))
@@ -94,7 +99,8 @@ class Folding:
         weights = [f for f in factors if (name := _weight(f.tensor)) and name in self._learned]
         activations = [f for f in factors if not _weight(f.tensor)]
         # What a buffer holds may be the same for several tensors: the angles of queries and of keys.
-        for t in (*(weights[-1:] or activations[:1] or factors[-1:]), *terms.addends):
+        made = activations[factor : factor + 1] or activations[:1]
+        for t in (*(weights[-1:] or made or factors[-1:]), *terms.addends):
             shape = t.tensor.meta["shape"]
             yield t.tensor, _laid(elements, terms.names, t.names, shape).expand(shape)
 

@@ -1,5 +1,6 @@
 """Scales of attention that follow a width: the weights before them take up the difference."""
 
+import math
 from typing import Any
 
 import pytest
@@ -129,3 +130,30 @@ def test_an_attribute_as_a_scale_is_mended_and_made_up_for() -> None:
     plan = groups.plan({"qkv": [0, 3, 4, 6, 7]})
     assert plan.attributes == {"": {"width": 5}}
     assert fxprune.verify(model, plan, x) <= ROUNDING
+
+
+class SetAttention(nn.Module):
+    """Attention of the Set Transformer (Lee et al., ICML 2019): queries are added to what the attention gives."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.width, self.heads, self.stem = width, heads, nn.Linear(3, width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        each = self.width // self.heads
+        q, k, v = (torch.cat(layer(x).split(each, 2), 0) for layer in (self.q, self.k, self.v))
+        weights = torch.softmax(q.bmm(k.transpose(1, 2)) / math.sqrt(self.width), 2)
+        return self.head(torch.cat((weights.bmm(v) + q).split(x.size(0), 0), 2))
+
+
+def test_keys_take_up_a_scale_where_queries_are_read_elsewhere() -> None:
+    torch.manual_seed(0)
+    model, x = SetAttention().eval(), torch.randn(3, 7, 3)
+    result = fxprune.prune(model, x, 0.5)
+    assert [layer.out_features for layer in (result.model.q, result.model.k, result.model.v)] == [8, 8, 8]
+    assert {scale.tensor for scale in result.plan.scales} == {"k.weight", "k.bias"}
+    assert result.report.deviation is None or result.report.deviation < 1e-6
+    assert fxprune.verify(model, result.plan, x) < 1e-6
