@@ -222,3 +222,30 @@ def test_a_layer_that_the_model_does_not_know() -> None:
     assert "nn.ModuleList" in held.remedy
     net.blocks = nn.ModuleList(net.blocks)  # type: ignore[assignment]
     assert fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3, 8, 8))).why("stem").groups
+
+
+class Codebook(nn.Module):
+    """Its statistics follow the data in training, by assignments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.out = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.mean: Tensor
+        self.total: Tensor
+        for name in ("mean", "total"):
+            self.register_buffer(name, torch.randn(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.e(x)
+        y = z - self.mean
+        if self.training:
+            self.total = self.total * 0.9 + z.detach().mean(0) * 0.1
+            self.mean = self.total / 2
+        return self.out(torch.relu(y))
+
+
+def test_a_buffer_that_is_assigned_anew_is_named_and_not_what_is_put_into_it() -> None:
+    why = str(fxprune.find_groups(fxprune.trace(Codebook(), torch.randn(4, 5))).why("e"))
+    assert "16 indices stay: the forward's code may put another tensor in its place" in why
+    assert "write into mean (copy_, slices)" in why
+    assert "dropped by the recorded forward" not in why

@@ -181,7 +181,9 @@ def analysed(graph: Graph, heads: Heads = "", free: frozenset[str] = frozenset()
         NotLooseError: one of the `free` grids is more than moved (see `fxprune.analysis.labels.propagation.label`).
     """
     labelling = label(graph, rule_of, free, _is_unread)
-    labelling.labeller.fixes += [*never_read(labelling), *replaced(labelling), *untrained(labelling)]
+    fixes = labelling.labeller.fixes
+    # The first is told: that a tensor is put in another's place says more than that nothing reads the other afterwards.
+    fixes[:] = [*replaced(labelling), *fixes, *never_read(labelling), *untrained(labelling)]
     return _grouped(labelling, resolve(labelling.labeller, heads), heads, ())
 
 
