@@ -71,7 +71,7 @@ def check_steps(steps: Any, tune: Any, planner: Planner | None, max_drop: float 
 
 @contextmanager
 def told_of_step(step: int, steps: int) -> Iterator[None]:
-    """Name the step in which a goal turned out to be out of reach, after the steps before had shrunk the model.
+    """Name the step in which something fails, most of all a goal that is out of reach after the steps before.
 
     Raises:
         InputError: that of the block.
@@ -82,7 +82,7 @@ def told_of_step(step: int, steps: int) -> Iterator[None]:
         if step == 1:
             raise
         raise InputError(
-            f"the goal is out of reach in step {step} of {steps}",
+            f"step {step} of {steps} fails",
             seen=str(error),
-            remedy="give fewer steps, or a nearer goal: the steps before leave too little to choose from",
+            remedy="if the steps before leave too little to choose from, give fewer steps, or a nearer goal",
         ) from error

@@ -56,13 +56,13 @@ def heads_of(analysis: Analysis, f: Factoring, heads: Any, each: Any) -> tuple[A
         return None
     axes = analysis.labelling.axes[f.node]
     last = axes.known(len(axes) - 1) if isinstance(axes, Axes) else None
-    if not isinstance(last, np.ndarray) or not any(_is(last, part) for part in (f.factors[-1], f.flat)):
+    if not isinstance(last, np.ndarray) or not any(_carries(last, part) for part in (f.factors[-1], f.flat)):
         return None
     rows = f.factors[-2]
     return rows[:heads] if isinstance(rows, np.ndarray) else rows, f.factors[-1]
 
 
-def _is(dim: Labels, other: Dim) -> bool:
+def _carries(dim: Labels, other: Dim) -> bool:
     return isinstance(other, np.ndarray) and np.array_equal(dim, other)
 
 
