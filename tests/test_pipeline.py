@@ -634,5 +634,7 @@ def test_a_goal_that_later_steps_cannot_reach_names_the_step() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert fxprune.prune(whole, x, macs=0.4).plan.cuts()
-        with pytest.raises(fxprune.InputError, match=r"step 2 of 2 fails; seen: no channel of .*; remedy: .*fewer steps"):
+        with pytest.raises(
+            fxprune.InputError, match=r"step 2 of 2 fails; seen: no channel of .*; remedy: .*fewer steps"
+        ):
             fxprune.prune(whole, x, macs=0.4, steps=2)
