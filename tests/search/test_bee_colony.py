@@ -226,6 +226,7 @@ def test_repair_fits_what_is_left() -> None:
     assert best(repair=True) > -1e-3 > 10 * best(repair=False)
 
 
+@pytest.mark.filterwarnings("ignore:the allowed widths leave")
 def test_a_fitness_of_the_plan_alone_runs_no_model() -> None:
     """The sum of two error curves has its smallest value where brute force over all codes finds it."""
     model, groups, scores = perceptron(20, 20)
