@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -23,7 +24,7 @@ def check_apart(graph: Graph, small: nn.Module) -> None:
         InputError: it does.
     """
     names = {n.meta["elsewhere"] for n in graph.fx.nodes if "elsewhere" in n.meta}
-    original = {_memory(graph.tensors[name]): name for name in names if not graph.tensors[name].is_meta}
+    original = {memory: name for name in names if (memory := _memory(graph.tensors[name]))}
     if not original:
         return
     with isolated(small, keep_buffers=True) as work, _Reads(original) as reads:
@@ -52,4 +53,5 @@ class _Reads(DispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Where a tensor's numbers lie; 0 where it has none of its own, as an empty, a sparse and a meta tensor."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided and not tensor.is_meta else 0
