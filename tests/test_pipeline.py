@@ -623,18 +623,11 @@ def test_a_truth_value_is_no_loss() -> None:
         fxprune.prune(net, torch.zeros(1, 3, 8, 8), evaluate=lambda m: 1.0, max_drop=True)
 
 
-def test_a_goal_that_later_steps_cannot_reach_names_the_step() -> None:
-    """One step reaches it; what the first of two leaves of the grouped convolutions cannot shrink further."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, groups=4), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=8)
-    )
-    whole = nn.Sequential(*net, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-    x = torch.rand(2, 3, 16, 16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert fxprune.prune(whole, x, macs=0.4).plan.cuts()
-        with pytest.raises(
-            fxprune.InputError, match=r"step 2 of 2 fails; seen: no channel of .*; remedy: .*fewer steps"
-        ):
-            fxprune.prune(whole, x, macs=0.4, steps=2)
+def test_a_failure_of_a_later_step_names_it() -> None:
+    class Failing(fxprune.scorers.L2Norm):
+        def __call__(self, model: nn.Module, groups: fxprune.Groups, data: Any = None) -> dict[str, torch.Tensor]:
+            return {name: t / (len(t) == 16) * t for name, t in super().__call__(model, groups).items()}
+
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 10, 3))
+    with pytest.raises(fxprune.InputError, match=r"step 2 of 2 fails; seen: .*; remedy: .*fewer steps"):
+        fxprune.prune(net, torch.rand(2, 3, 16, 16), macs=0.4, steps=2, scorer=Failing())

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import fxprune
+from fxprune.module.isolation import cloned
 
 Row = dict[str, Any]
 # What must hold of every model, and what must hold where the original can do it as well.
@@ -254,7 +255,7 @@ def _said(check: Callable[[], bool]) -> bool | str:
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     torch.manual_seed(0)
     with torch.no_grad():
-        return _tensors(_call(model, inputs))
+        return _tensors(_call(model, cloned(inputs)))  # some models write to their inputs
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:

@@ -4,7 +4,7 @@ What the labels leave open is chosen before the widths in the code are known: wh
 their width, and whether equal parts keep the same indices or equally many. If the code then holds such a group, the
 other choice is tried as well, and the one that leaves more free is taken; so it is where choices for several splits
 have contradicted one another. Channels that the code cuts by numbers (`x[:, : c // 4]`) are parted where that frees
-them. What the caller has chosen stays.
+them; what is balanced cannot be parted, so then it is also tried without a balance. What the caller has chosen stays.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def settled(graph: Graph, heads: Heads, ignored: Ignored, *, rewrite_code: bool)
 
     best = known(analyse(graph, heads))
     refused = _refused(best, ignored.asked(best[0]))
-    if any(b.names & refused for b in best[0].balances):
+    if best[0].balances and (best[1].cuts or any(b.names & refused for b in best[0].balances)):
         best = max(best, known(analysed(graph, heads)), key=_freed)
         refused = _refused(best, ignored.asked(best[0]))
     others = dict.fromkeys((*_turned(best[0], refused), *_agreed(best[0])) if heads == "" else ())

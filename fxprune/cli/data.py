@@ -142,6 +142,7 @@ def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Ten
         CommandError: the model's input is not an image.
     """
     first = _first(inputs)
+    kind = first.dtype if first.is_floating_point() else torch.float32
     if first.dim() not in (3, 4) or first.shape[-3] not in (1, 3):
         raise CommandError(f"a folder of images needs a model of images; the input has the shape {tuple(first.shape)}")
     channels, height, width = first.shape[-3:]
@@ -151,7 +152,7 @@ def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Ten
 
     def transform(image: Any) -> Tensor:
         pixels = torch.from_numpy(_array(_middle(image, height, width), channels)).movedim(-1, 0)
-        return (pixels.float() / 255 - mean) / std
+        return ((pixels.float() / 255 - mean) / std).to(kind)
 
     return transform
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout
@@ -142,6 +143,8 @@ def onnx_runtime(path: Path) -> Engine:
 
     def run(inputs: Any) -> list[Tensor]:
         given = [t for t in tree_leaves(as_call(inputs)) if isinstance(t, Tensor)]
+        if any(t.dtype is torch.bfloat16 for t in given):
+            raise CommandError(f"{path} takes bfloat16, which NumPy has not; export the model in another precision")
         named = {i.name: t.detach().cpu().numpy() for i, t in zip(session.get_inputs(), given, strict=True)}
         return [torch.as_tensor(a) for a in session.run(None, named)]
 
@@ -149,6 +152,20 @@ def onnx_runtime(path: Path) -> Engine:
 
 
 def deviation(expected: list[Tensor], found: list[Tensor]) -> float:
-    """The largest difference of two engines' outputs, as a part of the largest expected value."""
-    pairs = [(a.cpu().double(), b.cpu().double()) for a, b in zip(expected, found, strict=True) if a.numel()]
-    return max((float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs), default=0.0)
+    """The largest difference of two engines' outputs, as a part of the largest finite value that is expected.
+
+    Infinite where one of them has a number that is not finite, or of another shape, and the other has not the same.
+    """
+    return max((_apart(a.cpu(), b.cpu()) for a, b in zip(expected, found, strict=True)), default=0.0)
+
+
+def _apart(expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        return math.inf
+    exact = torch.complex128 if expected.is_complex() or found.is_complex() else torch.float64
+    a, b = expected.to(exact), found.to(exact)
+    other = (a != b) & ~(a.isnan() & b.isnan())
+    if not (a[other].isfinite() & b[other].isfinite()).all():
+        return math.inf
+    largest = a[a.isfinite()].abs().amax() if a.isfinite().any() else torch.tensor(1.0)
+    return float((a[other] - b[other]).abs().amax() / largest.clamp_min(1e-30)) if other.any() else 0.0

@@ -46,9 +46,20 @@ def load(options: ModelOptions) -> Loaded:
         load_weights(found.model, options.weights)
         found = replace(found, is_random=False)
     inputs = example(options.input_shape or (), found.inputs)
-    device = _device(options.device)
-    moved = tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs)
-    return replace(found, model=found.model.to(device), inputs=moved)
+    device, half = _device(options.device), _half(found.model)
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, half if half and value.is_floating_point() else value.dtype)
+
+    return replace(found, model=found.model.to(device), inputs=tree_map(moved, inputs))
+
+
+def _half(model: nn.Module) -> torch.dtype | None:
+    """The type of half precision that all weights have, and so the inputs, too; None if there is none."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return kinds.pop() if kinds in ({torch.float16}, {torch.bfloat16}) else None
 
 
 def named(name: str, given: Mapping[str, Any], pretrained: bool = False) -> Loaded:

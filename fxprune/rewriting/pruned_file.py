@@ -42,10 +42,11 @@ def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None
 
     Raises:
         InputError: the model's `state_dict` holds something other than tensors, or tensors that the format has no place
-            for, such as sparse ones, or a note is not a text.
+            for, such as sparse ones, or others than the model has; or a note is not a text.
     """
     _check_notes(notes)
     state = model.state_dict()
+    _check_names(model, state)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             what = "the model's state_dict holds something other than tensors"
@@ -74,6 +75,23 @@ def _check_notes(notes: Mapping[str, str] | None) -> None:
         except UnicodeEncodeError as error:
             seen, remedy = f"in {name!r}: {error}"[:200], "give text that UTF-8 can hold"
             raise InputError("a note holds half a character", seen=seen, remedy=remedy) from error
+
+
+def _check_names(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Refuse a `state_dict` that a hook has renamed or thinned out: the plan's names would not be found in the file."""
+    own = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    for path, module in model.named_modules(remove_duplicate=False):
+        kept = [name for name in module._buffers if name not in module._non_persistent_buffers_set]
+        own |= {f"{path}.{n}" if path else n: tuple(t.shape) for n in kept if (t := module._buffers[n]) is not None}
+    extra = nn.modules.module._EXTRA_STATE_KEY_SUFFIX
+    held = {n: tuple(t.shape) for n, t in state.items() if isinstance(t, Tensor) and not n.endswith(extra)}
+    if problems := list(_problems(own, held, lacks="it lacks", adds="it adds", differs="it has")):
+        raise InputError(
+            "the model's state_dict is not that of its parameters and buffers, as a hook of its own makes it",
+            where=type(model).__name__,
+            seen="; ".join(problems),
+            remedy=_OTHERWISE,
+        )
 
 
 _OTHERWISE = "save model.state_dict() by torch.save, and the plan by plan.save(path)"
@@ -215,7 +233,7 @@ def _check_full(file: Path, plan: Plan, tensors: Mapping[str, Tensor], model: nn
     check_initialised(held)
     full = {n: tuple(t.shape) for n, t in held.items()}
     whole = {n: plan.shapes.get(plan.aliases.get(n, n), tuple(t.shape)) for n, t in tensors.items()}
-    problems = list(_problems(whole, full))
+    problems = list(_problems(whole, full, lacks="the model lacks", adds="the file lacks", differs="the model has"))
     if problems:
         cut = {n: tuple(t.shape) for n, t in tensors.items()}
         remedy = (
@@ -248,10 +266,12 @@ def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
 
 
-def _problems(wanted: Mapping[str, tuple[int, ...]], seen: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+def _problems(
+    wanted: Mapping[str, tuple[int, ...]], seen: Mapping[str, tuple[int, ...]], *, lacks: str, adds: str, differs: str
+) -> Iterator[str]:
     missing, extra = sorted(wanted.keys() - seen.keys()), sorted(seen.keys() - wanted.keys())
     other = [f"{n} {seen[n]} instead of {wanted[n]}" for n in sorted(wanted) if seen.get(n, wanted[n]) != wanted[n]]
-    for what, names in (("the model lacks", missing), ("the file lacks", extra), ("the model has", other)):
+    for what, names in ((lacks, missing), (adds, extra), (differs, other)):
         if names:
             yield f"{what} {', '.join(names[:_SHOWN])}{_and_more(names)}"
 

@@ -114,6 +114,8 @@ def require_producers(groups: Groups) -> None:
 def share(scores: Tensor) -> Tensor:
     """Scores as parts of their sum; equal parts where the sum is zero."""
     total = scores.sum()
+    if total.isinf():  # of finite scores
+        return share(scores / scores.abs().amax())
     return torch.full_like(scores, 1 / len(scores)) if total == 0 else scores / total
 
 

@@ -34,7 +34,9 @@ class MonotoneFit(Driver[Probe]):
     of the rate, plus noise: after four halvings, isotonic regression is fitted to all tunings so far, and the next one
     is made where the fit crosses the tolerance, or a little to either side, so that tunings gather there. In the end
     the fit's residuals tell how far off the crossing may be (a bootstrap: the fit plus normal noise of their spread,
-    fitted again), and the rate below which it lies with the asked `confidence` is taken and tuned.
+    fitted again), and the rate below which it lies with the asked `confidence` is taken and tuned. Where nothing is
+    random (no `tune`) and that model loses more than is tolerated, quality does not rise with the rate throughout, and
+    the smallest model that was found good enough is taken.
     Source: fxprune's own answer to the noise near the threshold that Huang (master's thesis, USTB 2023) names as the
     weakness of bisection; `python -m benchmarks.bisection` compares both.
 
@@ -106,8 +108,8 @@ class MonotoneFit(Driver[Probe]):
             return Probe(rate, score, score >= wanted, evaluator.cost(plan)), candidate
 
         for n in range(self.tunings):
-            known = _finite(values, wanted)
-            middle = (ends[0] + ends[1]) / 2 if n < _HALVINGS else _near(rates, known, wanted, n)
+            finite = _finite(values, wanted)
+            middle = (ends[0] + ends[1]) / 2 if n < _HALVINGS else _near(rates, finite, wanted, n)
             made, candidate = probe(middle)
             if made.accepted:
                 good[middle] = candidate
@@ -117,13 +119,14 @@ class MonotoneFit(Driver[Probe]):
             ends = (ends[0], middle) if made.accepted else (middle, ends[1])
             yield made
         chosen = self._chosen(rates, _finite(values, wanted), wanted, random)
+        sure = evaluator.deterministic  # what was found good enough is so, and what was found too bad is that, too
+        known = good.get(min((rate for rate in good if sure or rate >= chosen), default=1.0), evaluator.original)
         if chosen >= 1:
-            evaluator.keep([], evaluator.original)
+            evaluator.keep([], known)
             return
         made, winner = probe(chosen)
-        if not math.isfinite(made.score):  # a tuning that diverged; the next larger one that did not is at hand
-            winner = good.get(min((rate for rate in good if rate >= chosen), default=1.0), evaluator.original)
-        evaluator.keep([], winner)
+        taken = made.accepted if sure else math.isfinite(made.score)  # else the tuning has diverged
+        evaluator.keep([], winner if taken else known)
         yield made
 
     def _chosen(self, rates: list[float], values: list[float], wanted: float, random: np.random.Generator) -> float:

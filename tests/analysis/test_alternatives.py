@@ -180,3 +180,41 @@ def test_groups_of_norms_agree(channels: int, groups: int) -> None:
     small = fxprune.prune(model, x, 0.5).model
     assert small.get_parameter("stem.weight").shape[0] == channels // 2
     assert small(x).shape == model(x).shape
+
+
+class HalvesBesideShuffles(nn.Module):
+    """Halves that the code cuts by number, behind shuffle units, whose channels are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.units = nn.Conv2d(3, 8, 1), nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(3))
+        self.into, self.qkv, self.out = nn.Linear(8, 24), nn.Linear(24, 72), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for unit in self.units:
+            a, b = x.chunk(2, 1)
+            x = shuffled(torch.cat([a, unit(b).relu()], 1))
+        x = self.into(x.flatten(2).transpose(1, 2))
+        n, _, c = x.shape
+        qkv = self.qkv(x).reshape(n, -1, 3, c).permute(2, 0, 1, 3)
+        return self.out(x + torch.cat([attended(qkv[..., : c // 2]), attended(qkv[..., c // 2 :])], -1))  # type: ignore[no-any-return]
+
+
+def attended(qkv: Tensor) -> Tensor:
+    _, n, t, c = qkv.shape
+    q, k, v = (part.reshape(n, t, 3, c // 3).transpose(1, 2) for part in qkv)
+    return ((q @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2).reshape(n, t, c)
+
+
+def shuffled(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def test_halves_cut_by_number_are_parted_where_other_channels_are_balanced() -> None:
+    torch.manual_seed(0)
+    model, x = HalvesBesideShuffles().eval(), torch.randn(2, 3, 6, 6)
+    small = fxprune.prune(model, x, pruning_ratio=0.5).model
+    assert small.into.out_features == small.out.in_features == 12
+    assert small.qkv.out_features == 36

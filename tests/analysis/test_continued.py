@@ -49,9 +49,9 @@ class Shuffled(nn.Module):
 LAYER = nn.TransformerEncoderLayer
 
 
-def encoder(heads: int) -> nn.Module:
-    layer = LAYER(24, heads, 48, dropout=0.0, batch_first=True, norm_first=True)
-    return nn.Sequential(nn.Linear(6, 24), layer, nn.Linear(24, 3))
+def encoder(heads: int, width: int = 24) -> nn.Module:
+    layer = LAYER(width, heads, 48, dropout=0.0, batch_first=True, norm_first=True)
+    return nn.Sequential(nn.Linear(6, width), layer, nn.Linear(width, 3))
 
 
 MODELS: dict[str, Any] = {
@@ -91,6 +91,30 @@ def test_steps_make_one_plan_for_the_original(name: str, heads: str, goal: dict[
         again = fxprune.Plan.from_json(result.plan.to_json())
         torch.testing.assert_close(fxprune.rewrite(model, again)(x), result.model(x))
     assert all(steps == [1, 3] for steps in found.values())  # out of reach, both ways
+
+
+def grouped() -> nn.Module:
+    layers = [nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=8, padding=1)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(32, 4, 1))
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(4, 32), nn.ReLU(), nn.Conv2d(32, 4, 1))
+
+
+def multiplied() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 32, 3, groups=8), nn.Conv2d(32, 4, 1))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+@pytest.mark.parametrize("make", [lambda: encoder(12, 96), grouped, normed, multiplied], ids=str)
+def test_steps_end_at_the_widths_of_a_single_cut(make: Any, ratio: float) -> None:
+    """Also where what shrinks becomes the smaller factor: of 12 heads of 8, or of 8 groups of 4, fewer are left."""
+    torch.manual_seed(0)
+    model = make().eval()
+    x = torch.randn(2, 5, 6) if isinstance(model[0], nn.Linear) else torch.randn(2, 3, 8, 8)
+    once, thrice = (fxprune.prune(model, x, pruning_ratio=ratio, steps=n).plan.kept_counts() for n in (1, 3))
+    assert thrice == once
 
 
 def test_gradual_goes_on_as_it_has_begun() -> None:

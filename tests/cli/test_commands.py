@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import pickle
 import shutil
 import sys
@@ -216,6 +217,34 @@ def test_latency_where_models_are_served(here: Path, monkeypatch: pytest.MonkeyP
     assert told["groups"]["a"]["kept"] == 8
     onnx = fxprune.latency.onnx_runtime
     assert asked == [fxprune.latency.compiled, None, ("multiple", onnx), onnx]
+
+
+def test_deviations_of_what_is_not_finite() -> None:
+    one, masked = torch.ones(2), torch.tensor([2.0, -math.inf])
+    assert engines.deviation([one, one], [one, torch.tensor([1.0, math.nan])]) == math.inf
+    assert engines.deviation([one, masked], [one, masked]) == 0
+    assert engines.deviation([masked], [torch.tensor([2.5, -math.inf])]) == 0.25
+    assert engines.deviation([masked], [torch.tensor([2.0, math.inf])]) == math.inf
+    assert engines.deviation([one], [torch.ones(1)]) == math.inf  # not broadcast
+    assert engines.deviation([one * 1j], [one * 2j]) == 1
+    assert engines.deviation([torch.zeros(0)], [torch.zeros(0)]) == 0
+
+
+HALF = """
+import torch
+
+
+def small():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)).to(torch.bfloat16)
+"""
+
+
+def test_a_model_of_half_precision_is_given_inputs_of_its_own_kind(here: Path) -> None:
+    (here / "half.py").write_text(HALF)
+    answer("prune", "half.py:small", "--input-shape", "2,6", "--macs", "0.5", "--out", "small")
+    assert answer("export", "small", "--pt2", "small.pt2")["passed"]
+    assert answer("compare", "small", "--engines", "eager", "--rounds", "2")
 
 
 @pytest.mark.parametrize("dynamic", [pytest.param([], marks=pytest.mark.slow), ["--dynamic-batch"]])

@@ -109,6 +109,11 @@ def test_contribution_by_hand() -> None:
     assert kept(CumulativeContribution(0.71)(GROUPS, scores))["0"] == [1, 3, 6]
 
 
+def test_contribution_of_scores_whose_sum_is_too_large_for_a_float() -> None:
+    scores = {"0": torch.full((8,), 1e308, dtype=torch.float64), "1": torch.ones(5)}
+    assert [len(channels) for channels in kept(CumulativeContribution(0.5)(GROUPS, scores)).values()] == [4, 3]
+
+
 def test_a_rate_of_one_keeps_exactly_what_contributes() -> None:
     scores = {"0": torch.tensor([1.0, 4, 0, 2, 0, 0, 3, 0]), "1": torch.ones(5)}
     assert kept(CumulativeContribution(1.0)(GROUPS, scores)) == {"0": [0, 1, 3, 6], "1": [0, 1, 2, 3, 4]}

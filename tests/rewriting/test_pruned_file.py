@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -128,6 +129,22 @@ def test_what_is_no_model_is_refused(result: fxprune.Result[Net], tmp_path: Path
     result.save(tmp_path)
     with pytest.raises(fxprune.InputError, match=f"not of type Module; seen: {seen}"):
         fxprune.load(tmp_path, model)  # type: ignore[arg-type]
+
+
+def test_a_state_dict_of_other_names_is_refused_at_once(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    """The file could be read by nobody: its names would not be those of the plan."""
+
+    def renamed(_model: nn.Module, state: dict[str, Any], _prefix: str, _: Any) -> dict[str, Any]:
+        return {f"net.{name}": value for name, value in state.items()}
+
+    handle = result.model._register_state_dict_hook(renamed)
+    with pytest.raises(fxprune.InputError, match=r"a hook .* in Net; seen: it lacks .*; it adds net\."):
+        result.save(tmp_path / "small")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    handle.remove()
+    result.model._register_state_dict_hook(lambda _model, state, _prefix, _: {**state, "sum": torch.ones(())})
+    with pytest.raises(fxprune.InputError, match=r"seen: it adds sum; remedy: save"):
+        result.save(tmp_path / "small")
 
 
 def test_extra_state_is_not_lost_silently(result: fxprune.Result[Net], tmp_path: Path) -> None:

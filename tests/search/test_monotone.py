@@ -29,6 +29,18 @@ def test_without_noise_it_ends_where_quality_falls_below() -> None:
     assert len(found.history) <= 17
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_where_nothing_is_random_no_model_that_was_found_too_bad_is_returned(seed: int) -> None:
+    """The quality of each width is fixed, but does not rise from one to the next."""
+    table = np.random.default_rng(seed).normal(np.linspace(0.9, 1, 101), 0.02)
+    table[100] = 1
+    found = search(None, lambda m: float(table[widths_of(m)[0]]), tolerance=0.03)
+    assert table[widths_of(found.model)[0]] >= 0.97
+    if not found.history[-1].accepted:
+        left = fxprune.cost(fxprune.find_groups(fxprune.trace(found.model, torch.zeros(1, 4))))
+        assert left.macs == min(p.cost.macs for p in found.history if p.accepted)
+
+
 def test_the_fit_is_the_nearest_rising_function() -> None:
     """Against all ways to pool neighbours, by brute force."""
     rng = np.random.default_rng(0)

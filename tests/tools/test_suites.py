@@ -9,7 +9,7 @@ from suites import suite
 
 # What the `dev` extra does not install is tried where it is there.
 OPTIONAL = {"smp": "segmentation_models_pytorch", "torchaudio": "torchaudio", "onnx2torch": "onnx2torch"}
-OPTIONAL |= {name: name for name in ("pytorchcv", "monai", "diffusers", "vit_pytorch", "x_transformers")}
+OPTIONAL |= {name: name for name in ("pytorchcv", "monai", "diffusers", "vit_pytorch", "x_transformers", "spandrel")}
 SAMPLE = {
     "timm": ["efficientvit_m0", "levit_128s", "ghostnet_050"],
     "transformers": [
@@ -27,10 +27,11 @@ SAMPLE = {
     "diffusers": ["ControlNetModel", "UNet2DConditionModel"],
     "vit_pytorch": ["simple_vit", "vit_nd"],
     "x_transformers": ["image_plain", "words_llama"],
+    "spandrel": ["DITN", "RCAN"],
 }
 QUICK = ("GptOssForCausalLM", *SAMPLE["smp"])
 QUICK += (*SAMPLE["torchaudio"], *SAMPLE["onnx2torch"], "octresnet10_ad2", *SAMPLE["monai"], *SAMPLE["diffusers"])
-QUICK += (*SAMPLE["vit_pytorch"], *SAMPLE["x_transformers"])
+QUICK += (*SAMPLE["vit_pytorch"], *SAMPLE["x_transformers"], *SAMPLE["spandrel"])
 CASES = [
     pytest.param(name, model, id=f"{name}-{model}", marks=[pytest.mark.slow] * (model not in QUICK))
     for name, models in SAMPLE.items()

@@ -66,6 +66,7 @@ class Name(StrEnum):
     diffusers = "diffusers"
     vit_pytorch = "vit_pytorch"
     x_transformers = "x_transformers"
+    spandrel = "spandrel"
 
 
 def suite(name: str) -> Suite:

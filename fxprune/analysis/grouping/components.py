@@ -21,7 +21,7 @@ from fxprune.analysis.grouping.steps import Balanced, Ratio, Steps
 from fxprune.analysis.grouping.traces import Keys, traces
 from fxprune.analysis.grouping.zero_propagation import sums_of_weights, told_apart
 from fxprune.analysis.labels.dims import Dim, Labels
-from fxprune.analysis.labels.factorings import Components, Heads, resolve
+from fxprune.analysis.labels.factorings import COLUMNS, ROWS, Components, Heads, resolve
 from fxprune.analysis.labels.labels import Labelling
 from fxprune.analysis.labels.propagation import label
 from fxprune.analysis.ops.layout import unturned
@@ -120,12 +120,17 @@ class Analysis:
 
     @cached_property
     def choices(self) -> Heads:
-        """What shrinks where a reshape splits a dim, as decided for these widths: smaller ones may tip the scale."""
-        found: dict[str, set[str]] = {}
-        for f, k in self.components.chosen.items():
-            if k >= 0:
-                found.setdefault(f.node.meta["module"], set()).add("head_dim" if k == len(f.sizes) - 1 else "num_heads")
-        alike = [(module, min(choices)) for module, choices in found.items() if len(choices) == 1]
+        """What shrinks where a dim is a grid, as decided for these widths: smaller ones may tip the scale.
+
+        Grids that left no choice say nothing of those that did, nor do those of no group, such as samples by tokens.
+        """
+        found: dict[tuple[str, bool], set[str]] = {}
+        for f in self.components.chosen:
+            if f in self.components.open and (self.group_of[self.components.of[f.flat]] >= 0).any():
+                last = self.components.chosen[f] == len(f.sizes) - 1
+                split, grid = ("head_dim", COLUMNS) if last else ("num_heads", ROWS)
+                found.setdefault((f.node.meta["module"], f.split), set()).add(split if f.split else grid)
+        alike = [(module, min(choices)) for (module, _), choices in found.items() if len(choices) == 1]
         return (*alike, *([("*", self.heads)] if isinstance(self.heads, str) else self.heads))
 
     @cached_property

@@ -41,12 +41,14 @@ class Components:
         fix: index into `fixes` of the first reason per component, -1 where it may go.
         fixes: all reasons.
         chosen: the factor that shrinks, for each factoring; -1 if none can.
+        open: the factorings of which another factor could have been chosen.
     """
 
     of: Labels
     fix: Labels
     fixes: tuple[Fix, ...]
     chosen: dict[Factoring, int]
+    open: frozenset[Factoring]
 
 
 def resolve(lab: Labeller, heads: Heads = "") -> Components:
@@ -54,17 +56,21 @@ def resolve(lab: Labeller, heads: Heads = "") -> Components:
     of = connected(lab.count, [*lab.edges, *_tied_by_splits(lab), *_tied_along_fixed(lab.factorings)])
     fixes = list(lab.fixes)
     chosen: dict[Factoring, int] = {}
+    several = set[Factoring]()
     while pending := [f for f in lab.factorings if f not in chosen]:
         edges: list[tuple[Labels, Labels]] = []
         marks = _marks(of, fixes, chosen)
         first, splits = _leading(pending, of, marks) if heads else ([], [])
         for factoring in _apart(first or splits or sorted(pending, key=lambda f: _evident(f, of) is None), of):
             asked = _chosen_for(factoring, heads) if not factoring.split or (splits and not first) else ""
-            _decide(factoring, of, marks, chosen, edges, fixes, asked)
+            able = _candidates(factoring, of, marks)
+            several |= {factoring} if len(able) > 1 else set()
+            chosen[factoring] = _choice(factoring, able, of, marks, asked)
+            _follow(factoring, chosen[factoring], of, marks, edges, fixes)
         of = connected(of.max() + 1, [(of[a], of[b]) for a, b in edges])[of]
     fixes += _collapsed(lab.factorings, of)
     because = _first_fix(of, fixes)
-    return Components(of, because, tuple(_told(fixes, of, because, chosen)), chosen)
+    return Components(of, because, tuple(_told(fixes, of, because, chosen)), chosen, frozenset(several))
 
 
 def _tied_by_splits(lab: Labeller) -> Iterator[tuple[Labels, Labels]]:
@@ -162,18 +168,15 @@ def _varying(f: Factoring, of: Labels) -> list[int]:
     return [k for k in range(grid.ndim) if not (grid == grid.take([0], axis=k)).all()]
 
 
-def _decide(
+def _follow(
     f: Factoring,
+    k: int,
     of: Labels,
     marks: npt.NDArray[np.int8],
-    chosen: dict[Factoring, int],
     edges: list[tuple[Labels, Labels]],
     fixes: list[Fix],
-    heads: str,
 ) -> None:
-    """Choose the factor that shrinks; mark the factors so that the next grid's choice agrees."""
-    k = _choice(f, of, marks, heads)
-    chosen[f] = k
+    """Let factor `k` shrink and no other; mark the factors so that the next grid's choice agrees."""
     for i, factor in enumerate(f.factors):
         if not isinstance(factor, np.ndarray):
             continue
@@ -208,17 +211,18 @@ def _able(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> list[int]:
     return [k for k, d in enumerate(f.factors) if isinstance(d, np.ndarray) and (marks[of[d]] != _STAYS).any()]
 
 
-def _choice(f: Factoring, of: Labels, marks: npt.NDArray[np.int8], heads: str) -> int:
+def _candidates(f: Factoring, of: Labels, marks: npt.NDArray[np.int8]) -> list[int]:
+    """The factors that may shrink, by the first rule of this module."""
     able = _able(f, of, marks)
-    if not able:
-        return -1
     able = [k for k in able if _can_part(of[f.labels_of(k)])] or able
-    varying = [k for k in _varying(f, of) if k in able]
-    if len(varying) == 1:
-        return varying[0]
-    able = varying or able
+    return [k for k in _varying(f, of) if k in able] or able if len(able) > 1 else able
+
+
+def _choice(f: Factoring, able: list[int], of: Labels, marks: npt.NDArray[np.int8], heads: str) -> int:
+    if len(able) < 2:
+        return able[0] if able else -1
     agreed = [k for k in able if (marks[of[f.labels_of(k)]] == _SHRINKS).any()]
-    if not agreed and heads and len(able) > 1:
+    if not agreed and heads:
         return able[-1] if heads in ("head_dim", COLUMNS) else able[-2]
     return max(agreed or able, key=lambda k: (f.sizes[k], k))
 
