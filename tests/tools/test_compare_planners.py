@@ -75,6 +75,15 @@ def test_one_seed_shows_nothing() -> None:
     assert met.verdict() == "not shown"
 
 
+@pytest.mark.parametrize(("capability", "precision"), [("AVX2", "float32"), ("AVX512", "bfloat16")])
+def test_the_precision_of_the_tuning_is_one_that_the_processor_has(
+    capability: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert Lab(NET, replace(TOY, mixed_precision=True)).precision == precision
+    assert Lab(NET, TOY).precision == "float32"
+
+
 def test_table_plot_and_what_is_missing(tmp_path: Path) -> None:
     found = rows()
     del found[replace(POINT, network="a", seed=3)]

@@ -104,7 +104,7 @@ def measure(point: PlannerPoint, lab: Lab, made_by: str | None) -> Result:
     after = accuracy(tuned, lab.test)
     latency = part_of_latency(lab.model, found.model, lab.test[:TIMED].images)
     cost = meter.seen, trained, seconds, tuning, len(lab.train)
-    return Result(macs, parameters, before, after, *cost, made_by, latency, lab.device.type)
+    return Result(macs, parameters, before, after, *cost, made_by, latency, lab.device.type, lab.precision)
 
 
 def compare(

@@ -98,6 +98,7 @@ class Result:
         commit: of the code.
         latency: of a batch of images on the CPU, as a part of the original's.
         device: where all else was measured.
+        precision: of the tuning; empty in rows that were made before it was noted, when it was the protocol's.
     """
 
     macs: float
@@ -112,6 +113,7 @@ class Result:
     commit: str | None = None
     latency: float | None = None
     device: str = "cpu"
+    precision: str = ""
 
     @property
     def epochs(self) -> float:
