@@ -66,8 +66,8 @@ def deviation(
     """The largest relative deviation over all outputs and results of modules.
 
     Where the plan cuts one dim of a module's result, every index that is left must be one of the masked model's. Those
-    of `planned`, by module, are tried; if it is none of these, its own numbers tell which one. That is not asked of the
-    modules in `scaled`, whose results the plan scales.
+    of `planned`, by module, are tried; if it is none of these, its own numbers tell which one. Nothing is asked of the
+    modules in `scaled`, whose results the plan scales: what follows shows whether it does so rightly.
 
     Raises:
         InputError: there is nothing to compare.
@@ -81,23 +81,30 @@ def deviation(
 def _errors(
     masked: Outputs, pruned: Outputs, scaled: Container[str], planned: Mapping[str, Sequence[Ints]]
 ) -> Iterator[float]:
-    for (name, m), (_, p) in zip(map(_in_reals, masked), map(_in_reals, pruned), strict=False):
+    for name, m, p in _pairs(masked, pruned, scaled):
         if name == WHOLE and m.shape != p.shape:
             yield inf
         elif m.is_floating_point() and m.numel() and p.numel():
             nan_is_nan = name != WHOLE  # a module's NaN may be meant to be overwritten
             if m.shape == p.shape:
                 yield _error(m, p, m, nan_is_nan=nan_is_nan)
-            elif name not in scaled and (dim := _cut_dim(m, p)) is not None:
+            elif (dim := _cut_dim(m, p)) is not None:
                 yield from _error_of_rest(m, p, dim, planned.get(name, ()))
+
+
+def _pairs(masked: Outputs, pruned: Outputs, scaled: Container[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The results of both that are to agree, as real numbers."""
+    for (name, m), (_, p) in zip(masked, pruned, strict=False):
+        if name == WHOLE or name not in scaled:
+            yield name, _in_reals(m), _in_reals(p)
 
 
 def are_equal(masked: Outputs, pruned: Outputs, scaled: Container[str], planned: Mapping[str, Sequence[Ints]]) -> bool:
     """Whether all that `deviation` compares is finite, and equal at indices of `planned` but for the last bits."""
     pairs = [
         (name, m, p)
-        for (name, m), (_, p) in zip(map(_in_reals, masked), map(_in_reals, pruned), strict=False)
-        if name == WHOLE or m.shape == p.shape or (name not in scaled and _cut_dim(m, p) is not None)
+        for name, m, p in _pairs(masked, pruned, scaled)
+        if name == WHOLE or m.shape == p.shape or _cut_dim(m, p) is not None
     ]
     if not any(m.numel() for _, m, _ in pairs):  # of an empty batch, for one
         return False
@@ -143,10 +150,9 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
 _OF_NUMPY = (torch.float32, torch.float64)
 
 
-def _in_reals(result: tuple[str, Tensor]) -> tuple[str, Tensor]:
+def _in_reals(value: Tensor) -> Tensor:
     """Complex numbers as pairs of real ones, in a last dim."""
-    name, value = result
-    return name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
 
 
 def _cut_dim(masked: Tensor, pruned: Tensor) -> int | None:

@@ -1,6 +1,7 @@
 """Scales of attention that follow a width: the weights before them take up the difference."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,3 +158,29 @@ def test_keys_take_up_a_scale_where_queries_are_read_elsewhere() -> None:
     assert {scale.tensor for scale in result.plan.scales} == {"k.weight", "k.bias"}
     assert result.report.deviation is None or result.report.deviation < 1e-6
     assert fxprune.verify(model, result.plan, x) < 1e-6
+
+
+class Pooled(nn.Module):
+    """Attention over places by the width of each part (MAGC): one layer that keeps its width takes up the scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.each = 2, 16
+        self.into, self.mask, self.out = nn.Conv2d(3, 32, 1), nn.Conv2d(16, 1, 1), nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x)
+        n, c, h, w = x.shape
+        parts = x.view(n * self.parts, self.each, h, w)
+        mask = (self.mask(parts).flatten(1) / math.sqrt(self.each)).softmax(1)
+        return self.out(x + (parts.flatten(2) * mask[:, None]).sum(-1).view(n, c, 1, 1))  # type: ignore[no-any-return]
+
+
+def test_a_layer_that_keeps_its_width_and_takes_up_a_scale_is_no_fault() -> None:
+    torch.manual_seed(0)
+    model, x = Pooled().eval(), torch.randn(2, 3, 6, 6)
+    result = fxprune.prune(model, x, pruning_ratio=0.5)  # a warning of groups to blame would be an error
+    assert result.model.into.out_channels == 16
+    assert [s.tensor for s in result.plan.scales] == ["mask.weight", "mask.bias"]
+    assert fxprune.verify(model, result.plan, x) < 1e-9
+    assert fxprune.verify(model, replace(result.plan, scales=()), x) > 1e-4  # the outputs tell of a wrong scale
