@@ -155,7 +155,7 @@ def test_the_plot_shows_latency_where_all_rows_have_it(tmp_path: Path, latency: 
     journal = Journal(tmp_path / "rows.jsonl", Point, Outcome)
     for contender, keep in [("", 1.0), *((name, keep) for name in untrained_plot.SHOWN for keep in (0.5, 0.25))]:
         journal.add(*_row(contender, keep, latency))
-    untrained_plot.main("digits-resnet20", out := tmp_path / "plot.svg", journal.path)
+    untrained_plot.main(["digits-resnet20"], out := tmp_path / "plot.svg", journal.path)
     assert ("latency that stays" in out.read_text().replace("<!-- ", "")) is (latency is not None)
 
 
