@@ -87,7 +87,7 @@ def test_a_forward_that_fails() -> None:
 
 
 def test_inputs_of_the_wrong_shape(net: Net) -> None:
-    with refused(fxprune.TraceError, "forward fails", "'stem'", "3 channels", "call model(example_inputs) yourself"):
+    with refused(fxprune.TraceError, "forward fails", "'stem'", "3 channels", "call the model on them yourself"):
         fxprune.trace(net, torch.zeros(1, 4, 8, 8))
 
 

@@ -120,7 +120,7 @@ def trace(model: nn.Module, example_inputs: Any) -> Graph:
                 return way(model, inputs, tensors, tags)
             except Exception as error:
                 failures.append(error)
-    raise _failure(model, failures[-1]) from failures[-1]
+    raise _failure(model, inputs, failures[-1]) from failures[-1]
 
 
 def _check(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
@@ -206,20 +206,21 @@ def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tens
                 if not recorder.has_seen(tensors) or asks_for_mode(model):
                     recorder.attempt_extra(lambda: _run(work, cloned(inputs), recorder, training=True), tensors)
     except Exception as error:
-        raise _failure(model, error, stack) from error
+        raise _failure(model, inputs, error, stack) from error
     return _graph(model, inputs, tensors, recorder, on_meta=False)
 
 
-def _failure(model: nn.Module, error: Exception, stack: Sequence[str] = ()) -> TraceError:
+def _failure(model: nn.Module, inputs: Inputs, error: Exception, stack: Sequence[str] = ()) -> TraceError:
     if isinstance(error, TraceError):
         return error
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
     line = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    named = " (a mapping is given by keyword; (mapping,) is one argument)" if inputs[1] else ""
     return TraceError(
         "the model's forward fails on the example inputs",
         where=f"module '{stack[-1]}' of {type(model).__name__}" if stack else type(model).__name__,
         seen=f"{type(error).__name__}: {error}{line}",
-        remedy="call model(example_inputs) yourself, in eval mode, and mend what it reports",
+        remedy=f"call the model on them yourself{named}, in eval mode, and mend what it reports",
     )
 
 

@@ -61,3 +61,18 @@ def test_wrappers_for_several_devices_are_refused_with_the_remedy() -> None:
         with pytest.raises(fxprune.InputError, match=rf"devices in {where}; seen: .*; remedy: give model\.module"):
             fxprune.trace(model, torch.zeros(1, 3))
     assert len(fxprune.find_groups(fxprune.trace(wrapped.module, torch.zeros(1, 3)))) == 1
+
+
+def test_a_mapping_that_is_one_argument_is_told_how() -> None:
+    class Matcher(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, pair: dict[str, Tensor]) -> Tensor:
+            return self.b(self.a(pair["left"] - pair["right"]).relu())  # type: ignore[no-any-return]
+
+    pair = {"left": torch.rand(1, 3, 6, 6), "right": torch.rand(1, 3, 6, 6)}
+    with pytest.raises(fxprune.TraceError, match=r"unexpected keyword .*\(mapping,\) is one argument"):
+        fxprune.trace(Matcher(), pair)
+    assert len(fxprune.find_groups(fxprune.trace(Matcher(), (pair,)))) == 1
