@@ -6,7 +6,7 @@ called_functions     sees the functions of PyTorch that the model's code calls
 functions            which of PyTorch's functions take sizes, by name
 provenance           ints that remember which sizes and attributes they were computed from
 tagging              hands such ints to the model's code
-builtin_calls        `int`, `float` and `len` in the model's code keep what these ints remember
+builtin_calls        `int`, `float`, `len` and `range` in the model's code keep what these ints remember
 training_runs        whether a model does more in training mode, so that this is recorded as well
 scripted_functions   lets fused activations of `torch.jit.script` pass
 plain_layers         hides the functions of the plainest layers, and records the commonest without running them

@@ -1,8 +1,8 @@
-"""Builtin calls: `int`, `float` and `len` in a model's code keep sources, where the code uses them in no other way.
+"""Builtin calls: `int`, `float`, `len` and `range` in a model's code keep sources, where it only calls them.
 
-Python makes plain numbers of what `__int__`, `__float__` and `__len__` return. So for one run, names of the code's own
-module stand in their place. A module that does more with `int` or `float` than to call it, or to ask `isinstance`
-(`dtype=int`, `type(n) is int`), keeps Python's.
+Python makes plain numbers of what `__int__`, `__float__` and `__len__` return, and of what a range starts from and goes
+on by. So for one run, names of the code's own module stand in their place. A module that does more with one of these
+names than to call it, or to ask `isinstance` (`dtype=int`, `type(n) is int`), keeps Python's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fxprune.tracing.provenance import TAGGED, Real, Width
+from fxprune.tracing.provenance import TAGGED, Real, Width, plain
 
 
 class _Kind(type):
@@ -55,11 +55,39 @@ class _Float(metaclass=_Kind):
         return Real(float(value.plain), value.source, value.run)
 
 
+class _Stepped(_Kind):
+    """`range`, whose numbers follow a width where it starts from one or goes on by one (`range(0, c, c // 4)`)."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > 1 and Width in (type(args[0]), *map(type, args[2:])):
+            return _numbers(*args, frame=sys._getframe(1))
+        return cls.made(*args, **kwargs)
+
+
+class _Range(metaclass=_Stepped):
+    made = range
+
+
+def _numbers(start: Any, stop: Any, step: Any = 1, *, frame: FrameType) -> list[Any]:
+    """The numbers of a range, of which there must be as many whatever the widths are."""
+    run = (start if type(start) is Width else step).run
+
+    def at(k: int) -> Any:
+        further = run.made(k * plain(step), "mul", k, step, frame)
+        return run.made(plain(start) + plain(further), "add", start, further, frame)
+
+    count, on = len(range(*map(plain, (start, stop, step)))), "lt" if plain(step) > 0 else "gt"
+    for k, outcome in ((count - 1, True), (count, False)):
+        if k >= 0:
+            run.compared(on, at(k), stop, outcome, frame)
+    return [at(k) for k in range(count)]
+
+
 def _length(value: Any) -> int:
     return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
 
 
-_KINDS: Mapping[str, Any] = {"int": _Int, "float": _Float}
+_KINDS: Mapping[str, Any] = {kind.made.__name__: kind for kind in (_Int, _Float, _Range)}
 
 
 def following(module: ModuleType) -> dict[str, Any]:

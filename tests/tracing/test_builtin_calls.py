@@ -78,7 +78,25 @@ def asked(m: Any, x: Tensor) -> Tensor:
     return x.view(len(x), int(n) if isinstance(n, (int, float)) else -1, 16).view(x.shape)
 
 
-FOLLOWED = [halves, split, quarter, rounded, plain, mapped, length, product, asked]
+def stepped(m: Any, x: Tensor) -> Tensor:
+    third = x.shape[1] // 3
+    parts = [x[:, i : i + third].sigmoid() for i in range(0, x.shape[1], third)]
+    return torch.cat([part - part.mean((2, 3), keepdim=True) for part in parts], 1)
+
+
+def backwards(m: Any, x: Tensor) -> Tensor:
+    half = x.shape[1] // 2
+    first, second = (x[:, i - half : i] for i in range(x.shape[1], 0, -half))
+    return torch.cat([first.tanh(), second], 1)
+
+
+def begun(m: Any, x: Tensor) -> Tensor:
+    half = x.shape[1] // 2
+    (start,) = range(half, half + 1)
+    return torch.cat([x[:, :start].sigmoid(), x[:, start:]], 1)
+
+
+FOLLOWED = [halves, split, quarter, rounded, plain, mapped, length, product, asked, stepped, backwards, begun]
 
 
 @pytest.mark.parametrize("cut", FOLLOWED, ids=lambda f: f.__name__)
@@ -86,7 +104,17 @@ def test_numbers_keep_their_sources(cut: Cut) -> None:
     plan = check(lambda: Net(cut).eval(), lambda batch: (torch.cat([X] * batch),), 0.5)
     assert fxprune.rewrite(Net(cut), plan).b.weight.shape == (4, 12, 1, 1)
     assert deviation(Net(cut).eval(), plan, (X,)) <= ROUNDING
-    assert not {"int", "float", "len"} & vars(importlib.import_module(__name__)).keys()
+    assert not {"int", "float", "len", "range"} & vars(importlib.import_module(__name__)).keys()
+
+
+def eights(m: Any, x: Tensor) -> Tensor:
+    """As many parts as the width has eights, the first of them read from where the width says."""
+    return torch.cat([x[:, i - x.shape[1] : i - x.shape[1] + 8] for i in range(x.shape[1], 2 * x.shape[1], 8)], 1)
+
+
+def test_a_range_must_have_as_many_numbers() -> None:
+    with pytest.raises(fxprune.InputError, match="the model's code"):
+        fxprune.prune(Net(eights).eval(), X, pruning_ratio=0.5, only=["a"])
 
 
 class Scaled(nn.Module):
@@ -139,7 +167,7 @@ def test_code_that_does_more_with_a_kind_than_to_call_it_keeps_pythons(
 ) -> None:
     module = module_of(OTHERWISE, tmp_path)
     monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
-    assert builtin_calls.following(module).keys() == {"len"}
+    assert builtin_calls.following(module).keys() == {"len", "range"}
     groups = fxprune.find_groups(fxprune.trace(module.Net().eval(), torch.zeros(2, 5)))
     assert not len(groups)
     assert "holds this width: 8" in str(groups.why("a"))
@@ -182,7 +210,7 @@ def test_numbers_keep_their_sources_in_functions_of_other_files(
     assert fxprune.verify(model, plan, x) <= ROUNDING
     helper = importlib.import_module("helper_of_the_test")
     assert helper.math is math
-    assert not {"int", "float", "len"} & vars(helper).keys()
+    assert not {"int", "float", "len", "range"} & vars(helper).keys()
 
 
 def test_code_that_is_not_to_be_seen_keeps_pythons() -> None:
