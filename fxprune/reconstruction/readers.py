@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from fxprune.analysis.ops.layout import unturned
+from fxprune.analysis.ops.spec import Move
+from fxprune.analysis.ops.table import spec_of
 from fxprune.plan.plan import Ints, Plan
 from fxprune.statistics.observe import Contraction
 from fxprune.tracing.trace import Graph
@@ -75,6 +78,9 @@ def readers_of(plan: Plan, names: Iterable[str] | None = None) -> dict[str, Read
 def waves(graph: Graph, names: Iterable[str]) -> list[list[str]]:
     """The weights in waves: what a wave's layers compute depends on earlier waves alone, so they can share a pass.
 
+    So does what their outputs are added to, if these go nowhere else: of parallel branches, one comes after the other,
+    and makes up for what it lacks.
+
     Args:
         graph: of the model.
         names: weights; those that the graph does not use are left out.
@@ -88,10 +94,70 @@ def waves(graph: Graph, names: Iterable[str]) -> list[list[str]]:
             if weight in wanted:
                 depth[node] += 1
                 last[weight] = max(last.get(weight, 0), depth[node])
+        if (added := _added(node)) is not None:
+            depth[node] = max(depth[node], _put_off(added, wanted, depth, last))
     found: dict[int, list[str]] = {}
     for name, wave in last.items():
         found.setdefault(wave, []).append(name)
     return [found[wave] for wave in sorted(found)]
+
+
+def _put_off(added: tuple[fx.Node, fx.Node], wanted: Set[str], depth: dict[fx.Node, int], last: dict[str, int]) -> int:
+    """Where neither of two outputs that are added comes after the other, the second one's layer shall."""
+    pairs = [(layer, other) for one, other in (added[::-1], added) if (layer := _layer(one, wanted))]
+    if pairs and not any(last[layer] > depth[other] for layer, other in pairs):
+        layer, other = pairs[0]
+        last[layer] = depth[other] + 1
+        return last[layer]
+    return 0
+
+
+def _added(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """What a call adds."""
+    spec = spec_of(node.target) if node.op == "call_function" else None
+    if spec is None or not spec.adds or node.kwargs or len(node.args) < 2:
+        return None
+    a, b = node.args[:2]
+    return (a, b) if isinstance(a, fx.Node) and isinstance(b, fx.Node) and a is not b else None
+
+
+def _layer(node: fx.Node, wanted: Set[str]) -> str | None:
+    """The weight of the layer that made a tensor, past a batch norm and views; None if anything else reads it."""
+    while len(node.users) == 1:
+        if mine := wanted.intersection(_used_by(node)):
+            return min(mine)
+        if not _passes_on(node):
+            return None
+        node = node.all_input_nodes[0]
+    return None
+
+
+def read_twice(graph: Graph, names: Iterable[str]) -> frozenset[str]:
+    """The weights of layers whose outputs are read by several ops, past a batch norm and views: what one of these adds
+    to it lacks must not be made up for in all others.
+
+    Args:
+        graph: of the model.
+        names: weights.
+    """
+    wanted, found = set(names), set[str]()
+    for node in graph.fx.nodes:
+        mine = wanted.intersection(_used_by(node))
+        while mine and len(node.users) == 1 and _passes_on(next(iter(node.users))):
+            node = next(iter(node.users))
+        found |= mine if len(node.users) > 1 else set()
+    return frozenset(found)
+
+
+def _passes_on(node: fx.Node) -> bool:
+    spec = spec_of(node.target) if node.op == "call_function" else None
+    normed = spec is not None and spec.norm is not None and spec.norm.statistics is not None
+    return node.target is operator.getitem or normed or (spec is not None and spec.move is Move.RESHAPE)
+
+
+def _used_by(node: fx.Node) -> Iterator[str]:
+    """Parameters that a call uses; a weight that is merely turned is no call."""
+    return iter(()) if unturned(node)[0].op == "get_attr" else _weights(node)
 
 
 def repeated(graph: Graph, names: Iterable[str]) -> frozenset[str]:

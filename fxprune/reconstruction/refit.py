@@ -19,7 +19,7 @@ from fxprune.reconstruction.layers import Layer, apart, find_layers, first_run, 
 from fxprune.reconstruction.mixtures import Moments, mixtures, moments, put, written
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
-from fxprune.reconstruction.readers import readers_of, repeated, waves
+from fxprune.reconstruction.readers import read_twice, readers_of, repeated, waves
 from fxprune.reconstruction.replay import Tapes
 from fxprune.reconstruction.residual_add import CallKey
 from fxprune.rewriting.rewrite import check_fit
@@ -172,6 +172,7 @@ class Fitter:
         pairs: rows that meet in products alone, such as queries and keys.
         memory: as for `reconstruct`.
         repeated: the weights of layers that run again on what they have computed themselves.
+        read_twice: the weights of layers whose outputs are read by several ops.
     """
 
     original: Original
@@ -180,6 +181,7 @@ class Fitter:
     pairs: Sequence[Bilinear] = ()
     memory: int = 2**30
     repeated: Set[str] = frozenset()
+    read_twice: Set[str] = frozenset()
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
@@ -200,7 +202,7 @@ class Fitter:
         ordered = waves(graph, weights)
         names = [name for wave in ordered for name in wave]
         original = Original(model, names, sampling.over(data), memory)
-        return cls(original, ordered, data, bilinear(graph), memory, repeated(graph, names))
+        return cls(original, ordered, data, bilinear(graph), memory, repeated(graph, names), read_twice(graph, names))
 
     def fit(
         self, small: nn.Module, plan: Plan, order: Order, ridge: float | None, progress: bool = False
@@ -225,7 +227,8 @@ class Fitter:
         def repairs(call: CallKey, partner: str | None) -> bool:
             """Behind an earlier call of its own a shortcut changes with the fit, and what it lacks now counts twice."""
             again = call[0] in self.repeated and call[1] > 0
-            return not again and (partner is None or wave.get(partner, -1) < wave[call[0]])
+            after = partner is None or wave.get(partner, -1) < wave[call[0]]
+            return after and not again and call[0] not in self.read_twice
 
         mixed = mixtures(self.original.model, self.pairs, lambda: self.moments, plan)
         pair = Pair(self.original, small, readers, self.data, repairs, Tapes(self.memory), events, mixed, apart(layers))

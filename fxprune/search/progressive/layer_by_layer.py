@@ -19,7 +19,7 @@ from fxprune.plan.plan import Ints, Plan
 from fxprune.reconstruction.layers import Layer, apart, find_layers, first_run
 from fxprune.reconstruction.original import Original
 from fxprune.reconstruction.pair import Pair
-from fxprune.reconstruction.readers import Reader, readers_of, repeated
+from fxprune.reconstruction.readers import Reader, read_twice, readers_of, repeated
 from fxprune.reconstruction.residual_add import CallKey
 from fxprune.rewriting.rewrite import cut, rewrite
 from fxprune.scorers.lasso import lasso_path
@@ -101,7 +101,7 @@ class Layers:
         weights = list(dict.fromkeys(s.tensor for g in groups for s in g.consumers))
         sampling = Sampling(settings.positions, settings.seed).over(data)
         self._original = Original(model, weights, sampling, settings.memory)
-        self._repeated = repeated(groups.graph, weights)
+        self._repeated, self._read_twice = repeated(groups.graph, weights), read_twice(groups.graph, weights)
 
     def changes(
         self, small: nn.Module, plan: Plan, groups: Groups, wanted: Sequence[Mapping[str, int]]
@@ -146,7 +146,7 @@ class Layers:
             a layer that runs again know what its earlier calls will.
             """
             again = call[0] in self._repeated and call[1] > 0
-            return not again and owner[call[0]] != owner.get(partner or "")
+            return not again and call[0] not in self._read_twice and owner[call[0]] != owner.get(partner or "")
 
         pair = Pair(self._original, small, readers, self._data, repairs, apart=apart(layers))
         return {name: (layers[name], grams[0]) for name, grams in pair.current(owner.keys()).items()}
