@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -102,7 +102,7 @@ def waves(graph: Graph, names: Iterable[str]) -> list[list[str]]:
     return [found[wave] for wave in sorted(found)]
 
 
-def _put_off(added: tuple[fx.Node, fx.Node], wanted: Set[str], depth: dict[fx.Node, int], last: dict[str, int]) -> int:
+def _put_off(added: tuple[fx.Node, fx.Node], wanted: set[str], depth: dict[fx.Node, int], last: dict[str, int]) -> int:
     """Where neither of two outputs that are added comes after the other, the second one's layer shall."""
     pairs = [(layer, other) for one, other in (added[::-1], added) if (layer := _layer(one, wanted))]
     if pairs and not any(last[layer] > depth[other] for layer, other in pairs):
@@ -121,7 +121,7 @@ def _added(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     return (a, b) if isinstance(a, fx.Node) and isinstance(b, fx.Node) and a is not b else None
 
 
-def _layer(node: fx.Node, wanted: Set[str]) -> str | None:
+def _layer(node: fx.Node, wanted: set[str]) -> str | None:
     """The weight of the layer that made a tensor, past a batch norm and views; None if anything else reads it."""
     while len(node.users) == 1:
         if mine := wanted.intersection(_used_by(node)):

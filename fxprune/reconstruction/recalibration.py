@@ -64,14 +64,17 @@ def _estimate(
     ran: set[str] = set()
     with isolated(model, keep_buffers=True) as work:
         set_training(work, False)
+        own = {name: [key for key in _KEYS if getattr(m, key) is not None] for name, m in norms.items()}
         norms = {name: work.get_submodule(name) for name in norms}  # type: ignore[misc]
         for name, m in norms.items():
+            if m.num_batches_tracked is None:  # PyTorch averages by it
+                m.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=m.running_mean.device)  # type: ignore[union-attr]
             m.reset_running_stats()
             m.__dict__["momentum"], m.__dict__["training"] = None, True
             m.register_forward_pre_hook(lambda _module, _inputs, name=name: ran.add(name))
         for batch in batches(work, data):
             batch.run(work)
-        found = {n: {k: v for k in _KEYS if (v := getattr(norms[n], k)) is not None} for n in norms if n in ran}
+        found = {name: {key: getattr(m, key) for key in own[name]} for name, m in norms.items() if name in ran}
     for name, statistics in found.items():
         if not all(bool(torch.isfinite(v).all()) for v in statistics.values()):
             raise InputError(

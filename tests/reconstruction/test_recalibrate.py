@@ -142,3 +142,14 @@ def test_norms_of_branches_that_do_not_run_stay_as_they_are() -> None:
     assert bool((net.main.running_mean.abs() < 3).all())
     assert bool((net.aside.running_mean == 5).all())
     assert net.aside.num_batches_tracked == 0
+
+
+def test_a_norm_without_a_counter_is_recalibrated_as_others_are() -> None:
+    """As in models that were saved before PyTorch counted batches."""
+    data = [torch.randn(8, 4, 5, 5) + 3, torch.randn(6, 4, 5, 5)]
+    counted, bare = nn.Sequential(nn.BatchNorm2d(4)), nn.Sequential(nn.BatchNorm2d(4))
+    bare[0].num_batches_tracked = None
+    assert [fxprune.recalibrate_batchnorm(m, data) for m in (counted, bare)] == [1, 1]
+    torch.testing.assert_close(bare[0].running_mean, counted[0].running_mean)
+    torch.testing.assert_close(bare[0].running_var, counted[0].running_var)
+    assert bare[0].num_batches_tracked is None
