@@ -198,7 +198,7 @@ class JointElimination:
                 parts = [r.parts for r in usable[g.name]]
                 order, errors = eliminate(problems, g.size, self.at_once)
                 apart = all(len(p) > 1 for p in parts)
-                judged = self._held_back(parts, problems, order) if apart else _rising(errors)
+                judged = self._held_back(parts, problems, order, float(errors[-1])) if apart else _rising(errors)
                 curves[g.name] = ErrorCurve(order.numpy(), judged)
                 usable[g.name] = [r.first() for r in usable[g.name]]
                 del problems, parts
@@ -222,14 +222,17 @@ class JointElimination:
         problem = Problem.of(gram, _roots(f, len(kernels)) @ kernels.double(), reading.entries, self.ridge)
         return replace(problem, worth=problem.energy() / gram.rows)
 
-    def _held_back(self, parts: list[list[Gram]], problems: list[Problem], order: Tensor) -> Floats:
-        """The errors on rows that neither choice nor fit has seen, at some widths, and interpolated between them."""
+    def _held_back(self, parts: list[list[Gram]], problems: list[Problem], order: Tensor, whole: float) -> Floats:
+        """The errors on rows that neither choice nor fit has seen, at some widths, and interpolated between them.
+
+        Without the group, readers have what they read besides: there the error is `whole`, of all rows.
+        """
         channels = len(order)
         counts = sorted({round(part * channels) for part in _REMOVED} - {0, channels})
         middle = order[: counts[len(counts) // 2]] if counts else order
         suited = [q.suited(p, middle) for p, q in zip(parts, problems, strict=True)] if counts else problems
         errors = held_back(parts, suited, channels, counts, self.at_once)
-        known = [0.0, *errors, max(sum(p.worth for p in problems), *errors, 0.0)]
+        known = [0.0, *errors, max(min(whole, sum(p.worth for p in problems)), *errors, 0.0)]
         return np.interp(np.arange(channels + 1), [0, *counts, channels], np.maximum.accumulate(known))
 
 

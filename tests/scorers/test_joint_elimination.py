@@ -376,3 +376,26 @@ def test_a_generator_is_refused_where_the_data_are_read_twice() -> None:
     data = (torch.randn(8, 3) for _ in range(2))
     with pytest.raises(fxprune.InputError, match="the data can be read only once"):
         JointElimination(errors="auto")(net, groups, data)
+
+
+class Concatenated(nn.Module):
+    """A layer that reads two groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.q = nn.Conv2d(3, 32, 3), nn.Conv2d(3, 64, 3), nn.Conv2d(96, 10, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.q(torch.cat([self.a(x).relu(), self.b(x).relu()], 1)).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_without_a_group_a_reader_has_what_it_reads_besides() -> None:
+    """The end of a curve is the error without the group, on held-back rows as on all: not all that the reader gives."""
+    torch.manual_seed(0)
+    net, x = Concatenated().eval(), torch.randn(256, 3, 8, 8)
+    groups = fxprune.find_groups(fxprune.trace(net, x[:1]))
+    scorer = fxprune.scorers.JointElimination(positions=None)
+    at_once, apart = (scorer.curves(net, groups, data)["a"] for data in ([x], [x[:128], x[128:]]))
+    assert at_once.at(0) < 0.2  # of the layer's output: most comes from the other group
+    for kept in (0, 1, 3, 6):
+        assert apart.at(kept) == pytest.approx(at_once.at(kept), rel=0.1)
