@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.spec import Move
-from fxprune.analysis.ops.table import spec_of
+from fxprune.analysis.ops.table import moves, spec_of
 from fxprune.plan.plan import Ints, Plan
 from fxprune.statistics.observe import Contraction
 from fxprune.tracing.trace import Graph
@@ -152,7 +152,7 @@ def read_twice(graph: Graph, names: Iterable[str]) -> frozenset[str]:
 def _passes_on(node: fx.Node) -> bool:
     spec = spec_of(node.target) if node.op == "call_function" else None
     normed = spec is not None and spec.norm is not None and spec.norm.statistics is not None
-    return node.target is operator.getitem or normed or (spec is not None and spec.move is Move.RESHAPE)
+    return node.target is operator.getitem or normed or moves(node.target, Move.RESHAPE)
 
 
 def _used_by(node: fx.Node) -> Iterator[str]:

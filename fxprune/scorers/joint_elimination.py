@@ -225,7 +225,8 @@ class JointElimination:
     def _held_back(self, parts: list[list[Gram]], problems: list[Problem], order: Tensor, whole: float) -> Floats:
         """The errors on rows that neither choice nor fit has seen, at some widths, and interpolated between them.
 
-        Without the group, readers have what they read besides: there the error is `whole`, of all rows.
+        Without the group, readers have what they read besides: there the error is `whole`, of all rows, but for what
+        the ridge adds to it where they read nothing else.
         """
         channels = len(order)
         counts = sorted({round(part * channels) for part in _REMOVED} - {0, channels})
