@@ -13,6 +13,15 @@ from fxprune.module.held_tensors import held_tensors
 Place: TypeAlias = tuple[dict[str, Any], str, str, Tensor]
 """Registry, key in it, qualified name, tensor."""
 
+_ASKED = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
+FACTS = frozenset(
+    [
+        *(getattr(Tensor, name).__get__ for name in _ASKED.split()),
+        *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex),
+    ]
+)
+"""What code asks a tensor without reading its numbers, as a TorchFunctionMode sees it."""
+
 
 def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """`model.named_modules()` without its recursion, in which every module is handed up through all its parents."""

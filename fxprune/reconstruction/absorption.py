@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from fxprune.errors import InputError, check_model
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, set_training
-from fxprune.statistics.moments import merged
+from fxprune.module.tensors import FACTS
+from fxprune.statistics.moments import Moments
 
 Norm = nn.modules.batchnorm._BatchNorm
 
@@ -32,8 +35,9 @@ def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
     `recalibrate_batchnorm`, in contrast, keeps scale and shift and changes the outputs. The formula is fxprune's own.
 
     Args:
-        model: changed in place. Norms without running statistics, without a scale and shift, that share these with
-            another norm, or whose dtype cannot hold what they would need, stay as they are.
+        model: changed in place. Norms without running statistics, without a scale and shift, or whose dtype cannot
+            hold what they would need, stay as they are; so do those whose tensors the code also reads otherwise (two
+            norms share them, a subclass scales by 1 + γ).
         data: batches such as training will see; labels are not read. A few hundred images do.
 
     Returns:
@@ -62,76 +66,86 @@ def absorb_batchnorm(model: nn.Module, data: Iterable[Any]) -> int:
         return sum(_absorb(norms[name], seen) for name, seen in found.items())
 
 
-@dataclass
-class _Moments:
-    """Of the values that each channel has had: their number, mean, and sum of squared deviations, in float64."""
-
-    count: int
-    mean: Tensor
-    squares: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> _Moments:
-        """Of a norm's input, of shape (batch, channels, ...)."""
-        rows = x.double().transpose(0, 1).flatten(1)
-        mean = rows.mean(1)
-        return cls(rows.shape[1], mean, (rows - mean[:, None]).square().sum(1))
-
-    def add(self, other: _Moments) -> None:
-        """Take in the values of another."""
-        step = other.mean - self.mean
-        self.count, part, weight = merged(self.count, other.count)
-        self.squares = self.squares + other.squares + step.square() * weight
-        self.mean = self.mean + step * part
-
-
 def _norms(model: nn.Module) -> dict[str, Norm]:
-    norms = {
+    return {
         name: m
         for name, m in model.named_modules()
         if isinstance(m, Norm) and m.running_mean is not None and m.running_var is not None and m.affine
     }
-    users = Counter(id(t) for m in norms.values() for t in _tensors(m))
-    return {name: m for name, m in norms.items() if all(users[id(t)] == 1 for t in _tensors(m))}
 
 
 def _tensors(norm: Norm) -> tuple[Any, ...]:
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var
+    return norm.running_mean, norm.running_var, norm.weight, norm.bias
 
 
-def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> dict[str, _Moments]:
-    """What the norms that ran read, in evaluation mode."""
-    found: dict[str, _Moments] = {}
+def _measured(model: nn.Module, norms: dict[str, Norm], data: Iterable[Any]) -> dict[str, Moments]:
+    """What the norms that ran read, in evaluation mode; without those whose tensors mean something else as well."""
+    found: dict[str, Moments] = {}
 
-    def watch(name: str) -> Any:
-        def look(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-            new = _Moments.of(inputs[0] if inputs else named["input"])
-            if name in found:
-                found[name].add(new)
-            else:
-                found[name] = new
-
-        return look
+    def note(name: str, x: Tensor) -> None:
+        found.setdefault(name, Moments()).add(x.transpose(0, 1).flatten(1).T)
 
     with isolated(model, keep_buffers=True) as work:
         set_training(work, False)
-        for name in norms:
-            work.get_submodule(name).register_forward_pre_hook(watch(name), with_kwargs=True)
-        for batch in batches(work, data):
-            batch.run(work)
-    return found
+        with _Uses({name: work.get_submodule(name) for name in norms}, note) as uses:  # type: ignore[misc]
+            for batch in batches(work, data):
+                batch.run(work)
+    return {name: seen for name, seen in found.items() if name not in uses.otherwise}
 
 
-def _absorb(norm: Norm, seen: _Moments) -> bool:
-    """Settle a norm; not where its dtype cannot hold what it would need, as float16 a large variance."""
-    mean, variance = (t.double() for t in (norm.running_mean, norm.running_var))  # type: ignore[union-attr]
-    own, scale = seen.squares / seen.count, norm.weight.double()
-    deviation = (variance + norm.eps).sqrt()
-    bias = norm.bias.double() + scale * (seen.mean - mean) / deviation
-    new = scale * (own + norm.eps).sqrt() / deviation, bias, seen.mean, own
-    held = [value.to(old.dtype) for old, value in zip(_tensors(norm), new, strict=True)]
+class _Uses(TorchFunctionMode):
+    """Watches what code does with the tensors of norms: to normalise by them as PyTorch's own norms do, or otherwise.
+
+    Attributes:
+        otherwise: norms whose tensors a call has read in another way.
+    """
+
+    def __init__(self, norms: dict[str, Norm], note: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._norms, self._note, self.otherwise = norms, note, set[str]()
+        self._owners: dict[int, set[str]] = {}
+        for name, norm in norms.items():
+            for t in _tensors(norm):
+                self._owners.setdefault(id(t), set()).add(name)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in FACTS:
+            read = [owners for t in tree_leaves((args, kwargs)) if (owners := self._owners.get(id(t)))]
+            if read:
+                owners = set().union(*read)
+                own = func is F.batch_norm and len(owners) == 1 and self._normalises(*owners, args, kwargs)
+                self.otherwise |= set() if own else owners
+        return func(*args, **kwargs)
+
+    def _normalises(self, name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a call normalises by all of a norm's tensors and nothing else; its input is then noted."""
+        call = _CALL.bind(*args, **kwargs)
+        call.apply_defaults()
+        x, *given, training, _, eps = call.arguments.values()
+        norm = self._norms[name]
+        own = all(a is b for a, b in zip(given, _tensors(norm), strict=True)) and not training and eps == norm.eps
+        if own:
+            self._note(name, x)
+        return own
+
+
+_CALL = signature(F.batch_norm)
+
+
+def _absorb(norm: Norm, seen: Moments) -> bool:
+    """Settle a norm; not where its dtype cannot hold what it would need, as float16 a large variance.
+
+    What scale and shift make up for are the new statistics as they are held, rounded.
+    """
+    old = _tensors(norm)
+    mean, variance, scale, shift = (t.double() for t in old)
+    held = [seen.mean.to(old[0].dtype), (seen.squares / seen.count).to(old[1].dtype)]
+    deviation, new = (variance + norm.eps).sqrt(), (held[1].double() + norm.eps).sqrt()
+    held += [(scale * new / deviation).to(old[2].dtype)]
+    held += [(shift + scale * (held[0].double() - mean) / deviation).to(old[3].dtype)]
     if not all(bool(torch.isfinite(value).all()) for value in held):
         return False
-    for old, value in zip(_tensors(norm), held, strict=True):
-        old.copy_(value)
+    for tensor, value in zip(old, held, strict=True):
+        tensor.copy_(value)
     return True

@@ -31,16 +31,19 @@ def outputs_of(model: nn.Module, data: Sequence[Any]) -> list[Any]:
 
 
 def divergence_of(wanted: Sequence[Any], found: Sequence[Any], divergence: Divergence) -> float:
-    """The mean divergence over batches; infinite where an output is not finite."""
-    mean = torch.stack([_apart(w, f, divergence) for w, f in zip(wanted, found, strict=True)]).mean()
+    """The divergence over all batches; infinite where an output is not finite."""
+    parts = torch.stack([_apart(w, f, divergence) for w, f in zip(wanted, found, strict=True)]).sum(0)
+    mean = parts[0] / parts[1].clamp_min(1e-30)
     return float(mean) if bool(mean.isfinite()) else float("inf")
 
 
 def _apart(wanted: Any, found: Any, divergence: Divergence) -> Tensor:
+    """A sum over a batch, and by what the sum of all batches is to be divided."""
     if of_classes(wanted, divergence):
         logs = [o.double().movedim(1, -1).log_softmax(-1) for o in (wanted, found)]
-        return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean().cpu()
+        each = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).cpu()
+        return torch.stack([each.sum(), each.new_tensor(each.numel())])
     pairs = zip(output_tensors(wanted), output_tensors(found), strict=True)
     kept = [(w.double(), f.double()) for w, f in pairs if w.is_floating_point()]
     off = torch.stack([(w - f).square().sum().cpu() for w, f in kept]).sum()
-    return off / torch.stack([(w - w.mean()).square().sum().cpu() for w, _ in kept]).sum().clamp_min(1e-30)
+    return torch.stack([off, torch.stack([(w - w.mean()).square().sum().cpu() for w, _ in kept]).sum()])

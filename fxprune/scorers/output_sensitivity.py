@@ -15,6 +15,7 @@ from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import output_tensors
 from fxprune.scorers.divergence import DIVERGENCES, Divergence, of_classes
 from fxprune.scorers.losses import differentiable, logits_of, value_of
+from fxprune.statistics.moments import Moments
 
 _LINEAR = (F.linear,)
 _CONVOLUTIONS = (
@@ -34,8 +35,8 @@ def output_sensitivity(
 
     F = ½ E[g gᵀ], with g the gradient of log p(label) in the layer's output, for labels drawn
     from the model's own softmax ("kl", by the Fisher matrix), or of a sum of the outputs with random signs over their
-    deviation ("squared", by JᵀJ; without the ½). One forward and one backward a batch. Errors are taken as independent
-    from position to position.
+    deviation on all data ("squared", by JᵀJ; without the ½). One forward a batch, and one backward for each output
+    tensor of the model. Errors are taken as independent from position to position.
 
     Args:
         model: left as it is.
@@ -55,44 +56,97 @@ def output_sensitivity(
     check_several("the weights", weights, 'give names of parameters: ["0.weight"]')
     check_option("divergence", divergence, DIVERGENCES)
     check_seed(seed)
-    wanted, sums = list(weights), dict[str, Tensor]()
+    wanted, sums = list(weights), _Sums()
     for name in wanted:
         check_kind("a weight's name", name, str, 'give names of parameters: ["0.weight"]')
     generator = torch.Generator().manual_seed(seed)
 
-    def add(name: str, gradient: Tensor, dim: int) -> None:
-        rows = gradient.detach().movedim(dim, 0).flatten(1)
-        each = (rows @ rows.T).double()
-        sums[name] = sums[name] + each if name in sums else each
-
     def objective(outputs: Any, _batch: Batch) -> Tensor:
-        return _drawn(outputs, divergence, generator)
+        return _drawn(outputs, divergence, generator, sums)
 
     samples = 0
-    with differentiable(model, set(wanted)) as (work, leaves), _Watch({id(t): n for n, t in leaves.items()}, add):
+    with differentiable(model, set(wanted)) as (work, leaves), _Watch({id(t): n for n, t in leaves.items()}, sums.add):
         for batch in batches(work, data):
-            value = value_of(objective, batch.run(work), batch)
-            torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+            value_of(objective, batch.run(work), batch)
+            sums.backward(list(leaves.values()))
             samples += batch.size
-    return {name: total / (2 * samples) for name, total in sums.items()}
+    return sums.total(samples)
 
 
-def _drawn(outputs: Any, divergence: Divergence, generator: torch.Generator) -> Tensor:
-    """A random scalar whose squared gradients have the wanted mean."""
+class _Sums:
+    """Of g gᵀ by layer and output of the model, in that output's own unit, and the deviation of each output.
+
+    Attributes:
+        parts: the scalars of a batch, one for each output, whose gradients g are.
+    """
+
+    def __init__(self) -> None:
+        self.parts, self._output = dict[int, Tensor](), 0
+        self._sums, self._spreads = dict[tuple[str, int], Tensor](), dict[int, _Spread]()
+
+    def backward(self, leaves: list[Tensor]) -> None:
+        """Back from one part after the other; the layers' gradients come to `add`."""
+        left = len(self.parts)
+        for output, part in self.parts.items():
+            self._output, left = output, left - 1
+            torch.autograd.grad(part, leaves, allow_unused=True, retain_graph=left > 0)
+
+    def add(self, name: str, gradient: Tensor, dim: int) -> None:
+        rows = gradient.detach().movedim(dim, 0).flatten(1)
+        key, each = (name, self._output), (rows @ rows.T).double()
+        self._sums[key] = self._sums[key] + each if key in self._sums else each
+
+    def see(self, output: int, values: Tensor) -> None:
+        """Take in what an output of the model gave for a batch."""
+        self._spreads.setdefault(output, _Spread()).add(values)
+
+    def total(self, samples: int) -> dict[str, Tensor]:
+        """F of each layer."""
+        found: dict[str, Tensor] = {}
+        for (name, output), each in self._sums.items():
+            spread = self._spreads.get(output)
+            part = each / (2 * samples) if spread is None else each / (samples * spread.variance())
+            found[name] = found[name] + part if name in found else part
+        return found
+
+
+class _Spread:
+    """The variance of an output over all inputs, summed over its numbers; of maps in several sizes, size by size."""
+
+    def __init__(self) -> None:
+        self._moments: dict[tuple[int, ...], Moments] = {}
+        self._power, self._count = 0.0, 0
+
+    def add(self, values: Tensor) -> None:
+        rows = values if values.dim() else values[None]
+        if len(rows):
+            self._moments.setdefault(tuple(rows.shape[1:]), Moments()).add(rows)
+            self._power += float(rows.double().square().sum())
+            self._count += len(rows)
+
+    def variance(self) -> float:
+        """Of an output that never varies, the mean square."""
+        squares = sum(float(m.squares.sum()) for m in self._moments.values())
+        return max((squares if squares > 0 else self._power) / max(self._count, 1), 1e-30)
+
+
+def _drawn(outputs: Any, divergence: Divergence, generator: torch.Generator, sums: _Sums) -> Tensor:
+    """Random scalars whose squared gradients have the wanted mean, for `sums`; and their sum."""
     if of_classes(outputs, divergence):
         logits = logits_of(outputs).movedim(1, -1).flatten(0, -2)
         labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
-        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
-    tensors = [t for t in output_tensors(outputs) if t.is_floating_point()]
-    return torch.stack([_signed(t, generator) for t in tensors]).sum()
+        drawn = {0: F.cross_entropy(logits, labels.to(logits.device), reduction="sum")}
+    else:
+        tensors = [t for t in output_tensors(outputs) if t.is_floating_point()]
+        for i, t in enumerate(tensors):
+            sums.see(i, t.detach())
+        drawn = {i: (t * _signs(t, generator)).sum() for i, t in enumerate(tensors)}
+    sums.parts = {i: value for i, value in drawn.items() if value.requires_grad}
+    return torch.stack([*drawn.values()]).sum()
 
 
-def _signed(output: Tensor, generator: torch.Generator) -> Tensor:
-    values = output.detach()
-    spread = (values - values.mean(0)).square().sum() / len(values) if values.dim() else values.square()
-    spread = spread if spread > 0 else values.square().mean().clamp_min(1e-30)
-    signs = (torch.randint(0, 2, values.shape, generator=generator) * 2 - 1).to(values)
-    return (output * signs).sum() * (2 / spread).sqrt()
+def _signs(output: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, output.shape, generator=generator) * 2 - 1).to(output)
 
 
 class _Watch(TorchFunctionMode):

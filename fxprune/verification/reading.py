@@ -26,7 +26,7 @@ from fxprune.module.isolation import (
     seed_random_states,
     set_training,
 )
-from fxprune.module.tensors import swap_all, walk
+from fxprune.module.tensors import FACTS, swap_all, walk
 from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs
 from fxprune.verification.convolution import conv2d
@@ -34,14 +34,7 @@ from fxprune.verification.inputs import tensors_in
 from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted, selected
 from fxprune.verification.randomise import is_leaf, outlives_the_call
 
-_NAMES = "shape dtype device ndim layout requires_grad grad is_cuda is_meta is_sparse is_leaf"
 _FASTER: dict[Any, Any] = {torch.conv2d: conv2d}
-_FACTS = frozenset(
-    [
-        *(getattr(Tensor, name).__get__ for name in _NAMES.split()),
-        *(Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.is_floating_point, Tensor.is_complex),
-    ]
-)
 
 
 class Twin:
@@ -148,7 +141,7 @@ class Reading(TorchFunctionMode):
         self._written: dict[str, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FACTS:
+        if func in FACTS:
             return func(*args, **(kwargs or {}))
         result = self.called(func, args, kwargs or {})
         if self._precision is Precision.DOUBLE:

@@ -1,5 +1,6 @@
 """Settling of BatchNorm: evaluation mode as before, training mode like it, statistics by hand."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -160,3 +161,48 @@ def test_a_norm_that_gets_its_input_by_name() -> None:
     fxprune.absorb_batchnorm(net, [x])
     torch.testing.assert_close(net(x), before)
     torch.testing.assert_close(net.norm.running_mean, net.conv(x).mean((0, 2, 3)).detach())
+
+
+class OnePlus(nn.BatchNorm2d):
+    """Its scale is 1 + weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, 1 + self.weight, self.bias)
+
+
+class OtherEps(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=0.5)
+
+
+class ReadTwice(nn.Module):
+    """The scale of its norm is the scale of another layer as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(x)) * self.norm.weight[:, None, None]
+
+
+@pytest.mark.parametrize("build", [lambda: OnePlus(3), lambda: OtherEps(3), ReadTwice], ids=["1+w", "eps", "twice"])
+def test_norms_whose_tensors_are_read_otherwise_stay(build: Any) -> None:
+    model, x = shaken(nn.Sequential(build(), nn.BatchNorm2d(3))), torch.randn(16, *SHAPE) * 3 + 1
+    before = model(x)
+    assert fxprune.absorb_batchnorm(model, [x]) == 1  # the other one
+    torch.testing.assert_close(model(x), before)
+
+
+def test_what_is_made_up_for_is_the_rounded_mean() -> None:
+    """A mean of 30 is rounded to steps of an eighth in bfloat16: outputs must not move by that."""
+    model = shaken(nn.Sequential(nn.BatchNorm2d(64)))
+    model[0].running_mean.copy_(torch.linspace(-30, 30, 64))
+    nn.init.ones_(model[0].running_var)
+    nn.init.zeros_(model[0].bias)
+    model = model.to(torch.bfloat16)
+    x = (torch.randn(64, 64, 8, 8) + torch.linspace(-30, 30, 64)[:, None, None] * 1.01).to(torch.bfloat16)
+    before = copy.deepcopy(model).double()(x.double())
+    assert fxprune.absorb_batchnorm(model, [x]) == 1
+    moved = (model.double()(x.double()) - before).mean((0, 2, 3)).abs().max()
+    assert moved < 0.01  # the exact mean, rounded afterwards, moves them by 0.1

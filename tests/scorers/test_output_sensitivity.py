@@ -101,3 +101,35 @@ def test_errors_of_groups_compare_by_what_they_do_to_the_output() -> None:
             out, flat = net[after:](y).log_softmax(1), net[after:](y.mean(0).expand_as(y)).log_softmax(1)
             kl = float((out.exp() * (out - flat)).sum(1).mean())
             assert curves[name].errors[-1] == pytest.approx(kl, rel=0.35)
+
+
+@pytest.mark.parametrize("kind", ["kl", "squared"])
+def test_batches_do_not_matter(kind: Any) -> None:
+    """A last batch of a single input has no spread of its own."""
+    net, x = Net().double().eval(), torch.randn(17, 3, 8, 8, dtype=torch.float64)
+    whole, halves, last, single = (
+        output_sensitivity(net, x.split(size), ["first.weight"], kind)["first.weight"] for size in (17, 9, 16, 1)
+    )
+    for other in (halves, last, single):
+        torch.testing.assert_close(other, whole)
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.near, self.far = nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.tanh(self.first(x))
+        return self.near(y), 100 * self.far(y)
+
+
+def test_outputs_count_alike_whatever_their_unit() -> None:
+    torch.manual_seed(0)
+    net, x = TwoOutputs().double(), torch.randn(8000, 4, dtype=torch.float64)
+    both = output_sensitivity(net, x.split(4000), ["first.weight"])["first.weight"]
+    alone = [
+        output_sensitivity(nn.Sequential(net.first, nn.Tanh(), last), [x], ["0.weight"], "squared")["0.weight"]
+        for last in (net.near, net.far)
+    ]
+    torch.testing.assert_close(both, sum(alone), rtol=0.1, atol=0.02)
