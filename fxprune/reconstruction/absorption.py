@@ -113,9 +113,9 @@ class _Uses(TorchFunctionMode):
         if func not in FACTS:
             read = [owners for t in tree_leaves((args, kwargs)) if (owners := self._owners.get(id(t)))]
             if read:
-                owners = set().union(*read)
-                own = func is F.batch_norm and len(owners) == 1 and self._normalises(*owners, args, kwargs)
-                self.otherwise |= set() if own else owners
+                first, *others = set().union(*read)
+                own = func is F.batch_norm and not others and self._normalises(first, args, kwargs)
+                self.otherwise |= set() if own else {first, *others}
         return func(*args, **kwargs)
 
     def _normalises(self, name: str, args: Any, kwargs: dict[str, Any]) -> bool:
