@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 from typing import NamedTuple
 
 import torch
@@ -73,9 +73,11 @@ class _Pair(NamedTuple):
         """The deviation of what the pruned model gives from what is expected of it."""
         numbers = self.pruned.numbers
         scaled = {s.tensor.rpartition(".")[0] for s in numbers.plan.scales}
-        if numbers.precision is Precision.SINGLE:
-            return 0.0 if are_equal(expected, found, scaled, numbers.planned) else inf
-        return deviation(expected, found, scaled, numbers.planned)
+        if numbers.precision is not Precision.SINGLE:
+            return deviation(expected, found, scaled, numbers.planned)
+        if are_equal(expected, found, scaled, numbers.planned):
+            return 0.0
+        return max(2 * CLEAR, deviation(expected, found, scaled, numbers.planned))  # NaN in both is not equal here
 
 
 _IN_DOUBLE = 1e-6  # what models may make of the rounding of float64
@@ -87,22 +89,29 @@ def judged(question: Question, inputs: Inputs) -> Measured:
     Raises:
         FxpruneError: see `fxprune.verify`.
     """
-    if _are_equal_in_single(question, inputs):
+    error, seen = _in_single(question, inputs)
+    if error == 0:
         return Measured(0.0, _IN_DOUBLE)
+    if error > _FAR:
+        return _judged_closely(question, seen)
     found = _smaller_pair(question, inputs, Precision.DOUBLE)
     return _judged_on(question, inputs) if found is None else _judged_on(question, *found)
 
 
-def _are_equal_in_single(question: Question, inputs: Inputs) -> bool:
-    """Whether float32 shows that both models are equal; if not, or if it fails, that is to be asked in float64."""
+_FAR = 1e-2
+"""More is hardly the rounding of float32: a wrong plan, or noise."""
+
+
+def _in_single(question: Question, inputs: Inputs) -> tuple[float, Inputs]:
+    """How far both models are apart in float32, and on which inputs: 0 if they are equal, NaN if that is not known."""
     own = [*tensors_of(question.model).values(), *tensors_in(inputs)]
     if not any(t.is_floating_point() for t in own) or any(map(is_narrow, own)):
-        return False
+        return nan, inputs
     with suppress(Exception):
         smaller = _smaller_pair(question, inputs, Precision.SINGLE)
-        pair = smaller[1] if smaller else _pair(question, inputs, Precision.SINGLE, lazy=True)
-        return _deviation(pair, question.seed) == 0
-    return False
+        seen, pair = smaller or (inputs, _pair(question, inputs, Precision.SINGLE, lazy=True))
+        return _deviation(pair, question.seed), seen
+    return nan, inputs
 
 
 def _smaller_pair(question: Question, inputs: Inputs, precision: Precision) -> tuple[Inputs, _Pair] | None:
@@ -118,8 +127,8 @@ def _smaller_pair(question: Question, inputs: Inputs, precision: Precision) -> t
 def _judged_on(question: Question, inputs: Inputs, pair: _Pair | None = None) -> Measured:
     try:
         known = pair or _pair(question, inputs, Precision.DOUBLE, lazy=True)
-        nan = pair is None and first_nan(known.expected) is not None
-        found = inf if nan else _deviation(known, question.seed)
+        has_nan = pair is None and first_nan(known.expected) is not None
+        found = inf if has_nan else _deviation(known, question.seed)
     except FxpruneError:
         raise
     except Exception:  # calls that stand-ins go past, types that the code insists on, a wrong plan
