@@ -3,6 +3,7 @@
 `FXPRUNE_TEST_DEVICE=cuda` makes tensors and models on the GPU wherever a test does not name a device.
 """
 
+import atexit
 import gc
 import os
 import signal
@@ -73,13 +74,9 @@ def pytest_collection_finish() -> None:
     """Thousands of tests, PyTorch and what it imports live as long as the process: no collection need look at them."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # what is still held at exit, nanobind (of triton) reports as leaked
     gc.set_threshold(20_000)  # a model makes thousands of objects in a moment; the default looks after each 700
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    """What is still held at exit, nanobind (of triton) reports as leaked."""
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -232,7 +233,14 @@ PARTS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def main(folder: Path, names: list[str]) -> None:
+def forked(folder: Path, names: Sequence[str]) -> None:
+    """The same in a fork that accelerate has made, whose processes know one another, and then gets its place."""
+    os.environ["LOCAL_RANK"] = os.environ["RANK"] = str(dist.get_rank())
+    warnings.resetwarnings()  # which are errors in the tests' own process
+    main(folder, names)
+
+
+def main(folder: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     rank = present().rank
     (folder / f"{rank}.pid").write_text(str(os.getpid()))

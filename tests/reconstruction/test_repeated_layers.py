@@ -47,7 +47,7 @@ def test_the_repair_helps(times: int, shortcut: bool) -> None:
     """Each call of a block made up for what its own unfitted calls lacked: at 8 of them, the error became 15."""
     torch.manual_seed(0)
     model = Loop(times, shortcut).eval()
-    data, held_back = [torch.randn(64, 6) for _ in range(16)], torch.randn(2000, 6)
+    data, held_back = [torch.randn(256, 6) for _ in range(4)], torch.randn(2000, 6)
     groups = fxprune.find_groups(fxprune.trace(model, data[0]))
     plan = fxprune.planners.PerGroup({"up": 0.25})(groups, fxprune.scorers.L2Norm()(model, groups))
     bare = fxprune.rewrite(model, plan)
@@ -61,7 +61,7 @@ def test_the_repair_helps(times: int, shortcut: bool) -> None:
 
 def test_errors_are_of_the_whole_repair() -> None:
     torch.manual_seed(0)
-    model, data = Loop(4).eval(), [torch.randn(64, 6) for _ in range(16)]
+    model, data = Loop(4).eval(), [torch.randn(256, 6) for _ in range(4)]
     groups = fxprune.find_groups(fxprune.trace(model, data[0]))
     plan = fxprune.planners.PerGroup({"up": 0.25})(groups, fxprune.scorers.L2Norm()(model, groups))
     small = fxprune.rewrite(model, plan)

@@ -1,4 +1,7 @@
-"""The same program in one process and in two, which a real launcher starts: same plans, same accuracy, one model."""
+"""The same program in one process and in two, which a real launcher starts: same plans, same accuracy, one model.
+
+In the default run accelerate forks this process, which has imported all that they need; the slow tests run its command.
+"""
 
 import json
 import os
@@ -6,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,18 @@ from zoo.processes import Alone, Launched, present
 
 NOISE = 0.03
 """Accuracy on 360 images: eleven of them; batch norm sees half a batch in each of two processes."""
+
+
+def fork(folder: Path, *parts: str) -> None:
+    """Two processes on the CPU, which accelerate forks; until both are done."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
+        pytest.importorskip("accelerate").debug_launcher(launched.forked, (folder, parts), num_processes=2)
+
+
+def launch(folder: Path, *parts: str) -> None:
+    """Two processes as `accelerate launch` starts them; until both are done."""
+    assert start(folder, *parts).wait(300) == 0, (folder / "log").read_text()
 
 
 def start(folder: Path, *parts: str) -> "subprocess.Popen[bytes]":
@@ -44,11 +61,11 @@ def in_one(folder: Path, *parts: str) -> dict[str, Any]:
     return {name: launched.PARTS[name](folder / "alone") for name in parts}
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [fork, pytest.param(launch, marks=pytest.mark.slow)])
+def test_two_processes_do_what_one_does(run: Callable[..., None], tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    process = start(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "gradual", "digits")
+    run(tmp_path, "gradients", "resumed", "adversarial", "errors", "searches", "gradual", "digits")
     alone = in_one(tmp_path, "gradients", "searches", "digits")
-    assert process.wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     _same_gradients(first["gradients"], second["gradients"], alone["gradients"])
     _picked_up(first["resumed"], second["resumed"], tmp_path)
@@ -64,9 +81,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_progressive_search_in_two_processes_is_that_in_one(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    process = start(tmp_path, "progressive")
+    launch(tmp_path, "progressive")
     alone = in_one(tmp_path, "progressive")
-    assert process.wait(300) == 0, (tmp_path / "log").read_text()
     first, second = told(tmp_path)
     _one_search("progressive", first, second, alone, tmp_path)
 
