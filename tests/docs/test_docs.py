@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -94,12 +95,28 @@ def test_a_program_for_several_processes(tmp_path: Path) -> None:
     assert re.fullmatch(r"2 processes, Result\(Sequential; 2 of 2 groups pruned, .*\), accuracy 0\.9\d+\n", done.stdout)
 
 
+def test_no_link_of_the_package_s_description_leads_nowhere(tmp_path: Path) -> None:
+    """What an index shows of the wheel: links are absolute, and all of the README's text is there."""
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    make = "from setuptools import build_meta as b; b.prepare_metadata_for_build_wheel('.')"
+    subprocess.run([sys.executable, "-c", make], check=True, capture_output=True, cwd=tmp_path)
+    (metadata,) = tmp_path.glob("*.dist-info/METADATA")
+    told = message_from_string(metadata.read_text(encoding="utf-8"))
+    assert told["Description-Content-Type"] == "text/markdown"
+    description = told.get_payload()
+    assert isinstance(description, str)
+    assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)]*)\)", description))
+    wanted = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line[:2] != "!["]
+    assert [line for line in description.splitlines() if line] == [line for line in wanted if line]
+
+
 @pytest.mark.slow
 def test_a_wheel_in_a_clean_environment_has_the_command(tmp_path: Path) -> None:
     """With PyTorch and the other dependencies of this environment, but without the repository on the path."""
     source = tmp_path / "source"
     shutil.copytree(ROOT / "fxprune", source / "fxprune", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
