@@ -217,6 +217,38 @@ def test_repair_does_without_the_callers_autocast(net: Net) -> None:
     assert error(net, result.model) < 0.2 * error(net, fxprune.rewrite(net, result.plan))
 
 
+class Autocast(Net):
+    """As accelerate and the trainer of transformers make of a model; and what it must not do inside."""
+
+    casts = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().forward(x.bfloat16() if self.casts else x).float()
+
+
+def test_repair_does_without_the_models_own_autocast() -> None:
+    """Layers read cast copies of their weights there: nothing was repaired, and the report said that it was."""
+    torch.manual_seed(0)
+    net = Autocast().eval()
+    plain = Net().eval()
+    plain.load_state_dict(net.state_dict())
+    options: dict[str, Any] = {"scorer": fxprune.scorers.L2Norm(), "data": teacher(1, size=128)}
+    found, wanted = (fxprune.prune(m, X, 0.4, **options) for m in (net, plain))
+    assert found.plan == wanted.plan
+    assert error(plain, wanted.model) < 0.2 * error(plain, fxprune.rewrite(plain, wanted.plan))
+    for name in ("b", "c", "head"):
+        torch.testing.assert_close(getattr(found.model, name).weight, getattr(wanted.model, name).weight)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_model_that_needs_its_autocast_is_refused() -> None:
+    net = Autocast().eval()
+    net.casts = True
+    with pytest.raises(fxprune.InputError, match=r"fails without the autocast that it enters.*leave all casts in it"):
+        fxprune.prune(net, X, macs=0.4, data=teacher(1, size=128))
+
+
 def test_goals_are_checked_before_an_iterator_is_read(net: Net) -> None:
     data = iter(teacher())
     with pytest.raises(fxprune.InputError, match="two kinds of goals"):

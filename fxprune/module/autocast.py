@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
+from threading import get_ident
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch.amp.autocast_mode import autocast
+
+from fxprune.errors import InputError
 
 
 @contextmanager
@@ -41,3 +44,44 @@ def _switched_off(init: Callable[..., None]) -> Callable[..., None]:
 
 def _knows(ask: Callable[..., Any], answer: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: answer if "meta" in (*args, *kwargs.values()) else ask(*args, **kwargs)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """This thread computes in the tensors' own types: neither its own autocast counts nor any that its code enters.
+
+    Under autocast a layer reads a cast copy of its weight, which nothing tells from other tensors.
+
+    Raises:
+        InputError: the code fails, and has entered an autocast: it casts what autocast would, and by itself.
+    """
+    enter, here, entered = autocast.__enter__, get_ident(), list[str]()
+
+    def disabled(self: autocast) -> Any:
+        if get_ident() != here:
+            return enter(self)
+        wanted, self._enabled = self._enabled, False
+        entered.extend([str(self.fast_dtype)] * wanted)
+        try:
+            return enter(self)
+        finally:
+            self._enabled = wanted
+
+    with ExitStack() as stack:
+        for device in _DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(patch.object(autocast, "__enter__", disabled))
+        try:
+            yield
+        except InputError as error:
+            if not entered:
+                raise
+            raise InputError(
+                "the model's forward fails without the autocast that it enters, in which layers cannot be observed",
+                seen=f"torch.autocast(..., {entered[0]}), and {error.seen}",
+                remedy="leave all casts in it to autocast: x, not x.to(torch.bfloat16); or prune without data",
+            ) from error
+
+
+_DEVICES = ("cpu", "cuda", "xpu", "mps")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.module.tensors import walk
 
@@ -24,3 +26,22 @@ def computed_weights(model: nn.Module) -> dict[str, str]:
         for path, parametrization in lists
         for inner, _ in walk(parametrization)
     }
+
+
+def directions(model: nn.Module) -> dict[str, str]:
+    """Of weights that are a length times a direction, the names of both: {direction: length}.
+
+    A direction of zeros has no norm to be divided by; a length of zero makes the weight zero.
+
+    >>> directions(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))))
+    {'0.parametrizations.weight.original1': '0.parametrizations.weight.original0'}
+    """
+    found: dict[str, str] = {}
+    for path, module in walk(model):
+        if isinstance(module, ParametrizationList) and isinstance(module[0], _WeightNorm):
+            found[f"{path}.original1"] = f"{path}.original0"
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                prefix = f"{path}.{hook.name}".lstrip(".")
+                found[f"{prefix}_v"] = f"{prefix}_g"
+    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -194,5 +195,20 @@ def _cut_like(name: str, tensor: Tensor, cuts: Mapping[int, Ints], plan: Plan) -
     smaller = cut(scaled(name, tensor, plan), cuts)
     if isinstance(tensor, nn.Parameter):
         smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
-    smaller.__dict__.update(tensor.__dict__)
+    smaller.__dict__.update(_noted(name, tensor, cuts))
     return smaller
+
+
+def _noted(name: str, tensor: Tensor, cuts: Mapping[int, Ints]) -> dict[str, Any]:
+    """What code has noted on a tensor: its gradient's square (AdaHessian) is cut along, other tensors are left out."""
+    noted, lost = dict[str, Any](), list[str]()
+    for key, value in tensor.__dict__.items():
+        if not isinstance(value, Tensor) or value.numel() == 1 or not cuts:
+            noted[key] = value
+        elif value.shape == tensor.shape and type(value) in (Tensor, nn.Parameter):
+            noted[key] = cut(value, cuts)
+        else:
+            lost.append(key)
+    if lost:
+        warnings.warn(f"the tensor that is noted on {name} as {lost[0]!r} cannot be cut and is left out", stacklevel=2)
+    return noted

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune import planners, scorers
 from fxprune.analysis.fit import check_are_groups, check_groups
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
+from fxprune.module.parametrizations import directions
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner
 from fxprune.planners.goals import check_callable
@@ -73,11 +74,21 @@ class SoftPruning:
         """
         own = check_groups(self.groups, model)
         self.plan = self.planner(self.groups, self.scorer(model, self.groups, data))
+        of_lengths = directions(model)
         with torch.no_grad():
             for g in self.groups:
                 gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
+                names = {s.tensor for s in g.slots}
                 for s in g.slots:
-                    if s.role != "consumer" and isinstance(own.get(s.tensor), nn.Parameter):
+                    if s.role != "consumer" and of_lengths.get(s.tensor) not in names and _makes_zero(s.tensor, own):
                         rows = torch.from_numpy(s.positions[np.isin(s.channels, gone)])
                         own[s.tensor].index_fill_(s.dim, rows.to(own[s.tensor].device), 0)
         return self.plan
+
+
+def _makes_zero(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Parameters, and what a norm without a scale of its own to train subtracts and adds; not what it divides by."""
+    if isinstance(own.get(name), nn.Parameter):
+        return True
+    norm, _, buffer = name.rpartition(".")
+    return buffer in ("running_mean", "bias") and not isinstance(own.get(f"{norm}.weight"), nn.Parameter)

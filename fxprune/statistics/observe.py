@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fxprune.analysis.ops.contraction import CONVOLUTION
 from fxprune.analysis.ops.layout import turns
 from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.analysis.ops.table import spec_of
-from fxprune.module.batches import Batch, batches, device_of, noise
+from fxprune.module.autocast import without_autocast
+from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import isolated, plain_attention, set_training
@@ -179,8 +179,8 @@ class Observed:
     observer: _Observer
 
     def __call__(self, batch: Batch) -> Any:
-        """The model's output on a batch, without the caller's autocast; its calls are handed on."""
-        with torch.autocast(device_of(self.model).type, enabled=False), self.observer:  # else weights are others
+        """The model's output on a batch, without autocast; its calls are handed on."""
+        with without_autocast(), self.observer:
             return batch.run(self.model)
 
 

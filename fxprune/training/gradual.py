@@ -34,7 +34,7 @@ from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.training.averages import copies_of, take_values
 from fxprune.training.optimizers import all_in, follow, warn_of_hooks
-from fxprune.training.ranks import decided, spread
+from fxprune.training.ranks import decided, in_all, spread
 from fxprune.verification.proof import of_both
 
 M = TypeVar("M", bound=nn.Module)
@@ -258,15 +258,18 @@ class Gradual(Generic[M]):
         rewrite(self.model, plan, inplace=True)
         new = tensors_of(self.model)
         renewed = {old[name]: (name, new[name]) for name in old if new[name] is not old[name]}
-        for optimizer in self.optimizers:
-            follow(optimizer, renewed, plan)
+        kept = [held for optimizer in self.optimizers for held in follow(optimizer, renewed, plan)]
         if small is not None:
             take_values(self.model, small)
         spread(new.values())
-        for average, cut in averages:
+        for held in kept:
+            held.follow()
+        of_all = in_all(len(averages))
+        for place, (average, cut) in enumerate(averages):
             rewrite(average, plan, inplace=True)
             take_values(average, cut)
-            spread(tensors_of(average).values())
+            if place < of_all:
+                spread(tensors_of(average).values())
 
     def _average(self, average: nn.Module, plan: Plan) -> nn.Module:
         small, data = rewrite(average, plan), self._options.get("data")

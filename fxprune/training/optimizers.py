@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import cut
 
@@ -21,45 +22,126 @@ def all_in(optimizer: Optimizer) -> Iterator[Optimizer]:
             yield from all_in(inner)
 
 
-def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> None:
+class Held(NamedTuple):
+    """Weights that an optimizer keeps beside those of the model, to go on from: schedule-free z, slow ones.
+
+    Attributes:
+        value: what it keeps of a parameter; changed in place.
+        before: the parameter as it was cut.
+        parameter: the new one, which the plan's scales and a repair may change.
+    """
+
+    value: Tensor
+    before: Tensor
+    parameter: Tensor
+
+    def follow(self) -> None:
+        """Change them as the parameter was changed by now."""
+        self.value.add_((self.parameter.detach() - self.before).to(self.value.dtype))
+
+
+def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> list[Held]:
     """Put the new parameters in the place of the old ones, in all parameter groups, with what is left of their state.
 
     State that lies like the parameter (momentum, squared gradients) is cut along; numbers (steps) stay. A parameter
-    whose state lies otherwise (factored moments) begins anew, with a warning, and so does an optimizer whose state
-    spans all parameters (LBFGS). Optimizers inside the optimizer follow as well. The plan's scales are not applied:
-    state is about gradients, which change the other way round, and is forgotten within some steps.
+    whose state lies otherwise (factored moments, preconditioners, quantised numbers) begins anew, with a warning, and
+    so does an optimizer whose state spans all parameters (LBFGS). Optimizers inside the optimizer follow as well. The
+    plan's scales are not applied: state is about gradients, which change the other way round, and is forgotten within
+    some steps; but for weights that are kept in it.
 
     Args:
         optimizer: changed in place.
         renewed: {old parameter: (its name, new parameter)}.
         plan: what was cut.
+
+    Returns:
+        Weights in the state, which are to follow the new parameters once these have all of their values.
+
+    Raises:
+        InputError: the optimizer keeps parameters elsewhere as well, as one that is shared among processes does.
     """
-    for one in all_in(optimizer):
-        _follow(one, renewed, plan)
+    return [held for one in all_in(optimizer) for held in _follow(one, renewed, plan)]
 
 
-def _follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> None:
-    held = any(p in renewed for group in optimizer.param_groups for p in group["params"])
+def _follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> list[Held]:
+    spans_all = any(p in renewed for group in optimizer.param_groups for p in group["params"])
     for group in optimizer.param_groups:
         group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
+    _refuse_kept_elsewhere(optimizer, renewed)
     if isinstance(optimizer, LBFGS):
-        _forget(optimizer, held=held)
-        return
-    cuts, anew = plan.cuts(), []
+        _forget(optimizer, held=spans_all)
+        return []
+    cuts, known, anew = plan.cuts(), _lying_like_parameters(optimizer), list[str]()
+    before = {p: p.detach().clone() for p in optimizer.state if p not in renewed}  # a repair may change these as well
     for old, (name, new) in renewed.items():
         state = optimizer.state.pop(old, None)
         if state is None:
             continue
-        if all(_lies_like(value, old) or _is_number(value) for value in state.values()):
-            optimizer.state[new] = {
-                key: cut(value, cuts.get(name, {})) if _lies_like(value, old) else value for key, value in state.items()
-            }
-        else:
+        if not all(_is_number(v) or (_lies_like(v, old) and key in known) for key, v in state.items()):
             anew.append(name)
+            continue
+        optimizer.state[new] = {k: cut(v, cuts.get(name, {})) if _lies_like(v, old) else v for k, v in state.items()}
+        before[new] = cut(old, cuts.get(name, {}))
     if anew:
         kind = type(optimizer).__name__
         what = f"{kind} begins anew for {len(anew)} parameters, such as {anew[0]}: its state cannot be cut"
         warnings.warn(what, stacklevel=3)
+    return [
+        Held(optimizer.state[p][key], value, p)
+        for p, value in before.items()
+        for key in optimizer.state[p]
+        if _is_of_weights(optimizer, key) and _lies_like(optimizer.state[p][key], p)
+    ]
+
+
+def _lying_like_parameters(optimizer: Optimizer) -> set[str]:
+    """Keys of the state that lie like the parameter for each parameter that has them.
+
+    The two sides of a square weight have preconditioners of its very shape. So a parameter whose dims differ must have
+    the key as well, unless PyTorch's own optimizers have made it.
+    """
+    values = [(key, v, p) for p, state in optimizer.state.items() for key, v in state.items() if not _is_number(v)]
+    otherwise = {key for key, v, p in values if not _lies_like(v, p)}
+    own = type(optimizer).__module__.startswith("torch.optim.")
+    seen = {key for key, _, p in values if own or len(set(p.shape)) == p.dim()}
+    return seen - otherwise
+
+
+_OF_WEIGHTS = {
+    "z": "ScheduleFree",
+    **dict.fromkeys(["x0", "p0", "lookahead_slow_buff", "slow_buffer", "slow_params"], ""),
+}
+"""State that holds weights, and what the name of the optimizer's class must have in it: elsewhere z is of gradients."""
+
+
+def _is_of_weights(optimizer: Optimizer, key: str) -> bool:
+    return key in _OF_WEIGHTS and _OF_WEIGHTS[key] in type(optimizer).__name__
+
+
+def _refuse_kept_elsewhere(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]]) -> None:
+    """Refuse an optimizer that would go on with old parameters.
+
+    Raises:
+        InputError: it keeps some in caches of its own.
+    """
+    old = {id(p): name for p, (name, _) in renewed.items()}
+
+    def found(value: Any, depth: int = 4) -> str | None:
+        if isinstance(value, Tensor) or not depth:
+            return old.get(id(value))
+        inside = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        if not isinstance(inside, list | tuple | set | frozenset):
+            return None
+        return next((name for v in inside if (name := found(v, depth - 1)) is not None), None)
+
+    for attribute, value in vars(optimizer).items():
+        if attribute not in ("param_groups", "state") and (name := found(value)) is not None:
+            raise InputError(
+                "the optimizer keeps parameters in a place that no cut follows",
+                where=f"{type(optimizer).__name__}.{attribute}",
+                seen=name,
+                remedy="give no optimizer=, and make a new one of model.parameters() after each cut",
+            )
 
 
 def _forget(optimizer: LBFGS, *, held: bool) -> None:
@@ -72,7 +154,8 @@ def _forget(optimizer: LBFGS, *, held: bool) -> None:
 
 
 def _lies_like(value: Any, parameter: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == parameter.shape
+    """Whether it has a number for each of the parameter's; quantised ones are kept in classes of their own."""
+    return type(value) in (Tensor, nn.Parameter) and value.shape == parameter.shape
 
 
 def _is_number(value: Any) -> bool:

@@ -48,3 +48,12 @@ def spread(tensors: Iterable[Tensor]) -> None:
     if together():
         for tensor in tensors:
             dist.broadcast(tensor.detach(), 0)
+
+
+def in_all(count: int) -> int:
+    """How many of something all processes have: some average the weights in the main one alone."""
+    if not together():
+        return count
+    counts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(counts, count)
+    return int(min(counts))

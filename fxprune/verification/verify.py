@@ -16,6 +16,7 @@ from torch import nn
 
 from fxprune.errors import check_data
 from fxprune.module.isolation import Inputs, as_call, finish
+from fxprune.module.parametrizations import directions
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import check_fit
@@ -106,10 +107,13 @@ def mask(model: nn.Module, plan: Plan) -> None:
     """
     tensors = check_fit(model, plan)
     undo: list[Callable[[], object]] = []
+    every, lengths = plan.cuts(), directions(model)
     with torch.no_grad():
         try:
-            for name, cuts in plan.cuts().items():
+            for name, cuts in every.items():
                 for dim, kept in cuts.items():
+                    if dim in every.get(lengths.get(name, ""), {}):
+                        continue  # its length is zeroed
                     gone = torch.from_numpy(np.delete(np.arange(tensors[name].shape[dim]), kept))
                     where = (dim, gone.to(tensors[name].device))
                     undo.append(partial(tensors[name].index_copy_, *where, tensors[name].index_select(*where)))

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Generator, nn
+from torch.optim.swa_utils import AveragedModel
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
@@ -176,14 +177,19 @@ def _twice(names: Iterable[str], folder: Path) -> dict[str, Any]:
 
 
 def gradual(_: Path) -> dict[str, Any]:
-    """A model that shrinks between its epochs, wrapped again; each process has data and weights of its own at first."""
+    """A model that shrinks between its epochs, wrapped again; each process has data and weights of its own at first.
+
+    The main one averages the weights, as YOLO's trainers do.
+    """
     rank = present().rank
     torch.manual_seed(rank)
     model, x = plain(), torch.rand(64, 4, 4)
     if rank:
         nn.init.zeros_(model[1].weight)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    pruner = fxprune.Gradual(model, x[:1], epochs=[0, 2], optimizer=optimizer, parameters=0.5, data=[x])
+    averages = [] if rank else [AveragedModel(model)]
+    options: dict[str, Any] = {"optimizer": optimizer, "ema": averages, "parameters": 0.5, "data": [x]}
+    pruner = fxprune.Gradual(model, x[:1], epochs=[0, 2], **options)
     wrapped, cuts = model, []
     for epoch in range(3):
         cuts.append(pruner.step(epoch))
@@ -199,6 +205,7 @@ def gradual(_: Path) -> dict[str, Any]:
         failure = f"{type(error).__name__}: {error}"
     momenta = [optimizer.state[p]["momentum_buffer"].sum().item() for p in model.parameters()]
     plan = pruner.result.plan.to_json()
+    assert all([p.shape for p in a.module.parameters()] == [p.shape for p in model.parameters()] for a in averages)
     return {"cuts": cuts, "plan": plan, "model": digest(model), "momenta": momenta, "failure": failure}
 
 

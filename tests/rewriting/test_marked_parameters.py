@@ -19,3 +19,18 @@ def test_attributes_of_parameters_stay(inplace: Any) -> None:
     small = fxprune.rewrite(model, plan, inplace=inplace)
     assert small[0].weight.shape == (2, 4)
     assert small[0].weight.no_weight_decay is True
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_tensors_that_are_noted_on_parameters_are_cut_along_or_left_out(inplace: Any) -> None:
+    """AdaHessian notes the square of a second derivative, and fails where it is larger than the parameter."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    square, weight = torch.rand(8, 4), model[0].weight
+    weight.hess, weight.side, weight.steps = square, torch.rand(8, 8), torch.tensor(3)
+    plan = fxprune.find_groups(fxprune.trace(model, torch.zeros(1, 4))).plan({"0": [0, 2]})
+    with pytest.warns(UserWarning, match=r"noted on 0\.weight as 'side' cannot be cut and is left out"):
+        small = fxprune.rewrite(model, plan, inplace=inplace)
+    assert torch.equal(small[0].weight.hess, square[[0, 2]])
+    assert not hasattr(small[0].weight, "side")
+    assert small[0].weight.steps == 3
+    assert torch.equal(weight.hess, square)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 import fxprune
 from fxprune.planners import Uniform
@@ -181,3 +182,30 @@ def test_a_planner_that_is_a_number_is_refused() -> None:
     groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))
     with pytest.raises(fxprune.InputError, match=r"the planner is not a function; seen: 0\.5"):
         SoftPruning(groups, 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_are_a_length_times_a_direction_lose_the_length(norm: Any) -> None:
+    """A direction of zeros is 0/0."""
+    model, x = nn.Sequential(norm(nn.Linear(3, 8)), nn.ReLU(), norm(nn.Linear(8, 2))), torch.rand(4, 3)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    soft = SoftPruning(groups, Uniform(0.5))
+    plan = soft(model)
+    pruned = fxprune.rewrite(model, plan)(x)
+    assert pruned.isfinite().all()
+    torch.testing.assert_close(model(x), pruned)
+    fxprune.mask(model, plan)
+    torch.testing.assert_close(model(x), pruned)
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.BatchNorm2d(12, affine=False), lambda: FrozenBatchNorm2d(12)])
+def test_what_a_norm_without_a_scale_to_train_subtracts_and_adds_goes_as_well(norm: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 12, 3), norm(), nn.ReLU(), nn.Conv2d(12, 4, 3)).eval()
+    model[1].running_mean.fill_(-1.0)
+    if isinstance(model[1], FrozenBatchNorm2d):
+        model[1].bias.fill_(2.0)
+    x = torch.rand(2, 1, 8, 8)
+    plan = SoftPruning(fxprune.find_groups(fxprune.trace(model, x)), Uniform(0.5))(model)
+    torch.testing.assert_close(model(x), fxprune.rewrite(model, plan)(x))
+    assert model[1].running_var.all()

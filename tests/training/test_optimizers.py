@@ -1,0 +1,104 @@
+"""What optimizers remember, after a cut: of other people's kinds, which keep weights, preconditioners and caches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.errors import InputError
+from tests.training.test_gradual import X, net, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:the allowed widths leave")  # the nets are small
+
+
+def left(wanted: Tensor, model: nn.Module) -> float:
+    with torch.no_grad():
+        return float((model(X) - wanted).norm() / wanted.norm())
+
+
+def kept_optimizer(kind: str) -> Callable[..., torch.optim.Optimizer]:
+    optim = pytest.importorskip("timm.optim")
+    if kind == "MADGRAD":
+        return lambda p: optim.MADGRAD(p, lr=1e-14, momentum=0.9)  # type: ignore[no-any-return]
+    return lambda p: optim.Lookahead(torch.optim.SGD(p, 1e-9), k=2)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["MADGRAD", "Lookahead"])
+def test_weights_that_an_optimizer_keeps_are_repaired_as_the_model_is(kind: str) -> None:
+    """It goes on from these; that they were the cut ones only has undone the repair within some steps."""
+    torch.manual_seed(1)
+    model = net()
+    with torch.no_grad():
+        wanted = model(X)
+    optimizer = kept_optimizer(kind)(model.parameters())
+    train(model, optimizer)
+    fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, pruning_ratio=0.5, data=[X]).step(0)
+    repaired = left(wanted, model)
+    train(model, optimizer, 20)  # at a rate of nothing
+    assert left(wanted, model) == pytest.approx(repaired, rel=0.02)
+
+
+class Preconditioned(torch.optim.Optimizer):
+    """As Shampoo: a matrix for each dim of a parameter, which a square weight has the shape of."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.01})
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                for dim, n in enumerate(p.shape):
+                    self.state[p].setdefault(f"side_{dim}", torch.eye(n))
+
+
+def test_matrices_of_the_sides_of_a_square_weight_do_not_lie_like_it() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)), X[:, 0, 0]
+    optimizer = Preconditioned(model.parameters())
+    optimizer.step()
+    pruner = fxprune.Gradual(model, x, epochs=[0], optimizer=optimizer, pruning_ratio=0.5)
+    with pytest.warns(UserWarning, match="Preconditioned begins anew for 5 parameters"):
+        pruner.step(0)
+    assert set(optimizer.state) == {model[4].bias}  # which was not cut
+
+
+class Quantised(Tensor):
+    """Numbers that can be read, but not picked, as torchao's 8-bit states."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.index_select:
+            raise NotImplementedError("index_select")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_state_of_a_class_of_its_own_begins_anew() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for p in model.parameters():
+        optimizer.state[p]["codes"] = torch.zeros_like(p).as_subclass(Quantised)
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, macs=0.5)
+    with pytest.warns(UserWarning, match="SGD begins anew for 5 parameters"):
+        pruner.step(0)
+    train(model, optimizer)
+
+
+class Shared(torch.optim.SGD):
+    """As ZeroRedundancyOptimizer: which process updates which parameter is noted once."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, 0.01)
+        self.of_ranks = {0: [{"params": list(self.param_groups[0]["params"])}]}
+
+
+def test_an_optimizer_that_keeps_parameters_elsewhere_is_refused() -> None:
+    """It would go on with the old ones, without a word."""
+    model = net()
+    optimizer, before = Shared(model.parameters()), list(model.parameters())
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, macs=0.5)
+    with pytest.raises(InputError, match=r"keeps parameters in a place .* in Shared.of_ranks; seen: 0.weight"):
+        pruner.step(0)
+    for now in (model.parameters(), optimizer.param_groups[0]["params"]):
+        assert all(a is b for a, b in zip(now, before, strict=True))
