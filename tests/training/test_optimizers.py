@@ -22,7 +22,7 @@ def left(wanted: Tensor, model: nn.Module) -> float:
 def kept_optimizer(kind: str) -> Callable[..., torch.optim.Optimizer]:
     optim = pytest.importorskip("timm.optim")
     if kind == "MADGRAD":
-        return lambda p: optim.MADGRAD(p, lr=1e-14, momentum=0.9)  # type: ignore[no-any-return]
+        return lambda p: optim.MADGRAD(p, lr=1e-12, momentum=0.9, eps=1e-12)  # type: ignore[no-any-return]
     return lambda p: optim.Lookahead(torch.optim.SGD(p, 1e-9), k=2)  # type: ignore[no-any-return]
 
 
