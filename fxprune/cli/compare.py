@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +44,8 @@ def compare(
     if unknown := [name for name in names if name not in _ENGINES]:
         raise CommandError(f"no engine '{unknown[0]}'; give some of {', '.join(_ENGINES)}")
     pair = origin.load(model, original)
+    if pair.original.is_random:
+        warnings.warn("the original's weights are random; --weights FILE or --pretrained reads its own", stacklevel=2)
     both = {"original": pair.original.model, "pruned": pair.small}
     inputs = pair.original.inputs
     costs = {name: fxprune.cost(fxprune.find_groups(fxprune.trace(m, inputs))) for name, m in both.items()}
@@ -70,7 +73,13 @@ def _shapes(inputs: Any) -> str:
 
 
 def _bytes(model: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in model.state_dict().values() if isinstance(t, Tensor))
+    """Of what a model keeps in its files; tied weights count once."""
+    return _sum_of(t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor))
+
+
+def _sum_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of different tensors."""
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
 
 
 def _latencies(
@@ -122,7 +131,7 @@ def peak(model: nn.Module, inputs: Any) -> int:
     memory = _Memory()
     with memory:
         eager(model)(inputs)
-    return memory.most + _bytes(model)
+    return memory.most + _sum_of([*model.parameters(), *model.buffers()])
 
 
 class _Memory(TorchDispatchMode):

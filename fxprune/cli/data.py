@@ -67,12 +67,30 @@ def _object(name: str) -> Iterable[Any]:
 
 def _folder(folder: Path, options: DataOptions, loaded: Loaded) -> DataLoader[Any]:
     """At most so many of a folder's images, drawn at random, always the same ones."""
-    images = Images(folder, loaded.transform or standard_transform(loaded.inputs, options))
+    images = Images(folder, _transform(loaded, options))
     count = min(len(images), options.samples or SAMPLES)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
     chosen = Subset(images, sorted(order.tolist()))
     collate = _as_list if isinstance(loaded.inputs, list | tuple) and _first(loaded.inputs).dim() == 3 else None
     return DataLoader(chosen, batch_size=options.batch_size or BATCH_SIZE, collate_fn=collate)
+
+
+def _transform(loaded: Loaded, options: DataOptions) -> Callable[[Any], Tensor]:
+    """The library's own, unless another normalisation is given, or the model is to read images of another size."""
+    own, first = loaded.transform, _first(loaded.inputs)
+    if own is None:
+        return standard_transform(loaded.inputs, options)
+    black, white = (own(_blank(brightness)) for brightness in (0, 255))
+    if not (options.mean or options.std) and (first.dim() == 3 or black.shape == first.shape[-3:]):
+        return own
+    std = 1 / (white - black).flatten(1).mean(1)
+    mean = -black.flatten(1).mean(1) * std
+    usual = (",".join(f"{float(v):.6g}" for v in values) for values in (mean, std))
+    return standard_transform(loaded.inputs, options, *usual)
+
+
+def _blank(brightness: int) -> Any:
+    return require("PIL.Image", extra="images").new("RGB", (113, 97), (brightness,) * 3)  # a size that no model reads
 
 
 def _as_list(samples: list[Any]) -> tuple[tuple[list[Tensor]]]:
@@ -101,9 +119,13 @@ class Images(Dataset[Any]):
 
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
         here = _images(folder.iterdir())
-        self.classes = [] if here else sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p))
+        self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p))
         self._transform = transform
         inside = [(file, i) for i, name in enumerate(self.classes) for file in _images((folder / name).rglob("*"))]
+        if here and inside:
+            seen = f"{here[0].name}, and {inside[0][0].parent.name}/{inside[0][0].name}"
+            raise CommandError(f"{folder} holds images and folders of images ({seen}); leave one kind there")
+        self.classes = [] if here else self.classes
         self.files = [(file, -1) for file in here] or inside
         if not self.files:
             raise CommandError(f"no image in {folder}; known endings: {' '.join(_SUFFIXES)}")
@@ -130,13 +152,32 @@ def _opened(file: Path) -> Any:
     image = require("PIL.Image", extra="images")
     try:
         with image.open(file) as opened:
-            return opened.convert("RGB")
+            return _of_bytes(opened, file).convert("RGB")
     except OSError as error:
         raise CommandError(f"cannot read the image {file}: {error}") from error
 
 
-def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Tensor]:
+def _of_bytes(image: Any, file: Path) -> Any:
+    """An image of at most 8 bits a number: what has more, PIL would make white."""
+    numbers = np.asarray(image) if image.mode[0] in "IF" else None
+    if numbers is None:
+        return image
+    if image.mode == "F" or numbers.min() < 0 or numbers.max() > _SIXTEEN_BITS:
+        raise CommandError(f"the image {file} has numbers of the kind {image.mode}; give images of 8 or 16 bits")
+    return require("PIL.Image", extra="images").fromarray(np.round(numbers / 257).astype(np.uint8))
+
+
+_SIXTEEN_BITS = 2**16 - 1
+
+
+def standard_transform(inputs: Any, options: DataOptions, mean: str = MEAN, std: str = STD) -> Callable[[Any], Tensor]:
     """The middle of the image, of the example input's size and number of channels, scaled and normalised.
+
+    Args:
+        inputs: example inputs.
+        options: with what is taken off, and what channels are divided by, if that is given.
+        mean: what is taken off else, one number for each channel of colour images.
+        std: what channels are divided by else.
 
     Raises:
         CommandError: the model's input is not an image.
@@ -146,13 +187,13 @@ def standard_transform(inputs: Any, options: DataOptions) -> Callable[[Any], Ten
     if first.dim() not in (3, 4) or first.shape[-3] not in (1, 3):
         raise CommandError(f"a folder of images needs a model of images; the input has the shape {tuple(first.shape)}")
     channels, height, width = first.shape[-3:]
-    mean, std = _numbers(options.mean, MEAN, channels), _numbers(options.std, STD, channels)
-    if not (std > 0).all():
+    middle, spread = _numbers(options.mean, mean, channels), _numbers(options.std, std, channels)
+    if not (spread > 0).all():
         raise CommandError(f"--std {options.std}: channels are divided by it; give positive numbers")
 
     def transform(image: Any) -> Tensor:
         pixels = torch.from_numpy(_array(_middle(image, height, width), channels)).movedim(-1, 0)
-        return ((pixels.float() / 255 - mean) / std).to(kind)
+        return ((pixels.float() / 255 - middle) / spread).to(kind)
 
     return transform
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +76,14 @@ def notes(options: ModelOptions, groups: GroupOptions) -> dict[str, str]:
 
 
 def _weights(options: ModelOptions) -> dict[str, str]:
-    return {"weights": str(options.weights.resolve())} if options.weights else {}
+    path = options.weights
+    return {"weights": str(path.resolve()), "sum": _sum(path)} if path else {}
+
+
+def _sum(path: Path) -> str:
+    """Tells whether a file is the one that it was."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_anywhere(name: str) -> str:
@@ -125,7 +135,7 @@ def start(options: ModelOptions, groups: GroupOptions, original: str | None = No
     if not is_pruned(options.model):
         return Start(models.load(options), options, groups)
     pair = load(options, original)
-    loaded = dataclasses.replace(pair.original, model=pair.small)
+    loaded = dataclasses.replace(pair.original, model=pair.small, is_random=False)
     chosen = dataclasses.replace(groups, heads=groups.heads or list(pair.heads) or None)
     return Start(loaded, pair.options, chosen, pair.plan)
 
@@ -140,8 +150,10 @@ def _full(path: str, given: ModelOptions, original: str | None) -> ModelOptions:
     name = original or noted.get("model")
     if name is None:
         raise CommandError(f"{path} does not say of which model it is; give --original torchvision:NAME or the like")
-    same = original is None or original == noted.get("model")
-    weights = given.weights or (Path(noted["weights"]) if same and noted.get("weights") else None)
+    same = original is None or _from_anywhere(original) == noted.get("model")
+    if not same:
+        _tell_what_is_dropped(path, str(original), noted, given)
+    weights = given.weights or _noted_weights(noted if same else {})
     return ModelOptions(
         model=name,
         weights=weights,
@@ -151,3 +163,22 @@ def _full(path: str, given: ModelOptions, original: str | None) -> ModelOptions:
         device=given.device,
         threads=given.threads,
     )
+
+
+def _noted_weights(noted: Mapping[str, Any]) -> Path | None:
+    """The file of the original's weights that a pruned model's file names."""
+    if not noted.get("weights"):
+        return None
+    path = Path(noted["weights"])
+    if noted.get("sum") and path.is_file() and _sum(path) != noted["sum"]:
+        warnings.warn(f"{path} was written anew since the model was pruned: its numbers are others", stacklevel=2)
+    return path
+
+
+def _tell_what_is_dropped(path: str, original: str, noted: Mapping[str, Any], given: ModelOptions) -> None:
+    """What a pruned model's file notes of one original does not hold for another one."""
+    options = {"weights": "--weights", "model_arg": "--model-arg", "input_shape": "--input-shape"}
+    lost = [option for name, option in options.items() if noted.get(name) and not getattr(given, name)]
+    if lost:
+        was = f"{path} was pruned from {noted['model']}, not from {original}"
+        warnings.warn(f"{was}: what it notes for {', '.join(lost)} is not used; give it anew", stacklevel=2)

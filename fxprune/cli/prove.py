@@ -37,7 +37,11 @@ def latency(
     engine: EngineOption = EngineName.eager,
     table: Annotated[
         Path | None,
-        typer.Option(parser=named_path, metavar="PATH", help="File of measured times; made if it is not there."),
+        typer.Option(
+            parser=named_path,
+            metavar="PATH",
+            help="File (.json) of measured times, or folder of such files; made if it is not there.",
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each op is measured.")] = 3,
 ) -> Answer:

@@ -56,8 +56,16 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any]) -> dict[str, 
 
 
 def _outputs(batch: Batch, model: nn.Module) -> list[Tensor]:
+    """Of a classifier whose output has a loss beside its scores, the scores come first."""
     with torch.inference_mode():
-        return [t.detach() for t in output_tensors(batch.run(model))]
+        found = batch.run(model)
+    scores = getattr(found, "logits", None)
+    return [*([scores] if isinstance(scores, Tensor) else []), *(t for t in output_tensors(found) if t is not scores)]
+
+
+def _labels(batch: Batch) -> Any:
+    """The targets, or the labels that are one of the inputs, as in batches of transformers."""
+    return batch.inputs[1].get("labels") if batch.targets is None else batch.targets
 
 
 def _is_scores(outputs: list[Tensor], batch: Batch) -> bool:
@@ -70,7 +78,7 @@ def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Te
     original, pruned = answers.values()
     counts["seen"] += len(original)
     counts["same"] += int((original == pruned).sum())
-    labels = batch.targets
+    labels = _labels(batch)
     if isinstance(labels, Tensor) and labels.shape == original.shape:
         check_labels(labels, outputs["original"][0].shape[1], batch.place)
         counts["labelled"] += len(labels)
@@ -101,10 +109,11 @@ def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
             shapes = [tuple(t.shape) for t in outputs[:3]]
             raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
         found = outputs[0].argmax(1)
-        if not isinstance(batch.targets, Tensor) or batch.targets.shape != found.shape:
+        labels = _labels(batch)
+        if not isinstance(labels, Tensor) or labels.shape != found.shape:
             raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")
-        check_labels(batch.targets, outputs[0].shape[1], batch.place)
-        right.append((found == batch.targets).float())
+        check_labels(labels, outputs[0].shape[1], batch.place)
+        right.append((found == labels).float())
     return torch.cat(right)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +25,7 @@ from fxprune.storage.files import accessing, checked_path, of_others, write_whol
 M = TypeVar("M", bound=nn.Module)
 
 NAME = "model.safetensors"  # of the file in a folder
-_NOTE, _SUM = "note:", "sha256"
+_NOTE, _SUM, _KINDS = "note:", "sha256", "buffers"
 _SHOWN = 4  # names that an error lists of each kind
 
 
@@ -56,12 +58,38 @@ def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None
             raise InputError("the file has no place for tensors of this kind", where=name, seen=seen, remedy=_OTHERWISE)
     # Cloned, because the format refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
-    texts = {_NOTE + name: text for name, text in (notes or {}).items()} | {"plan": plan.to_json()}
+    texts = {_NOTE + name: text for name, text in (notes or {}).items()}
+    texts |= {"plan": _as_it_is_now(plan, state).to_json(), _KINDS: json.dumps(_kinds(model))}
     try:
         return safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)})
     except SafetensorError as error:
         what, remedy = "the file has no place for this much text", "keep large notes in a file of their own"
         raise InputError(what, seen=str(error)[:200], remedy=remedy) from error
+
+
+def _as_it_is_now(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
+    """The plan for an original whose dims that the plan does not cut are as long as they are by now: of a new head.
+
+    Raises:
+        InputError: a dim that it cuts is of another length than the plan leaves.
+    """
+    cuts, shapes = plan.cuts(), dict(plan.shapes)
+    for name, full in plan.shapes.items():
+        if name not in state:
+            continue
+        own, now = cuts.get(name, {}), tuple(state[name].shape)
+        if len(now) != len(full) or any(now[dim] != len(kept) for dim, kept in own.items()):
+            remedy = f"put back the layer that was pruned; or {_OTHERWISE}"
+            raise InputError("the model is not as its plan leaves it", where=name, seen=f"shape {now}", remedy=remedy)
+        shapes[name] = tuple(full[dim] if dim in own else n for dim, n in enumerate(now))
+    return replace(plan, shapes=shapes)
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """The types of buffers of fractions that no file holds, by which a model of half precision computes."""
+    known = set(model.state_dict())
+    rest = {name: str(b.dtype).removeprefix("torch.") for name, b in model.named_buffers() if name not in known}
+    return {name: kind for name, kind in rest.items() if kind in _TYPES}
 
 
 def _check_notes(notes: Mapping[str, str] | None) -> None:
@@ -138,6 +166,10 @@ def load(path: str | os.PathLike[str], model: M | Callable[[], M]) -> M:
     for name, t in small.state_dict(keep_vars=True).items():
         if isinstance(t, Tensor) and name in tensors and t.dtype != tensors[name].dtype:
             t.data = t.data.to(tensors[name].dtype)
+    kinds = _noted_kinds(file)
+    for name, buffer in small.named_buffers():
+        if name in kinds and buffer.is_floating_point():
+            buffer.data = buffer.data.to(kinds[name])
     small.load_state_dict(tensors)
     return small
 
@@ -193,6 +225,18 @@ def _metadata(file: Path) -> dict[str, str]:
     return metadata
 
 
+def _noted_kinds(file: Path) -> dict[str, torch.dtype]:
+    """The types of buffers that the file does not hold."""
+    try:
+        noted = json.loads(_metadata(file).get(_KINDS, "{}"))
+        return {str(name): _TYPES[kind] for name, kind in noted.items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _unreadable(file, f"types of buffers that are none: {error}"[:200]) from error
+
+
+_TYPES = {str(t).removeprefix("torch."): t for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+
+
 def _read(file: Path) -> tuple[Plan, dict[str, Tensor]]:
     metadata = _metadata(file)
     tensors = safetensors.torch.load_file(file)
@@ -243,7 +287,7 @@ def _check_full(file: Path, plan: Plan, tensors: Mapping[str, Tensor], model: nn
             "that it had before pruning"
         )
         raise PlanError("the file is of another model", where=str(file), seen=f"{'; '.join(problems)}", remedy=remedy)
-    if misfits := list(_misfits(plan, tensors, held)):
+    if misfits := [*_misfits(plan, tensors, held), *_otherwise_tied(plan, tensors, held)]:
         seen = f"the file has {', '.join(misfits[:_SHOWN])}{_and_more(misfits)}"
         remedy = "give a file as result.save wrote it, and the model with numbers of the kind that it had"
         raise PlanError("the file is of another model", where=str(file), seen=seen, remedy=remedy)
@@ -259,6 +303,19 @@ def _misfits(plan: Plan, tensors: Mapping[str, Tensor], full: Mapping[str, Tenso
     kinds = [(n, t.dtype, full[n].dtype) for n, t in tensors.items() if _kind(t) != _kind(full[n])]
     yield from other
     yield from (f"{n} in {of_file} where the model has {of_model}" for n, of_file, of_model in kinds)
+
+
+def _otherwise_tied(plan: Plan, tensors: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> Iterator[str]:
+    """Tensors that are one in the model and differ in the file, or the other way round where the plan cuts them."""
+    first: dict[int, str] = {}
+    for name, t in full.items():
+        one = first.setdefault(id(t), name)
+        if one != name and name in tensors and one in tensors and not torch.equal(tensors[name], tensors[one]):
+            yield f"numbers of {name} and of {one} that differ, which are one tensor in the model"
+    cuts = plan.cuts()
+    for name, one in plan.aliases.items():
+        if one in cuts and name in full and one in full and full[name] is not full[one]:
+            yield f"one tensor for {name} and {one}, which are two in the model"
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from fxprune.cli import data, engines, models
 from fxprune.cli.answer import CommandError
 from fxprune.cli.app import app
 from fxprune.cli.compare import peak
-from fxprune.cli.quality import quality, valued
+from fxprune.cli.options import ModelOptions
+from fxprune.cli.quality import accuracy, quality, valued
 from fxprune.module.batches import batches
 
 NETS = """
@@ -351,6 +353,34 @@ def test_compare(here: Path) -> None:
     assert not told["failures"]
 
 
+def compared(here: Path, *arguments: str) -> Result:
+    return run("compare", *arguments, "--data", "classes", "--engines", "eager", "--rounds", "1")
+
+
+def test_the_original_that_is_named_is_the_one_that_was_pruned(here: Path) -> None:
+    """Its noted weights are dropped for another model alone, and that is told."""
+    torch.save(_net(here).state_dict(), "w.pt")
+    given = ["cli_nets.py:Quiet", *SHAPE, "--weights", "w.pt", "--pruning-ratio", "0.5", "--out", "small"]
+    assert run("prune", *given).exit_code == 0
+    noted, named = compared(here, "small"), compared(here, "small", "--original", "cli_nets.py:Quiet")
+    assert noted.stderr == named.stderr == ""
+    assert [line for line in noted.stdout.splitlines() if "accuracy" in line or "same" in line] == [
+        line for line in named.stdout.splitlines() if "accuracy" in line or "same" in line
+    ]
+    shutil.copy("cli_nets.py", "moved.py")
+    moved = compared(here, "small", "--original", "moved.py:Quiet")
+    assert "not from moved.py:Quiet: what it notes for --weights, --input-shape is not used" in moved.stderr
+    torch.save({k: v + 1 for k, v in torch.load("w.pt").items()}, "w.pt")
+    assert "w.pt was written anew since the model was pruned" in run("verify", "small").stderr
+
+
+def test_random_weights_of_an_original_are_told(here: Path) -> None:
+    model = models.load(ModelOptions("torchvision:squeezenet1_1", input_shape=["1,3,32,32"]))
+    fxprune.prune(model.model, model.inputs, 0.5, only=["features.3.squeeze"]).save("small")
+    found = run("compare", "small", "--original", "torchvision:squeezenet1_1", *SHAPE, "--engines", "eager")
+    assert "the original's weights are random" in found.stderr
+
+
 class Mean(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
@@ -382,6 +412,32 @@ def test_peak_memory_counts_what_is_alive() -> None:
     """Weights, and the two activations that are alive together; the input is the caller's."""
     net = nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.ReLU(), nn.Linear(1000, 1, bias=False))
     assert peak(net, torch.rand(100, 1000)) == 4 * (1_001_000 + 2 * 100_000)
+
+
+def test_tied_weights_count_once(here: Path) -> None:
+    net = nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.Linear(1000, 1000, bias=False))
+    net[1].weight = net[0].weight
+    assert peak(net, torch.rand(1, 1000)) == 4 * (1_000_000 + 2 * 1000)
+
+
+class WithLoss(nn.Module):
+    """As classifiers of transformers: labels are an input, and a loss comes before the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        scores = self.head(x)
+        return SimpleNamespace(loss=scores.sum(), logits=scores) if labels is not None else scores
+
+
+def test_labels_among_the_inputs_are_labels(here: Path) -> None:
+    net, x, labels = WithLoss(), torch.rand(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    right = float((net(x).argmax(1) == labels).float().mean())
+    found = quality({"original": net, "pruned": net}, [{"x": x, "labels": labels}])
+    assert found["accuracy, of 8"] == {"original": right, "pruned": right}
+    assert float(accuracy(net, [{"x": x, "labels": labels}]).mean()) == right
 
 
 # Data
@@ -445,6 +501,45 @@ def test_an_image_of_the_right_size_is_only_normalised(here: Path) -> None:
     (image,) = batches_of("flat", (1, 3, 20, 14), samples=1, mean="0,0.5,1", std="1,2,1")[0]
     file = next(f for f in sorted((here / "flat").iterdir()) if _is(f, image))
     assert file
+
+
+def with_transform(shape: tuple[int, ...], **kwargs: Any) -> torch.Tensor:
+    """What a model of a library reads, whose own transform makes 3x224x224."""
+    transform = models.load(ModelOptions("torchvision:resnet18")).transform
+    given = data.load(options("flat", samples=1, **kwargs), data.Loaded(nn.Identity(), torch.zeros(shape), transform))
+    assert given is not None
+    image: torch.Tensor = next(iter(given))
+    return image
+
+
+def test_options_come_before_the_transform_of_a_library(here: Path) -> None:
+    plain = with_transform((1, 3, 224, 224))
+    assert plain.shape == (1, 3, 224, 224)
+    assert plain.min() < 0
+    small, grey = with_transform((1, 3, 64, 64)), with_transform((1, 1, 64, 64))
+    assert (small.shape, grey.shape) == ((1, 3, 64, 64), (1, 1, 64, 64))
+    assert abs(small.mean() - plain.mean()) < 0.2  # normalised as the library does
+    bytes_ = with_transform((1, 3, 224, 224), mean="0", std="1")
+    assert bytes_.min() >= 0
+    assert bytes_.max() <= 1
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_images_of_sixteen_bits_are_not_clipped(here: Path, ending: str) -> None:
+    (here / "deep").mkdir()
+    Image.fromarray(np.full((12, 12), 2**15, dtype=np.uint16)).save(here / "deep" / f"a.{ending}")
+    (image,) = batches_of("deep", mean="0", std="1")
+    assert torch.allclose(image, torch.tensor(0.5), atol=0.01)
+    Image.fromarray(np.full((12, 12), 0.5, dtype=np.float32)).save(here / "deep" / "b.tiff")
+    with pytest.raises(CommandError, match=r"b.tiff has numbers of the kind F; give images of 8 or 16 bits"):
+        batches_of("deep", mean="0", std="1")
+
+
+def test_an_image_beside_folders_of_classes_is_refused(here: Path) -> None:
+    """It hid all classes."""
+    shutil.copy(next((here / "flat").iterdir()), here / "classes" / "preview.png")
+    with pytest.raises(CommandError, match=r"holds images and folders of images \(preview.png, and a/"):
+        batches_of("classes")
 
 
 def _is(file: Path, image: torch.Tensor) -> bool:

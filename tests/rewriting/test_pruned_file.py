@@ -284,3 +284,67 @@ def test_layers_that_are_not_initialised(tmp_path: Path) -> None:
             fxprune.InputError, match=r"\(lazy\) parameters in 2.weight; remedy: run the model once first"
         ):
             call()
+
+
+class Tied(nn.Module):
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Embedding(20, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.out = nn.Linear(8, 20, bias=False)
+        if tied:
+            self.out.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.out(x + self.down(self.up(x).relu()))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("only", [["up"], None])
+def test_weights_that_are_tied_otherwise_are_refused(tied: bool, only: list[str] | None, tmp_path: Path) -> None:
+    """Numbers of one were taken for both."""
+    torch.manual_seed(0)
+    x = torch.randint(0, 20, (2, 5))
+    result = fxprune.prune(Tied(tied).eval(), x, pruning_ratio=0.5, only=only)
+    result.save(tmp_path)
+    assert torch.equal(fxprune.load(tmp_path, lambda: Tied(tied)).eval()(x), result.model(x))
+    if tied and only:  # two equal tensors
+        assert torch.equal(fxprune.load(tmp_path, lambda: Tied(tied=False)).eval()(x), result.model(x))
+        return
+    with pytest.raises(fxprune.PlanError, match="which are two in the model" if tied else "which are one tensor in"):
+        fxprune.load(tmp_path, lambda: Tied(not tied))
+
+
+class Scaled(nn.Module):
+    """With a buffer that no file holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.register_buffer("scale", torch.ones(1, 8, 1, 1), persistent=False)
+        self.register_buffer("table", torch.ones(4, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b((self.a(x) * self.scale).relu()) * self.table.to(x.dtype)
+
+
+def test_buffers_that_the_file_does_not_hold_have_their_type(tmp_path: Path) -> None:
+    model = Scaled().bfloat16().eval()
+    model.table = torch.ones(4, 1, 1)
+    x = X.bfloat16()
+    result = fxprune.prune(model, x, pruning_ratio=0.5)
+    result.save(tmp_path)
+    small = fxprune.load(tmp_path, Scaled).eval()
+    assert (small.scale.dtype, small.table.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(small(x), result.model(x))
+
+
+def test_a_new_head_is_saved_as_one_of_its_own_original(result: fxprune.Result[Net], tmp_path: Path) -> None:
+    result.model.head = nn.Linear(result.model.head.in_features, 7)
+    result.save(tmp_path)
+    assert same(fxprune.load(tmp_path, lambda: Net(7)), result.model)
+    with pytest.raises(fxprune.PlanError, match=r"head.bias \(4,\) instead of \(7,\)"):
+        fxprune.load(tmp_path, Net)
+    result.model.head = nn.Linear(5, 7)
+    with pytest.raises(fxprune.InputError, match=r"not as its plan leaves it in head.weight; seen: shape \(7, 5\)"):
+        result.save(tmp_path)
