@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -243,7 +242,6 @@ PARTS: dict[str, Callable[[Path], Any]] = {
 def forked(folder: Path, names: Sequence[str]) -> None:
     """The same in a fork that accelerate has made, whose processes know one another, and then gets its place."""
     os.environ["LOCAL_RANK"] = os.environ["RANK"] = str(dist.get_rank())
-    warnings.resetwarnings()  # which are errors in the tests' own process
     main(folder, names)
 
 

@@ -1,6 +1,6 @@
 """The same program in one process and in two, which a real launcher starts: same plans, same accuracy, one model.
 
-In the default run accelerate forks this process, which has imported all that they need; the slow tests run its command.
+In the default run accelerate forks a process that has imported all that they need; the slow tests run its command.
 """
 
 import json
@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import launched
 import pytest
+from processes import python
 from search_toys import undisturbed
 from typer.testing import CliRunner
 
@@ -29,11 +29,20 @@ NOISE = 0.03
 """Accuracy on 360 images: eleven of them; batch norm sees half a batch in each of two processes."""
 
 
+FORKS = """
+import sys
+from pathlib import Path
+import launched
+import torch._dynamo  # as optimizers do; here once for both forks
+from accelerate import debug_launcher
+debug_launcher(launched.forked, (Path(sys.argv[1]), sys.argv[2:]), num_processes=2)
+"""
+
+
 def fork(folder: Path, *parts: str) -> None:
     """Two processes on the CPU, which accelerate forks; until both are done."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
-        pytest.importorskip("accelerate").debug_launcher(launched.forked, (folder, parts), num_processes=2)
+    done = python(FORKS, folder, *parts, folder=folder)
+    assert done.returncode == 0, done.stderr
 
 
 def launch(folder: Path, *parts: str) -> None:
