@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from fxprune.search.accuracy import are_right
 from zoo.augment import Augment
 from zoo.footprints import Device, isolated, own_randomness
 from zoo.loop import Loop, chunks, count_chunks
@@ -99,7 +100,7 @@ def accuracy(model: nn.Module, split: Samples, batch_size: int = 512, device: De
         right = torch.zeros((), dtype=torch.int64, device=where)
         for batch in split.batches(torch.arange(len(split)).split(batch_size)):
             here = batch.to(where)
-            right += (model(here.images).argmax(1) == here.labels).sum()
+            right += are_right(model(here.images), here.labels).sum()
     return int(right) / len(split)
 
 

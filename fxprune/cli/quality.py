@@ -74,7 +74,7 @@ def _is_scores(outputs: list[Tensor], batch: Batch) -> bool:
 
 
 def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Tensor]]) -> None:
-    answers = {name: found[0].argmax(1) for name, found in outputs.items()}
+    answers = {name: _answers(found[0]) for name, found in outputs.items()}
     original, pruned = answers.values()
     counts["seen"] += len(original)
     counts["same"] += int((original == pruned).sum())
@@ -84,6 +84,11 @@ def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Te
         counts["labelled"] += len(labels)
         for name, found in answers.items():
             counts[name] += int((found == labels).sum())
+
+
+def _answers(scores: Tensor) -> Tensor:
+    """The class of each sample; -1, which is none, where a score is NaN."""
+    return scores.argmax(1).masked_fill(scores.isnan().any(1), -1)
 
 
 def _measure(counts: dict[str, float], batch: Batch, original: list[Tensor], pruned: list[Tensor]) -> None:
@@ -108,7 +113,7 @@ def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
         if not _is_scores(outputs, batch):
             shapes = [tuple(t.shape) for t in outputs[:3]]
             raise CommandError(f"accuracy needs one score for each class; the model's outputs have the shapes {shapes}")
-        found = outputs[0].argmax(1)
+        found = _answers(outputs[0])
         labels = _labels(batch)
         if not isinstance(labels, Tensor) or labels.shape != found.shape:
             raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")

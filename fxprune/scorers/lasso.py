@@ -136,8 +136,19 @@ def lasso_path(a: Floats, b: Floats) -> LassoPath:
         raise InputError("a LASSO needs a matrix and a vector", seen=seen, remedy=remedy)
     lars_path_gram = require("sklearn.linear_model", extra="lasso").lars_path_gram
 
+    size = max(float(np.abs(b).max(initial=0)), float(a.diagonal().max(initial=0)))
+    scale = _LARGE / size if 0 < size < np.inf else 1.0
     with warnings.catch_warnings():
         # Channels that are copies of others leave the path; they come last.
         warnings.simplefilter("ignore", require("sklearn.exceptions", extra="lasso").ConvergenceWarning)
-        lambdas, _, coefficients = lars_path_gram(b, a, n_samples=1, method="lasso", max_iter=8 * len(a))
-    return LassoPath(lambdas, coefficients, a.diagonal())
+        lambdas, _, coefficients = lars_path_gram(
+            b * scale, a * scale, n_samples=1, method="lasso", max_iter=8 * len(a)
+        )
+    largest = np.abs(coefficients).max(initial=0)
+    coefficients[np.abs(coefficients) < _ROUNDING * largest] = 0  # of channels that have left the path
+    return LassoPath(lambdas / scale, coefficients, a.diagonal())
+
+
+_ROUNDING = 1e-12
+_LARGE = 1e6
+"""What the largest number is scaled to: scikit-learn ends a path at a λ of 1e-7, whatever the unit."""

@@ -117,11 +117,18 @@ def _decision(
     score = math.fsum(o.fitness for o in outcomes) / len(outcomes)
     error = standard_error(baseline, outcomes)
     spare = score + tolerance - baseline.fitness
-    # Written as published, so that a loss of exactly the tolerance is accepted whatever the rounding.
-    accepted = score + tolerance - acceptance.margin * (error or 0.0) >= baseline.fitness
+    accepted = reaches(score + tolerance - acceptance.margin * (error or 0.0), baseline.fitness)
     fittest = sorted(range(len(outcomes)), key=lambda i: -outcomes[i].fitness)
     near = error is None or abs(spare) < acceptance.z * error
     return Decision(score, error, accepted, tuple(candidates[i] for i in fittest)), near
+
+
+def reaches(score: float, wanted: float) -> bool:
+    """Whether a score is as good as is wanted; rounding, of samples in float32 as well, decides nothing."""
+    return score >= wanted - _ROUNDING * abs(wanted)
+
+
+_ROUNDING = 1e-7
 
 
 def standard_error(baseline: Outcome, outcomes: Sequence[Outcome]) -> float | None:

@@ -23,10 +23,11 @@ class Accuracy:
 
     With CE the mean cross-entropy of N samples, the value is
 
-        (correct + exp(-CE)/2) / N,
+        (correct + 1/(2 (1 + CE))) / N,
 
     so that one more correct sample always counts more than any cross-entropy. Small splits, on which many candidates of
-    a search are equally accurate, rank them all the same. PCP breaks ties so (Guo, Zhang, Ouyang and Xu).
+    a search are equally accurate, rank them all the same. PCP breaks ties so (Guo, Zhang, Ouyang and Xu). An output
+    with NaN is never right.
 
     Attributes:
         data: batches (inputs, targets), with class indices of shape (samples,) as targets; read at each call.
@@ -55,11 +56,16 @@ class Accuracy:
                 logits, labels = batch.run(work), batch.targets
                 _check(logits, labels, batch.place)
                 labels = labels.long().to(logits.device)
-                right += int((logits.argmax(1) == labels).sum())
+                right += int(are_right(logits, labels).sum())
                 loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
                 samples += len(labels)
         mean = loss / samples
-        return (right + (0.0 if math.isnan(mean) else math.exp(-mean) / 2)) / samples
+        return (right + (0.0 if math.isnan(mean) else 1 / (2 * (1 + mean)))) / samples
+
+
+def are_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each sample's label has the largest output; of outputs with NaN, PyTorch takes the first such one."""
+    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
 
 
 def _check(logits: Any, labels: Any, place: str) -> None:

@@ -117,7 +117,7 @@ class BeeColony(Driver[Trial]):
         measure: what the budget counts, as in `Budget`.
         constraints: which widths are allowed.
         repair: refit each candidate on `data` before `tune`, all layers at once (`fxprune.reconstruct`).
-        fitness: what a plan is worth, in place of `evaluate`, which then sees the original alone.
+        fitness: what a plan is worth, in place of `evaluate`, which then sees the original and the best model.
         progress: show a progress bar.
         seed: of everything random.
 
@@ -212,7 +212,8 @@ class _Colony:
         self.settings, self.evaluator, self.plan = settings, evaluator, plan
         self.random = np.random.default_rng(settings.seed)
         self.length = len(settings.constraints.units(evaluator.task.groups))
-        self.top = math.floor(settings.max_keep * settings.levels + 1e-9)
+        part = settings.max_keep if settings.keep is None else 1.0  # shares are scaled to the budget
+        self.top = math.floor(part * settings.levels + 1e-9)
         self.codes: list[Code] = []
         self.fitness = np.zeros(0)
         self.trail = np.zeros(settings.sources, dtype=np.int64)

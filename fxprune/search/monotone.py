@@ -15,7 +15,7 @@ from fxprune.optional import require
 from fxprune.plan.plan import Plan
 from fxprune.planners.budget import Planner, check_family
 from fxprune.planners.contribution import CumulativeContribution
-from fxprune.search.acceptance import reference
+from fxprune.search.acceptance import reaches, reference
 from fxprune.search.bisection import Probe
 from fxprune.search.driver import Driver, Progressed
 from fxprune.search.evaluator import Evaluator
@@ -105,7 +105,7 @@ class MonotoneFit(Driver[Probe]):
             candidate = Candidate(plan, repeat)
             (outcome,) = evaluator.run([candidate])
             score = outcome.fitness if math.isfinite(outcome.fitness) else -math.inf
-            return Probe(rate, score, score >= wanted, evaluator.cost(plan)), candidate
+            return Probe(rate, score, reaches(score, wanted), evaluator.cost(plan)), candidate
 
         for n in range(self.tunings):
             finite = _finite(values, wanted)

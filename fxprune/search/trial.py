@@ -198,7 +198,10 @@ def measured(value: Any) -> tuple[float, Floats | None]:
     if isinstance(value, tuple):  # such as (accuracy, loss), whose mean says nothing
         remedy = "return the one number that counts, such as result[0], higher is better"
         raise InputError("evaluate gave a tuple", seen=repr(value)[:80], remedy=remedy)
-    array = np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value)
+    try:
+        array = np.asarray(value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value)
+    except (ValueError, TypeError, RuntimeError):  # of lists whose parts are of different lengths
+        array = np.empty(0)
     if array.dtype.kind not in "biuf" or array.ndim > 1 or not array.size:
         remedy = "return a number, or a tensor of one number per sample, higher is better"
         seen = " ".join(f"{type(value).__name__} {value!r}".split())[:80]

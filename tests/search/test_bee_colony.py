@@ -250,3 +250,12 @@ def test_a_fitness_of_the_plan_alone_runs_no_model() -> None:
 def test_a_repair_without_data() -> None:
     with pytest.raises(fxprune.InputError, match="a bee colony has no data for its repairs"):
         hunt(lambda m: 0.0, 10, 10, repair=True)
+
+
+def test_shares_of_a_budget_may_be_any() -> None:
+    """They are scaled: `max_keep` has no effect on them."""
+    parts, settings = (0.1, 0.7, 1.0), {"keep": 0.5, "sources": 6, "cycles": 6}
+    found = [hunt(hill(4, 30), 40, 40, max_keep=part, **settings)[0] for part in parts]
+    assert len(found[0].history) > 4
+    tried = [[tuple(t.counts.items()) for t in f.history] for f in found]
+    assert tried[0] == tried[1] == tried[2]

@@ -14,7 +14,7 @@ from search_toys import Given, Judged, jitter, perceptron, widths_of
 
 import fxprune
 from fxprune.planners import Budget
-from fxprune.search import PLAIN, ROBUST, Acceptance, Bisection, fastest
+from fxprune.search import PLAIN, ROBUST, Acceptance, Bisection, MonotoneFit, fastest
 from fxprune.search.acceptance import standard_error
 from fxprune.search.trial import Outcome
 
@@ -208,3 +208,26 @@ def test_wrong_acceptances_plain_against_robust() -> None:
     assert robust.wrong < 0.12
     assert robust.rate < 0.75  # the right one is 0.5: caution costs a larger model
     assert robust.tunings < 40
+
+
+@pytest.mark.parametrize("search", [Bisection, MonotoneFit])
+def test_a_loss_of_exactly_the_tolerance_is_accepted(search: Any) -> None:
+    """Whatever the rounding: (4816 + 200)/10000 is a bit less than 5016/10000, and 0.9 is less in float32."""
+    model, groups, scores = perceptron(20, 20)
+
+    def quality(m: Any) -> float:
+        return 0.5016 if widths_of(m) == [20, 20] else 0.4816
+
+    def each(m: Any) -> torch.Tensor:
+        return torch.full((50,), 1.0 if widths_of(m) == [20, 20] else 0.9, dtype=torch.float64)
+
+    for evaluate, tolerance in ((quality, 0.02), (each, 0.1)):
+        found = search(tolerance, progress=False)(model, groups, evaluate, scorer=Given(scores))
+        assert sum(found.plan.kept_counts().values()) < 10
+
+
+@pytest.mark.parametrize("given", [[[1.0, 0.0], [1.0]], [torch.ones(2), torch.ones(1)], [None]])
+def test_values_that_are_no_list_of_numbers_are_named(given: Any) -> None:
+    model, groups, scores = perceptron(20, 20)
+    with pytest.raises(fxprune.InputError, match="evaluate gave no number"):
+        Bisection(0.1, progress=False)(model, groups, lambda _: given, scorer=Given(scores))

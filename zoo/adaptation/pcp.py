@@ -96,7 +96,11 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The quality of an attempt: the mean of its accuracies on several splits."""
+    """The quality of an attempt: the mean of its accuracies on several splits.
+
+    Of equal attempts the one that saves more goes first; `fxprune.search.Accuracy` would look at the cross-entropy
+    before that.
+    """
 
     splits: tuple[Samples, ...]
 

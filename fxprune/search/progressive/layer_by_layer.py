@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
-from fxprune.errors import check_number, check_seed
+from fxprune.errors import InputError, check_number, check_seed
 from fxprune.module.batches import batches
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Ints, Plan
@@ -23,7 +23,7 @@ from fxprune.reconstruction.readers import Reader, read_twice, readers_of, repea
 from fxprune.reconstruction.residual_add import CallKey
 from fxprune.rewriting.rewrite import cut, rewrite
 from fxprune.scorers.lasso import lasso_path
-from fxprune.scorers.thinet import Floats, require_readers
+from fxprune.scorers.thinet import Floats
 from fxprune.search.trial import Cutting
 from fxprune.statistics.gram.channels import Responses, owners
 from fxprune.statistics.gram.collect import Positions, Sampling
@@ -167,7 +167,10 @@ def _support(group: Group, count: int, readings: Mapping[str, tuple[Layer, Gram]
     """The channels of a group that LASSO keeps."""
     problems = [_problem(*readings[s.tensor], s, group.size) for s in group.consumers if s.tensor in readings]
     if not problems:
-        require_readers([group], {group.name: problems})  # type: ignore[arg-type]  # of which it reads the names
+        remedy = f'give ignored=["{group.name}"] to find_groups, or leave out method='
+        raise InputError(
+            "no convolution or linear layer reads these channels", where=f"group {group.name}", remedy=remedy
+        )
     a, b = (np.sum(parts, axis=0) for parts in zip(*problems, strict=True))
     return lasso_path(a, b).support(count)
 

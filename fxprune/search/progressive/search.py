@@ -206,7 +206,7 @@ class _State:
     def _cuts(self, ranked: Sequence[int]) -> dict[int, int]:
         """New widths, in parts, of the units of best rank; no more goes than the target asks for."""
         widths, limit = dict[int, int](), self.limit
-        for rank, i in enumerate(ranked[: math.ceil(self.settings.top * len(self.units))]):
+        for rank, i in enumerate(ranked[: max(1, math.ceil(self.settings.top * len(self.units) - 1e-9))]):
             lowest = self._next_width(self.units[i], int(self.parts[i]))
             if float(self.price(self._with({**widths, i: lowest}))) <= limit:
                 return widths | self._last_cut(widths, ranked[rank:], limit)

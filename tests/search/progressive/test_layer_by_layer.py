@@ -205,3 +205,23 @@ RESUMED = ("interruptible", "remembers")
 )
 def test_contract_of_interrupted_searches(promise: str) -> None:
     check_search(Progressive(0.8, step=0.4, method=LayerByLayer(), progress=False), promises=[promise])
+
+
+class SharedKeys(nn.Module):
+    """Attention in which two heads share keys and values: they are copied before a layer reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(4, 8), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.o = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, None]
+        q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        k, v = (t.repeat_interleave(2, 1) for t in (k, v))
+        return self.o(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))[:, 0]
+
+
+def test_a_group_without_a_reader_is_named_with_what_helps() -> None:
+    with pytest.raises(fxprune.InputError, match=r"reads these channels in group q.*or leave out method="):
+        searched(SharedKeys().eval(), lambda _: 1.0, keep=0.7, step=0.25)

@@ -174,3 +174,9 @@ def test_a_refit_without_data() -> None:
 def test_a_target_out_of_reach() -> None:
     with pytest.raises(fxprune.InputError, match="the target cannot be reached; seen: the smallest widths cost"):
         descend(lambda m: 1.0, 10, 10, keep=0.2, constraints=Constraints(minimum=8))
+
+
+def test_a_part_of_the_groups_is_no_group_more_by_rounding() -> None:
+    """0.28 of 25 groups are 7; as floating point has it, a bit more."""
+    found, *_ = descend(lambda m: -float(sum(widths_of(m))), *([4] * 25), keep=0.7, top=0.28)
+    assert len(found.history[0].pruned) == 7
