@@ -247,6 +247,9 @@ def test_a_model_that_needs_its_autocast_is_refused() -> None:
     net.casts = True
     with pytest.raises(fxprune.InputError, match=r"fails without the autocast that it enters.*leave all casts in it"):
         fxprune.prune(net, X, macs=0.4, data=teacher(1, size=128))
+    net.casts = False
+    with pytest.raises(fxprune.InputError, match="the model's forward fails on the data in batch 2 of the data"):
+        fxprune.prune(net, X, macs=0.4, data=[X, torch.rand(2, 4, 8, 8)])
 
 
 def test_goals_are_checked_before_an_iterator_is_read(net: Net) -> None:

@@ -80,7 +80,11 @@ def _transform(loaded: Loaded, options: DataOptions) -> Callable[[Any], Tensor]:
     own, first = loaded.transform, _first(loaded.inputs)
     if own is None:
         return standard_transform(loaded.inputs, options)
-    black, white = (own(_blank(brightness)) for brightness in (0, 255))
+    try:
+        black, white = (own(_blank(brightness)) for brightness in (0, 255))
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CommandError(f"what the library does to images fails on one, as for models of videos: {what}") from error
     if not (options.mean or options.std) and (first.dim() == 3 or black.shape == first.shape[-3:]):
         return own
     std = 1 / (white - black).flatten(1).mean(1)
@@ -159,15 +163,13 @@ def _opened(file: Path) -> Any:
 
 def _of_bytes(image: Any, file: Path) -> Any:
     """An image of at most 8 bits a number: what has more, PIL would make white."""
-    numbers = np.asarray(image) if image.mode[0] in "IF" else None
-    if numbers is None:
+    if image.mode[0] not in "IF":
         return image
-    if image.mode == "F" or numbers.min() < 0 or numbers.max() > _SIXTEEN_BITS:
-        raise CommandError(f"the image {file} has numbers of the kind {image.mode}; give images of 8 or 16 bits")
-    return require("PIL.Image", extra="images").fromarray(np.round(numbers / 257).astype(np.uint8))
-
-
-_SIXTEEN_BITS = 2**16 - 1
+    if not image.mode.startswith("I;16") and (image.mode == "F" or image.format not in ("PNG", "PPM")):
+        kind = {"I": "32 bits", "F": "floating point"}.get(image.mode, image.mode)
+        raise CommandError(f"the image {file} has numbers of {kind}, whose range nobody knows; give 8 or 16 bits")
+    numbers = np.asarray(image) / 257
+    return require("PIL.Image", extra="images").fromarray(np.round(numbers).astype(np.uint8))
 
 
 def standard_transform(inputs: Any, options: DataOptions, mean: str = MEAN, std: str = STD) -> Callable[[Any], Tensor]:

@@ -111,7 +111,8 @@ class _Uses(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in FACTS:
-            read = [owners for t in tree_leaves((args, kwargs)) if (owners := self._owners.get(id(t)))]
+            given = args[:1] if func in _LENT else (args, kwargs)
+            read = [owners for t in tree_leaves(given) if (owners := self._owners.get(id(t)))]
             if read:
                 first, *others = set().union(*read)
                 own = func is F.batch_norm and not others and self._normalises(first, args, kwargs)
@@ -131,6 +132,8 @@ class _Uses(TorchFunctionMode):
 
 
 _CALL = signature(F.batch_norm)
+_LENT = frozenset([Tensor.type_as, Tensor.to])
+"""These ask another tensor for its type and place."""
 
 
 def _absorb(norm: Norm, seen: Moments) -> bool:

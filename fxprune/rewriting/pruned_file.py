@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, PlanError, check_kind
-from fxprune.module.tensors import check_initialised
+from fxprune.module.tensors import check_initialised, tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
 from fxprune.storage.files import accessing, checked_path, of_others, write_whole
@@ -59,7 +59,7 @@ def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None
     # Cloned, because the format refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
     texts = {_NOTE + name: text for name, text in (notes or {}).items()}
-    texts |= {"plan": _as_it_is_now(plan, state).to_json(), _KINDS: json.dumps(_kinds(model))}
+    texts |= {"plan": _as_it_is_now(plan, model, state).to_json(), _KINDS: json.dumps(_kinds(model))}
     try:
         return safetensors.torch.save(tensors, {**texts, _SUM: _digest(texts, tensors)})
     except SafetensorError as error:
@@ -67,19 +67,21 @@ def encoded(model: nn.Module, plan: Plan, notes: Mapping[str, str] | None = None
         raise InputError(what, seen=str(error)[:200], remedy=remedy) from error
 
 
-def _as_it_is_now(plan: Plan, state: Mapping[str, Tensor]) -> Plan:
+def _as_it_is_now(plan: Plan, model: nn.Module, state: Mapping[str, Tensor]) -> Plan:
     """The plan for an original whose dims that the plan does not cut are as long as they are by now: of a new head.
 
     Raises:
         InputError: a dim that it cuts is of another length than the plan leaves.
     """
-    cuts, shapes = plan.cuts(), dict(plan.shapes)
+    cuts, shapes, held = plan.cuts(), dict(plan.shapes), tensors_of(model)
+    remedy = f"put back the layer that was pruned, by another of its kind at most; or {_OTHERWISE}"
     for name, full in plan.shapes.items():
         if name not in state:
-            continue
+            if name in held:
+                continue
+            raise InputError("the model is not as its plan leaves it", where=name, seen="no such tensor", remedy=remedy)
         own, now = cuts.get(name, {}), tuple(state[name].shape)
         if len(now) != len(full) or any(now[dim] != len(kept) for dim, kept in own.items()):
-            remedy = f"put back the layer that was pruned; or {_OTHERWISE}"
             raise InputError("the model is not as its plan leaves it", where=name, seen=f"shape {now}", remedy=remedy)
         shapes[name] = tuple(full[dim] if dim in own else n for dim, n in enumerate(now))
     return replace(plan, shapes=shapes)
@@ -230,7 +232,7 @@ def _noted_kinds(file: Path) -> dict[str, torch.dtype]:
     try:
         noted = json.loads(_metadata(file).get(_KINDS, "{}"))
         return {str(name): _TYPES[kind] for name, kind in noted.items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _unreadable(file, f"types of buffers that are none: {error}"[:200]) from error
 
 
@@ -289,7 +291,7 @@ def _check_full(file: Path, plan: Plan, tensors: Mapping[str, Tensor], model: nn
         raise PlanError("the file is of another model", where=str(file), seen=f"{'; '.join(problems)}", remedy=remedy)
     if misfits := [*_misfits(plan, tensors, held), *_otherwise_tied(plan, tensors, held)]:
         seen = f"the file has {', '.join(misfits[:_SHOWN])}{_and_more(misfits)}"
-        remedy = "give a file as result.save wrote it, and the model with numbers of the kind that it had"
+        remedy = "give a file as result.save wrote it, and the model with numbers of the kind and tied as it had them"
         raise PlanError("the file is of another model", where=str(file), seen=seen, remedy=remedy)
 
 
@@ -310,12 +312,17 @@ def _otherwise_tied(plan: Plan, tensors: Mapping[str, Tensor], full: Mapping[str
     first: dict[int, str] = {}
     for name, t in full.items():
         one = first.setdefault(id(t), name)
-        if one != name and name in tensors and one in tensors and not torch.equal(tensors[name], tensors[one]):
+        if one != name and name in tensors and one in tensors and _bytes(tensors[name]) != _bytes(tensors[one]):
             yield f"numbers of {name} and of {one} that differ, which are one tensor in the model"
     cuts = plan.cuts()
     for name, one in plan.aliases.items():
         if one in cuts and name in full and one in full and full[name] is not full[one]:
             yield f"one tensor for {name} and {one}, which are two in the model"
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """What tells NaN from NaN as well."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:

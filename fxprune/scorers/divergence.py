@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, output_tensors, set_training
+from fxprune.statistics.moments import Moments
 
 Divergence = Literal["auto", "kl", "squared"]
 """What tells two outputs apart: "kl", between the classes' probabilities; "squared", the squared error as a part of the
@@ -32,18 +33,16 @@ def outputs_of(model: nn.Module, data: Sequence[Any]) -> list[Any]:
 
 def divergence_of(wanted: Sequence[Any], found: Sequence[Any], divergence: Divergence) -> float:
     """The divergence over all batches; infinite where an output is not finite."""
-    parts = torch.stack([_apart(w, f, divergence) for w, f in zip(wanted, found, strict=True)]).sum(0)
-    mean = parts[0] / parts[1].clamp_min(1e-30)
-    return float(mean) if bool(mean.isfinite()) else float("inf")
-
-
-def _apart(wanted: Any, found: Any, divergence: Divergence) -> Tensor:
-    """A sum over a batch, and by what the sum of all batches is to be divided."""
-    if of_classes(wanted, divergence):
-        logs = [o.double().movedim(1, -1).log_softmax(-1) for o in (wanted, found)]
-        each = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).cpu()
-        return torch.stack([each.sum(), each.new_tensor(each.numel())])
-    pairs = zip(output_tensors(wanted), output_tensors(found), strict=True)
-    kept = [(w.double(), f.double()) for w, f in pairs if w.is_floating_point()]
-    off = torch.stack([(w - f).square().sum().cpu() for w, f in kept]).sum()
-    return torch.stack([off, torch.stack([(w - w.mean()).square().sum().cpu() for w, _ in kept]).sum()])
+    off, share, spreads = 0.0, 0.0, dict[int, Moments]()
+    for before, after in zip(wanted, found, strict=True):
+        if of_classes(before, divergence):
+            logs = [o.double().movedim(1, -1).log_softmax(-1) for o in (before, after)]
+            each = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
+            off, share = off + float(each.sum()), share + each.numel()
+            continue
+        pairs = zip(output_tensors(before), output_tensors(after), strict=True)
+        for place, (w, f) in enumerate((w, f) for w, f in pairs if w.is_floating_point() and w.numel()):
+            off += float((w.double() - f.double()).square().sum())
+            spreads.setdefault(place, Moments()).add(w.flatten()[:, None])
+    mean = off / max(share + sum(float(m.squares) for m in spreads.values()), 1e-30)
+    return mean if math.isfinite(mean) else math.inf

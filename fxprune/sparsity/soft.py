@@ -78,9 +78,10 @@ class SoftPruning:
         with torch.no_grad():
             for g in self.groups:
                 gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
-                names = {s.tensor for s in g.slots}
-                for s in g.slots:
-                    if s.role != "consumer" and of_lengths.get(s.tensor) not in names and _makes_zero(s.tensor, own):
+                made = {(s.tensor, s.dim): s for s in g.slots if s.role != "consumer"}
+                for s in made.values():
+                    has_length = (of_lengths.get(s.tensor), s.dim) in made
+                    if not has_length and _makes_zero(s.tensor, own):
                         rows = torch.from_numpy(s.positions[np.isin(s.channels, gone)])
                         own[s.tensor].index_fill_(s.dim, rows.to(own[s.tensor].device), 0)
         return self.plan

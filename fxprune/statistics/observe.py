@@ -17,6 +17,7 @@ from fxprune.analysis.ops.contraction import CONVOLUTION
 from fxprune.analysis.ops.layout import turns
 from fxprune.analysis.ops.spec import Move, OpSpec
 from fxprune.analysis.ops.table import spec_of
+from fxprune.errors import InputError
 from fxprune.module.autocast import without_autocast
 from fxprune.module.batches import Batch, batches, noise
 from fxprune.module.composite_calls import is_composite
@@ -179,9 +180,33 @@ class Observed:
     observer: _Observer
 
     def __call__(self, batch: Batch) -> Any:
-        """The model's output on a batch, without autocast; its calls are handed on."""
-        with without_autocast(), self.observer:
-            return batch.run(self.model)
+        """The model's output on a batch, without autocast; its calls are handed on.
+
+        Raises:
+            InputError: the model fails, perhaps because it casts what autocast would, and by itself.
+        """
+        with without_autocast() as entered:
+            try:
+                with self.observer:
+                    return batch.run(self.model)
+            except InputError as error:
+                failure = error
+        if entered and _runs(batch, self.model):
+            raise InputError(
+                "the model's forward fails without the autocast that it enters, in which layers cannot be observed",
+                where=batch.place,
+                seen=f"torch.autocast(..., {entered[0]}), and {failure.seen}",
+                remedy="leave all casts in it to autocast: x, not x.to(torch.bfloat16); or prune without data",
+            ) from failure
+        raise failure
+
+
+def _runs(batch: Batch, model: nn.Module) -> bool:
+    try:
+        batch.run(model)
+    except InputError:
+        return False
+    return True
 
 
 @contextmanager

@@ -258,7 +258,7 @@ class Gradual(Generic[M]):
         rewrite(self.model, plan, inplace=True)
         new = tensors_of(self.model)
         renewed = {old[name]: (name, new[name]) for name in old if new[name] is not old[name]}
-        kept = [held for optimizer in self.optimizers for held in follow(optimizer, renewed, plan)]
+        kept = follow(self.optimizers, renewed, plan)
         if small is not None:
             take_values(self.model, small)
         spread(new.values())

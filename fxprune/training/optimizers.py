@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Held(NamedTuple):
         self.value.add_((self.parameter.detach() - self.before).to(self.value.dtype))
 
 
-def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> list[Held]:
+def follow(optimizers: Iterable[Optimizer], renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> list[Held]:
     """Put the new parameters in the place of the old ones, in all parameter groups, with what is left of their state.
 
     State that lies like the parameter (momentum, squared gradients) is cut along; numbers (steps) stay. A parameter
@@ -50,7 +50,7 @@ def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], p
     some steps; but for weights that are kept in it.
 
     Args:
-        optimizer: changed in place.
+        optimizers: changed in place.
         renewed: {old parameter: (its name, new parameter)}.
         plan: what was cut.
 
@@ -60,19 +60,26 @@ def follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], p
     Raises:
         InputError: the optimizer keeps parameters elsewhere as well, as one that is shared among processes does.
     """
-    return [held for one in all_in(optimizer) for held in _follow(one, renewed, plan)]
+    every = {id(one): one for optimizer in optimizers for one in all_in(optimizer)}.values()
+    for one in every:
+        for group in one.param_groups:
+            group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
+    for one in every:
+        _refuse_kept_elsewhere(one, renewed)
+    # A wrapper shows the state of the optimizer that is inside.
+    return [held for one in {id(one.state): one for one in every}.values() for held in _follow(one, renewed, plan)]
 
 
 def _follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> list[Held]:
-    spans_all = any(p in renewed for group in optimizer.param_groups for p in group["params"])
-    for group in optimizer.param_groups:
-        group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
-    _refuse_kept_elsewhere(optimizer, renewed)
     if isinstance(optimizer, LBFGS):
-        _forget(optimizer, held=spans_all)
+        held = {new for _, new in renewed.values()}
+        _forget(optimizer, held=any(p in held for group in optimizer.param_groups for p in group["params"]))
         return []
     cuts, known, anew = plan.cuts(), _lying_like_parameters(optimizer), list[str]()
-    before = {p: p.detach().clone() for p in optimizer.state if p not in renewed}  # a repair may change these as well
+    before: dict[Tensor, Tensor] = {}
+    for p, state in _states(optimizer):  # a repair may change parameters that no cut changes
+        if p not in renewed and any(_is_of_weights(optimizer, key) for key in state):
+            before[p] = p.detach().clone()
     for old, (name, new) in renewed.items():
         state = optimizer.state.pop(old, None)
         if state is None:
@@ -87,30 +94,34 @@ def _follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], 
         what = f"{kind} begins anew for {len(anew)} parameters, such as {anew[0]}: its state cannot be cut"
         warnings.warn(what, stacklevel=3)
     return [
-        Held(optimizer.state[p][key], value, p)
-        for p, value in before.items()
-        for key in optimizer.state[p]
-        if _is_of_weights(optimizer, key) and _lies_like(optimizer.state[p][key], p)
+        Held(state[key], before[p], p)
+        for p, state in _states(optimizer)
+        for key in state
+        if p in before and _is_of_weights(optimizer, key) and _lies_like(state[key], p)
     ]
+
+
+def _states(optimizer: Optimizer) -> list[tuple[Tensor, Mapping[str, Any]]]:
+    """What is remembered of each parameter; optimizers may have other entries there."""
+    state = optimizer.state.items()
+    return [(p, own) for p, own in state if isinstance(p, Tensor) and isinstance(own, Mapping)]
 
 
 def _lying_like_parameters(optimizer: Optimizer) -> set[str]:
     """Keys of the state that lie like the parameter for each parameter that has them.
 
-    The two sides of a square weight have preconditioners of its very shape. So a parameter whose dims differ must have
-    the key as well, unless PyTorch's own optimizers have made it.
+    The two sides of a square weight have preconditioners of its very shape. So another parameter must have the key as
+    well, unless PyTorch's own optimizers have made it.
     """
-    values = [(key, v, p) for p, state in optimizer.state.items() for key, v in state.items() if not _is_number(v)]
+    values = [(key, v, p) for p, state in _states(optimizer) for key, v in state.items() if not _is_number(v)]
     otherwise = {key for key, v, p in values if not _lies_like(v, p)}
-    own = type(optimizer).__module__.startswith("torch.optim.")
-    seen = {key for key, _, p in values if own or len(set(p.shape)) == p.dim()}
+    own = any(kind.__module__.startswith("torch.optim.") for kind in type(optimizer).__mro__ if kind is not Optimizer)
+    seen = {key for key, _, p in values if own or p.dim() != 2 or p.shape[0] != p.shape[1]}
     return seen - otherwise
 
 
-_OF_WEIGHTS = {
-    "z": "ScheduleFree",
-    **dict.fromkeys(["x0", "p0", "lookahead_slow_buff", "slow_buffer", "slow_params"], ""),
-}
+_ALWAYS = ("x0", "p0", "lookahead_slow_buff", "slow_buffer", "slow_params")
+_OF_WEIGHTS = {"z": "ScheduleFree", **dict.fromkeys(_ALWAYS, "")}
 """State that holds weights, and what the name of the optimizer's class must have in it: elsewhere z is of gradients."""
 
 
@@ -119,7 +130,7 @@ def _is_of_weights(optimizer: Optimizer, key: str) -> bool:
 
 
 def _refuse_kept_elsewhere(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]]) -> None:
-    """Refuse an optimizer that would go on with old parameters.
+    """Refuse an optimizer that would go on with old parameters; what it has noted by them is forgotten.
 
     Raises:
         InputError: it keeps some in caches of its own.
@@ -129,7 +140,10 @@ def _refuse_kept_elsewhere(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[
     def found(value: Any, depth: int = 4) -> str | None:
         if isinstance(value, Tensor) or not depth:
             return old.get(id(value))
-        inside = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        if isinstance(value, dict):
+            for key in [key for key in value if id(key) in old]:
+                del value[key]
+        inside = list(value.values()) if isinstance(value, Mapping) else value
         if not isinstance(inside, list | tuple | set | frozenset):
             return None
         return next((name for v in inside if (name := found(v, depth - 1)) is not None), None)

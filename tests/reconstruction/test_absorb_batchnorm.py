@@ -194,6 +194,22 @@ def test_norms_whose_tensors_are_read_otherwise_stay(build: Any) -> None:
     torch.testing.assert_close(model(x), before)
 
 
+class Lends(nn.Module):
+    """Its norm's scale tells another tensor its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.type_as(self.norm.weight).to(self.norm.bias))
+
+
+def test_types_may_be_lent() -> None:
+    model = shaken(Lends())
+    assert fxprune.absorb_batchnorm(model, [torch.randn(16, *SHAPE)]) == 1
+
+
 def test_what_is_made_up_for_is_the_rounded_mean() -> None:
     """A mean of 30 is rounded to steps of an eighth in bfloat16: outputs must not move by that."""
     model = shaken(nn.Sequential(nn.BatchNorm2d(64)))

@@ -308,7 +308,14 @@ def test_weights_that_are_tied_otherwise_are_refused(tied: bool, only: list[str]
     result = fxprune.prune(Tied(tied).eval(), x, pruning_ratio=0.5, only=only)
     result.save(tmp_path)
     assert torch.equal(fxprune.load(tmp_path, lambda: Tied(tied)).eval()(x), result.model(x))
+    if tied:
+        with torch.no_grad():
+            result.model.out.weight[0] = torch.nan
+        result.save(tmp_path)
+        assert fxprune.load(tmp_path, lambda: Tied(tied=True)).out.weight[0].isnan().all()
     if tied and only:  # two equal tensors
+        result = fxprune.prune(Tied(tied=True).eval(), x, pruning_ratio=0.5, only=only)
+        result.save(tmp_path)
         assert torch.equal(fxprune.load(tmp_path, lambda: Tied(tied=False)).eval()(x), result.model(x))
         return
     with pytest.raises(fxprune.PlanError, match="which are two in the model" if tied else "which are one tensor in"):
@@ -345,6 +352,23 @@ def test_a_new_head_is_saved_as_one_of_its_own_original(result: fxprune.Result[N
     assert same(fxprune.load(tmp_path, lambda: Net(7)), result.model)
     with pytest.raises(fxprune.PlanError, match=r"head.bias \(4,\) instead of \(7,\)"):
         fxprune.load(tmp_path, Net)
+    head = result.model.head
+    result.model.head = nn.Sequential(nn.Dropout(), head)
+    with pytest.raises(fxprune.InputError, match=r"not as its plan leaves it in head\.weight; seen: no such tensor"):
+        result.save(tmp_path)
     result.model.head = nn.Linear(5, 7)
     with pytest.raises(fxprune.InputError, match=r"not as its plan leaves it in head.weight; seen: shape \(7, 5\)"):
         result.save(tmp_path)
+
+
+@pytest.mark.parametrize("noted", ["[1]", "{", '{"scale": "int8"}', '{"scale": []}', "[" * 100_000])
+def test_types_of_buffers_that_are_none(result: fxprune.Result[Net], tmp_path: Path, noted: str) -> None:
+    result.save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    with safetensors.safe_open(file, "pt") as opened:
+        texts = dict(opened.metadata())
+    tensors = safetensors.torch.load_file(file)
+    texts = {name: text for name, text in texts.items() if name != "sha256"} | {"buffers": noted}
+    safetensors.torch.save_file(tensors, file, texts | {"sha256": _digest(texts, tensors)})
+    with pytest.raises(fxprune.InputError, match="types of buffers that are none"):
+        fxprune.load(tmp_path, Net)

@@ -199,6 +199,27 @@ def test_weights_that_are_a_length_times_a_direction_lose_the_length(norm: Any) 
     torch.testing.assert_close(model(x), pruned)
 
 
+class Onto(nn.Module):
+    """A stream that a layer is added to, whose weight's length lies along another dim than what it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.layer(x))
+
+
+def test_lengths_along_another_dim_make_no_channel_zero() -> None:
+    model, x = Onto(), torch.rand(2, 2, 4, 4)
+    plan = SoftPruning(fxprune.find_groups(fxprune.trace(model, x)), Uniform(0.5))(model)
+    gone = np.setdiff1d(np.arange(8), plan.groups["stem"].kept)
+    assert not model.layer(model.stem(x))[:, gone].any()
+    assert model.layer(model.stem(x)).isfinite().all()
+
+
 @pytest.mark.parametrize("norm", [lambda: nn.BatchNorm2d(12, affine=False), lambda: FrozenBatchNorm2d(12)])
 def test_what_a_norm_without_a_scale_to_train_subtracts_and_adds_goes_as_well(norm: Any) -> None:
     model = nn.Sequential(nn.Conv2d(1, 12, 3), norm(), nn.ReLU(), nn.Conv2d(12, 4, 3)).eval()

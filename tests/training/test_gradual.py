@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune
 from fxprune.errors import InputError
-from fxprune.training import gradual
+from fxprune.training import gradual, optimizers
 
 pytestmark = pytest.mark.filterwarnings("ignore:the allowed widths leave")  # the nets are small
 X = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -375,7 +375,8 @@ def test_a_state_whose_goal_no_epoch_is_left_for_is_refused() -> None:
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Ctrl-C the second time that a cut comes to a function."""
-    function, calls = getattr(gradual, name), []
+    module = optimizers if name == "_follow" else gradual
+    function, calls = getattr(module, name), []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         calls.append(name)
@@ -383,30 +384,28 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
             raise KeyboardInterrupt
         return function(*args, **kwargs)
 
-    monkeypatch.setattr(gradual, name, counted)
+    monkeypatch.setattr(module, name, counted)
 
 
-@pytest.mark.parametrize("name", ["follow", "spread", "rewrite"])
+@pytest.mark.parametrize("name", ["_follow", "spread", "rewrite", "take_values"])
 def test_a_cut_that_is_interrupted_has_not_been_made(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model = net()
-    optimizers = [torch.optim.Adam(model[i].parameters()) for i in (0, 2)]
+    several = [torch.optim.Adam(model[i].parameters()) for i in (0, 2)]
     average = AveragedModel(model)
-    for optimizer in optimizers:
+    for optimizer in several:
         train(model, optimizer)
-    before = copy.deepcopy((model.state_dict(), average.state_dict(), [o.state_dict() for o in optimizers]))
-    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=optimizers, ema=average, macs=0.5, verify=False)
+    before = copy.deepcopy((model.state_dict(), average.state_dict(), [o.state_dict() for o in several]))
+    pruner = fxprune.Gradual(model, X, epochs=[0], optimizer=several, ema=average, macs=0.5, verify=False)
     with monkeypatch.context() as patch:
         interrupted(patch, name)
         with pytest.raises(KeyboardInterrupt):
             pruner.step(0)
     assert (pruner.plan, pruner.cuts) == (None, 0)
-    after = (model.state_dict(), average.state_dict(), [o.state_dict() for o in optimizers])
+    after = (model.state_dict(), average.state_dict(), [o.state_dict() for o in several])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
     assert pruner.step(0)  # and can be made
-    train(model, optimizers[0])
-    assert {id(p) for o in optimizers for g in o.param_groups for p in g["params"]} < {
-        id(p) for p in model.parameters()
-    }
+    train(model, several[0])
+    assert {id(p) for o in several for g in o.param_groups for p in g["params"]} < {id(p) for p in model.parameters()}
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,27 @@ def kept_optimizer(kind: str) -> Callable[..., torch.optim.Optimizer]:
     return lambda p: optim.Lookahead(torch.optim.SGD(p, 1e-9), k=2)  # type: ignore[no-any-return]
 
 
+class Around(torch.optim.Optimizer):
+    """As accelerate's, Lightning's and sharpness-aware ones: it shows what is inside as its own."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        super().__init__(inner.param_groups, {})
+        self.inner, self.param_groups, self.state = inner, inner.param_groups, inner.state
+
+    def step(self, closure: Any = None) -> Any:
+        self.inner.step()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("kind", ["MADGRAD", "Lookahead"])
-def test_weights_that_an_optimizer_keeps_are_repaired_as_the_model_is(kind: str) -> None:
+def test_weights_that_an_optimizer_keeps_are_repaired_as_the_model_is(kind: str, wrapped: bool) -> None:
     """It goes on from these; that they were the cut ones only has undone the repair within some steps."""
     torch.manual_seed(1)
     model = net()
     with torch.no_grad():
         wanted = model(X)
     optimizer = kept_optimizer(kind)(model.parameters())
+    optimizer = Around(optimizer) if wrapped else optimizer
     train(model, optimizer)
     fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, pruning_ratio=0.5, data=[X]).step(0)
     repaired = left(wanted, model)
@@ -62,6 +75,47 @@ def test_matrices_of_the_sides_of_a_square_weight_do_not_lie_like_it() -> None:
     with pytest.warns(UserWarning, match="Preconditioned begins anew for 5 parameters"):
         pruner.step(0)
     assert set(optimizer.state) == {model[4].bias}  # which was not cut
+
+
+class Alone(torch.optim.SGD):
+    """Of the user's own; biases are in another optimizer."""
+
+
+def test_momentum_of_weights_alone_is_cut_along() -> None:
+    """No kernel has dims that all differ."""
+    model = net()
+    optimizer = Alone([p for p in model.parameters() if p.dim() > 1], 0.01, momentum=0.9)
+    train(model, optimizer)
+    optimizer.state["step"] = 3  # of all parameters
+    optimizer.state["all"]["seen"] = torch.ones(2)
+    fxprune.Gradual(model, X, epochs=[0], optimizer=optimizer, macs=0.5).step(0)
+    own = [p for p in model.parameters() if p.dim() > 1]
+    assert all(optimizer.state[p]["momentum_buffer"].shape == p.shape for p in own)
+    assert optimizer.state["step"] == 3
+
+
+class Noting(torch.optim.SGD):
+    """As Kron: what it needs for a parameter is made where it is not known."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, 0.01)
+        self.noted: dict[Any, str] = {}
+
+    def step(self, closure: Any = None) -> Any:
+        for p in self.param_groups[0]["params"]:
+            self.noted.setdefault(p, str(tuple(p.shape)))
+        return super().step(closure)
+
+
+def test_what_is_noted_of_old_parameters_is_forgotten() -> None:
+    model = net()
+    optimizer = Noting(model.parameters())
+    pruner = fxprune.Gradual(model, X, epochs=[0, 1], optimizer=optimizer, macs=0.5)
+    for epoch in (0, 1):
+        train(model, optimizer)
+        pruner.step(epoch)
+    train(model, optimizer)
+    assert {p: str(tuple(p.shape)) for p in model.parameters()} == optimizer.noted
 
 
 class Quantised(Tensor):
