@@ -191,7 +191,9 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path / "other", fxprune.rewrite(model, groups.plan({"0": [0]})), groups.plan({"0": [0]}))
     with pytest.raises(fxprune.PlanError, match="another model"):
         restore(perceptron(7, 5)[0], tmp_path / "other")
-    save(tmp_path / "unlike", nn.Linear(2, 2), groups.plan({"0": [0]}))
+    with pytest.raises(fxprune.InputError, match="the model is not as its plan leaves it"):
+        save(tmp_path / "unlike", nn.Linear(2, 2), groups.plan({"0": [0]}))
+    save(tmp_path / "unlike", nn.Linear(2, 2), groups.plan({}))
     with pytest.raises(fxprune.PlanError, match=r"the file is of another model in .*unlike"):
         restore(model, tmp_path / "unlike")
 
