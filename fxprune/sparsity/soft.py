@@ -78,8 +78,9 @@ class SoftPruning:
         with torch.no_grad():
             for g in self.groups:
                 gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
-                made = {(s.tensor, s.dim): s for s in g.slots if s.role != "consumer"}
-                for s in made.values():
+                makers = [s for s in g.slots if s.role != "consumer"]
+                made = {(s.tensor, s.dim) for s in makers}
+                for s in makers:
                     has_length = (of_lengths.get(s.tensor), s.dim) in made
                     if not has_length and _makes_zero(s.tensor, own):
                         rows = torch.from_numpy(s.positions[np.isin(s.channels, gone)])

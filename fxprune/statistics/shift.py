@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.module.batches import batches
 from fxprune.module.isolation import isolated, set_training
 from fxprune.module.tensors import walk
-from fxprune.statistics.moments import merged
+from fxprune.statistics.moments import Moments
 
 LARGE = 0.2
 """A divergence, in nats, that data of the training's kind stay below.
@@ -94,25 +93,24 @@ def _is_trained(norm: _BatchNorm) -> bool:
 
 
 class _Seen:
-    """Mean and mean square of what a batch norm reads, less its running mean."""
+    """What a batch norm reads, and its own statistics."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        self._mean, self._least = norm.running_mean.float(), norm.eps
-        self._variance = norm.running_var.float() + norm.eps
-        self._first = self._second = torch.zeros_like(self._mean)
-        self.rows = 0
+        self._mean, self._variance, self._least = norm.running_mean.double(), norm.running_var.double(), norm.eps
+        self._moments = Moments()
+
+    @property
+    def rows(self) -> int:
+        return self._moments.count
 
     def add(self, x: Tensor) -> None:
-        values = x.detach().float().transpose(0, 1).flatten(1) - self._mean[:, None]
-        if values.shape[1]:
-            self.rows, part, _ = merged(self.rows, values.shape[1])
-            self._first = self._first.lerp(values.mean(1), part)
-            self._second = self._second.lerp(values.square().mean(1), part)
+        if x.numel():
+            self._moments.add(x.detach().transpose(0, 1).flatten(1).T)
 
     def divergence(self) -> float:
-        spread = (self._second - self._first.square()).clamp_min(0) + self._least
-        ratio = (self._second + self._least) / self._variance
-        each = (ratio - 1 - (spread / self._variance).log()) / 2
+        spread, variance = self._moments.squares / self.rows + self._least, self._variance + self._least
+        ratio = (spread + (self._moments.mean - self._mean).square()) / variance
+        each = (ratio - 1 - (spread / variance).log()) / 2
         return float(each.median())

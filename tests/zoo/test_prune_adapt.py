@@ -228,8 +228,8 @@ def test_contenders_are_pruned_tuned_and_measured(done: tuple[Path, list[Row]], 
 def test_contenders_that_know_less_are_pruned_tuned_and_measured(done: tuple[Path, list[Row]], tmp_path: Path) -> None:
     start_with_the_full_network(done[0], tmp_path)
     names = NAMES[1:-1]
-    rows = compare(job(tmp_path), contenders(*names), [2.0], [0])
-    assert [row.key for row in rows] == [(WHOLE, 0, 1.0), *((n, 0, 2.0) for n in names)]
+    rows = compare(job(tmp_path), contenders(*names), [1.5, 2.0], [0])
+    assert [row.key for row in rows] == [(WHOLE, 0, 1.0), *((n, 0, r) for n in names for r in (1.5, 2.0))]
     assert all(row.part <= 1 / row.reduction for row in rows)
     # plain PCP is one search, fine-tuned in two ways
     first, second = ([r for r in rows if r.contender == f"plain PCP + {how}"] for how in ("DANN", "source training"))
