@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.analysis.ops.contraction import CONVOLUTION
 from fxprune.module.dispatch import DispatchMode
 from fxprune.reconstruction.replay import Reads, is_strided, written
+from fxprune.tracing.meta_kernels import answer
 
 R = TypeVar("R")
 
@@ -106,4 +107,5 @@ def _zeros(op: Any, args: Any, kwargs: Any) -> Tensor:
     """Zeros of the shape and strides that a call gives."""
     with _disable_current_modes():
         like = tree_map(lambda t: torch.empty_like(t, device="meta") if isinstance(t, Tensor) else t, (args, kwargs))
-        return torch.zeros_like(op(*like[0], **like[1]), device=args[0].device)
+        given = answer(op, *like)
+        return torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=args[0].device).zero_()

@@ -229,7 +229,7 @@ def _compared_closely(question: Question, inputs: Inputs, precision: Precision) 
     if error > CLEAR and (noisy or not all(map(is_finite, (pair.expected, found)))):
         with comparable_calls():
             error = min(error, pair.differ(*(twin.run(pair.inputs, seed) for twin in (pair.masked, pair.pruned))))
-    return max(error, _training_deviation(pair))
+    return error if error > _FAR else max(error, _training_deviation(pair))
 
 
 def _check_numbers(question: Question, inputs: Inputs, precision: Precision) -> None:

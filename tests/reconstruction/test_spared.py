@@ -11,7 +11,7 @@ import fxprune
 from fxprune.module.batches import batches
 from fxprune.reconstruction import pair, spared
 from fxprune.reconstruction.layers import first_run
-from fxprune.reconstruction.spared import Sparing
+from fxprune.reconstruction.spared import Spared, Sparing
 
 
 class Block(nn.Module):
@@ -114,3 +114,21 @@ def test_the_first_run_keeps_no_activations() -> None:
     for kept in run.calls.values():
         assert kept.seen.x.shape == kept.seen.output.shape == (2, 6, 5, 5)
         assert kept.seen.x.untyped_storage().nbytes() <= 8
+
+
+LAYOUTS = [
+    (nn.Conv2d(4, 6, 3, stride=2, padding=1), torch.contiguous_format),
+    (nn.Conv2d(4, 6, 3, stride=2, padding=1), torch.channels_last),
+    (nn.ConvTranspose2d(4, 6, 2, stride=2), torch.contiguous_format),
+]
+
+
+@pytest.mark.parametrize(("conv", "layout"), LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_lie_as_the_outputs_would(conv: nn.Module, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    conv, x = conv.to(dtype), torch.rand(2, 4, 9, 7, dtype=dtype).to(memory_format=layout)
+    with torch.no_grad(), Spared(id(conv.weight)):
+        zeros = conv(x)
+    given = conv(x)
+    assert not zeros.any()
+    assert (zeros.shape, zeros.stride(), zeros.dtype) == (given.shape, given.stride(), given.dtype)

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 import fxprune
 
-SIDES = {"squeezenet1_1": 64, "resnet18": 64, "mobilenet_v2": 64}  # of images that are smaller than the example
 SMALL = ["resnet18", "mobilenet_v2", "googlenet", "efficientnet_b0", "squeezenet1_1", "shufflenet_v2_x0_5"]
 EVERY = [n for n in tv.names() if not n.startswith("quantized")]  # those are the same networks
 
@@ -97,7 +96,7 @@ def check(name: str, most: int, size: int | None = None) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_torchvision(name: str) -> None:
-    check(name, most=2, size=SIDES.get(name))
+    check(name, most=2, size=64)
 
 
 @pytest.mark.slow

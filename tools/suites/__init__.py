@@ -76,4 +76,7 @@ def suite(name: str) -> Suite:
 
 def version(found: Suite) -> str:
     """The package and its version, as a row states them; several distributions may bring a package."""
-    return f"{found.PACKAGE} {metadata.version(metadata.packages_distributions()[found.PACKAGE][0])}"
+    try:
+        return f"{found.PACKAGE} {metadata.version(found.PACKAGE)}"
+    except metadata.PackageNotFoundError:  # it has another name; to look through all that is installed takes a second
+        return f"{found.PACKAGE} {metadata.version(metadata.packages_distributions()[found.PACKAGE][0])}"
