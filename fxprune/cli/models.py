@@ -12,6 +12,7 @@ import pickle
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,9 @@ def arguments(given: Sequence[str]) -> dict[str, Any]:
     for name, sign, _ in pairs:
         if not sign or not name.isidentifier():
             raise CommandError(f"not an argument: '{name}'; give NAME=VALUE, for instance num_classes=10")
+    for name, count in Counter(name for name, _, _ in pairs).items():
+        if count > 1:
+            raise CommandError(f"--model-arg {name} is given {count} times; give it once")
     return {name: _value(text) for name, _, text in pairs}
 
 

@@ -570,6 +570,7 @@ def test_objects_of_the_caller(here: Path) -> None:
         (["inspect", "cli_nets.py:Nett"], "cli_nets.py has no 'Nett'; did you mean Net?"),
         (["inspect", "cli_nets.py:number"], "is not callable; seen: int"),
         (["inspect", "cli_nets.py:Net", "--model-arg", "width"], "not an argument: 'width'; give NAME=VALUE"),
+        (["inspect", "cli_nets.py:Net", "--model-arg", "width=8", "--model-arg", "width=9"], "width is given 2 times"),
         (["inspect", "cli_nets.py:Net", "--model-arg", "depth=3"], "unexpected keyword argument 'depth'"),
         (["inspect", "cli_nets.py:Net", "--pretrained"], "is of no library that has weights of its own"),
         (["inspect", "missing.pt2"], "no such file: missing.pt2"),
