@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -49,9 +49,19 @@ def load(options: DataOptions, loaded: Loaded) -> Batches | None:
     vain = options.of_images()
     if vain and not Path(options.data).is_dir():
         raise CommandError(f"{vain} is for folders of images, and {options.data} makes batches of its own")
-    named = _folder(Path(options.data), options, loaded) if Path(options.data).is_dir() else _object(options.data)
     unpack = None if options.unpack is None else models.factory(options.unpack)
-    return Batches(named, unpack, samples=options.samples or SAMPLES, progress=True)
+    limit = options.samples or SAMPLES
+    if Path(options.data).is_dir():
+        return _OfFolder(_folder(Path(options.data), options, loaded), unpack, samples=limit, progress=True)
+    return Batches(_object(options.data), unpack, samples=limit, progress=True)
+
+
+class _OfFolder(Batches):
+    """Batches of the images of a folder."""
+
+    @property
+    def images(self) -> Images:
+        return self._data.dataset.dataset  # type: ignore[attr-defined, no-any-return]
 
 
 def _object(name: str) -> Iterable[Any]:
@@ -67,7 +77,7 @@ def _object(name: str) -> Iterable[Any]:
 
 def _folder(folder: Path, options: DataOptions, loaded: Loaded) -> DataLoader[Any]:
     """At most so many of a folder's images, drawn at random, always the same ones."""
-    images = Images(folder, _transform(loaded, options))
+    images = Images(folder, _transform(loaded, options), class_numbers(loaded.model))
     count = min(len(images), options.samples or SAMPLES)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
     chosen = Subset(images, sorted(order.tolist()))
@@ -113,19 +123,25 @@ class Images(Dataset[Any]):
         folder: of the files. Folders of classes are numbered in the order of their names, as torchvision does; what
             begins with a dot does not count.
         transform: an image (PIL) to a tensor.
+        numbers: of classes, by the names that the model itself has for them. Where it names all folders, these count.
 
     Attributes:
         classes: names of the classes; empty where the files lie in the folder itself.
+        are_named: whether they have the model's own numbers.
 
     Raises:
         CommandError: it holds no images.
     """
 
-    def __init__(self, folder: Path, transform: Callable[[Any], Tensor]) -> None:
+    def __init__(
+        self, folder: Path, transform: Callable[[Any], Tensor], numbers: Mapping[str, int] | None = None
+    ) -> None:
         here = _images(folder.iterdir())
         self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p))
         self._transform = transform
-        inside = [(file, i) for i, name in enumerate(self.classes) for file in _images((folder / name).rglob("*"))]
+        self.are_named = bool(numbers) and set(self.classes) <= set(numbers or {})
+        of = (numbers or {}) if self.are_named else {name: i for i, name in enumerate(self.classes)}
+        inside = [(file, of[name]) for name in self.classes for file in _images((folder / name).rglob("*"))]
         if here and inside:
             seen = f"{here[0].name}, and {inside[0][0].parent.name}/{inside[0][0].name}"
             raise CommandError(f"{folder} holds images and folders of images ({seen}); leave one kind there")
@@ -141,6 +157,32 @@ class Images(Dataset[Any]):
         file, label = self.files[i]
         image = self._transform(_opened(file))
         return (image, label) if self.classes else image
+
+
+def class_numbers(model: nn.Module) -> dict[str, int]:
+    """The classes that a model names itself: `config.id2label` of transformers, `names` of ultralytics; else none.
+
+    >>> from types import SimpleNamespace
+    >>> class_numbers(SimpleNamespace(names={0: "dog", 1: "cat"}))
+    {'dog': 0, 'cat': 1}
+    """
+    named = getattr(getattr(model, "config", None), "id2label", None) or getattr(model, "names", None)
+    pairs = list(named.items() if isinstance(named, Mapping) else enumerate(named if isinstance(named, list) else ()))
+    found = {str(name): int(number) for number, name in pairs if str(number).isdigit()}
+    return found if len(found) == len(pairs) else {}  # of two classes of one name nobody knows which is meant
+
+
+def unsure_classes(given: Any, outputs: int) -> str:
+    """Why the numbers of a folder's classes may not be those of a model with so many outputs; empty if they are."""
+    if not isinstance(given, _OfFolder):
+        return ""
+    count = len(given.images.classes)
+    if count in (0, outputs) or given.images.are_named:
+        return ""
+    return (
+        f"the data have {count} folders of classes and the model has {outputs} classes: which is which is not known; "
+        "make a folder for each class, even if it is empty, or name them as the model does"
+    )
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:

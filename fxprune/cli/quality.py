@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.cli import models
 from fxprune.cli.answer import CommandError
+from fxprune.cli.data import unsure_classes
 from fxprune.module.batches import Batch, batches
 from fxprune.module.isolation import output_tensors
 from fxprune.search.accuracy import check_labels
@@ -41,10 +43,16 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any]) -> dict[str, 
     first = next(iter(models.values()))
     names = ("labelled", "seen", "same", "difference", "size", *models)
     counts: dict[str, float] = dict.fromkeys(names, 0)
+    unsure = ""
     for batch in batches(first, given):
         outputs = {name: _outputs(batch, m) for name, m in models.items()}
-        scores = all(_is_scores(found, batch) for found in outputs.values())
-        _count(counts, batch, outputs) if scores else _measure(counts, batch, *outputs.values())
+        if all(_is_scores(found, batch) for found in outputs.values()):
+            unsure = unsure or unsure_classes(given, next(iter(outputs.values()))[0].shape[1])
+            _count(counts, batch, outputs, labelled=not unsure)
+        else:
+            _measure(counts, batch, *outputs.values())
+    if unsure:
+        warnings.warn(f"no accuracy: {unsure}", stacklevel=2)
     if counts["size"]:
         distance = math.sqrt(counts["difference"] / counts["size"])
         return {f"relative difference of the outputs, of {counts['seen']}": {"pruned": distance}}
@@ -73,13 +81,13 @@ def _is_scores(outputs: list[Tensor], batch: Batch) -> bool:
     return bool(outputs) and outputs[0].dim() == 2 and len(outputs[0]) == batch.size and outputs[0].shape[1] > 1
 
 
-def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Tensor]]) -> None:
+def _count(counts: dict[str, float], batch: Batch, outputs: Mapping[str, list[Tensor]], *, labelled: bool) -> None:
     answers = {name: _answers(found[0]) for name, found in outputs.items()}
     original, pruned = answers.values()
     counts["seen"] += len(original)
     counts["same"] += int((original == pruned).sum())
     labels = _labels(batch)
-    if isinstance(labels, Tensor) and labels.shape == original.shape:
+    if labelled and isinstance(labels, Tensor) and labels.shape == original.shape:
         check_labels(labels, outputs["original"][0].shape[1], batch.place)
         counts["labelled"] += len(labels)
         for name, found in answers.items():
@@ -117,6 +125,8 @@ def accuracy(model: nn.Module, given: Iterable[Any]) -> Tensor:
         labels = _labels(batch)
         if not isinstance(labels, Tensor) or labels.shape != found.shape:
             raise CommandError("accuracy needs data with a class number for each sample; give --evaluate otherwise")
+        if unsure := unsure_classes(given, outputs[0].shape[1]):
+            raise CommandError(f"{unsure}; or give --evaluate")
         check_labels(labels, outputs[0].shape[1], batch.place)
         right.append((found == labels).float())
     return torch.cat(right)

@@ -56,6 +56,7 @@ NETS = """
 
     batches = [torch.rand(4, 3, 12, 12) for _ in range(3)]
     def labelled(): return [(x, torch.zeros(4, dtype=torch.long)) for x in batches]
+    def ninth(): return [(x, torch.full((4,), 9)) for x in batches]
     number = 3
     def pair(model): return 0.9, 0.1
     def fails(model): raise RuntimeError("no quality today")
@@ -481,6 +482,43 @@ def test_folders_of_images(here: Path) -> None:
     assert [tuple(b.shape) for b in batches_of("flat", (1, 1, 12, 12), samples=5)] == [(5, 1, 12, 12)]
 
 
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        ({"config": SimpleNamespace(id2label={0: "c", 1: "b", 2: "a"})}, [2, 1, 0]),
+        ({"names": ["x", "a", "b", "c"]}, [1, 2, 3]),
+        ({"names": {0: "b", 1: "c"}}, [0, 1, 2]),  # not all of them: in the order of their names
+        ({"names": ["a", "b", "c", "a"]}, [0, 1, 2]),  # which a is meant?
+        ({"config": SimpleNamespace(id2label={0: "LABEL_0"}), "names": None}, [0, 1, 2]),
+    ],
+)
+def test_classes_have_the_numbers_that_the_model_gives_them(here: Path, names: dict[str, Any], numbers: Any) -> None:
+    model = nn.Identity()
+    vars(model).update(names)
+    found = data.load(options("classes"), data.Loaded(model, torch.zeros(1, 3, 12, 12)))
+    assert found is not None
+    assert [label for _, labels in found for label in labels.tolist()] == [n for n in numbers for _ in range(2)]
+
+
+def test_what_is_which_class_is_not_guessed(here: Path) -> None:
+    """Three folders, and a model of four classes: by their numbers, its accuracy would be that of other classes."""
+    shutil.copytree("classes", "some")
+    four = ["--model-arg", "classes=4", *SHAPE]
+    told = "the data have 3 folders of classes and the model has 4 classes"
+    assert run("prune", "cli_nets.py:Quiet", *four, "--macs", "0.5", "--data", "some", "--out", "small").exit_code == 0
+    compared = run("compare", "small", "--data", "some", "--engines", "eager")
+    assert compared.exit_code == 0
+    assert f"no accuracy: {told}" in " ".join(compared.stderr.split())
+    assert "accuracy, of" not in compared.stdout
+    assert "same answer as the original, of 6" in compared.stdout
+    searched = run("search", "cli_nets.py:Quiet", *four, "--data", "some", "--max-drop", "0.5")
+    assert searched.exit_code == 2
+    assert told in " ".join(searched.stderr.split())
+    (here / "some" / "d").mkdir()
+    compared = run("compare", "small", "--data", "some", "--engines", "eager")
+    assert "accuracy, of 6" in compared.stdout
+
+
 def test_hidden_files_and_folders_are_no_images_and_no_classes(here: Path) -> None:
     (here / "classes" / ".checkpoints").mkdir()
     hidden = [here / "flat" / "._1.jpg", here / "classes" / ".checkpoints" / "1.png"]
@@ -814,7 +852,8 @@ def test_search_finds_the_smallest_that_is_good_enough(here: Path) -> None:
         (["search", "--max-drop", "0.1"], "a search needs --data with class folders or labels"),
         (["search", "--max-drop", "0.1", "--data", "flat"], "accuracy needs data with a class number"),
         (["search", "--max-drop", "5", "--data", "classes"], "--max-drop 5 allows for any loss of accuracy; give 0.05"),
-        (["search", "--max-drop", "0.1", "--data", "four"], "a label is no class of the model"),
+        (["search", "--max-drop", "0.1", "--data", "four"], "the data have 4 folders of classes and the model has 3"),
+        (["search", "--max-drop", "0.1", "--data", "cli_nets.py:ninth"], "a label is no class of the model"),
         (["search", "--max-drop", "0.1", "--evaluate", "cli_nets.py:pair"], "evaluate gave a tuple"),
         (["search", "--max-drop", "0.1", "--evaluate", "cli_nets.py:fails"], "RuntimeError: no quality today"),
         (["prune", "--macs", "0.5", "--out", "theirs"], "a file that fxprune did not write would be replaced"),
