@@ -136,3 +136,15 @@ def test_a_wheel_in_a_clean_environment_has_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert " of 12 groups pruned" in done.stdout
     assert (tmp_path / "small" / "model.safetensors").exists()
+
+
+ROOMS = ["latency", "ops", "planners", "report", "scorers", "search", "sparsity", "testing"]
+
+
+def test_the_api_pages_list_all_that_is_public() -> None:
+    pages = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    listed = set(re.findall(r"^::: fxprune\.(\S+)", pages, re.M))
+    inside = {f"{room}.{name}" for room in ROOMS for name in getattr(fxprune, room).__all__}
+    public = {name for name in {*fxprune.__all__, *inside} if not name.rpartition(".")[2].isupper()}  # no tables
+    assert public - {*listed, *ROOMS} == set()
+    assert all(name in public or name.startswith(("errors.", "training.")) for name in listed)

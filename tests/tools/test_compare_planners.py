@@ -94,6 +94,10 @@ def test_table_plot_and_what_is_missing(tmp_path: Path) -> None:
     assert "84.15 ± 0.13" in text  # PCP: 0.84, 0.841, 0.842, 0.843
     assert "of fewer than 4 seeds: a, PCP at 0.5: 3" in text
     assert any(line.startswith("farthest from the MACs that were to stay: 0.2 points") for line in spread(found))
+    assert not any(line.startswith("tuned on") for line in spread(found))
+    other = replace(POINT, network="b", seed=1)
+    told = spread({**found, other: replace(found[other], device="cuda", precision="bfloat16")})
+    assert any(line.startswith("tuned on several devices or in several precisions") and "b at" in line for line in told)
     text = markdown(found)
     assert text.count("\n| a | ") == 8
     assert text.endswith("Commit: abc\n")

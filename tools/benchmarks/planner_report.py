@@ -121,7 +121,9 @@ def _latency(results: Sequence[Result]) -> str:
 
 
 def spread(rows: Rows) -> Iterator[str]:
-    """How far contenders are from the MACs that they were to keep, and whether all cells have as many seeds."""
+    """How far contenders are from the MACs that they were to keep, and whether all cells have as many seeds and were
+    tuned alike.
+    """
     far = [(abs(r.macs - p.left), p) for p, r in rows.items() if p.left < 1]
     if far:
         distance, p = max(far, key=lambda f: f[0])
@@ -131,6 +133,16 @@ def spread(rows: Rows) -> Iterator[str]:
     fewer = [f"{n}, {c} at {left:g}: {k}" for (n, left, c), k in counts.items() if k < max(counts.values())]
     if fewer:
         yield f"of fewer than {max(counts.values())} seeds: {'; '.join(fewer)}"
+    tuned = dict[tuple[str, float], set[tuple[str, str]]]()
+    for p, r in rows.items():
+        tuned.setdefault((p.network, p.left), set()).add((r.device, r.precision))
+    # Rows that do not state their precision have the protocol's, whatever that was on their device.
+    several = {k: v for k, v in tuned.items() if len({d for d, _ in v}) > 1 or len({p for _, p in v if p}) > 1}
+    mixed = [
+        f"{n} at {left:g} ({', '.join(sorted(' '.join(h).strip() for h in v))})" for (n, left), v in several.items()
+    ]
+    if mixed:
+        yield f"tuned on several devices or in several precisions, pairs included: {'; '.join(mixed)}"
 
 
 @dataclass(frozen=True)
