@@ -19,7 +19,7 @@ from fxprune.costs.latency.engines import Engine
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_flag, check_kind
 from fxprune.interrupts import interrupts_kept
-from fxprune.module.batches import device_of
+from fxprune.module.batches import device_of, dtype_of
 from fxprune.module.data import Batches, read_batches
 from fxprune.module.isolation import same_modes
 from fxprune.module.names import by_name, names_of
@@ -138,7 +138,7 @@ def prune(
     check_steps(steps, tune, planner, max_drop)
     check_flag("resume", resume)
     job = job_of(model, example_inputs, ignored, only, heads, data, unpack, repair, tune, scorer, verify)
-    goals = goals.measured(device_of(model))
+    goals = goals.measured(device_of(model), dtype_of(model))
     with interrupts_kept():
         if max_drop is not None and evaluate is not None:
             return job.smallest(model, goals, evaluate, max_drop, folder, resume)

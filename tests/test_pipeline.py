@@ -123,10 +123,10 @@ def test_a_plan_runs_where_it_is_served(took: Any, net: Net, monkeypatch: pytest
 
 
 def test_a_multiple_that_is_measured(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the engine that is named, on the model's device."""
+    """In the engine that is named, on the model's device, in its type."""
 
-    def best(engine: Any, device: torch.device) -> int:
-        assert device == torch.device("cpu")
+    def best(engine: Any, device: torch.device, dtype: torch.dtype) -> int:
+        assert (device, dtype) == (torch.device("cpu"), torch.float32)
         return 8 if engine is fxprune.latency.compiled else 4
 
     monkeypatch.setattr("fxprune.planners.goals.best_multiple", best)
@@ -141,7 +141,7 @@ def test_a_latency_in_an_engine_takes_the_multiple_that_is_free_there(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two budgets for the same engine, the one that names no multiple of its own has it measured."""
-    monkeypatch.setattr("fxprune.planners.goals.best_multiple", lambda engine, device: 4)
+    monkeypatch.setattr("fxprune.planners.goals.best_multiple", lambda engine, device, dtype: 4)
 
     def milliseconds(counts: dict[str, int]) -> float:
         return 1e-3 * sum({"a": 16, "b": 32, "c": 24, **counts}.values())

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fxprune.cli.answer import CommandError
 from fxprune.cli.libraries import in_a_line
 from fxprune.costs.latency.engines import onnx_session
-from fxprune.module.isolation import as_call, output_tensors
+from fxprune.module.isolation import as_call, cloned, isolated, output_tensors
 from fxprune.optional import require
 
 Engine = Callable[[Any], list[Tensor]]
@@ -33,6 +33,13 @@ def eager(model: nn.Module) -> Engine:
             return list(output_tensors(model(*args, **kwargs)))
 
     return run
+
+
+def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """What the model gives; inputs and buffers that it writes to are afterwards as before."""
+    args, kwargs = cloned(as_call(inputs))
+    with isolated(model, keep_buffers=True) as work:
+        return eager(work)(kwargs or args)
 
 
 def compiled(model: nn.Module) -> Engine:

@@ -94,6 +94,8 @@ def _exported(path: Path) -> Loaded:
         raise CommandError(f"no such file: {path}")
     program = attempt(lambda: torch.export.load(path), str(path))
     args, kwargs = program.example_inputs or ((), {})
+    if args and kwargs:
+        raise CommandError(f"{path} was exported with inputs by place and by name; export it with one kind alone")
     unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
     return Loaded(program.module(**unguarded), kwargs or args or None)
 

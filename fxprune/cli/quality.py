@@ -41,7 +41,7 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any]) -> dict[str, 
         CommandError: the outputs are of different shapes, such as lists of boxes.
     """
     first = next(iter(models.values()))
-    names = ("labelled", "seen", "same", "difference", "size", *models)
+    names = ("labelled", "seen", "same", "measured", "difference", "size", *models)
     counts: dict[str, float] = dict.fromkeys(names, 0)
     unsure = ""
     for batch in batches(first, given):
@@ -53,8 +53,9 @@ def quality(models: Mapping[str, nn.Module], given: Iterable[Any]) -> dict[str, 
             _measure(counts, batch, *outputs.values())
     if unsure:
         warnings.warn(f"no accuracy: {unsure}", stacklevel=2)
-    if counts["size"]:
-        distance = math.sqrt(counts["difference"] / counts["size"])
+    if counts["measured"]:
+        parts = counts["difference"], counts["size"]
+        distance = math.sqrt(parts[0] / parts[1]) if parts[1] else math.inf if parts[0] else 0.0
         return {f"relative difference of the outputs, of {counts['seen']}": {"pruned": distance}}
     rows = {f"same answer as the original, of {counts['seen']}": {"pruned": counts["same"] / counts["seen"]}}
     if counts["labelled"]:
@@ -77,7 +78,12 @@ def _labels(batch: Batch) -> Any:
 
 
 def _is_scores(outputs: list[Tensor], batch: Batch) -> bool:
-    """Whether the first output is one score for each sample and class, with several classes."""
+    """Whether the first output is one score for each sample and class, with several classes; numbers to be met, of
+    that shape, make it a regression.
+    """
+    labels = _labels(batch)
+    if isinstance(labels, Tensor) and labels.is_floating_point() and bool(outputs) and labels.shape == outputs[0].shape:
+        return False
     return bool(outputs) and outputs[0].dim() == 2 and len(outputs[0]) == batch.size and outputs[0].shape[1] > 1
 
 
@@ -104,6 +110,7 @@ def _measure(counts: dict[str, float], batch: Batch, original: list[Tensor], pru
         shapes = [[tuple(t.shape) for t in found[:3]] for found in (original, pruned)]
         raise CommandError(f"outputs of other shapes cannot be compared; seen: {shapes[0]}, {shapes[1]}; {_COMPARED}")
     counts["seen"] += batch.size
+    counts["measured"] += 1
     for old, new in zip(original, pruned, strict=True):
         counts["difference"] += float((new.double() - old.double()).square().sum())
         counts["size"] += float(old.double().square().sum())

@@ -117,6 +117,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a model's first floating-point tensor; PyTorch's default if it has none."""
+    kinds = (t.dtype for t in (*model.parameters(), *model.buffers()))
+    return next((k for k in kinds if k.is_floating_point), torch.get_default_dtype())
+
+
 def noise(inputs: Any, seed: int) -> list[Any]:
     """One batch of standard normal inputs like those of an example, (args, kwargs); its tensors of integers stay.
 

@@ -82,16 +82,17 @@ parameters=, latency=), or pruning_ratio=
                 remedy=remedy,
             )
 
-    def measured(self, device: torch.device) -> Goals:
+    def measured(self, device: torch.device, dtype: torch.dtype) -> Goals:
         """The same goals, with a number in place of `round_to="auto"`.
 
         Args:
             device: of the model.
+            dtype: of its weights.
         """
         if self.round_to != AUTO:
             return self
         left = None if self.latency is None else self.engine
-        return replace(self, round_to=best_multiple(self.engine, device=device), engine=left)
+        return replace(self, round_to=best_multiple(self.engine, device=device, dtype=dtype), engine=left)
 
     def budgets(self) -> dict[str, float]:
         """The budgets that are given."""

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from fxprune.analysis.groups import Groups
 from fxprune.costs.macs import Cost, cost
 from fxprune.errors import InputError, check_kind
-from fxprune.module.batches import device_of
+from fxprune.module.batches import device_of, dtype_of
 from fxprune.module.data import Batches
 from fxprune.module.names import by_name
 from fxprune.module.random_inputs import named_data
@@ -103,7 +103,7 @@ class Gradual(Generic[M]):
         self.model, self._inputs, self.epochs = model, example_inputs, _epochs(epochs)
         goals["pruning_ratio"] = by_name(model, goals.get("pruning_ratio"))
         given, self._options = _parted(goals)
-        self._goals = given.measured(device_of(model))
+        self._goals = given.measured(device_of(model), dtype_of(model))
         self.optimizers: list[Optimizer] = _several(optimizer, Optimizer)
         self.averages: list[nn.Module] = _several(ema, nn.Module)
         copies_of(self.averages, model)

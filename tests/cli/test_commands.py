@@ -56,6 +56,14 @@ NETS = """
 
     batches = [torch.rand(4, 3, 12, 12) for _ in range(3)]
     def labelled(): return [(x, torch.zeros(4, dtype=torch.long)) for x in batches]
+    class Writes(Quiet):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+        def forward(self, x):
+            self.calls.add_(1)
+            return super().forward(x.mul_(2)) + self.calls
+
     def ninth(): return [(x, torch.full((4,), 9)) for x in batches]
     number = 3
     def pair(model): return 0.9, 0.1
@@ -205,7 +213,8 @@ def test_latency_where_models_are_served(here: Path, monkeypatch: pytest.MonkeyP
         asked.append(engine)
         return lambda counts: 1e-3 * counts.get("a", 16)
 
-    def best(engine: Any, device: Any) -> int:
+    def best(engine: Any, device: Any, dtype: torch.dtype) -> int:
+        assert dtype is torch.float32
         asked.append(("multiple", engine))
         return 8
 
@@ -398,6 +407,40 @@ def test_compare_measures_models_that_are_no_classifiers(here: Path) -> None:
     assert "same answer as the original, of 2" in quality(dict.fromkeys("ab", Mean()), boxes)
     with pytest.raises(CommandError, match=r"outputs of other shapes .* --evaluate"):
         quality({"original": original, "pruned": nn.Conv2d(3, 1, 1)}, [torch.rand(2, 3, 4, 4)])
+
+
+def test_numbers_to_be_met_are_no_classes() -> None:
+    """A regression has outputs of the form of scores."""
+    original, pruned = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
+    pruned.load_state_dict({"weight": original.weight * 0.75})
+    found = quality({"original": original, "pruned": pruned}, [(torch.rand(2, 4), torch.rand(2, 3))] * 3)
+    assert found["relative difference of the outputs, of 6"]["pruned"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("factor", "distance"), [(0.0, 0.0), (1.0, math.inf)])
+def test_outputs_that_are_all_zero_are_measured_as_others(factor: float, distance: float) -> None:
+    maps = [nn.Conv2d(3, 2, 1, bias=False) for _ in range(2)]
+    for conv, weight in zip(maps, (0.0, factor), strict=True):
+        nn.init.constant_(conv.weight, weight)
+    found = quality(dict(zip(("original", "pruned"), maps, strict=True)), [torch.rand(2, 3, 4, 4)])
+    assert found == {"relative difference of the outputs, of 2": {"pruned": distance}}
+
+
+def test_a_file_is_judged_by_inputs_and_buffers_of_its_own(here: Path) -> None:
+    """The model writes to its input, and counts its calls."""
+    found = run("export", "cli_nets.py:Writes", *SHAPE, "--onnx", "w.onnx", "--pt2", "w.pt2")
+    assert found.exit_code == 0, found.stdout + found.stderr
+
+
+def test_a_program_of_inputs_by_place_and_by_name_is_refused(here: Path) -> None:
+    class Both(nn.Module):
+        def forward(self, x: torch.Tensor, *, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    torch.export.save(torch.export.export(Both(), (torch.rand(2, 3),), {"y": torch.rand(2, 3)}), "both.pt2")
+    found = run("inspect", "both.pt2")
+    assert found.exit_code == 2
+    assert "exported with inputs by place and by name" in found.stderr
 
 
 def test_compare_goes_on_where_an_engine_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

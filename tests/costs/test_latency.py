@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from nets import CASES
-from torch import nn
+from torch import Tensor, nn
 
 import fxprune
 from fxprune.costs.latency import Latency, measure, prediction
@@ -469,3 +469,49 @@ def test_timed_forwards_are_not_watched_and_what_the_model_writes_to_is_put_back
     fxprune.latency.by_turns([net], torch.rand(1, 3), runs=3)
     assert [watched.get() for _ in range(watched.qsize())] == [True, True, False, False, False]
     assert torch.equal(net.weight, before)
+
+
+def test_a_model_whose_code_is_another_is_measured_again(tmp_path: Path) -> None:
+    """Two classes of one name, with the same ops: what Python does in between is part of the latency."""
+
+    def made(pause: float) -> nn.Module:
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+            def slow(self) -> float:
+                return sum(i**0.5 for i in range(200_000))
+
+            def quick(self) -> float:
+                return 0.0
+
+            if pause:
+                quick = slow
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.quick()
+                return self.b(self.a(x).relu())
+
+        return Net().eval()
+
+    def seconds(pause: float) -> float:
+        groups = fxprune.find_groups(fxprune.trace(made(pause), torch.rand(1, 4)))
+        return fxprune.latency.measure(groups, tmp_path, rounds=1, progress=False).of()
+
+    assert seconds(1) > 10 * seconds(0)
+
+
+def test_multiples_are_measured_in_the_models_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("fxprune.planners.goals.best_multiple", lambda *_, dtype, **__: asked.append(dtype) or 4)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval().to(torch.bfloat16)
+    x = torch.rand(1, 3, 8, 8, dtype=torch.bfloat16)
+    assert fxprune.prune(net, x, 0.4, round_to="auto").plan.kept_counts() == {"0": 12}
+    assert asked == [torch.bfloat16]
+
+
+def test_a_folder_may_end_as_a_table_does(tmp_path: Path) -> None:
+    (folder := tmp_path / "tables.json").mkdir()
+    assert fxprune.latency.best_multiple(size=4, path=folder) in (1, 4, 8, 16, 32)
+    assert list(folder.iterdir())

@@ -1,5 +1,6 @@
 """Latency in engines: what is fitted, what is kept, and that the engines run the model."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import fxprune
 from fxprune.costs.latency import model as rooms
 from fxprune.costs.latency import multiples, served
 from fxprune.costs.latency.calls import calls_of
+from fxprune.costs.latency.engines import compiled, engine_name, onnx_runtime
 from fxprune.costs.latency.timer import median_by_turns
 from fxprune.planners import Budget
 
@@ -83,7 +85,7 @@ def times(monkeypatch: pytest.MonkeyPatch) -> None:
     made.clear()
     monkeypatch.setattr(rooms, "Timer", Shapes)
     monkeypatch.setattr(rooms, "by_turns", lambda models, *_: [[1.0], [1.0]])
-    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_: [run() for run in runs])
+    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_, **__: [run() for run in runs])
 
 
 def measured(model: nn.Module, path: Path) -> fxprune.latency.Latency:
@@ -109,7 +111,7 @@ def test_an_engine_that_works_on_blocks(times: None, tmp_path: Path, monkeypatch
         small = fxprune.rewrite(net(), groups_of(net()).plan({name: range(n) for name, n in full.items()}))
         return truth(small)
 
-    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_: [whole_blocks(run.args[0]) for run in runs])
+    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_, **__: [whole_blocks(run.args[0]) for run in runs])
     groups, latency = groups_of(model), measured(model, tmp_path)
     for widths in ({"0": 20}, {"0": 17, "3": 33}, {"3": 20}, {"0": 32, "3": 32}):
         small = fxprune.rewrite(model, groups.plan({name: range(n) for name, n in widths.items()}))
@@ -127,7 +129,7 @@ def test_an_engine_with_a_quick_way_for_multiples(times: None, tmp_path: Path, m
                 total += 1.6 * (timer(call.op, *call.at([axis.full for axis in call.axes])) or 0.0)
         return total
 
-    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_: [slow_else(run.args[0]) for run in runs])
+    monkeypatch.setattr(served, "median_by_turns", lambda runs, *_, **__: [slow_else(run.args[0]) for run in runs])
     groups, latency = groups_of(model), measured(model, tmp_path)
     for widths in ({"0": 20}, {"0": 21}, {"0": 32, "3": 33}, {"0": 31, "3": 44}, {"0": 24, "3": 28}):
         small = fxprune.rewrite(model, groups.plan({name: range(n) for name, n in widths.items()}))
@@ -166,11 +168,16 @@ def test_planned_models_run_in_the_engine(
     assert "measured in <lambda>" in str(result.report)
 
 
-def test_models_run_once(times: None, tmp_path: Path) -> None:
+def test_models_run_once(times: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an engine of fxprune's; in one of the caller's, whose code may be another now, each time."""
+    measured(net(), tmp_path)
+    measured(net(), tmp_path)
+    assert made["models"] == 2 * 29
+    monkeypatch.setattr(served, "engine_name", lambda _: "known")
     first = measured(net(), tmp_path)
-    assert made["models"] == 29
+    assert made["models"] == 3 * 29
     second = measured(net(), tmp_path)
-    assert made["models"] == 29
+    assert made["models"] == 3 * 29
     assert first.of() == second.of()
     assert fxprune.latency.measure(groups_of(net()), tmp_path, rounds=1, progress=False).of() == pytest.approx(1.0)
 
@@ -244,7 +251,7 @@ def test_a_pace_that_changes_between_turns_is_no_difference(monkeypatch: pytest.
     """The first task's median, and of the others what they take as parts of it in the same turn."""
     pace, seen = iter([9.0, 9.0, *[1.0, 2.0, 4.0] * 40]), list[float]()
 
-    def clock(task: Callable[[], float], device: torch.device) -> float:
+    def clock(task: Callable[[], float], device: torch.device, **_: Any) -> float:
         if task is tasks[0]:
             seen.append(next(pace))
         return seen[-1] * task()
@@ -263,7 +270,7 @@ def test_a_pace_that_changes_between_turns_is_no_difference(monkeypatch: pytest.
 def test_widths_that_fill_blocks_are_free(block: int, best: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that works on whole blocks."""
 
-    def turns(runs: Sequence[Any], *_: Any) -> list[float]:
+    def turns(runs: Sequence[Any], *_: Any, **__: Any) -> list[float]:
         return [float(-(-w // block)) ** 2 for w in range(33, 65)]
 
     monkeypatch.setattr(multiples, "median_by_turns", turns)
@@ -273,11 +280,22 @@ def test_widths_that_fill_blocks_are_free(block: int, best: int, monkeypatch: py
 
 
 def test_a_multiple_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each engine, and for each size; the caller's random numbers go on."""
+    """In each engine of fxprune's, and for each size; the caller's random numbers go on.
+
+    What a function of the caller's does may change under its name, so it is measured each time.
+    """
     made.clear()
-    monkeypatch.setattr(multiples, "median_by_turns", lambda runs, *_: [float(-(-w // 8)) for w in range(33, 65)])
+    monkeypatch.setattr(multiples, "median_by_turns", lambda runs, *_, **__: [float(-(-w // 8)) for w in range(33, 65)])
     torch.manual_seed(5)
-    for engine_, size, times in ((None, 4, 1), (None, 4, 1), (engine, 4, 2), (engine, 4, 2), (None, 8, 3)):
+    for engine_, size, times in (
+        (None, 4, 1),
+        (None, 4, 1),
+        (compiled, 4, 2),
+        (compiled, 4, 2),
+        (None, 8, 3),
+        (engine, 4, 4),
+        (engine, 4, 5),
+    ):
         with monkeypatch.context() as counted:
             counted.setattr(multiples, "rounding_costs", lambda *a, **k: made.update("m") or {4: 1.0, 8: 0.9, 16: 1.1})
             counted.setattr(multiples, "MULTIPLES", (4, 8, 16))
@@ -287,3 +305,22 @@ def test_a_multiple_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(found, torch.rand(1))
+
+
+def test_what_an_engine_waits_for_counts() -> None:
+    """With one thread, fxprune's own engines are timed by the processor's time."""
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    groups = fxprune.find_groups(fxprune.trace(net, torch.rand(1, 4)))
+    found = served.part_in_engine(groups, {"0": 2}, lambda model, _: lambda: time.sleep(1e-3 * model[0].out_features))
+    assert 0.2 < found < 0.5  # 2 of 8 milliseconds, and what a sleep takes longer
+
+
+def test_engines_of_ones_own_have_no_name() -> None:
+    assert engine_name(engine) is None
+    assert str(engine_name(onnx_runtime)).startswith("onnx_runtime 1.")
+
+
+def test_onnx_runtime_refuses_a_type_in_our_words() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval().to(torch.bfloat16)
+    with pytest.raises(fxprune.InputError, match=r"ONNX Runtime refuses the model.*float32"):
+        onnx_runtime(net, ((torch.rand(1, 3, 8, 8, dtype=torch.bfloat16),), {}))

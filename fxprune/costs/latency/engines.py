@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -24,15 +23,18 @@ Engine = Callable[[nn.Module, Inputs], Callable[[], object]]
 
 
 def engine_name(engine: Engine | None) -> str | None:
-    """The name under which an engine's times are kept; None where no name tells it from another.
+    """The name under which an engine's times are kept: of PyTorch's and of those of this module.
+
+    None for any other: a function of the same name may do something else tomorrow.
 
     >>> engine_name(compiled), engine_name(lambda model, inputs: model)
-    ('fxprune.costs.latency.engines.compiled', None)
+    ('compiled', None)
     """
     if engine is None:
         return ""
-    module, name = getattr(engine, "__module__", ""), getattr(engine, "__qualname__", "")
-    return f"{module}.{name}" if getattr(sys.modules.get(module), name, None) is engine else None
+    if engine is onnx_runtime:
+        return f"onnx_runtime {require('onnxruntime', extra='onnx').__version__}"
+    return "compiled" if engine is compiled else None
 
 
 def onnx_runtime(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
@@ -46,7 +48,14 @@ def onnx_runtime(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
         InputError: `onnxscript` or `onnxruntime` is missing, or the model cannot be exported.
     """
     require("onnxscript", extra="onnx")
-    session = onnx_session(_onnx(model, inputs))
+    try:
+        session = onnx_session(_onnx(model, inputs))
+    except InputError:
+        raise
+    except Exception as error:
+        seen = " ".join(str(error).split())[:200]
+        remedy = "convert the model to float32, or measure(groups) without engine="
+        raise InputError("ONNX Runtime refuses the model", seen=seen, remedy=remedy) from error
     given = [t.detach().cpu().numpy() for t in tree_leaves(inputs) if isinstance(t, Tensor)]
     return partial(session.run, None, {i.name: a for i, a in zip(session.get_inputs(), given, strict=True)})
 

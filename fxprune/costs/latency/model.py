@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +69,9 @@ def measure(
         rounds: how often each is measured, at different times; the median counts.
         progress: show a progress bar.
         engine: `fxprune.latency.onnx_runtime`, `fxprune.latency.compiled`, or a function `(model, (args, kwargs))` that
-            makes a model ready and gives a function that runs one forward. None for PyTorch, op by op.
+            makes a model ready and gives a function that runs one forward. None for PyTorch, op by op. What a function
+            of yours takes is measured each time, by the time that passes, and not kept: it may do something else
+            under its name tomorrow.
 
     Raises:
         InputError: a model on meta tensors, a damaged file, or an engine that refuses the model.
@@ -148,9 +151,24 @@ def _whole_runs(table: LatencyTable, groups: Groups, calls: Sequence[TimedCall],
 
 
 def _fingerprint(groups: Groups, calls: Sequence[TimedCall], counts: Mapping[str, int]) -> str:
-    words = [type(groups.graph.model).__qualname__, str(sorted(counts.items()))]
+    kinds = {type(m): None for m in groups.graph.model.modules()}
+    words = [*(_code_of(kind) for kind in kinds), str(sorted(counts.items()))]
     words += [key_of(c, [a.full for a in c.axes]) for c in calls]
     return hashlib.blake2b("|".join(words).encode(), digest_size=8).hexdigest()
+
+
+def _code_of(kind: type[nn.Module]) -> str:
+    """What a class of modules runs: its name, and the code of its functions. PyTorch's own have its version."""
+    own = [k for k in kind.__mro__ if not k.__module__.startswith("torch.") and k is not object]
+    functions = [f for k in own for f in vars(k).values() if isinstance(f, FunctionType)]
+    return f"{kind.__module__}.{kind.__qualname__} {[_told(f.__code__) for f in functions]}"
+
+
+def _told(value: Any) -> str:
+    """Code, or a constant of code; sets are in another order in each process."""
+    if isinstance(value, CodeType):
+        return f"{value.co_code.hex()} {list(map(_told, value.co_consts))} {value.co_names}"
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def by_turns(models: Sequence[nn.Module], example_inputs: Any, runs: int = 9) -> list[list[float]]:

@@ -27,6 +27,7 @@ def rounding_costs(
     widths: Sequence[int] = range(33, 65),
     runs: int = 15,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> dict[int, float]:
     """What it costs to round widths up to a multiple: the latency of two convolutions, as a part of what it was.
 
@@ -42,6 +43,7 @@ def rounding_costs(
         widths: channels of both convolutions; the largest is a multiple of all.
         runs: timed forwards of each width; the median counts.
         device: where the convolutions run.
+        dtype: of their weights and inputs.
 
     Returns:
         {multiple: cost} for 4, 8, 16 and 32.
@@ -52,11 +54,12 @@ def rounding_costs(
     [4, 8, 16, 32]
     """
     where = torch.device(device)
-    inputs = {w: as_call(torch.ones(1, w, size, size, device=where)) for w in widths}
+    inputs = {w: as_call(torch.ones(1, w, size, size, device=where, dtype=dtype)) for w in widths}
     with torch.no_grad(), random_states():
-        models = {w: nn.Sequential(*_layer(w, kernel), *_layer(w, kernel)).to(where).eval() for w in widths}
+        models = {w: nn.Sequential(*_layer(w, kernel), *_layer(w, kernel)).to(where, dtype).eval() for w in widths}
         runs_of = [(engine or _eager)(models[w], inputs[w]) for w in widths]
-        seconds = dict(zip(widths, median_by_turns(runs_of, where, runs), strict=True))
+        waits = engine_name(engine) is None
+        seconds = dict(zip(widths, median_by_turns(runs_of, where, runs, waits=waits), strict=True))
     return {m: sum(seconds[-(-w // m) * m] / seconds[w] for w in widths) / len(widths) for m in MULTIPLES}
 
 
@@ -67,6 +70,7 @@ def best_multiple(
     size: int = 28,
     path: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> int:
     """The largest multiple to which widths can be rounded up for nothing; 1 if there is none: for `round_to=`.
 
@@ -78,6 +82,7 @@ def best_multiple(
         size: as of `rounding_costs`.
         path: as of `fxprune.latency.measure`.
         device: as of `rounding_costs`.
+        dtype: as of `rounding_costs`.
 
     >>> import tempfile, fxprune
     >>> fxprune.latency.best_multiple(size=4, path=tempfile.mkdtemp()) in (1, 4, 8, 16, 32)
@@ -85,12 +90,12 @@ def best_multiple(
     """
     where, name = torch.device(device), engine_name(engine)
     if name is None:
-        return _largest(rounding_costs(engine, kernel=kernel, size=size, device=where))
+        return _largest(rounding_costs(engine, kernel=kernel, size=size, device=where, dtype=dtype))
     folder = default_folder() if path is None else Path(path)
-    table = LatencyTable(folder, Setting.present(where, torch.get_default_dtype()))
+    table = LatencyTable(folder, Setting.present(where, dtype))
     keys = {m: f"rounding to {m} {name} kernel {kernel} size {size}" for m in MULTIPLES}
     if not all(map(table.rounds, keys.values())):
-        for m, cost in rounding_costs(engine, kernel=kernel, size=size, device=where).items():
+        for m, cost in rounding_costs(engine, kernel=kernel, size=size, device=where, dtype=dtype).items():
             table.add(keys[m], cost)
         table.save()
     return _largest({m: table.seconds(key) or math.inf for m, key in keys.items()})

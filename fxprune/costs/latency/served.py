@@ -88,7 +88,7 @@ def part_in_engine(groups: Groups, counts: Mapping[str, int], engine: Engine) ->
             _ready(groups, {g.name: kept.get(g.name, g.size) for g in groups}, engine, undo) for kept in ({}, counts)
         ]
         with unwatched():
-            whole, small = median_by_turns(runs, _device(groups), _RUNS)
+            whole, small = median_by_turns(runs, _device(groups), _RUNS, waits=engine_name(engine) is None)
     return small / max(whole, 1e-12)
 
 
@@ -143,7 +143,7 @@ def _measured(
             runs.append(_ready(groups, widths[i], engine, undo))
             bar.update(task, advance=1)
         with unwatched():
-            found = median_by_turns(runs, _device(groups), _RUNS)
+            found = median_by_turns(runs, _device(groups), _RUNS, waits=name is None)
         if name is None:
             return np.array(found)
         for i, seconds in zip(lacking, found, strict=True):

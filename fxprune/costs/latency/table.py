@@ -93,7 +93,7 @@ class LatencyTable:
         if path.suffix != ".json" and path.is_file():
             remedy = "give a file that ends with .json, or a folder"
             raise InputError("the table's place is a file of another kind", seen=str(path), remedy=remedy)
-        self.path = path if path.suffix == ".json" else path / setting.file_name
+        self.path = path if path.suffix == ".json" and not path.is_dir() else path / setting.file_name
         self.setting = setting
         self.samples: dict[str, list[float | None]] = {}
         if self.path.exists():

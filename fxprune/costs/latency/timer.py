@@ -111,15 +111,16 @@ class Timer:
         return _turned(flat.view(tuple(shape)), operand)
 
 
-def clock(task: Callable[[], object], device: torch.device) -> float:
+def clock(task: Callable[[], object], device: torch.device, *, waits: bool = False) -> float:
     """Seconds of one run of a task.
 
     With one thread on a CPU, those that it has run for: on a machine with other programs, they are the latency of a
-    free one. Else, those that have passed.
+    free one. Else, and of a task that waits for what runs elsewhere, those that have passed.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    now = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    alone = device.type == "cpu" and torch.get_num_threads() == 1 and not waits
+    now = time.thread_time if alone else time.perf_counter
     start = now()
     result = task()
     if device.type == "cuda":
@@ -129,7 +130,9 @@ def clock(task: Callable[[], object], device: torch.device) -> float:
     return seconds
 
 
-def median_by_turns(tasks: Sequence[Callable[[], object]], device: torch.device, runs: int) -> list[float]:
+def median_by_turns(
+    tasks: Sequence[Callable[[], object]], device: torch.device, runs: int, *, waits: bool = False
+) -> list[float]:
     """Seconds of each task, run by turns.
 
     A machine's pace changes from one moment to the next, within a turn hardly: of all tasks but the first, what counts
@@ -139,12 +142,13 @@ def median_by_turns(tasks: Sequence[Callable[[], object]], device: torch.device,
         tasks: what is run.
         device: where.
         runs: how often each is timed at least, after two runs that are not; short ones up to a hundred times.
+        waits: whether what they take may be spent elsewhere: in other threads, or on another device.
     """
     if not tasks:
         return []
-    first = [[clock(task, device) for task in tasks] for _ in range(2)][-1]
+    first = [[clock(task, device, waits=waits) for task in tasks] for _ in range(2)][-1]
     turns = max(runs, min(_MOST_TURNS, round(_ENOUGH / max(*first, 1e-6))))
-    seconds = np.array([[clock(task, device) for task in tasks] for _ in range(turns)])
+    seconds = np.array([[clock(task, device, waits=waits) for task in tasks] for _ in range(turns)])
     parts = seconds / np.maximum(seconds[:, :1], 1e-12)
     return (np.median(seconds[:, 0]) * np.median(parts, axis=0)).tolist()
 
