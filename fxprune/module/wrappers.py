@@ -21,13 +21,13 @@ def check_unwrapped(model: nn.Module) -> None:
         check_python(path, module)
         compiled = "_orig_mod" in module._modules and type(module).__module__.startswith("torch._dynamo")
         if compiled or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = f"{path or 'model'}.{'_orig_mod' if compiled else 'module'}"
+            give = f"give {inner}" if not path else f"put {inner} in the place of {path}"
             raise InputError(
                 "the model is compiled" if compiled else "the model is wrapped to run on several devices",
                 where=path or type(model).__name__,
                 seen=type(module).__name__,
-                remedy="give model._orig_mod, and compile the smaller model"
-                if compiled
-                else "give model.module, and wrap the smaller model again",
+                remedy=f"{give}, and {'compile the smaller model' if compiled else 'wrap the smaller model again'}",
             )
 
 

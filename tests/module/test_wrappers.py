@@ -41,6 +41,12 @@ def test_wrappers_of_devices_are_refused_without_devices(use: Callable[[Any, fxp
         use(nn.DataParallel(model), plan, x)
 
 
+def test_the_remedy_names_the_part_that_is_wrapped() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.DataParallel(nn.Linear(8, 4)))
+    with pytest.raises(fxprune.InputError, match=r"remedy: put 1\.module in the place of 1, and wrap the smaller"):
+        fxprune.trace(model, torch.rand(1, 4))
+
+
 def test_a_model_that_was_compiled_in_place() -> None:
     model, plan, x = planned()
 
