@@ -57,8 +57,11 @@ def _process_group() -> Iterator[None]:
 def test_wrappers_for_several_devices_are_refused_with_the_remedy() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     wrapped: Any = nn.parallel.DistributedDataParallel(net)
-    for model, where in ((wrapped, "DistributedDataParallel"), (nn.Sequential(wrapped), "0")):
-        with pytest.raises(fxprune.InputError, match=rf"devices in {where}; seen: .*; remedy: give model\.module"):
+    for model, where, remedy in (
+        (wrapped, "DistributedDataParallel", r"give model\.module, and"),
+        (nn.Sequential(wrapped), "0", r"put 0\.module in the place of 0, and"),
+    ):
+        with pytest.raises(fxprune.InputError, match=rf"devices in {where}; seen: .*; remedy: {remedy}"):
             fxprune.trace(model, torch.zeros(1, 3))
     assert len(fxprune.find_groups(fxprune.trace(wrapped.module, torch.zeros(1, 3)))) == 1
 
