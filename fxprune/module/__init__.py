@@ -7,6 +7,7 @@ structural_copy   new modules, attributes and closures over the same parameters
 saved_state       what containers hold, noted and put back
 undo              what is changed in place is changed whole or not at all
 class_state       what classes and functions hold, noted and put back
+code_print        what a function does, as plain data that tells it from a namesake
 composite_calls   ops that reach a dispatch mode whole
 written_tensors   tensors that a run writes to, kept from just before
 attributes        what modules know of their widths, beside their tensors

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.analysis.groups import Groups
+from fxprune.module.code_print import told
 from fxprune.module.tensors import tensors_of
 
 
@@ -47,7 +48,7 @@ def _name(value: Any, above: _Above = ()) -> str:
     """The name of a function or type; of a function that is written in Python, also what tells it from a namesake, and
     of a method what its object holds.
     """
-    name = f"{value.__module__}.{value.__qualname__}"
+    name = f"{getattr(value, '__module__', type(value).__module__)}.{value.__qualname__}"  # a generator has none
     function, owner = getattr(value, "__func__", value), getattr(value, "__self__", None)
     if not isinstance(function, FunctionType):
         return name
@@ -85,16 +86,11 @@ def _code_print(function: FunctionType, above: _Above) -> str:
     above = (*above, function)
     around = [_cell(c, above) for c in function.__closure__ or ()]
     defaults = _plain(function.__defaults__, above), _plain(function.__kwdefaults__, above)
-    return _print((_code(function.__code__), *defaults, around))
+    return _print((told(function.__code__), *defaults, around))
 
 
 def _print(told: Any) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()[:8]
-
-
-def _code(code: CodeType) -> Any:
-    inner = [_code(c) if isinstance(c, CodeType) else _plain(c) for c in code.co_consts]
-    return code.co_code.hex(), inner, code.co_names
 
 
 def _cell(cell: Any, above: _Above) -> Any:

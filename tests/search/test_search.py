@@ -222,6 +222,8 @@ def test_functions_of_one_name_are_told_apart() -> None:
     assert describe(lambda m: 1) != describe(lambda m: 2)
     assert describe(lambda m: (lambda: 1)()) != describe(lambda m: (lambda: 2)())
     assert describe(lambda m: m in {"a", "b"}) == describe(lambda m: m in {"b", "a"})
+    held = (n for n in range(3))
+    assert describe(lambda m: next(held)) == describe(lambda m: next(held))  # a generator has no module
 
 
 class Threshold:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from fxprune.costs.latency.served import in_engine
 from fxprune.costs.latency.table import LatencyTable, Setting, default_folder, key_of
 from fxprune.costs.latency.timer import Timer, clock
 from fxprune.errors import InputError, check_kind
+from fxprune.module.code_print import told
 from fxprune.module.isolation import as_call, call, cloned, isolated, random_states, set_training
 from fxprune.module.written_tensors import unwatched
 from fxprune.optional import progress_bar
@@ -161,14 +162,7 @@ def _code_of(kind: type[nn.Module]) -> str:
     """What a class of modules runs: its name, and the code of its functions. PyTorch's own have its version."""
     own = [k for k in kind.__mro__ if not k.__module__.startswith("torch.") and k is not object]
     functions = [f for k in own for f in vars(k).values() if isinstance(f, FunctionType)]
-    return f"{kind.__module__}.{kind.__qualname__} {[_told(f.__code__) for f in functions]}"
-
-
-def _told(value: Any) -> str:
-    """Code, or a constant of code; sets are in another order in each process."""
-    if isinstance(value, CodeType):
-        return f"{value.co_code.hex()} {list(map(_told, value.co_consts))} {value.co_names}"
-    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+    return f"{kind.__module__}.{kind.__qualname__} {[told(f.__code__) for f in functions]}"
 
 
 def by_turns(models: Sequence[nn.Module], example_inputs: Any, runs: int = 9) -> list[list[float]]:
