@@ -1,7 +1,7 @@
 """Train or fine-tune a classifier, and measure its accuracy."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,11 @@ def fit(
     with isolated(model, present().place(device), training=True) as where, own_randomness(where), _lent(teacher, where):
         mixed = where.type == "cuda" if mixed_precision is None else mixed_precision
         here, measured = split.to(where), val.to(where) if val else None
-        task = _Supervised(model, here, measured, chosen, augment, teacher, where, _layout(model))
+        layout = _layout(model)
+        task = _Supervised(model, here, measured, chosen, augment, teacher, where, layout)
         try:
-            return Loop(task, chosen, mixed, state, log).finish(Display(chosen.epochs, progress))
+            with _laid_out(model, layout):
+                return Loop(task, chosen, mixed, state, log).finish(Display(chosen.epochs, progress))
         finally:
             model.zero_grad()
 
@@ -174,6 +176,19 @@ def _layout(module: nn.Module) -> torch.memory_format:
         if isinstance(m, nn.Conv2d)
     )
     return torch.contiguous_format if faulty else torch.channels_last
+
+
+@contextmanager
+def _laid_out(module: nn.Module, layout: torch.memory_format) -> Iterator[None]:
+    """Kernels lie as the images do, or oneDNN would copy them in each step; afterwards they lie as they did."""
+    kernels = [p for p in module.parameters() if p.dim() == 4 and p.is_contiguous()]
+    for kernel in kernels:
+        kernel.data = kernel.data.contiguous(memory_format=layout)
+    try:
+        yield
+    finally:
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous()
 
 
 def _lent(teacher: nn.Module | None, where: torch.device) -> AbstractContextManager[object]:

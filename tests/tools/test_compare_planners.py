@@ -1,5 +1,6 @@
 """The comparison of planners: its journal goes on where it stopped, costs are counted, its report says what holds."""
 
+import copy
 import io
 import math
 from dataclasses import replace
@@ -141,6 +142,22 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(folder / f"{NET}.safetensors", build(metadata.network, metadata.arguments), metadata)
     monkeypatch.setattr("benchmarks.lab.WEIGHTS", folder)
     monkeypatch.setattr("benchmarks.planners.WEIGHTS", folder)
+
+
+@pytest.mark.usefixtures("weights")
+def test_tunings_of_a_seed_ask_the_original_once() -> None:
+    lab = Lab(NET, replace(TOY, distil=0.5))
+    student = copy.deepcopy(lab.model)
+    asked: list[int] = []
+    with lab.model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0]))):
+        once, again = (lab.tuned(student) for _ in range(2))
+        assert sum(asked) == TOY.images
+        lab.seeded(1).tuned(student)
+        assert sum(asked) == 2 * TOY.images
+        lab.tune(student)
+        assert sum(asked) == 3 * TOY.images
+    for tuned in (again, student):
+        torch.testing.assert_close(tuned.state_dict(), once.state_dict(), rtol=0, atol=0)
 
 
 SEARCHES = ("PCP", "bee colony")  # and their variants, which take longer

@@ -259,6 +259,15 @@ def test_images_lie_channels_last_where_that_is_safe(inputs: int, last: bool) ->
     assert seen == {last}
 
 
+def test_kernels_lie_as_the_images_do_while_training() -> None:
+    seen, model = set(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    last = nn.Sequential(nn.Conv2d(3, 8, 3)).to(memory_format=torch.channels_last)
+    model[0].register_forward_pre_hook(lambda m, _: seen.add(m.weight.stride()))
+    train(model, in_color(), epochs=1)
+    assert seen == {last[0].weight.stride()}
+    assert model[0].weight.is_contiguous()
+
+
 CHECKS_THE_HEAP = next(Path("/").glob("lib/*/libc_malloc_debug.so.0"), None)
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -68,11 +69,27 @@ def _path(name: str) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
+class _Remembered(nn.Module):
+    """A network that knows what it has said to a batch: all contenders of a seed are tuned on the same batches."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.outputs: dict[bytes, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        mode = b"mixed" if torch.is_autocast_enabled(images.device.type) else b"whole"
+        key = sha256(images.cpu().contiguous().numpy().tobytes()).digest() + mode
+        if key not in self.outputs:
+            self.outputs[key] = self.network(images)
+        return self.outputs[key]
+
+
 @lru_cache(maxsize=1)
-def _loaded(name: str, device: torch.device) -> tuple[nn.Module, Metadata, Splits]:
+def _loaded(name: str, device: torch.device) -> tuple[nn.Module, Metadata, Splits, _Remembered]:
     model, metadata = load_checkpoint(_path(name))
     splits = load_data(metadata.data, seed=metadata.seed).map(lambda samples: samples.to(device))
-    return model.to(device).eval(), metadata, splits
+    return model.to(device).eval(), metadata, splits, _Remembered(model)
 
 
 class Lab:
@@ -89,7 +106,7 @@ class Lab:
         self.name, self.seed, self._protocol, self.device = name, seed, protocol, torch.device(device)
 
     @property
-    def _loaded(self) -> tuple[nn.Module, Metadata, Splits]:
+    def _loaded(self) -> tuple[nn.Module, Metadata, Splits, _Remembered]:
         return _loaded(self.name, self.device)
 
     @property
@@ -137,14 +154,21 @@ class Lab:
             model, self.batches(self.protocol.calibrated)
         )
 
-    def tune(self, model: nn.Module) -> None:
-        """The fine-tuning that every contender gets, in place."""
-        p, trained = self.protocol, self._loaded[1].training
+    def tune(self, model: nn.Module, *, remember: bool = False) -> None:
+        """The fine-tuning that every contender gets, in place.
+
+        Args:
+            model: the pruned one.
+            remember: keep the original's outputs on the batches, which are the seed's. A search does without, as
+                its cost counts each of its forwards.
+        """
+        p, (original, metadata, _, remembered) = self.protocol, self._loaded
+        trained = metadata.training
         settings = Settings(p.epochs, lr=p.lr, batch_size=p.batch_size, distil=p.distil, seed=self.seed)
         change = shift(trained.get("shift", 0), trained.get("flip", False))
-        teacher = self.model if p.distil else None
+        teacher = remembered if remember else original
         options: dict[str, Any] = {"mixed_precision": self.precision == "bfloat16", "progress": False}
-        fit(model, self.train, settings, augment=change, teacher=teacher, **options)
+        fit(model, self.train, settings, augment=change, teacher=teacher if p.distil else None, **options)
 
     @property
     def precision(self) -> str:
@@ -155,7 +179,7 @@ class Lab:
     def tuned(self, model: nn.Module) -> nn.Module:
         """A fine-tuned copy."""
         other = copy.deepcopy(model)
-        self.tune(other)
+        self.tune(other, remember=True)
         return other
 
     def left(self, model: nn.Module) -> tuple[float, float]:

@@ -93,7 +93,7 @@ class Result:
         seen: images in forward passes of scores, refits and search.
         trained: images in training steps of the search, the last tuning left out.
         seconds: of CPU for all that, the last tuning included where it is a part of the search.
-        tuning: seconds of CPU for the tuning that all get.
+        tuning: seconds of CPU for the tuning that all get, without the original's outputs where known.
         epoch: images of an epoch.
         commit: of the code.
         latency: of a batch of images on the CPU, as a part of the original's.
