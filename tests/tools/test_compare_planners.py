@@ -101,6 +101,7 @@ def test_table_plot_and_what_is_missing(tmp_path: Path) -> None:
     assert any(line.startswith("tuned on several devices or in several precisions") and "b at" in line for line in told)
     text = markdown(found)
     assert text.count("\n| a | ") == 8
+    assert "| 84.00, 84.10, 84.20, 84.30 |" in text
     assert text.endswith("Commit: abc\n")
     plot(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
@@ -171,7 +172,7 @@ def test_contenders_come_near_the_budget_and_leave_the_network_alone(name: str) 
     before = {k: v.clone() for k, v in lab.model.state_dict().items()}
     found = CONTENDERS[name].make(lab, 0.5)
     part = lab.left(found.model)[0]
-    assert part == 1 if found.whole else abs(part - 0.5) < 0.02
+    assert part == 1 if found.whole else abs(part - 0.5) < (0.0025 if name.startswith("TP") else 0.02)
     assert all(torch.equal(v, before[k]) for k, v in lab.model.state_dict().items())
 
 

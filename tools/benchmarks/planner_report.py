@@ -18,8 +18,8 @@ from benchmarks.points import PlannerPoint, Result
 Rows = Mapping[PlannerPoint, Result]
 
 HEADER = (
-    *("network", "to stay", "planner", "MACs left", "parameters left", "latency left", "before", "after", "seeds"),
-    *("trained", "forward", "in all", "images forward", "CPU s"),
+    *("network", "to stay", "planner", "MACs left", "parameters left", "latency left", "before", "after"),
+    *("after, by seed", "trained", "forward", "in all", "images forward", "CPU s"),
 )
 CLAIMS = (
     ("the contribution rate beats one global rate at equal MACs", "contribution rate", "uniform permutation"),
@@ -102,7 +102,7 @@ def lines(rows: Rows) -> Iterator[tuple[str, ...]]:
             _latency(results),
             _accuracy([r.before for r in results]),
             _accuracy([r.after for r in results]),
-            str(n),
+            ", ".join(f"{100 * r.after:.2f}" for r in results),
             f"{sum(r.trained / r.epoch for r in results) / n:.1f}",
             f"{sum(r.seen / r.epoch for r in results) / n:.2f}",
             f"{sum(r.epochs for r in results) / n:.2f}",
