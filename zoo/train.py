@@ -102,7 +102,8 @@ def accuracy(model: nn.Module, split: Samples, batch_size: int = 512, device: De
         right = torch.zeros((), dtype=torch.int64, device=where)
         for batch in split.batches(torch.arange(len(split)).split(batch_size)):
             here = batch.to(where)
-            right += are_right(model(here.images), here.labels).sum()
+            images = _laid(here.images, torch.channels_last)  # less than half the time where layers pool
+            right += are_right(model(images), here.labels).sum()
     return int(right) / len(split)
 
 
@@ -148,8 +149,7 @@ class _Supervised:
 
     def loss(self, batch: Split, generator: Generator, progress: float) -> Tensor:  # noqa: ARG002  # of the Protocol
         images = self.augment(batch.images, generator) if self.augment else batch.images
-        if images.dim() == 4:
-            images = images.contiguous(memory_format=self.layout)
+        images = _laid(images, self.layout)
         logits = self.module(images).float()
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.settings.label_smoothing)
         if self.teacher is None:
@@ -176,6 +176,10 @@ def _layout(module: nn.Module) -> torch.memory_format:
         if isinstance(m, nn.Conv2d)
     )
     return torch.contiguous_format if faulty else torch.channels_last
+
+
+def _laid(images: Tensor, layout: torch.memory_format) -> Tensor:
+    return images.contiguous(memory_format=layout) if images.dim() == 4 else images
 
 
 @contextmanager
