@@ -198,10 +198,15 @@ def check_flag(what: str, value: object) -> None:
         raise InputError(f"{what} is neither True nor False", seen=shown(value), remedy="give one of them")
 
 
+_LONGEST = 200  # bits
+
+
 def shown(value: object) -> str:
     """A value in one short line, as errors show it."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, int) and value.bit_length() > _LONGEST:
+        return f"an integer of {value.bit_length()} bits"  # Python refuses to print the largest
     return " ".join(repr(value).split())[:60]
 
 

@@ -587,6 +587,8 @@ def test_a_scorer_that_leaves_groups_out(net: Net) -> None:
             "latency out of range; seen: -1; remedy: give what may stay: a part of",
         ),
         ({"macs": True}, "macs out of range; seen: True"),
+        ({"macs": 10**5000}, "macs out of range; seen: an integer of 16610 bits"),
+        ({"pruning_ratio": 10**400}, "the pruning ratio is not a number in [0, 1); seen: an integer of 1329 bits"),
         ({"macs": 0.5, "round_to": 0}, "round_to must be a positive integer"),
         ({"macs": 0.5, "round_to": True}, "round_to must be a positive integer; seen: True"),
         ({"macs": 0.5, "round_to": "8"}, "round_to must be a positive integer; seen: '8'; remedy: 8 or 16 are usual"),

@@ -99,8 +99,9 @@ class Plan(PlanFields):
         _check_length(len(text), source)
         try:
             return cls(**fields_of(json.loads(text)))
-        except PlanError:
-            raise
+        except PlanError as error:
+            where = f"{error.where} of {source}" if error.where else source
+            raise PlanError(error.what, where=where, seen=error.seen, remedy=error.remedy) from error
         except _MALFORMED as error:
             raise PlanError(
                 "not a plan",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Real
@@ -15,7 +16,7 @@ from torch import Tensor
 from fxprune.analysis.groups import Groups
 from fxprune.costs.latency import best_multiple
 from fxprune.costs.latency.engines import Engine
-from fxprune.errors import InputError, check_called, check_function
+from fxprune.errors import InputError, check_called, check_function, shown
 from fxprune.plan.plan import Plan
 from fxprune.planners.allocation.constraints import UNCONSTRAINED, Constraints, first_fit
 from fxprune.planners.budget import AtBudget, Budget, Planner
@@ -262,10 +263,11 @@ def _check_reachable(name: str, value: float, least: float) -> None:
 
 
 def _check_budget(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+    huge = isinstance(value, int) and value > sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, Real) or huge or not 0 < float(value) < math.inf:
         what = "milliseconds" if name == "latency" else f"a number of {name} above 1"
         remedy = f"give what may stay: a part of the original in (0, 1], or {what}"
-        raise InputError(f"{name} out of range", seen=repr(value), remedy=remedy)
+        raise InputError(f"{name} out of range", seen=shown(value), remedy=remedy)
 
 
 def _check_ratio(ratio: Any) -> None:

@@ -111,6 +111,7 @@ def check_pruning_ratio(pruning_ratio: Any) -> None:
     Raises:
         InputError: it is, with what was probably meant where it looks like per cent.
     """
-    percent = isinstance(pruning_ratio, Real) and 2 <= float(pruning_ratio) < 100
+    number: Any = pruning_ratio if isinstance(pruning_ratio, Real) else 0
+    percent = 2 <= number < 100
     remedy = f"give {pruning_ratio / 100:g} for {pruning_ratio:g} %" if percent else "0.5 removes half"
     check_number("the pruning ratio", pruning_ratio, "[0, 1)", remedy)

@@ -73,6 +73,15 @@ def test_the_largest_plan_is_read_in_seconds() -> None:
     assert plan.cuts()["w"][0].tolist() == [0, 5, length - 1]
 
 
+def test_an_edited_file_is_named(tmp_path: Path) -> None:
+    whole = text(5, {"size": 5, "kept": [0]}, [slot(start=0, channels=5, repeat=1)])
+    for old, new in (('"kept": [0]', '"kept": ["x"]'), ('"start": 0', '"start": -1')):
+        assert old in whole
+        (tmp_path / "edited.json").write_text(whole.replace(old, new))
+        with pytest.raises(fxprune.PlanError, match=r"edited\.json; seen: "):
+            fxprune.Plan.load(tmp_path / "edited.json")
+
+
 @pytest.mark.parametrize("bad", [[0, True], [0, 1.0], ["0"], [-1], [5], {"0": 1}, "01", [2**70]])
 def test_indices_are_checked(bad: Any) -> None:
     slots = [slot(start=0, channels=5, repeat=1)]
@@ -86,7 +95,7 @@ def test_a_plan_of_an_earlier_version_says_what_to_do(groups: fxprune.Groups) ->
     earlier = json.dumps(data | {"fxprune_plan": 1, "heads": ""})
     with pytest.raises(
         fxprune.PlanError,
-        match=r"an earlier version of fxprune; seen: version 1 .*; remedy: make the plan again and save",
+        match=r"an earlier version of fxprune in the given text; seen: version 1 .*; remedy: make the plan again",
     ):
         fxprune.Plan.from_json(earlier)
 
