@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.grouping.partial_reads import NOT_READ, REPLACED, UNTRAINED
 from fxprune.analysis.grouping.reasons import IGNORED, FixedDim, place
-from fxprune.analysis.labels.dims import AS_BUFFER, ELSEWHERE, UNREGISTERED
+from fxprune.analysis.labels.dims import AS_BUFFER, ELSEWHERE, OVERLAPS, UNREGISTERED
 from fxprune.errors import InputError
 from fxprune.module.names import matches, names_of
 from fxprune.module.parametrizations import REMEDY, computed_weights
@@ -217,6 +217,8 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
         return f"example inputs that the model takes in training mode, where it failed: {groups.graph.untrained[:200]}"
     if dim.reason == UNREGISTERED:
         return "hold layers in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList"
+    if dim.reason.startswith(OVERLAPS):
+        return "make the view in the forward (self.conv.weight[:8]), or hold the parameter itself twice, to tie both"
     if dim.reason == ELSEWHERE:
         return "take it from its module (self.weight), where a smaller one is put in its place"
     if dim.reason.endswith(AS_BUFFER):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from fxprune.module.held_tensors import stored_by_forward
 from fxprune.module.literal_classes import set_literals
 from fxprune.module.literals import Literal, has_literal, is_literal
 from fxprune.module.saved_state import cached_names, over_cells
@@ -148,6 +149,8 @@ def can_become(module: nn.Module, name: str, new: int) -> bool:
     if is_literal(name):
         value = Literal.named(name).value
         return has_literal(module, name) and min(0, value) <= new <= max(0, value)
+    if vars(module).get(name, 0) is None:
+        return name in stored_by_forward(type(module))  # which a model that has not run has yet to store
     old = int_of(module, name)
     return type(old) is int and (1 if isinstance(module, _LAYERS) else 0) <= new <= old
 

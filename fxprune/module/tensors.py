@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
@@ -111,6 +113,45 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     for _, _, name, tensor in _all_places(model):
         first.setdefault(id(tensor), (name, tensor))
     return dict(first.values())
+
+
+def overlapping(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The names of tensors that are views of the same memory, each with that of one which it meets there.
+
+    >>> whole = torch.zeros(4, 2)
+    >>> overlapping({"whole": whole, "rows": whole[2:], "other": torch.zeros(4)})
+    {'rows': 'whole', 'whole': 'rows'}
+    """
+    found: dict[str, str] = {}
+    reached, last = 0, ""
+    for start, end, name in sorted(_spans(tensors)):
+        if start < reached:
+            found[name] = last
+            found.setdefault(last, name)
+        if end > reached:
+            reached, last = end, name
+    return found
+
+
+def in_attributes(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors in plain attributes by qualified name, but for parameters and buffers."""
+    modules = list(walk(model))
+    registered = {id(t) for *_, t in _places(modules)}
+    return {
+        f"{path}.{key}".lstrip("."): t
+        for path, m in modules
+        for key, t in vars(m).items()
+        if type(t) is Tensor and id(t) not in registered
+    }
+
+
+def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, int, str]]:
+    """The first byte of each tensor's memory, the one after its last, and its name."""
+    for name, t in tensors.items():
+        if t.layout is torch.strided and not t.is_meta and t.numel():
+            with suppress(RuntimeError):  # subclasses that hold other tensors have no memory of their own
+                places = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
+                yield (start := t.data_ptr()), start + places * t.element_size(), name
 
 
 def check_initialised(tensors: Mapping[str, Tensor]) -> None:

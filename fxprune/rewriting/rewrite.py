@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.errors import PlanError, check_flag, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
 from fxprune.module.garbage import no_collections
-from fxprune.module.tensors import check_initialised, swap_all, tensors_of, walk
+from fxprune.module.tensors import check_initialised, in_attributes, overlapping, swap_all, tensors_of, walk
 from fxprune.module.undo import whole_or_not
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
@@ -59,11 +59,31 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
         replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
         if not inplace:
             # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
-            return mend(copied(model, dict(replaced)), plan.attributes)
+            return mend(copied(model, _with_views(model, tensors, replaced)), plan.attributes)
         with whole_or_not([model]):
             swap_all(model, lambda _, tensor: replaced.get(id(tensor), tensor))
             own_holders(model, plan.attributes)
             return mend(model, plan.attributes)
+
+
+def _with_views(model: nn.Module, tensors: Mapping[str, Tensor], replaced: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """New tensors by the old one's `id`: those that are cut, and views of one memory, which deepcopy would part."""
+    made, known = dict(replaced), {**in_attributes(model), **tensors}
+    for names in overlapping(known).items():
+        part, whole = sorted((known[name] for name in names), key=lambda t: (t.numel(), isinstance(t, nn.Parameter)))
+        offset = part.storage_offset() - whole.storage_offset()
+        inside = offset >= 0 and offset + _reach(part) <= _reach(whole)
+        plain = part.dtype is whole.dtype and {type(part), type(whole)} <= {Tensor, nn.Parameter}
+        if inside and plain and not {id(part), id(whole)} & replaced.keys():
+            new = made.setdefault(id(whole), _like(whole, whole.detach().clone(), vars(whole)))
+            if new.stride() == whole.stride():
+                made[id(part)] = _like(part, new.detach().as_strided(part.shape, part.stride(), offset), vars(part))
+    return made
+
+
+def _reach(tensor: Tensor) -> int:
+    """How many numbers of the memory lie between its first and its last, both included."""
+    return 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -192,11 +212,13 @@ def scaled(name: str, tensor: Tensor, plan: Plan) -> Tensor:
 
 
 def _cut_like(name: str, tensor: Tensor, cuts: Mapping[int, Ints], plan: Plan) -> Tensor:
-    smaller = cut(scaled(name, tensor, plan), cuts)
-    if isinstance(tensor, nn.Parameter):
-        smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
-    smaller.__dict__.update(_noted(name, tensor, cuts))
-    return smaller
+    return _like(tensor, cut(scaled(name, tensor, plan), cuts), _noted(name, tensor, cuts))
+
+
+def _like(tensor: Tensor, new: Tensor, noted: Mapping[str, Any]) -> Tensor:
+    made = nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+    made.__dict__.update(noted)
+    return made
 
 
 def _noted(name: str, tensor: Tensor, cuts: Mapping[int, Ints]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
 from fxprune.module.saved_state import PLAIN
+from fxprune.module.tensors import in_attributes, overlapping
 from fxprune.tracing import chunked_convolution, meta_kernels, training_runs, unseen_reads
 from fxprune.tracing.provenance import Dim, Reference, Run, asking, is_torchs
 
@@ -124,7 +125,18 @@ class Recorder(DispatchMode):
         given, first = ([(name, node.meta["shape"]) for name, node in o] for o in (self._outputs, outputs))
         return given != 2 * first or training_runs.does_more(list(self.graph.nodes)[len(before) :], before)
 
-    def finish(self) -> fx.Graph:
+    def finish(self, model: nn.Module, work: nn.Module, tensors: Mapping[str, Tensor]) -> fx.Graph:
+        """The graph of `model`, whose tensors these are; `work` is the copy that ran."""
+        read = {name: tensors[name] for name in self._seen}
+        for name, t in in_attributes(model).items() if self._pinned else ():
+            path, _, key = name.rpartition(".")
+            held = vars(work.get_submodule(path)).get(key)
+            known = self._nodes.get(id(held))  # a hook may have put a computed tensor in its place
+            if known and known[0]() is held and known[1].op == "get_attr":
+                read[name] = t
+        for name, other in overlapping(read).items():
+            if name in self._seen:
+                self._seen[name].meta["overlaps"] = other
         if self.run:
             self.run.active = False
         names = [name for name, _ in self._outputs]

@@ -52,7 +52,8 @@ class Graph:
             that the code called; empty in the plainest layers), `extra` (True where the call only happens in training
             mode and is thus no part of the inference cost) and, in a run on real tensors, `read` where the code has
             read values of the result otherwise than by calls (`tolist`). A `get_attr` node's holds `elsewhere`, its
-            name, where the code reads a tensor of the model by another way than from its module.
+            name, where the code reads a tensor of the model by another way than from its module, and `overlaps`, the
+            name of another tensor that the code reads, where both are views of the same memory.
         model: the caller's model, untouched.
         inputs: positional and keyword arguments of the recorded call.
         tensors: the model's parameters and buffers by name, each once, under its first name.
@@ -184,15 +185,31 @@ def _recorded_on_meta(
         _run(work, meta_inputs, recorder, training=False)
         if not recorder.has_seen(tensors) or asks_for_mode(model):
             recorder.attempt_extra(lambda: _run(work, meta_inputs, recorder, training=True), tensors)
-    return _graph(model, inputs, tensors, recorder, on_meta=True)
+    return _graph(model, work, inputs, tensors, recorder, on_meta=True)
 
 
 def _graph(
-    model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], recorder: Recorder, *, on_meta: bool
+    model: nn.Module,
+    work: nn.Module,
+    inputs: Inputs,
+    tensors: Mapping[str, Tensor],
+    recorder: Recorder,
+    *,
+    on_meta: bool,
 ) -> Graph:
+    """`work` is the copy of the model that ran."""
     failed = recorder.extra_error
     untrained = "" if failed is None else f"{type(failed).__name__}: {failed}"
-    return Graph(recorder.finish(), model, inputs, tensors, on_meta, recorder.answers, recorder.run, untrained)
+    return Graph(
+        recorder.finish(model, work, tensors),
+        model,
+        inputs,
+        tensors,
+        on_meta,
+        recorder.answers,
+        recorder.run,
+        untrained,
+    )
 
 
 def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tensor], tags: bool) -> Graph:
@@ -207,7 +224,7 @@ def _trace_for_real(model: nn.Module, inputs: Inputs, tensors: Mapping[str, Tens
                     recorder.attempt_extra(lambda: _run(work, cloned(inputs), recorder, training=True), tensors)
     except Exception as error:
         raise _failure(model, inputs, error, stack) from error
-    return _graph(model, inputs, tensors, recorder, on_meta=False)
+    return _graph(model, work, inputs, tensors, recorder, on_meta=False)
 
 
 def _failure(model: nn.Module, inputs: Inputs, error: Exception, stack: Sequence[str] = ()) -> TraceError:

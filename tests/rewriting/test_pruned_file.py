@@ -372,3 +372,63 @@ def test_types_of_buffers_that_are_none(result: fxprune.Result[Net], tmp_path: P
     safetensors.torch.save_file(tensors, file, texts | {"sha256": _digest(texts, tensors)})
     with pytest.raises(fxprune.InputError, match="types of buffers that are none"):
         fxprune.load(tmp_path, Net)
+
+
+class Views(nn.Module):
+    """A layer whose weight another place of the model holds a view of."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 16, 3), nn.Conv2d(12, 8, 3)
+        self.out = nn.Conv2d(16 + 8 + 8, 4, 1)
+        if how == "buffer":
+            self.register_buffer("view", self.b.weight[:8].detach(), persistent=False)
+        else:
+            self.view = self.b.weight.data[:8] if how == "attribute" else self.b.weight.data[8:].view(8, 12, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.out(torch.cat([self.b(x), self.c(x), nn.functional.conv2d(x, self.view)], 1))
+
+
+@pytest.mark.parametrize("how", ["buffer", "attribute", "view of a view"])
+def test_views_of_a_weight_stay_views(how: str, tmp_path: Path) -> None:
+    """What is loaded into a weight is read from its view; if one of them were cut, it would not be."""
+    model, x = Views(how).eval(), torch.rand(2, 3, 8, 8)
+    result = fxprune.prune(model, x, 0.5)
+    assert [g.name for g in result.report.groups] == ["c"]
+    assert "a view of memory that another tensor of the model holds, too: view" in str(result.report.groups.why("b"))
+    result.save(tmp_path / "small")
+    again = fxprune.load(tmp_path / "small", lambda: Views(how)).eval()
+    torch.testing.assert_close(again(x), result.model(x))
+    with torch.no_grad():
+        result.model.b.weight.mul_(2)
+    assert not torch.equal(again(x), result.model(x))
+    again.load_state_dict(result.model.state_dict())
+    torch.testing.assert_close(again(x), result.model(x))
+
+
+class Lazy(nn.Module):
+    """It stores a width when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3), nn.Conv2d(12, 4, 1)
+        self.width: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x))
+        if self.width is None:
+            self.width = x.shape[1]
+        return self.out(x.reshape(len(x), self.width, -1).softmax(-1).view(x.shape))
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_width_that_the_first_run_stores(ran: bool, tmp_path: Path) -> None:
+    model, x = Lazy().eval(), torch.rand(2, 3, 8, 8)
+    if ran:
+        model(x)
+    result = fxprune.prune(model, x, 0.5)
+    result.save(tmp_path / "small")
+    again = fxprune.load(tmp_path / "small", Lazy).eval()
+    torch.testing.assert_close(again(x), result.model(x))

@@ -19,6 +19,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 UNREGISTERED = "a parameter of no module, such as one of a layer in a plain list"
 ELSEWHERE = "a parameter or buffer that the code takes from a list, an object, a class or a global that holds it too"
+OVERLAPS = "a view of memory that another tensor of the model holds, too: "
 AS_BUFFER = "; a buffer in its place could be cut"  # ends the reasons of floating-point tensors that the code makes
 
 

@@ -16,6 +16,7 @@ from fxprune.analysis.labels.dims import (
     AS_BUFFER,
     ELSEWHERE,
     MODEL_INPUT,
+    OVERLAPS,
     UNREGISTERED,
     Fix,
     Fixed,
@@ -81,6 +82,8 @@ def _source(lab: Labeller, node: fx.Node) -> Axes:
     counts = dtype != torch.bool and not dtype.is_floating_point and not dtype.is_complex
     if node.meta.get("elsewhere"):
         start = Fixed(ELSEWHERE)
+    elif node.meta.get("overlaps"):
+        start = Fixed(OVERLAPS + node.meta["overlaps"])
     elif node.meta.get("unregistered"):
         start = Fixed(UNREGISTERED)
     elif node.meta.get("constant"):
