@@ -152,7 +152,7 @@ def find_literal(
     kind: Any = type(module)
     function = _method_with(kind, code)
     if function is None or function.__name__ in module.__dict__.get("forward", ()):
-        raise NoLiteralError("the number stands in no method of the module's class")
+        raise NoLiteralError("the number stands in no method that is written in the module's class")
     if function.__name__ in getattr(kind, "rewritten_places", {}) and not places_of(kind, function.__name__):
         raise NoLiteralError("the number stands in code that was rewritten before")
     tree = tree_of(function.__code__)
@@ -163,7 +163,7 @@ def find_literal(
         if number_of(node, constants) == value:
             name = function.__code__.co_name
             return str(_literal(name, node, places_of(kind, name), value))
-    raise NoLiteralError("the number does not stand in this line")
+    raise NoLiteralError("no such number stands at its place there")
 
 
 @cache

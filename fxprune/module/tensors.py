@@ -146,8 +146,8 @@ def in_attributes(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, int, str]]:
-    """The first byte of each tensor's memory, the one after its last, and its name."""
-    for name, t in tensors.items():
+    """The first byte of each tensor's memory, the one after its last, and its first name."""
+    for name, t in {id(t): (name, t) for name, t in [*tensors.items()][::-1]}.values():
         if t.layout is torch.strided and not t.is_meta and t.numel():
             with suppress(RuntimeError):  # subclasses that hold other tensors have no memory of their own
                 places = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1

@@ -232,6 +232,13 @@ def _failure(model: nn.Module, inputs: Inputs, error: Exception, stack: Sequence
         return error
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
     line = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, NotImplementedError) and "HigherOrderOperator" in str(error):
+        return TraceError(
+            "the model's forward calls an operator that takes functions, which cannot be recorded",
+            where=type(model).__name__,
+            seen=str(error).partition(" and mode")[0],
+            remedy="write it as plain Python, or choose between two results by their values",
+        )
     named = " (a mapping is given by keyword; (mapping,) is one argument)" if inputs[1] else ""
     return TraceError(
         "the model's forward fails on the example inputs",

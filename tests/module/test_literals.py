@@ -232,9 +232,9 @@ def test_any_code_of_a_modules_methods_follows(kind: type[Flag]) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (ByAFunction, "the number stands in no method of the module's class"),
-        (Inherited, "the number stands in no method of the module's class"),
-        (ByAName, "the number does not stand in this line"),
+        (ByAFunction, "the number stands in no method that is written in the module's class"),
+        (Inherited, "the number stands in no method that is written in the module's class"),
+        (ByAName, "no such number stands at its place there"),
     ],
 )
 def test_what_cannot_be_replaced_is_fixed_with_the_reason(kind: type[Flag], reason: str) -> None:
@@ -420,7 +420,7 @@ class Hidden(Constants):
 @pytest.mark.parametrize("kind", [Variable, Hidden])
 def test_other_names_are_no_literals(kind: type[nn.Module]) -> None:
     model, x = kind().eval(), torch.randn(2, 3, 16, 16)
-    assert "the number does not stand in this line" in str(fxprune.find_groups(fxprune.trace(model, x)).why("a"))
+    assert "no such number stands at its place there" in str(fxprune.find_groups(fxprune.trace(model, x)).why("a"))
 
 
 class Variables(nn.Module):
@@ -491,7 +491,7 @@ eight = 8
 def test_other_variables_are_no_literals(forward: Any) -> None:
     model = type("Other", (Variables,), {"forward": forward, forward.__name__: forward})().eval()
     groups = fxprune.find_groups(fxprune.trace(model, torch.randn(2, 3, 8, 8)))
-    assert "the number does not stand in this line" in str(groups.why("a.weight"))
+    assert "no such number stands at its place there" in str(groups.why("a.weight"))
     assert not any(g.name == "a" for g in groups)
 
 

@@ -79,3 +79,18 @@ def test_a_mapping_that_is_one_argument_is_told_how() -> None:
     with pytest.raises(fxprune.TraceError, match=r"unexpected keyword .*\(mapping,\) is one argument"):
         fxprune.trace(Matcher(), pair)
     assert len(fxprune.find_groups(fxprune.trace(Matcher(), (pair,)))) == 1
+
+
+def test_an_operator_that_takes_functions_is_no_fault_of_the_model() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y: Tensor = self.b(torch.cond(x.sum() > 0, lambda t: t * 2, lambda t: t + 1, (x,)))
+            return y
+
+    with pytest.raises(fxprune.TraceError, match=r"takes functions, .* in Net; seen: .* cond;"):
+        fxprune.trace(Net().eval(), torch.rand(1, 3, 8, 8))

@@ -164,6 +164,9 @@ def unsqueeze(call: Call, x: Axes, dim: int) -> list[Dim]:
 
 def squeeze(call: Call, x: Axes, dim: Any = None) -> list[Dim]:
     asked = range(len(x)) if dim is None else [d % len(x) for d in ([dim] if isinstance(dim, int) else dim)]
+    for i, n in enumerate(x.shape):
+        if dim is None and n > 1:
+            call.lab.multiple(x[i], 2)  # a single channel would be squeezed, too
     return [x[i] for i in range(len(x)) if not (i in asked and x.shape[i] == 1)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fxprune.analysis.labels.dims import Dim
@@ -101,14 +101,20 @@ def _common(call: Call, tensors: Sequence[Axes], i: int) -> Dim:
 
 def positional(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:
     """The result holds positions along the dim (argmax, sort, top-k) or depends on their order (cumsum)."""
-    ints = [a for a in (*args, kwargs.get("dim")) if isinstance(a, int) and not isinstance(a, bool)]
-    dim = ints[-1] if ints else None
+    dim = _argument(call, "dim", args, kwargs)
     if dim is None or not -len(x) <= dim < len(x):
         return fixed_result(call.lab, [x], call.shape, f"positions along dims matter to {call.node.target}")
     call.lab.fix(x[dim], f"positions along the dim matter to {call.node.target}")
     shapes: Sequence[Any] = call.shape if call.shape and isinstance(call.shape[0], tuple) else (call.shape,)
     dims = [_without(x, dim % len(x), s) for s in shapes]
     return dims if shapes is call.shape else dims[0]
+
+
+def _argument(call: Call, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a call gives an argument after the first, or the default of its operator; None if that has no such one."""
+    declared = call.node.target._schema.arguments[1:]  # type: ignore[union-attr]
+    given = {**{a.name: v for a, v in zip(declared, args, strict=False)}, **kwargs}
+    return given.get(name, next((a.default_value for a in declared if a.name == name), None))
 
 
 def extremum(call: Call, x: Axes, *args: Any, **kwargs: Any) -> Any:

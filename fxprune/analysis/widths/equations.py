@@ -232,7 +232,12 @@ class _Reader:
         for i, item in enumerate(items_in(sizes, path) if type(sizes) is tuple else [(sizes, path)]):
             self._equal(item, self._result(i).known(at), self._result(i).shape[at])
 
-    repeated = parts
+    def repeated(self, where: SizeArguments) -> None:
+        """The result's length, and how many of its indices are a repeated one."""
+        self.parts(where)
+        times = self._given.one(1, "repeats")
+        for f in self._grids if isinstance(times[0], (int, *SOURCES)) else ():
+            self._equal(times, f.factors[-1], f.sizes[-1])
 
     def sections(self, where: SizeArguments) -> None:
         """So many equal parts, or where each part but the first begins."""

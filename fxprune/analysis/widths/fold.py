@@ -2,8 +2,9 @@
 
 Weights are proposed on the way back from the tensor, through moves, sums, and one factor of each product: of two
 activations the first, or else the second, as keys where queries are read elsewhere too. Then a factor
-on their rows is followed forward: an element is of degree 1 if it is multiplied by s when these rows are, and of degree
-0 if it stays as it is. The weights do if the whole tensor is of degree 1, and nothing else is that does not end in it.
+on their rows is followed forward: an element is of degree 1 if it is multiplied by s when these rows are, of degree 2
+if by its square (the correlation of what one layer makes of two images), and of degree 0 if it stays. The weights
+do if the whole tensor is of one degree above 0, and nothing else is that does not end in it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Rows = list[tuple[str, Ints]]  # parameters' names, each with positions along it
 
 
 class _NoDegreeError(Exception):
-    """A tensor is multiplied in part only, more than once, or by a call that is not linear in it."""
+    """A tensor is multiplied in part only, more often than may be, or by a call that is not linear in it."""
 
 
 def is_scaling(call: fx.Node) -> bool:
@@ -39,9 +40,15 @@ def is_scaling(call: fx.Node) -> bool:
 
 
 class Folding:
-    """Finds weights in one recorded graph."""
+    """Finds weights in one recorded graph.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: of the whole model.
+        may_scale: whether rows of a tensor may be scaled and its others not.
+    """
+
+    def __init__(self, graph: Graph, may_scale: Callable[[str, Ints], bool] = lambda _name, _rows: True) -> None:
+        self._may_scale = may_scale
         self._nodes = list(graph.fx.nodes)
         self._learned = {name for name, tensor in graph.tensors.items() if isinstance(tensor, nn.Parameter)}
         self._scalable = set[fx.Node]()
@@ -58,25 +65,31 @@ class Folding:
             return False
         return any(f.tensor in self._scalable for f in terms.factors or terms.addends)  # type: ignore[union-attr]
 
-    def absorbing_rows(self, call: fx.Node) -> tuple[Rows, frozenset[str]]:
+    def absorbing_rows(self, call: fx.Node) -> tuple[Rows, frozenset[str], int]:
         """The parameter rows, if any, that can take up the scalar that `call` applies to its first argument.
 
         Returns them with the names of all calls that they do it for: `call`, and its like where a run in training mode
-        was recorded that uses the same parameters.
+        was recorded that uses the same parameters; and how often each call's argument is multiplied when they are.
         """
         like = [call, *(n for n in self._nodes if _is_like(n, call))]
-        for factor in (0, 1):
-            with suppress(_NoDegreeError):
-                return self._absorbing(call, like, factor)
-        return [], frozenset()
+        for degree in (1, 2):
+            for factor in (0, 1):
+                with suppress(_NoDegreeError):
+                    return *self._absorbing(call, like, factor, degree), degree
+        return [], frozenset(), 1
 
-    def _absorbing(self, call: fx.Node, like: Sequence[fx.Node], factor: int) -> tuple[Rows, frozenset[str]]:
+    def _absorbing(
+        self, call: fx.Node, like: Sequence[fx.Node], factor: int, degree: int
+    ) -> tuple[Rows, frozenset[str]]:
         elements = self._proposed(call.args[0], factor)
-        degrees = self._degrees(elements, like)
+        degrees = self._degrees(elements, like, degree)
         done = [n for n in like if n.args[0] in degrees]
-        if not all(bool(_once(degrees[n.args[0]]).all()) for n in done):  # type: ignore[index]
+        if not all(bool((_once(degrees[n.args[0]]) == degree).all()) for n in done):  # type: ignore[index]
             raise _NoDegreeError
-        return [(str(p.target), _rows(of)) for p, of in elements.items()], frozenset(n.name for n in done)
+        rows = [(str(p.target), _rows(of)) for p, of in elements.items()]
+        if not all(self._may_scale(name, some) for name, some in rows):
+            raise _NoDegreeError
+        return rows, frozenset(n.name for n in done)
 
     def _proposed(self, tensor: Any, factor: int) -> dict[fx.Node, Tensor]:
         """The elements of parameters that are to be scaled, so that all of a tensor is."""
@@ -104,15 +117,17 @@ class Folding:
             shape = t.tensor.meta["shape"]
             yield t.tensor, _laid(elements, terms.names, t.names, shape).expand(shape)
 
-    def _degrees(self, elements: Mapping[fx.Node, Tensor], ends: Collection[fx.Node]) -> dict[fx.Node, Tensor]:
-        """The degrees of all that has another one than 0, from given elements up to the calls `ends`."""
+    def _degrees(
+        self, elements: Mapping[fx.Node, Tensor], ends: Collection[fx.Node], most: int
+    ) -> dict[fx.Node, Tensor]:
+        """The degrees, up to `most`, of all that has another one than 0, from given elements to the calls `ends`."""
         degrees = dict(elements)
         ahead = {user for p in elements for user in p.users}
         for node in self._nodes:
             if node not in ahead or node in degrees or node in ends:
                 continue
             if not _is_several(node):
-                degree = _degree(node, degrees)
+                degree = _degree(node, degrees, most)
                 if not _any(_once(degree)):
                     continue
                 degrees[node] = degree
@@ -198,8 +213,8 @@ def _moved_back(node: fx.Node, elements: Tensor) -> Iterator[tuple[fx.Node, Tens
         yield from ((n, t.view(s)) for n, t, s in zip(inputs, found.split(sizes), shapes, strict=True))
 
 
-def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:
-    """The degree of each element of a call's result; raises `_NoDegreeError` if it has none."""
+def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor], most: int) -> Tensor:
+    """The degree of each element of a call's result; raises `_NoDegreeError` if it has none up to `most`."""
 
     def of(tensor: fx.Node) -> Tensor:
         known = degrees.get(tensor)
@@ -219,7 +234,7 @@ def _degree(node: fx.Node, degrees: Mapping[fx.Node, Tensor]) -> Tensor:
     shape = node.meta["shape"]
     product = [reduce(torch.add, map(laid, terms.factors))] if terms.factors else []
     first, *others = (*product, *map(laid, terms.addends))
-    if (first.numel() and first.amax() > 1) or any(_differ(first, other) for other in others):
+    if (first.numel() and first.amax() > most) or any(_differ(first, other) for other in others):
         raise _NoDegreeError
     return first.expand(shape)
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from math import isclose
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from fxprune.analysis.ops.spec import Move
@@ -19,6 +20,7 @@ from fxprune.analysis.widths.forms import Forms
 from fxprune.analysis.widths.polynomials import as_power
 from fxprune.analysis.widths.script import recorded_calls
 from fxprune.analysis.widths.words import at_line, in_words
+from fxprune.plan.plan import Ints
 from fxprune.tracing.functions import SIZED, Takes
 from fxprune.tracing.provenance import SizedCall
 
@@ -41,7 +43,15 @@ class _Scales:
 
     @cached_property
     def _folding(self) -> Folding:
-        return Folding(self._analysis.labelling.graph)
+        return Folding(self._analysis.labelling.graph, self._may_scale)
+
+    def _may_scale(self, name: str, rows: Ints) -> bool:
+        """All rows, or channels; of a table of positions the example reads a part, and longer inputs read more."""
+        axes = self._analysis.labelling.parameter_axes[name]
+        labels = axes.known(0)
+        if len(rows) == axes.shape[0] or not isinstance(labels, np.ndarray):
+            return len(rows) == axes.shape[0]
+        return bool((self._analysis.group_of[self._analysis.components.of[labels[rows]]] >= 0).all())
 
     def lay(self, source: Any, call: SizedCall) -> None:
         form = self._forms.source(source)
@@ -82,9 +92,9 @@ class _Scales:
         """Whether weights can take up what a call multiplies or divides by."""
         if node.name in self.held.folded:
             return True
-        rows, calls = self._folding.absorbing_rows(node)
+        rows, calls, degree = self._folding.absorbing_rows(node)
         spec, groups = spec_of_node(node), self._analysis.groups
-        sign = -1 if spec is None else -spec.scaling
+        sign = (-1 if spec is None else -spec.scaling) / degree
         uses = [ScaleUse(t, r, groups[g].name, sign * e) for t, r in rows for g, e in exponents.items()]
         if rows:
             folded = {**self.held.folded, **dict.fromkeys(calls, exponents)}

@@ -6,6 +6,7 @@ reason is given.
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import CodeType
 from typing import Any
 
@@ -525,6 +526,54 @@ def examine(name: str, model: nn.Module, groups: fxprune.Groups, ratio: float) -
     check_round_trip(lambda: build(name), small, plan, inputs(2))
     if name not in UNTRAINABLE:
         check_training(model, small, inputs(3))
+
+
+@pytest.mark.parametrize("dim", [None, -1, 2, 1])
+@pytest.mark.parametrize(
+    "op",
+    [torch.sort, torch.mode, partial(torch.kthvalue, k=2), torch.median],
+    ids=["sort", "mode", "kthvalue", "median"],
+)
+def test_a_dim_that_is_not_given_is_the_last(op: Callable[..., Any], dim: int | None) -> None:
+    """PyTorch records no argument that has its default; the k of a k-th value is no dim."""
+    taken = {} if dim is None and op is not torch.median else {"dim": -1 if dim is None else dim}
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            values = op(self.a(x).flatten(2), **taken)[0]  # (batch, 16, 16), or a dim less
+            y: Tensor = self.out(values.reshape(len(x), 16, -1).mean(2) if dim != 1 else values)
+            return y
+
+    model, x = Net().eval(), torch.randn(2, 3, 4, 4)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert [g.size for g in groups] == ([] if dim == 1 else [16])
+    if len(groups):
+        assert fxprune.verify(model, groups.plan({"a": [0, 3, 9]}), x) < ROUNDING
+
+
+def test_what_squeeze_may_drop_keeps_two() -> None:
+    """With a single channel left, a dim more would go; the code may mistake it for the batch."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 6, 1)
+            self.gate, self.out = nn.Linear(6, 16), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).relu()
+            y = self.b(x).mean((2, 3), keepdim=True).squeeze()
+            y = y[None] if y.dim() < 2 else y
+            out: Tensor = self.out(x * self.gate(y).sigmoid()[..., None, None])
+            return out
+
+    result = fxprune.prune(Net().eval(), torch.randn(1, 3, 8, 8), pruning_ratio=0.9)
+    assert result.report.kept["b"] == 2
+    assert result.model(torch.randn(3, 3, 8, 8)).shape == (3, 4, 6, 6)
 
 
 def test_a_rule_is_seen_by_the_next_analysis_of_the_same_graph() -> None:

@@ -435,6 +435,35 @@ def test_the_length_of_what_is_repeated_follows() -> None:
     assert result.model(torch.randn(2, 3, 6, 6)).shape == (2, 4, 12, 12)
 
 
+class Spread(nn.Module):
+    """A gate for each four channels."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.g, self.out = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1), nn.Conv2d(16, 4, 1)
+        self.how, self.times = how, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        g = self.g(x.mean((2, 3), keepdim=True)).sigmoid()
+        if self.how == "computed":
+            g = g.repeat_interleave(x.shape[1] // g.shape[1], dim=1)
+        elif self.how == "attribute":
+            g = torch.repeat_interleave(g, self.times, dim=1)
+        else:
+            g = g.repeat_interleave(4, dim=1)
+        y: Tensor = self.out(x * g)
+        return y
+
+
+@pytest.mark.parametrize("how", ["computed", "attribute", "literal"])
+def test_how_often_is_repeated_follows(how: str) -> None:
+    model, x = Spread(how).eval(), torch.randn(2, 3, 8, 8)
+    result = fxprune.prune(model, x, pruning_ratio=0.5)
+    assert (result.model.a.out_channels, result.model.g.out_channels) == (8, 4)
+    assert fxprune.verify(model, result.plan, x) < 1e-9
+
+
 class Multiple(nn.Module):
     """A width that the code has as a multiple of an attribute which nothing else follows."""
 
