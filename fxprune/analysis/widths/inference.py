@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from math import prod
+
+from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis, mended
 from fxprune.analysis.widths.constraints import Held, Reason
@@ -75,6 +79,9 @@ class _Inference:
             doubtful = set(refusal.unseen).intersection(self._facts.doubtful) - self._facts.explained
             why = f"whether the model's code holds this width could not be seen, as it goes by data: {refusal.what}"
             return held.fix({name for n in doubtful for name in prediction.touched(n)}, (why, refusal.where))
+        if refusal.otherwise and (alone := _of_one_channel(prediction, refusal.unseen)):
+            why = f"PyTorch computes {refusal.unseen[0].meta['function']} in another way where one channel is left"
+            return held.fix(alone, (f"the model's code refuses other widths: {why}", refusal.where))
         made = [] if refusal.after is None else prediction.groups(refusal.after)
         ahead = (prediction.touched(n) for n in refusal.unseen if n.meta["module"] == refusal.module)
         names = made or next(filter(None, ahead), None) or self._inside(prediction, refusal.module)
@@ -86,6 +93,14 @@ class _Inference:
         active = [g for i, g in enumerate(self._analysis.groups) if prediction.active[i]]
         inside = [g.name for g in active if any(s.tensor.startswith(prefix) for s in g.slots)]
         return inside if inside or not path else self._inside(prediction, path.rpartition(".")[0])
+
+
+def _of_one_channel(prediction: Prediction, unseen: Sequence[fx.Node]) -> list[str]:
+    """The groups of which the run leaves one channel, and which the function of PyTorch's that comes next reads."""
+    function = unseen[0].meta["function"] if unseen else ""
+    inside = takewhile(lambda n: function and n.meta["function"] == function, unseen)
+    touched = dict.fromkeys(name for n in inside for name in prediction.touched(n))
+    return [name for name in touched if prediction.counts[name] == 1]
 
 
 def joined(first: dict[str, dict[str, int]], second: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -56,6 +56,7 @@ class Refusal:
         after: the last call before it.
         unseen: the recorded calls behind it.
         diverged: the model follows its data, and has taken another way on meta tensors, or asked them for data.
+        otherwise: it has made another call than in the recorded run.
     """
 
     module: str
@@ -64,6 +65,7 @@ class Refusal:
     after: fx.Node | None = None
     unseen: Sequence[fx.Node] = ()
     diverged: bool = False
+    otherwise: bool = False
 
 
 def probe(
@@ -122,7 +124,8 @@ class _Prober(DispatchMode):
             last = nodes[done - 1] if done else None
             diverged = not self._graph.on_meta and (isinstance(error, Diverged) or asks_for_data(error))
             module = self.stack[-1] if self.stack else ""
-            self.refusal = Refusal(module, brief(error), _raised_at(error, module), last, nodes[done:], diverged)
+            what, where, otherwise = brief(error), _raised_at(error, module), isinstance(error, Diverged)
+            self.refusal = Refusal(module, what, where, last, nodes[done:], diverged, otherwise)
             return False
         return True
 

@@ -78,3 +78,29 @@ def test_a_slice_by_a_number_that_cannot_follow(start: Tensor | np.int64) -> Non
     fixed = next(f for f in groups.fixed if (f.tensor, f.dim) == ("layers.1.weight", 0))
     assert fixed.reason.endswith("a plain number in a slice by a tensor's number, or NumPy's")
     assert "y.narrow(1, self.start" in fixed.where
+
+
+class LowRank(nn.Module):
+    """Weights of a low rank behind a stream, as a selective scan has them; PyTorch's einsum goes by lengths of 1."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 1), nn.Conv2d(24, 4, 1)
+        self.down, self.up = nn.Parameter(torch.randn(2, rank, 24)), nn.Parameter(torch.randn(2, 24, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(torch.relu(self.a(x)))
+        both = torch.stack([x.flatten(2), x.flatten(2).flip(-1)], 1)
+        delta = torch.einsum("bkrl,kdr->bkdl", torch.einsum("bkdl,krd->bkrl", both, self.down), self.up)
+        y: Tensor = self.out(x * delta.sigmoid().sum(1).view(x.shape))
+        return y
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_a_rank_of_two_holds_nothing_but_itself(rank: int) -> None:
+    model, x = LowRank(rank).eval(), torch.randn(2, 3, 8, 8)
+    result = fxprune.prune(model, x, pruning_ratio=0.5)
+    assert {g.name: g.size for g in result.report.groups} == {"a": 16, "b": 24} | ({"down": 3} if rank == 3 else {})
+    assert (result.model.a.out_channels, result.model.b.out_channels) == (8, 12)
+    if rank == 2:
+        assert "PyTorch computes einsum in another way where one channel is left" in str(result.report.groups.why("up"))
