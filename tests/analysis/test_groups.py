@@ -171,16 +171,19 @@ def _without_view(m: _OtherWay, x: Tensor) -> Tensor:
 class _Correlation(nn.Module):
     """A scale computed from a width that stands in a tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, linear: bool) -> None:
         super().__init__()
-        self.a, self.b = nn.Linear(4, 8), nn.Linear(6, 2)
+        self.a, self.b, self.linear = nn.Linear(4, 8), nn.Linear(6, 2), linear
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x)
+        y = self.a(x) if self.linear else self.a(x).tanh()
         return self.b((y @ y.transpose(1, 2)) / torch.sqrt(torch.tensor(y.shape[-1])))
 
 
-def test_a_number_computed_from_a_width_fixes_it() -> None:
-    groups = fxprune.find_groups(fxprune.trace(_Correlation(), torch.rand(1, 6, 4)))
+def test_a_number_computed_from_a_width_fixes_it_unless_weights_take_it_up() -> None:
+    model, x = _Correlation(linear=True), torch.rand(1, 6, 4)
+    groups = fxprune.find_groups(fxprune.trace(model, x))
+    assert fxprune.verify(model, groups.plan({"a": [1, 2, 5]}), x) < 1e-12
+    groups = fxprune.find_groups(fxprune.trace(_Correlation(linear=False), x))
     assert not len(groups)
     assert any("y.shape[-1]" in f.where and "in tensor" in f.reason for f in groups.fixed)

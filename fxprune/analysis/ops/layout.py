@@ -186,6 +186,13 @@ def repeat(call: Call, x: Axes, times: Sequence[int]) -> list[Dim]:
 
 
 def _tiled(call: Call, dim: Dim, size: int, times: int) -> Dim:
+    """Copies of a dim; of what the model holds, such as filters that every channel gets, there may be fewer copies."""
+    held = call.node.args[0].op == "get_attr"  # type: ignore[union-attr]
+    if isinstance(dim, np.ndarray) and held and times > 1 and len(dim) > 1:
+        flat = call.lab.fresh(size)
+        call.lab.factor(flat, [(times, call.lab.fresh(times)), (len(dim), dim)])
+        call.lab.suspect()
+        return flat
     if isinstance(dim, np.ndarray):
         return np.tile(dim, times)
     if isinstance(dim, Fixed) or size == 1:

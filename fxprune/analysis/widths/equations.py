@@ -270,6 +270,9 @@ class _Reader:
                 self._equal((length, item[1]), result.known(i), result.shape[i])
             elif i < new:
                 self._equal(item, result.known(i), result.shape[i])
+            else:
+                for f in (f for f in self._grids if f.flat is result.known(i)):
+                    self._equal(item, f.factors[0], f.sizes[0])
 
     def groups(self, where: SizeArguments) -> None:
         """A number of groups, which the rule for the op has named."""
