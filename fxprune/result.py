@@ -129,7 +129,7 @@ class Report:
                 g.name,
                 g.size,
                 self.kept[g.name],
-                f"{self.kept[g.name] / g.size:.0%}",
+                f"{100 * self.kept[g.name] / g.size:.3g}%",
                 "\n".join(notes(self.groups, g.name)),
             )
             for g in self.groups

@@ -24,7 +24,7 @@ from fxprune.module.constants import tree_of
 from fxprune.module.literals import method_of
 from fxprune.tracing.provenance import Computed, Dim
 from fxprune.tracing.trace import Graph
-from fxprune.verification.untaken import Compared, choices, guards_by_code
+from fxprune.verification.untaken import Compared, choices, guards_by_code, leaves
 
 
 def one_way_choices(groups: Groups) -> tuple[str, ...]:
@@ -47,19 +47,19 @@ def _on_sizes(groups: Groups) -> Iterator[str]:
         if seen is None:
             continue
         module = groups.graph.model.get_submodule(guards[0].site.module)
-        for node in _choosing(seen):
-            if _runs_layers(_ways(node), module, _own(seen.tree)):
+        for node, ways in _choosing(seen):
+            if _runs_layers(ways, module, _own(seen.tree)):
                 yield shown(code.co_filename, code.co_firstlineno + node.lineno - 1, guards[0].site.module)
 
 
-def _choosing(seen: Compared) -> Iterator[ast.If | ast.IfExp | ast.While]:
-    """What chooses by sizes of the inputs, and went one way; loops that did not run twice."""
-    for node, _ in choices(seen.tree):
+def _choosing(seen: Compared) -> Iterator[tuple[ast.If | ast.IfExp | ast.While, Sequence[ast.AST]]]:
+    """What chooses by sizes of the inputs, and went one way, with what it may run; loops that did not run twice."""
+    for node, behind in choices(seen.tree):
         if seen.site_in(node.test) is not None and seen.decided(node.test) is not None:
-            yield node
+            yield node, [*_ways(node), *(behind if leaves(node) else ())]
     for node in ast.walk(seen.tree):
         if isinstance(node, ast.While) and seen.site_in(node.test) is not None and seen.turns(node.test) <= 1:
-            yield node
+            yield node, _ways(node)
 
 
 def _follows_input(forms: Forms, *sources: Any) -> bool:
@@ -115,6 +115,7 @@ def _runs_layers(
     """Whether statements of a method call modules with parameters, themselves or in other methods."""
     for node in (n for s in statements for n in ast.walk(s)):
         called = node.func if isinstance(node, ast.Call) else node.iter if isinstance(node, ast.For) else None
+        called = node if called is None and node in statements else called  # one of two layers, to be called later
         name = _attribute(called, own)
         held = getattr(module, name, None) if name else None
         if isinstance(held, nn.Module) and next(held.parameters(), None) is not None:

@@ -67,11 +67,13 @@ class Compared:
         tree: of the code.
         outcomes: at each place, by instruction, all of them.
         sites: of those that count.
+        named: what names stand for that the code assigns once.
     """
 
     tree: ast.AST
     outcomes: _Outcomes
     sites: Mapping[_Place, Site]
+    named: Mapping[str, ast.expr]
 
     @classmethod
     def of(cls, guards: Sequence[Guard], counts: Callable[[Guard], bool]) -> Compared | None:
@@ -88,11 +90,12 @@ class Compared:
                 outcomes.setdefault(here, {}).setdefault(guard.site.instruction, []).append(guard.outcome)
                 if counts(guard):
                     sites[here] = guard.site
-        return None if tree is None else cls(tree, outcomes, sites)
+        return None if tree is None else cls(tree, outcomes, sites, _assigned_once(tree))
 
     def site_in(self, test: ast.expr) -> Site | None:
         """The first comparison in a test that counts."""
-        return next((self.sites[here] for t in ast.walk(test) if (here := _place(t)) in self.sites), None)
+        inside = ast.walk(_spelt_out(test, self.named))
+        return next((self.sites[here] for t in inside if (here := _place(t)) in self.sites), None)
 
     def turns(self, test: ast.expr) -> float:
         """How often the test of a loop held, for each time that it did not."""
@@ -101,12 +104,36 @@ class Compared:
 
     def decided(self, test: ast.expr) -> bool | None:
         """Whether a test held each time, or never, as far as its comparisons tell; else None."""
-        return _decided(test, {place: {i: set(o) for i, o in seen.items()} for place, seen in self.outcomes.items()})
+        outcomes = {place: {i: set(o) for i, o in seen.items()} for place, seen in self.outcomes.items()}
+        return _decided(_spelt_out(test, self.named), outcomes)
 
 
 _Place: TypeAlias = tuple[int, int]
 _Outcomes: TypeAlias = dict[_Place, dict[int, list[bool]]]
 """Of the comparisons at a place, those of a chain each with an instruction of its own: what they came to."""
+
+
+def _assigned_once(tree: ast.AST) -> dict[str, ast.expr]:
+    """The names that a code assigns in one place, with what it assigns to them."""
+    found: dict[str, list[ast.expr | None]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.setdefault(node.id, []).append(None)
+        if isinstance(node, ast.Assign) and [type(t) for t in node.targets] == [ast.Name]:
+            found.setdefault(node.targets[0].id, []).append(node.value)  # type: ignore[attr-defined]
+    return {name: value for name, (value, *more) in found.items() if value is not None and more == [None]}
+
+
+def _spelt_out(test: ast.expr, named: Mapping[str, ast.expr]) -> ast.expr:
+    """A test with what a name stands for in its place."""
+    match test:
+        case ast.Name(id=name) if name in named:
+            return named[name]
+        case ast.UnaryOp(op=ast.Not(), operand=inner):
+            return ast.UnaryOp(ast.Not(), _spelt_out(inner, named))
+        case ast.BoolOp(op=op, values=values):
+            return ast.BoolOp(op, [_spelt_out(value, named) for value in values])
+    return test
 
 
 def _place(node: ast.AST) -> _Place:
@@ -144,10 +171,12 @@ def _decided(test: ast.expr, outcomes: Mapping[_Place, Mapping[int, set[bool]]])
             return None if known is None else not known
         case ast.BoolOp(op=op, values=values):  # false and ..., true or ...
             decisive = isinstance(op, ast.Or)
-            parts = [_decided(value, outcomes) for value in values]
+            parts = [
+                _decided(value, outcomes) for value in values if any(_place(t) in outcomes for t in ast.walk(value))
+            ]
             if decisive in parts:
                 return decisive
-            return not decisive if all(part is (not decisive) for part in parts) else None
+            return not decisive if parts and all(part is (not decisive) for part in parts) else None
     return None
 
 
@@ -157,7 +186,12 @@ def _other(node: ast.If | ast.IfExp, held: bool, behind: Sequence[ast.AST]) -> S
         return [node.orelse if held else node.body]
     if not held:
         return node.body
-    return node.orelse or (behind if isinstance(node.body[-1], ast.Return | ast.Continue | ast.Break) else ())
+    return node.orelse or (behind if leaves(node) else ())
+
+
+def leaves(node: ast.If | ast.IfExp) -> bool:
+    """Whether what stands behind a statement does not run where its test holds."""
+    return isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return | ast.Continue | ast.Break)
 
 
 def _holds_size(node: ast.AST, module: nn.Module) -> bool:

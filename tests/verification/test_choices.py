@@ -56,6 +56,39 @@ class Blocks(Net):
         return self.head(y)
 
 
+class Early(Net):
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.lower(self.stem(x).relu()))
+
+    def lower(self, y: Tensor) -> Tensor:
+        if y.shape[-1] <= 8:
+            return y
+        return self.halved(y)
+
+
+class Named(Net):
+    def forward(self, x: Tensor) -> Any:
+        large = x.shape[-1] > 8
+        y = self.stem(x).relu()
+        if large:
+            y = self.down(y)
+        return self.head(y)
+
+
+class Enabled(Net):
+    def forward(self, x: Tensor) -> Any:
+        y = self.stem(x).relu()
+        if self.deep and x.shape[-1] > 8:
+            y = self.down(y)
+        return self.head(y)
+
+
+class Picked(Net):
+    def forward(self, x: Tensor) -> Any:
+        layer = self.down if x.shape[-1] > 8 else nn.Identity()
+        return self.head(layer(self.stem(x).relu()))
+
+
 class Optional(Net):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Any:
         y = self.stem(x).relu()
@@ -115,6 +148,10 @@ TOLD = [
     (Choice, side(32), "if x.shape"),
     (Expression, side(16), "return self.head"),
     (Blocks, side(8), "if len"),
+    (Early, side(16), "if y.shape[-1] <= 8"),
+    (Named, side(16), "if large"),
+    (Enabled, side(16), "if self.deep and"),
+    (Picked, side(16), "layer = self.down"),
     (Optional, (side(8), torch.randn(2, 16, 8, 8)), "if condition is not None"),
     (Counted, side(8), "for _ in range"),
 ]

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import fx
 
 from fxprune.analysis.grouping.components import Analysis
 from fxprune.analysis.labels.dims import Labels, Loose
@@ -137,6 +138,11 @@ class Forms:
             return None
         axes = self.axes(source.tensor)
         return axes.known(source.axis) if axes is not None and source.axis < len(axes) else None
+
+    def is_of_inputs(self, source: Source) -> bool:
+        """Whether it is the length of an activation's dim that holds no channels which may go."""
+        of_activation = isinstance(source, Dim) and isinstance(source.tensor.node, fx.Node)
+        return of_activation and not isinstance(self.labels_of(source), np.ndarray | Loose)
 
     def axes(self, tensor: Reference | None) -> Axes | None:
         if tensor is None:

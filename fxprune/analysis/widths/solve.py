@@ -240,6 +240,11 @@ class _Solver:
     def _guard(self, g: Guard) -> None:
         difference = self.forms.difference(g)
         groups = difference.groups
+        by_inputs = any(map(self.forms.is_of_inputs, (*leaves(g.left), *leaves(g.right))))
+        if groups and by_inputs and g.operation not in ("eq", "ne"):
+            why = f"the model's code compares this width with a size of the inputs: {in_words(g)}"
+            self._held = self._held.fix(self._names(groups), (why, at_line(g.site)))
+            return
         if self._is_decided(difference, g) or self._differs(difference, g):
             return
         together = self._together(groups)

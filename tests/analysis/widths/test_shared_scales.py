@@ -79,6 +79,58 @@ def test_a_table_takes_up_a_scale_as_a_whole_or_not_at_all(rows: int) -> None:
         assert fxprune.verify(model, plan, torch.randn(2, 15, 8)) < 1e-12
 
 
+class Tail(nn.Module):
+    """Tokens behind the fifth get a learned vector: in an example of five there are none."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 12), nn.Linear(12, 4)
+        self.t, self.in_place = nn.Parameter(torch.randn(16)), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.q(x), self.k(x)
+        if self.in_place:
+            q[:, 5:] += self.t
+        else:
+            q = torch.cat([q[:, :5], q[:, 5:] + self.t], 1)
+        y: Tensor = self.out((q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1) @ self.v(x))
+        return y
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_empty_for_the_example_takes_up_nothing(in_place: bool) -> None:
+    model = Tail(in_place).eval()
+    plan = fxprune.find_groups(fxprune.trace(model, torch.randn(2, 5, 8))).plan({"q": [0, 2, 5, 7]})
+    assert {s.tensor for s in plan.scales} == {"k.weight", "k.bias"}
+    small = fxprune.rewrite(model, plan)
+    fxprune.mask(model, plan)
+    x = torch.randn(2, 9, 8)
+    torch.testing.assert_close(small(x), model(x))
+
+
+class Compared(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.out, self.how = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 12, 1), nn.Conv2d(12, 4, 1), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.how == "if" and y.shape[1] > y.shape[2]:
+            y = y * 2
+        elif self.how == "min":
+            y = y / min(y.shape[1], y.shape[2])
+        z: Tensor = self.out(self.b(y))
+        return z
+
+
+@pytest.mark.parametrize("how", ["if", "min"])
+def test_a_width_that_is_compared_with_a_size_of_the_input_stays(how: str) -> None:
+    """What is smaller for the example is the larger one for other inputs."""
+    groups = fxprune.find_groups(fxprune.trace(Compared(how).eval(), torch.randn(1, 3, 20, 20)))
+    assert [g.name for g in groups] == ["b"]
+    assert "compares this width with a size of the inputs" in str(groups.why("a"))
+
+
 def test_queries_that_are_the_keys() -> None:
     model, x = OneProjection(elsewhere=False).eval(), torch.randn(2, 5, 8)
     groups = fxprune.find_groups(fxprune.trace(model, x))
