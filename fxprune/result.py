@@ -41,7 +41,8 @@ class Report:
         groups: the groups, with the reason for every dim that is fixed.
         plan: what was kept.
         proof: the comparison of pruned and masked; None if it was not made.
-        unreached: modules with parameters that the example inputs did not reach; they stay as they are.
+        unreached: modules with parameters, and parameters of others, that the example inputs did not reach; they stay
+            as they are.
         repaired: whether the weights were fitted to data after the cut; None if no data were given.
         random: whether these data were pictures of random shapes.
         history: what a search for the smallest model tried; empty without one.
@@ -101,7 +102,9 @@ class Report:
         lines = [] if self.proof is None else self.proof.warnings()
         if self.unreached:
             names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
-            what = f"{len(self.unreached)} modules are not reached by the example inputs, and stay: {names}"
+            what = (
+                f"{len(self.unreached)} modules or parameters are not reached by the example inputs, and stay: {names}"
+            )
             lines.append(f"{what}; inputs that reach them fail where they read what was cut")
         if self.untaken:
             places = "; ".join(self.untaken[:3]) + ("; ..." if len(self.untaken) > 3 else "")

@@ -199,15 +199,15 @@ def _read(graph: Graph) -> frozenset[str]:
 
 
 def unreached(graph: Graph) -> tuple[str, ...]:
-    """The names of modules whose own parameters the recorded forward did not use, though they have some.
-
-    The model itself is reached by any inputs, whatever it holds.
+    """The names of modules whose own parameters the recorded forward did not use, though they have some; and of single
+    parameters that it did not use, of modules that it reached (`mask_token`), and of the model itself.
     """
     used = _read(graph)
     names = {id(t): name for name, t in graph.tensors.items()}
 
-    def idle(module: nn.Module) -> bool:
+    def idle(path: str, module: nn.Module) -> list[str]:
         own = [names[id(p)] for p in module._parameters.values() if p is not None]
-        return bool(own) and used.isdisjoint(own)
+        unread = [name for name in own if name not in used]
+        return [path] if path and own and unread == own else unread
 
-    return tuple(path for path, module in walk(graph.model) if path and idle(module))
+    return tuple(dict.fromkeys(name for path, module in walk(graph.model) for name in idle(path, module)))

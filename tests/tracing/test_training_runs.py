@@ -254,7 +254,7 @@ def test_a_report_tells_that_the_example_does_not_reach_all_experts() -> None:
     assert result.model(many).shape == (200, 3)
     said = " ".join(str(w.message) for w in told)
     assert "other inputs reach layers that these do not; give some that reach all, such as experts." in said
-    assert "6 modules are not reached by the example inputs" in said
+    assert "6 modules or parameters are not reached by the example inputs" in said
     result = fxprune.prune(model, many, pruning_ratio=0.5)
     assert "not reached" not in str(result.report)
     assert [e[0].weight.shape for e in result.model.experts] == [(6, 4)] * 4

@@ -113,11 +113,39 @@ def test_modules_that_the_example_does_not_reach() -> None:
         return m.c(m.a(x).relu()) if x.shape[-1] < 100 else m.c(m.big(x).relu())
 
     model = Net(run, {"a": nn.Conv2d(3, 8, 3), "big": nn.Conv2d(3, 8, 5), "c": nn.Conv2d(8, 4, 3)})
-    named = "1 modules are not reached by the example inputs, and stay: big"
+    named = "1 modules or parameters are not reached by the example inputs, and stay: big"
     with pytest.warns(UserWarning, match="leave out layers"), pytest.warns(UserWarning, match=named):
         report = fxprune.prune(model, X, 0.5).report
     assert report.unreached == ("big",)
     assert "not reached by the example inputs" in str(report)
+
+
+def test_parameters_that_the_example_does_not_reach() -> None:
+    """Of the model itself, and of a module of which another one is read."""
+
+    class Embedded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.mask = nn.Parameter(torch.zeros(1, 8, 1, 1)), nn.Parameter(torch.zeros(1, 8, 1, 1))
+
+        def forward(self, x: Tensor, masked: bool) -> Tensor:
+            return x + (self.mask if masked else self.bias)
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.embedded, self.c = nn.Conv2d(3, 8, 3, padding=1), Embedded(), nn.Conv2d(8, 4, 1)
+            self.places = nn.Parameter(torch.randn(1, 8, 32, 32))
+
+        def forward(self, x: Tensor, masked: bool = False) -> Tensor:
+            y = self.embedded(self.a(x), masked)
+            y = y + self.places if y.shape[-2:] == self.places.shape[-2:] else y
+            return self.c(y)  # type: ignore[no-any-return]
+
+    told = "2 modules or parameters are not reached by the example inputs, and stay: places, embedded.mask"
+    with pytest.warns(UserWarning, match=told):
+        report = fxprune.prune(Positions().eval(), X, 0.5).report
+    assert report.unreached == ("places", "embedded.mask")
 
 
 def test_groups_that_a_norm_runs_over() -> None:
@@ -318,9 +346,9 @@ def test_a_training_run_of_the_pruned_model_alone_is_no_fault() -> None:
     assert list(result.plan.kept_counts().values()) == [8, 8]
 
 
-def test_a_parameter_of_the_model_that_nothing_reads_is_not_told_of() -> None:
+def test_a_parameter_of_the_model_that_nothing_reads_is_told_of_by_its_name() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     net.register_parameter("unused", nn.Parameter(torch.zeros(3)))
-    result = fxprune.prune(net, torch.randn(2, 3, 8, 8), 0.5)
-    assert result.report.unreached == ()
-    assert result.report.warnings() == []
+    with pytest.warns(UserWarning, match="1 modules or parameters are not reached .*: unused; inputs that reach"):
+        result = fxprune.prune(net, torch.randn(2, 3, 8, 8), 0.5)
+    assert result.report.unreached == ("unused",)
