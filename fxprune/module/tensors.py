@@ -123,13 +123,13 @@ def overlapping(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     {'rows': 'whole', 'whole': 'rows'}
     """
     found: dict[str, str] = {}
-    reached, last = 0, ""
-    for start, end, name in sorted(_spans(tensors)):
-        if start < reached:
+    reached, last = ("", 0), ""  # the device and the end of the memory that was reached there
+    for device, start, end, name in sorted(_spans(tensors)):
+        if device == reached[0] and start < reached[1]:
             found[name] = last
             found.setdefault(last, name)
-        if end > reached:
-            reached, last = end, name
+        if (device, end) > reached:
+            reached, last = (device, end), name
     return found
 
 
@@ -145,13 +145,13 @@ def in_attributes(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[int, int, str]]:
-    """The first byte of each tensor's memory, the one after its last, and its first name."""
+def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, int, str]]:
+    """The device of each tensor, the first byte of its memory, the one after its last, and its first name."""
     for name, t in {id(t): (name, t) for name, t in [*tensors.items()][::-1]}.values():
         if t.layout is torch.strided and not t.is_meta and t.numel():
             with suppress(RuntimeError):  # subclasses that hold other tensors have no memory of their own
                 places = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
-                yield (start := t.data_ptr()), start + places * t.element_size(), name
+                yield str(t.device), (start := t.data_ptr()), start + places * t.element_size(), name
 
 
 def check_initialised(tensors: Mapping[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from fxprune.module.composite_calls import is_composite
 from fxprune.module.dispatch import DispatchMode
 from fxprune.module.isolation import Inputs, named_outputs
 from fxprune.module.saved_state import PLAIN
-from fxprune.module.tensors import in_attributes, overlapping
+from fxprune.module.tensors import in_attributes, overlapping, walk
 from fxprune.tracing import chunked_convolution, meta_kernels, training_runs, unseen_reads
 from fxprune.tracing.provenance import Dim, Reference, Run, asking, is_torchs
 
@@ -128,9 +128,10 @@ class Recorder(DispatchMode):
     def finish(self, model: nn.Module, work: nn.Module, tensors: Mapping[str, Tensor]) -> fx.Graph:
         """The graph of `model`, whose tensors these are; `work` is the copy that ran."""
         read = {name: tensors[name] for name in self._seen}
+        modules = dict(walk(work)) if self._pinned else {}
         for name, t in in_attributes(model).items() if self._pinned else ():
             path, _, key = name.rpartition(".")
-            held = vars(work.get_submodule(path)).get(key)
+            held = vars(modules[path]).get(key) if path in modules else None
             known = self._nodes.get(id(held))  # a hook may have put a computed tensor in its place
             if known and known[0]() is held and known[1].op == "get_attr":
                 read[name] = t

@@ -97,7 +97,8 @@ class Folding:
             raise _NoDegreeError
         wanted = {tensor: torch.ones((), dtype=torch.int8).expand(tensor.meta["shape"])}
         for node in reversed(self._nodes[: self._nodes.index(tensor) + 1]):
-            if node in wanted and any(0 in n.meta["shape"] for n in (*node.users, *_call_of(node).all_input_nodes)):
+            near = (*node.users, *_call_of(node).all_input_nodes) if node in wanted else ()
+            if any(0 in n.meta.get("shape", ()) for n in near):  # outputs have none
                 raise _NoDegreeError  # what other inputs have there would have to be scaled as well
             if node in wanted and not _is_parameter(node):
                 for source, part in self._sources(node, wanted.pop(node), factor):

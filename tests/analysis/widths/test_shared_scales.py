@@ -145,3 +145,17 @@ def test_what_else_reads_them_must_not_be_scaled() -> None:
     assert "v" in [g.name for g in groups]
     assert "qk" not in [g.name for g in groups]
     assert "the model's code holds this width: scalar" in str(groups.why("qk"))
+
+
+class Returned(WithPositions):
+    """The products are an output as well: nothing may scale them."""
+
+    def forward(self, x: Tensor) -> Any:
+        q, k = self.q(x), self.k(x)
+        products = q @ k.transpose(1, 2)
+        return self.out((products * q.shape[-1] ** -0.5).softmax(-1) @ self.v(x)), products
+
+
+def test_products_that_are_an_output_as_well_are_not_scaled() -> None:
+    groups = fxprune.find_groups(fxprune.trace(Returned(7).eval(), torch.randn(2, 7, 8)))
+    assert [g.name for g in groups] == ["v"]
