@@ -205,8 +205,8 @@ def _code(model: nn.Module, node: fx.Node) -> str:
 
 def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     model = groups.graph.model
-    if dim.reason.startswith(IGNORED):
-        return "take it out of ignored="
+    if always := next((remedy for reason, remedy in _ALWAYS.items() if dim.reason.startswith(reason)), ""):
+        return always
     if dim.reason.startswith("model output"):
         return _output_remedy(model, dim.reason.removeprefix("model output").strip())
     if dim.reason == REPLACED:
@@ -215,12 +215,6 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
         )
     if dim.reason == UNTRAINED:
         return f"example inputs that the model takes in training mode, where it failed: {groups.graph.untrained[:200]}"
-    if dim.reason == UNREGISTERED:
-        return "hold layers in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList"
-    if dim.reason.startswith(OVERLAPS):
-        return "make the view in the forward (self.conv.weight[:8]), or hold the parameter itself twice, to tie both"
-    if dim.reason == ELSEWHERE:
-        return "take it from its module (self.weight), where a smaller one is put in its place"
     if dim.reason.endswith(AS_BUFFER):
         return "make that tensor once, and register it as a buffer (register_buffer)"
     module = dim.tensor.rpartition(".")[0]
@@ -235,6 +229,15 @@ def _remedy(groups: _Groups, dim: FixedDim, way: Sequence[fx.Node]) -> str:
     if dim.dim == 1 and dim.reason not in ("model input", NOT_READ) and module:
         return f'fxprune.add_samplers(model, ["{module}"]): it then reads a part of its input, which stays whole'
     return ""
+
+
+_ALWAYS = {
+    IGNORED: "take it out of ignored=",
+    UNREGISTERED: "hold layers in nn.ModuleList or nn.ModuleDict, parameters in nn.ParameterList",
+    OVERLAPS: "make the view in the forward (self.conv.weight[:8]), or hold the parameter itself twice, to tie both",
+    ELSEWHERE: "take it from its module (self.weight), where a smaller one is put in its place",
+}
+"""What frees a dim, by what its reason begins with, whatever the model."""
 
 
 def _output_remedy(model: nn.Module, name: str) -> str:

@@ -150,8 +150,12 @@ def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, int, str]]
     for name, t in {id(t): (name, t) for name, t in [*tensors.items()][::-1]}.values():
         if t.layout is torch.strided and not t.is_meta and t.numel():
             with suppress(RuntimeError):  # subclasses that hold other tensors have no memory of their own
-                places = sum((n - 1) * step for n, step in zip(t.shape, t.stride(), strict=True)) + 1
-                yield str(t.device), (start := t.data_ptr()), start + places * t.element_size(), name
+                yield str(t.device), (start := t.data_ptr()), start + reach(t) * t.element_size(), name
+
+
+def reach(tensor: Tensor) -> int:
+    """How many numbers of the memory lie between a tensor's first and its last, both included."""
+    return 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def check_initialised(tensors: Mapping[str, Tensor]) -> None:

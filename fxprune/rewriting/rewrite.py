@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxprune.errors import PlanError, check_flag, check_kind
 from fxprune.module.attributes import can_become, mend, own_holders
 from fxprune.module.garbage import no_collections
-from fxprune.module.tensors import check_initialised, in_attributes, overlapping, swap_all, tensors_of, walk
+from fxprune.module.tensors import check_initialised, in_attributes, overlapping, reach, swap_all, tensors_of, walk
 from fxprune.module.undo import whole_or_not
 from fxprune.module.wrappers import check_unwrapped
 from fxprune.plan.plan import Ints, Plan, check_plan
@@ -72,18 +72,14 @@ def _with_views(model: nn.Module, tensors: Mapping[str, Tensor], replaced: Mappi
     for names in overlapping(known).items():
         part, whole = sorted((known[name] for name in names), key=lambda t: (t.numel(), isinstance(t, nn.Parameter)))
         offset = part.storage_offset() - whole.storage_offset()
-        inside = offset >= 0 and offset + _reach(part) <= _reach(whole)
+        inside = offset >= 0 and offset + reach(part) <= reach(whole)
         plain = part.dtype is whole.dtype and {type(part), type(whole)} <= {Tensor, nn.Parameter}
         if inside and plain and not {id(part), id(whole)} & replaced.keys():
             new = made.setdefault(id(whole), _like(whole, whole.detach().clone(), vars(whole)))
             if new.stride() == whole.stride():
-                made[id(part)] = _like(part, new.detach().as_strided(part.shape, part.stride(), offset), vars(part))
+                start = new.storage_offset() + offset
+                made[id(part)] = _like(part, new.detach().as_strided(part.shape, part.stride(), start), vars(part))
     return made
-
-
-def _reach(tensor: Tensor) -> int:
-    """How many numbers of the memory lie between its first and its last, both included."""
-    return 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def cut_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:

@@ -56,6 +56,12 @@ def test_every_object_has_a_table(result: fxprune.Result[Net]) -> None:
     assert "tried, the original at 1" in repr(search)
 
 
+def test_one_channel_of_two_hundred_is_not_rounded_away() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 200, 1), nn.ReLU(), nn.Conv2d(200, 4, 1)).eval()
+    result = fxprune.prune(net, torch.rand(1, 3, 8, 8), pruning_ratio=0.005)
+    assert "99.5%" in result.report._repr_html_()
+
+
 def test_the_picture_of_a_result_shows_what_was_removed(result: fxprune.Result[Net]) -> None:
     svg = report.picture(result)
     assert "8 → 4 ch" in svg

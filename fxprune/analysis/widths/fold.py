@@ -47,7 +47,7 @@ class Folding:
         may_scale: whether rows of a tensor may be scaled and its others not.
     """
 
-    def __init__(self, graph: Graph, may_scale: Callable[[str, Ints], bool] = lambda _name, _rows: True) -> None:
+    def __init__(self, graph: Graph, may_scale: Callable[[str, Ints], bool]) -> None:
         self._may_scale = may_scale
         self._nodes = list(graph.fx.nodes)
         self._learned = {name for name, tensor in graph.tensors.items() if isinstance(tensor, nn.Parameter)}
