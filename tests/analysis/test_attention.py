@@ -81,6 +81,7 @@ def test_nothing_else_is_fixed(case: Case, heads: str) -> None:
         assert all(part in reason for reason in found[place]), f"{place}: {found[place]}"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("case", each())
 def test_half_of_every_group_goes(case: Case, heads: str) -> None:
@@ -101,6 +102,7 @@ def test_half_of_every_group_goes(case: Case, heads: str) -> None:
         torch.testing.assert_close(call(other, case.inputs(3)), expected, rtol=0, atol=0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("heads", MODES)
 @pytest.mark.parametrize("case", each(following="nn.MultiheadAttention computes the head width from the stream's"))
 def test_pruned_equals_masked_while_the_normed_stream_stays(case: Case, heads: str) -> None:

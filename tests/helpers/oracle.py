@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +129,22 @@ def check_cost(
 
 def check_round_trip(build: Callable[[], nn.Module], small: nn.Module, plan: fxprune.Plan, x: tuple[Any, ...]) -> None:
     """A fresh instance, the plan from a file and the pruned weights give the pruned model's outputs."""
-    with tempfile.TemporaryDirectory() as folder:
-        plan.save(Path(folder) / "plan.json")
-        loaded = fxprune.Plan.load(Path(folder) / "plan.json")
+    path = _folder() / "plan.json"
+    plan.save(path)
+    loaded = fxprune.Plan.load(path)
     assert loaded == plan
     again = fxprune.rewrite(build(), loaded).eval()
     again.load_state_dict(small.state_dict(), strict=True)
     with torch.no_grad():
         for a, b in zip(tensors(small(*x)), tensors(again(*x)), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@cache  # hundreds of tests write a plan
+def _folder() -> Path:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return Path(folder)
 
 
 def check_training(model: nn.Module, small: nn.Module, x: tuple[Any, ...]) -> None:

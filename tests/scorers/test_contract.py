@@ -67,6 +67,7 @@ def _on(subject: Any, device: str) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:torch_pruning")
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 @pytest.mark.parametrize("scorer", SCORERS, ids=name_of)
 def test_contract(scorer: s.Scorer, subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
