@@ -1,4 +1,4 @@
-"""Inputs: smaller ones than the example, on which a comparison costs less and proves as much."""
+"""Inputs: smaller ones than the example, which cost less and prove as much, and others than a small example."""
 
 from __future__ import annotations
 
@@ -33,9 +33,37 @@ def smaller_inputs(inputs: Inputs) -> Iterator[Inputs]:
     yield cropped
 
 
+def other_inputs(inputs: Inputs) -> Iterator[Inputs]:
+    """Longer and shorter images than small ones, in batches of another size than the example's; or such batches alone.
+
+    A map of a single pixel, or a batch of one, hides what the code does with several; a literal, or a branch that the
+    code takes by the size of its input, is right for the example alone.
+    """
+    sizes = {t.shape[0] for t in tensors_in(inputs) if t.dim()}
+    if len(sizes) != 1 or any(map(_is_large, tensors_in(inputs))):
+        return  # of large ones, smaller ones are compared, which are others
+    another = tree_map(lambda t: _of_batch(t, 2 if sizes != {2} else 3), inputs)
+    if any(map(_is_image, tensors_in(another))):
+        yield tree_map(_longer, another)
+        yield tree_map(_shorter, another)
+    yield another
+
+
+def _longer(value: Any) -> Any:
+    """An image and, below it, itself upside down."""
+    return torch.cat([value, value.flip(-2)], -2) if _is_image(value) else value
+
+
+def _shorter(value: Any) -> Any:
+    return value[..., : (value.shape[-2] + 1) // 2, :] if _is_image(value) else value
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (4, 5)
+
+
 def _is_large(value: Any) -> bool:
-    image = isinstance(value, Tensor) and value.is_floating_point() and value.dim() in (4, 5)
-    return image and min(value.shape[-2:]) > _SIDE
+    return _is_image(value) and min(value.shape[-2:]) > _SIDE
 
 
 def _cropped(value: Any) -> Any:

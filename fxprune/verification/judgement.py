@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from math import inf, nan
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from fxprune.module.isolation import Inputs, call, cloned, isolated, set_trainin
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
 from fxprune.verification.compare import CLEAR, WHOLE, Outputs, are_equal, deviation, first_nan, is_finite
-from fxprune.verification.inputs import smaller_inputs, tensors_in
+from fxprune.verification.inputs import other_inputs, smaller_inputs, tensors_in
 from fxprune.verification.modes import comparable_calls
 from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted
 from fxprune.verification.randomise import drawn_inputs, has_constants, is_leaf
@@ -30,10 +31,12 @@ class Measured(NamedTuple):
     Attributes:
         deviation: see `fxprune.verify`.
         rounding: what rounding may amount to in the precision that was compared in.
+        resized: whether it was found on inputs of another size than the example's, while the example shows none.
     """
 
     deviation: float
     rounding: float
+    resized: bool = False
 
     @property
     def differs(self) -> bool:
@@ -49,6 +52,8 @@ class Question:
         plan: what stays.
         seed: of all random numbers.
         called: the parametrised modules that a run calls, if known; then smaller inputs may do.
+        sized: whether the model's code reads sizes of its activations: then what equals for one size of the inputs may
+            differ for another, and inputs of other sizes than the example's are compared as well.
         small: the pruned model, if it was made already; it is run and comes out of that as it was.
         randomise: whether every signal differs from every other (see `fxprune.verify`).
     """
@@ -59,6 +64,7 @@ class Question:
     randomise: bool = True
     small: nn.Module | None = None
     called: frozenset[str] = frozenset()
+    sized: bool = False
 
 
 class _Pair(NamedTuple):
@@ -84,17 +90,46 @@ _IN_DOUBLE = 1e-6  # what models may make of the rounding of float64
 
 
 def judged(question: Question, inputs: Inputs) -> Measured:
-    """The comparison: with numbers that are made as they are read, or, if anything is unclear, with real copies.
+    """The comparison on the example inputs, and on others where the model's code may go by their sizes.
 
     Raises:
         FxpruneError: see `fxprune.verify`.
     """
+    found = _judged_on_example(question, inputs)
+    if found.differs or not question.sized:
+        return found
+    precision = Precision.SINGLE if _suits_single(question, inputs) else Precision.DOUBLE
+    for other, pair in islice(_that_run(question, other_inputs(inputs), precision), 2):
+        if not _is_equal(pair, question.seed):
+            closely = _judged_on_other(question, other)
+            if closely.differs:
+                return closely._replace(resized=True)
+    return found
+
+
+def _judged_on_other(question: Question, inputs: Inputs) -> Measured:
+    try:
+        return _judged_closely(question, inputs)
+    except InputError:  # the model itself does not run on these
+        return Measured(0.0, _IN_DOUBLE)
+    except ProofError:
+        return Measured(inf, _IN_DOUBLE)
+
+
+def _is_equal(pair: _Pair, seed: int) -> bool:
+    with suppress(Exception):  # a wrong plan, or stand-ins that the code does not take
+        return _deviation(pair, seed) == 0
+    return False
+
+
+def _judged_on_example(question: Question, inputs: Inputs) -> Measured:
+    """With numbers that are made as they are read, or, if anything is unclear, with real copies."""
     error, seen = _in_single(question, inputs)
     if error == 0:
         return Measured(0.0, _IN_DOUBLE)
     if error > _FAR:
         return _judged_closely(question, seen)
-    found = _smaller_pair(question, inputs, Precision.DOUBLE)
+    found = next(_that_run(question, smaller_inputs(inputs), Precision.DOUBLE), None)
     return _judged_on(question, inputs) if found is None else _judged_on(question, *found)
 
 
@@ -104,24 +139,27 @@ _FAR = 1e-2
 
 def _in_single(question: Question, inputs: Inputs) -> tuple[float, Inputs]:
     """How far both models are apart in float32, and on which inputs: 0 if they are equal, NaN if that is not known."""
-    own = [*tensors_of(question.model).values(), *tensors_in(inputs)]
-    if not any(t.is_floating_point() for t in own) or any(map(is_narrow, own)):
+    if not _suits_single(question, inputs):
         return nan, inputs
     with suppress(Exception):
-        smaller = _smaller_pair(question, inputs, Precision.SINGLE)
+        smaller = next(_that_run(question, smaller_inputs(inputs), Precision.SINGLE), None)
         seen, pair = smaller or (inputs, _pair(question, inputs, Precision.SINGLE, lazy=True))
         return _deviation(pair, question.seed), seen
     return nan, inputs
 
 
-def _smaller_pair(question: Question, inputs: Inputs, precision: Precision) -> tuple[Inputs, _Pair] | None:
-    """The smallest inputs that reach all modules, and the models on them; None if there are none."""
-    for fewer in smaller_inputs(inputs) if question.called and question.randomise else ():
+def _suits_single(question: Question, inputs: Inputs) -> bool:
+    own = [*tensors_of(question.model).values(), *tensors_in(inputs)]
+    return any(t.is_floating_point() for t in own) and not any(map(is_narrow, own))
+
+
+def _that_run(question: Question, among: Iterable[Inputs], precision: Precision) -> Iterator[tuple[Inputs, _Pair]]:
+    """The inputs that reach the modules which the example reaches, and no others, with the models on them."""
+    for given in among if question.called and question.randomise else ():
         with suppress(Exception):  # the model may take no other sizes
-            pair = _pair(question, fewer, precision, lazy=True)
+            pair = _pair(question, given, precision, lazy=True)
             if {name for name, _ in pair.expected if name} == question.called and first_nan(pair.expected) is None:
-                return fewer, pair
-    return None
+                yield given, pair
 
 
 def _judged_on(question: Question, inputs: Inputs, pair: _Pair | None = None) -> Measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -14,6 +14,7 @@ from fxprune.errors import FxpruneError, ProofError
 from fxprune.module.tensors import walk
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewrite
+from fxprune.tracing.provenance import is_torchs
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verification.apart import check_apart
 from fxprune.verification.blame import answer, comparable, faulty_groups
@@ -35,6 +36,7 @@ class Proof:
         disproved: groups that were planned and made the pruned model differ; they are kept whole.
         unreached: layers that the example inputs did not reach, where groups were disproved: other inputs may reach
             them, and they read what was kept.
+        resized: whether a group was disproved on inputs of another size or batch alone, not on the example.
     """
 
     deviation: float | None
@@ -42,6 +44,7 @@ class Proof:
     mixed: Mapping[str, str] = field(default_factory=dict)
     disproved: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
+    resized: bool = False
 
     def __str__(self) -> str:
         found = "" if self.deviation is None else f"largest relative deviation {self.deviation:.1e}"
@@ -62,11 +65,14 @@ class Proof:
         why = "a fault of fxprune; please report the model"
         if self.unreached:
             why = f"other inputs reach layers that these do not; give some that reach all, such as {self.unreached[0]}"
+        elif self.resized:
+            why = f"on inputs of another size or batch than the example's; {_LARGER}"
         names = ", ".join(self.disproved[:8]) + (", ..." if len(self.disproved) > 8 else "")
-        return [
-            f"{len(self.disproved)} groups are kept whole, for pruning them makes the model differ from the masked one "
-            f"({why}): {names}"
-        ]
+        many = "1 group is" if len(self.disproved) == 1 else f"{len(self.disproved)} groups are"
+        return [f"{many} kept whole, as the model differs from the masked one if pruned there ({why}): {names}"]
+
+
+_LARGER = "larger example inputs, several in a batch, may show what depends on their size"
 
 
 def of_both(before: Proof | None, later: Proof | None, plan: Plan) -> Proof | None:
@@ -86,6 +92,7 @@ def of_both(before: Proof | None, later: Proof | None, plan: Plan) -> Proof | No
         {**before.mixed, **later.mixed},
         tuple(dict.fromkeys([*before.disproved, *later.disproved])),
         tuple(dict.fromkeys([*before.unreached, *later.unreached])),
+        before.resized or later.resized,
     )
 
 
@@ -116,7 +123,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         InputError: the model holds NaN, or its code goes on reading it in a copy.
         ProofError: the pruned model still fails or differs.
     """
-    model, disproved, read = groups.graph.model, list[str](), _read(groups.graph)
+    model, disproved, resized, read = groups.graph.model, list[str](), False, _read(groups.graph)
     refuse_nan({name: t for name, t in groups.graph.tensors.items() if name in read})
     for _ in range(_ROUNDS):
         plan = choose(groups)
@@ -124,26 +131,33 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         check_apart(groups.graph, small)
         part = comparable(groups, plan)
         whole = part.kept_counts() == plan.kept_counts()
-        question = Question(model, part, small=small if whole else None, called=_called(groups.graph))
+        known = small if whole else None
+        question = Question(model, part, small=known, called=_called(groups.graph), sized=_reads_sizes(groups.graph))
         found = answer(question, example_inputs)
         if not found.differs:
             if not whole:
                 _check_outputs(groups.graph, small)
-            return Proven(groups, plan, _proof(groups, plan, part, found, disproved), small)
+            return Proven(groups, plan, replace(_proof(groups, plan, part, found, disproved), resized=resized), small)
         faulty = faulty_groups(question, groups, example_inputs)
         if not 0 < len(faulty) < len(groups):
             break
         groups = groups.holding(
             dict.fromkeys(faulty, f"the pruned model differs from the masked one ({found.deviation:.1e})")
         )
-        disproved += faulty
+        disproved, resized = [*disproved, *faulty], resized or found.resized
     raise ProofError(
         "the pruned model differs from the masked one, and no choice of groups mends that",
         where=type(model).__name__,
         seen=f"a relative deviation of {found.deviation:.1e}"
+        + (" on inputs of another size or batch than the example's" if found.resized else "")
         + (f", also without {', '.join(disproved[:8])}" if disproved else ""),
-        remedy="report the model; verify=False returns it unproven",
+        remedy=(f"{_LARGER}; else " if found.resized else "") + "report the model; verify=False returns it unproven",
     )
+
+
+def _reads_sizes(graph: Graph) -> bool:
+    """Whether the model's code, not PyTorch's, reads sizes of activations."""
+    return graph.run is not None and any(not is_torchs(code) for _, code in graph.run.reads)
 
 
 def _called(graph: Graph) -> frozenset[str]:

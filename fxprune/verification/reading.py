@@ -242,9 +242,10 @@ class MaskedReading(Reading):
     def _product(self, func: Any, x: Tensor, weight: Tensor, *how: Any, **options: Any) -> Tensor:
         name, groups = self.names.get(id(weight)), options.get("groups", how[3] if len(how) > 3 else 1)
         known = None if name is None or func in _TRANSPOSED else self.numbers.read_by(name, groups)
-        if name is None or known is None:
+        channel = _channel(func, weight)
+        if name is None or known is None or x.shape[channel] != weight.shape[1] * groups:  # PyTorch's to refuse
             return super()._product(func, x, weight, *how, **options)
-        channel, (read, left) = _channel(func, weight), known
+        read, left = known
         x = selected(x, read, channel)
         if left != groups:
             how, options = how[:3], {**options, "groups": left}

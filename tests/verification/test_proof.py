@@ -40,7 +40,7 @@ def wrong_rule() -> Iterator[None]:
 @pytest.mark.usefixtures("wrong_rule")
 def test_prune_keeps_whole_what_it_has_disproved() -> None:
     model = flipping()
-    with pytest.warns(UserWarning, match=r"1 groups are kept whole, .* differ from the masked one .*: a$"):
+    with pytest.warns(UserWarning, match=r"1 group is kept whole, .* differs from the masked one .*: a$"):
         result = fxprune.prune(model, X, 0.5)
     assert result.plan.kept_counts() == {"b": 4}
     assert result.report.deviation is not None

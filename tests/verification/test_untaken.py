@@ -18,10 +18,10 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.w = 20
-        self.a, self.b = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 4, 1)
+        self.a, self.b, self.c = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 8, 1), nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.between(self.a(x)))  # type: ignore[no-any-return]
+        return self.c(self.b(self.between(self.a(x))))  # type: ignore[no-any-return]
 
     def between(self, y: Tensor) -> Tensor:
         raise NotImplementedError
@@ -98,9 +98,12 @@ def model_of(between: Any) -> nn.Module:
 @pytest.mark.parametrize("between", HOLDING, ids=lambda f: f.__name__)
 def test_a_branch_that_holds_sizes_is_named(between: Any) -> None:
     model, x = model_of(between), torch.randn(2, 3, 8, 8)
-    with pytest.warns(UserWarning, match=r"1 branch on sizes was not taken, and .*test_untaken\.py:\d+ `") as told:
+    with pytest.warns(
+        UserWarning, match="branch on sizes|another size or batch"
+    ) as told:  # some tell as well that longer images are computed otherwise
         result = fxprune.prune(model, x, 0.5)
-    assert re.search(r"test_untaken\.py:\d+ `.*(if|elif)", str(told[0].message))
+    named = r"1 branch on sizes was not taken, and .*test_untaken\.py:\d+ `.*(if|elif)"
+    assert sum(re.search(named, str(w.message)) is not None for w in told) == 1
     assert "1 branch on sizes was not taken" in str(result.report)
 
 
