@@ -281,20 +281,22 @@ class MaskedReading(Reading):
 
     def _set_statistics(self, x: Tensor, mean: str, variance: str) -> None:
         middle, power = (t.to("cpu", torch.float64).numpy() for t in _moments(x, 1))
+        few = x.numel() <= _FEW * len(power)
         spread, live = np.maximum(power - middle**2, 0), max((power > 0).sum(), 1)
         # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
         precision = torch.finfo(x.dtype)
-        varies = spread > max(precision.eps, _LEAST) * power
+        varies = (spread > max(precision.eps, _LEAST) * power) & (not few)
         floor = np.where(varies, 1e-6 * power, max(power.sum() / live, precision.tiny))
         first, second = (
             torch.rand(len(middle), generator=self.numbers.generator(n), device="cpu").numpy() for n in (mean, variance)
         )
         spread = np.maximum(spread, floor) * (second + 0.5)
         self.set(variance, torch.from_numpy(spread).to(x))
-        self.set(mean, torch.from_numpy(middle + np.sqrt(spread) * (first - 0.5)).to(x))
+        self.set(mean, torch.from_numpy((0 if few else middle) + np.sqrt(spread) * (first - 0.5)).to(x))
 
 
 _LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e5 times its rounding
+_FEW = 4  # positions of a channel: these are often close by chance, and their difference magnifies rounding
 
 
 def _moments(x: Tensor, channel: int) -> tuple[Tensor, Tensor]:

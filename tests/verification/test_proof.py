@@ -352,3 +352,22 @@ def test_a_parameter_of_the_model_that_nothing_reads_is_told_of_by_its_name() ->
     with pytest.warns(UserWarning, match="1 modules or parameters are not reached .*: unused; inputs that reach"):
         result = fxprune.prune(net, torch.randn(2, 3, 8, 8), 0.5)
     assert result.report.unreached == ("unused",)
+
+
+class _Product(nn.Module):
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(rows, columns) / rows**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize("positions", [1, 2, 4])
+def test_norms_over_few_positions_do_not_magnify_rounding(positions: int) -> None:
+    """Two of a channel's numbers are close by chance; dividing by their difference, layer by layer, made 1e12 of it."""
+    layers = [layer for _ in range(40) for layer in (_Product(64, 64), nn.BatchNorm1d(64), nn.Hardswish())]
+    net, x = nn.Sequential(*layers, _Product(64, 3)).eval(), torch.randn(positions, 64)
+    groups = fxprune.find_groups(fxprune.trace(net, x))
+    plan = fxprune.planners.Uniform(0.4)(groups, fxprune.scorers.Random(0)(net, groups))
+    assert fxprune.verify(net, plan, x) < 1e-12
