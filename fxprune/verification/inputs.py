@@ -34,7 +34,7 @@ def smaller_inputs(inputs: Inputs) -> Iterator[Inputs]:
 
 
 def other_inputs(inputs: Inputs) -> Iterator[Inputs]:
-    """Longer and shorter images than small ones, in batches of another size than the example's; or such batches alone.
+    """Longer and shorter images or sequences, in batches of another size than the example's; and such batches alone.
 
     A map of a single pixel, or a batch of one, hides what the code does with several; a literal, or a branch that the
     code takes by the size of its input, is right for the example alone.
@@ -43,19 +43,25 @@ def other_inputs(inputs: Inputs) -> Iterator[Inputs]:
     if len(sizes) != 1 or any(map(_is_large, tensors_in(inputs))):
         return  # of large ones, smaller ones are compared, which are others
     another = tree_map(lambda t: _of_batch(t, 2 if sizes != {2} else 3), inputs)
-    if any(map(_is_image, tensors_in(another))):
-        yield tree_map(_longer, another)
-        yield tree_map(_shorter, another)
+    for holds, dim in ((_is_image, -2), (_is_sequence, 1), (_is_sequence, 2)):
+        if any(holds(t) and dim < t.dim() for t in tensors_in(another)):
+            yield tree_map(lambda t, holds=holds, dim=dim: _longer(t, dim) if holds(t) else t, another)
+            yield tree_map(lambda t, holds=holds, dim=dim: _shorter(t, dim) if holds(t) else t, another)
     yield another
 
 
-def _longer(value: Any) -> Any:
-    """An image and, below it, itself upside down."""
-    return torch.cat([value, value.flip(-2)], -2) if _is_image(value) else value
+def _longer(value: Tensor, dim: int) -> Tensor:
+    """It and, behind it, itself the other way round."""
+    return torch.cat([value, value.flip(dim)], dim) if dim < value.dim() else value
 
 
-def _shorter(value: Any) -> Any:
-    return value[..., : (value.shape[-2] + 1) // 2, :] if _is_image(value) else value
+def _shorter(value: Tensor, dim: int) -> Tensor:
+    return value.narrow(dim, 0, (value.shape[dim] + 1) // 2) if dim < value.dim() else value
+
+
+def _is_sequence(value: Any) -> bool:
+    """Whether it may hold tokens, or signals of a dim."""
+    return isinstance(value, Tensor) and value.dim() == (3 if value.is_floating_point() else 2)
 
 
 def _is_image(value: Any) -> bool:

@@ -63,10 +63,10 @@ class Proof:
         if not self.disproved:
             return []
         why = "a fault of fxprune; please report the model"
-        if self.unreached:
-            why = f"other inputs reach layers that these do not; give some that reach all, such as {self.unreached[0]}"
-        elif self.resized:
+        if self.resized:
             why = f"on inputs of another size or batch than the example's; {_LARGER}"
+        elif self.unreached:
+            why = f"other inputs reach layers that these do not; give some that reach all, such as {self.unreached[0]}"
         names = ", ".join(self.disproved[:8]) + (", ..." if len(self.disproved) > 8 else "")
         many = "1 group is" if len(self.disproved) == 1 else f"{len(self.disproved)} groups are"
         return [f"{many} kept whole, as the model differs from the masked one if pruned there ({why}): {names}"]

@@ -147,6 +147,29 @@ def test_another_batch_alone() -> None:
     assert deviation(model, result.plan, (torch.randn(2, 3, 4, 4),)) < 1e-9
 
 
+class _Sequence(nn.Module):
+    """Channels first or last, after an embedding or without; long inputs are centred over the channels."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.embed = kind, nn.Embedding(50, 6) if kind == "tokens" else nn.Identity()
+        self.a, self.b, self.c = nn.Conv1d(6, 8, 1), nn.Conv1d(8, 8, 1), nn.Conv1d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        y = self.b(self.a(x if self.kind == "signals" else x.mT).relu())
+        return self.c(y - y.mean(1, keepdim=True) if y.shape[2] > 8 else y)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "vectors", "signals"])
+def test_sequences(kind: str) -> None:
+    torch.manual_seed(0)
+    inputs = {"tokens": torch.randint(50, (2, 8)), "vectors": torch.randn(2, 8, 6), "signals": torch.randn(2, 6, 8)}
+    with pytest.warns(UserWarning, match="another size or batch"):
+        result = fxprune.prune(_Sequence(kind).eval(), inputs[kind], pruning_ratio=0.5, only=["a", "b"])
+    assert result.plan.kept_counts() == {"a": 4}
+
+
 def test_code_that_reads_no_size_is_compared_on_the_example_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(inputs: object) -> object:
         raise AssertionError(inputs)
