@@ -44,19 +44,19 @@ def other_inputs(inputs: Inputs) -> Iterator[Inputs]:
         return  # of large ones, smaller ones are compared, which are others
     another = tree_map(lambda t: _of_batch(t, 2 if sizes != {2} else 3), inputs)
     for holds, dim in ((_is_image, -2), (_is_sequence, 1), (_is_sequence, 2)):
-        if any(holds(t) and dim < t.dim() for t in tensors_in(another)):
-            yield tree_map(lambda t, holds=holds, dim=dim: _longer(t, dim) if holds(t) else t, another)
-            yield tree_map(lambda t, holds=holds, dim=dim: _shorter(t, dim) if holds(t) else t, another)
+        chosen = {id(t) for t in tensors_in(another) if holds(t) and dim < t.dim()}
+        for resized in (_longer, _shorter) if chosen else ():
+            yield tree_map(lambda t, of=chosen, how=resized, dim=dim: how(t, dim) if id(t) in of else t, another)
     yield another
 
 
 def _longer(value: Tensor, dim: int) -> Tensor:
     """It and, behind it, itself the other way round."""
-    return torch.cat([value, value.flip(dim)], dim) if dim < value.dim() else value
+    return torch.cat([value, value.flip(dim)], dim)
 
 
 def _shorter(value: Tensor, dim: int) -> Tensor:
-    return value.narrow(dim, 0, (value.shape[dim] + 1) // 2) if dim < value.dim() else value
+    return value.narrow(dim, 0, (value.shape[dim] + 1) // 2)
 
 
 def _is_sequence(value: Any) -> bool:

@@ -137,7 +137,8 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         if not found.differs:
             if not whole:
                 _check_outputs(groups.graph, small)
-            return Proven(groups, plan, replace(_proof(groups, plan, part, found, disproved), resized=resized), small)
+            proof = _proof(groups, plan, part, found, disproved)
+            return Proven(groups, plan, replace(proof, resized=resized), small)
         faulty = faulty_groups(question, groups, example_inputs)
         if not 0 < len(faulty) < len(groups):
             break
@@ -145,12 +146,16 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
             dict.fromkeys(faulty, f"the pruned model differs from the masked one ({found.deviation:.1e})")
         )
         disproved, resized = [*disproved, *faulty], resized or found.resized
-    raise ProofError(
+    raise _unproven(model, found, disproved)
+
+
+def _unproven(model: nn.Module, found: Measured, disproved: list[str]) -> ProofError:
+    where = " on inputs of another size or batch than the example's" if found.resized else ""
+    without = f", also without {', '.join(disproved[:8])}" if disproved else ""
+    return ProofError(
         "the pruned model differs from the masked one, and no choice of groups mends that",
         where=type(model).__name__,
-        seen=f"a relative deviation of {found.deviation:.1e}"
-        + (" on inputs of another size or batch than the example's" if found.resized else "")
-        + (f", also without {', '.join(disproved[:8])}" if disproved else ""),
+        seen=f"a relative deviation of {found.deviation:.1e}{where}{without}",
         remedy=(f"{_LARGER}; else " if found.resized else "") + "report the model; verify=False returns it unproven",
     )
 
