@@ -130,13 +130,14 @@ def scaled_to_budget(
     keep: float,
     measure: Measure,
     constraints: Constraints,
+    tolerance: float,
 ) -> Plan:
     """What `AtBudget` does, for a family that is known by its counts: a number in (0, 1) to {group: kept channels}.
 
     The forty members that the bisection looks at take no plan each.
     """
     problem = _BudgetProblem(groups, scores, measure, keep, constraints)
-    return problem.plan(problem.bisected(counts, AtBudget.tolerance), AtBudget.tolerance)
+    return problem.plan(problem.bisected(counts, tolerance), tolerance)
 
 
 _EDGE = 1e-9

@@ -115,6 +115,7 @@ class BeeColony(Driver[Trial]):
         keep: if given, codes are shares: each is scaled to this part of the original's cost, so that the colony
             searches over ways to spend it, and `max_keep` has no effect.
         measure: what the budget counts, as in `Budget`.
+        tolerance: part of that budget that may stay unused, as in `AtBudget`.
         constraints: which widths are allowed.
         repair: refit each candidate on `data` before `tune`, all layers at once (`fxprune.reconstruct`).
         fitness: what a plan is worth, in place of `evaluate`, which then sees the original and the best model.
@@ -142,6 +143,7 @@ class BeeColony(Driver[Trial]):
     channels: Literal["scored", "random"] = "scored"
     keep: float | None = None
     measure: Measure = "macs"
+    tolerance: float = 0.01
     constraints: Constraints = UNCONSTRAINED
     repair: bool = False
     fitness: Callable[[Plan], float] | None = None
@@ -155,7 +157,7 @@ class BeeColony(Driver[Trial]):
         check_number("max_keep", self.max_keep, f"[{1 / self.levels}, 1]", "give a part of at least 1/levels")
         check_option("choice of channels", self.channels, ("scored", "random"))
         if self.keep is not None:
-            check_budget(self.keep, 0.0)
+            check_budget(self.keep, self.tolerance)
         check_measure(self.measure)
         check_constraints(self.constraints)
         check_flag("repair", self.repair)
@@ -202,6 +204,7 @@ class BeeColony(Driver[Trial]):
             keep=self.keep,
             measure=self.measure,
             constraints=self.constraints,
+            tolerance=self.tolerance,
         ).kept_counts()
 
 

@@ -134,6 +134,18 @@ def test_at_a_budget_all_candidates_cost_the_same() -> None:
     assert found.plan.kept_counts()["1"] == widest > 60 * 0.4**0.5
 
 
+def test_a_budget_is_met_as_nearly_as_asked_for() -> None:
+    model, groups, scores = perceptron(24, 30, 18)
+    full = fxprune.cost(groups).macs
+    unused = []
+    for tolerance in (0.05, 0.005):
+        colony = BeeColony(keep=0.4, tolerance=tolerance, sources=5, cycles=2, progress=False)
+        found = colony(model, groups, lambda m: float(widths_of(m)[1]), scorer=Given(scores))
+        unused.append(max(1 - t.cost.macs / (0.4 * full) for t in found.history))
+        assert unused[-1] <= tolerance
+    assert unused[0] > 0.005
+
+
 def test_a_budget_out_of_reach() -> None:
     with pytest.raises(fxprune.InputError, match="the budget cannot be reached"):
         hunt(hill(1, 1), 10, 10, keep=0.001)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -146,7 +146,7 @@ def _of_one_search(lab: Lab, part: float) -> Found:
 
 def _bees(repair: bool, sources: int = 5, cycles: int = 3) -> Contender:
     def make(lab: Lab, part: float) -> Found:
-        search = BeeColony(sources, cycles, keep=part, repair=repair, progress=False, seed=lab.seed)
+        search = BeeColony(sources, cycles, keep=part, tolerance=_NEAR, repair=repair, progress=False, seed=lab.seed)
         data = lab.batches(lab.protocol.scored)
         settle = fxprune.absorb_batchnorm if repair else fxprune.recalibrate_batchnorm
         evaluate = lab.evaluate(lab.protocol.judged)
@@ -175,7 +175,14 @@ def _bees_on_curves(lab: Lab, part: float) -> Found:
     data, scorer = lab.batches(lab.protocol.scored), scorers.JointElimination(seed=lab.seed)
     curves = scorer.curves(lab.model, lab.groups, data)
     search = BeeColony(
-        sources=20, cycles=20, levels=20, keep=part, fitness=CurveFitness(curves), progress=False, seed=lab.seed
+        sources=20,
+        cycles=20,
+        levels=20,
+        keep=part,
+        tolerance=_NEAR,
+        fitness=CurveFitness(curves),
+        progress=False,
+        seed=lab.seed,
     )
     held = {name: curve.scores() for name, curve in curves.items()}
     found = search(lab.model, lab.groups, lambda _: 0.0, scorer=lambda *_, **__: held, data=data)
@@ -206,15 +213,16 @@ def _monotone(lab: Lab, _part: float) -> Found:
 def _peer(everywhere: bool) -> Contender:
     """Torch-Pruning's own pruner; its ratio is bisected to the MACs that come nearest to the budget.
 
-    With one ratio for each layer, all layers of a width lose a channel at the same ratio, and that may take 5 % of the
-    MACs at once. So layers get the next smaller ratio instead, in an order that is drawn, where the budget allows it.
+    All layers of a width lose a channel at the same ratio, or a whole stage does, and that may take 5 % of the MACs at
+    once. Where it misses the budget so, layers lose what smaller ratios would take from them, in an order that is
+    drawn, where the budget allows it.
     """
 
     def make(lab: Lab, part: float) -> Found:
         found: list[tuple[float, int, nn.Module]] = []
 
-        def macs(ratio: float, others: Mapping[str, float] | None = None) -> float:
-            small = peer_pruned(lab.model, lab.example, ratio, everywhere, others=others)
+        def macs(ratio: float, instead: Mapping[str, list[int]] | None = None) -> float:
+            small = peer_pruned(lab.model, lab.example, ratio, everywhere, instead=instead)
             left = lab.left(small)[0]
             found.append((abs(left - part), len(found), small))
             return left
@@ -223,19 +231,24 @@ def _peer(everywhere: bool) -> Contender:
         for _ in range(HALVINGS):
             ratio = (low + high) / 2
             low, high = (low, ratio) if macs(ratio) < part else (ratio, high)
-        milder = dict[str, float]()
-        for name in [] if everywhere else _drawn_layers(lab):
-            if macs(high, milder | {name: low}) <= part:
-                milder[name] = low
+        instead = peer_choice(lab.model, lab.example, high, everywhere)
+        for milder in (low, *(high * (1 - k / 50) for k in range(1, 11))):
+            if min(found)[0] <= _NEAR * part:
+                break
+            choice = peer_choice(lab.model, lab.example, milder, everywhere)
+            for name in _drawn(instead, lab.seed):
+                fewer = instead | {name: choice.get(name, [])}
+                if fewer != instead and macs(high, fewer) <= part:
+                    instead = fewer
         return Found(min(found, key=lambda f: f[:2])[2])
 
     return Contender(make)
 
 
-def _drawn_layers(lab: Lab) -> list[str]:
-    """The names of convolutions and linear layers in an order drawn by the seed."""
-    names = [n for n, m in lab.model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return [names[i] for i in torch.randperm(len(names), generator=torch.Generator().manual_seed(lab.seed))]
+def _drawn(names: Iterable[str], seed: int) -> list[str]:
+    """The names in an order drawn by the seed."""
+    ordered = sorted(names)
+    return [ordered[i] for i in torch.randperm(len(ordered), generator=torch.Generator().manual_seed(seed))]
 
 
 def peer_pruned(
@@ -244,9 +257,9 @@ def peer_pruned(
     ratio: float,
     everywhere: bool,
     heads: Sequence[str] = (),
-    others: Mapping[str, float] | None = None,
+    instead: Mapping[str, list[int]] | None = None,
 ) -> nn.Module:
-    """As its README and its torchvision script do; fresh dicts, since its mutable defaults keep earlier models.
+    """As its README and its torchvision script do.
 
     Args:
         model: it stays as it is.
@@ -254,28 +267,50 @@ def peer_pruned(
         ratio: of the channels that go.
         everywhere: rank all channels together.
         heads: layers whose outputs are the model's; by default the last one.
-        others: ratios of some layers, by name, instead of `ratio`.
+        instead: channels that some layers lose, by name, instead of those that `ratio` takes.
+    """
+    small, groups = _peer_groups(model, example, ratio, everywhere, heads)
+    for name, group in groups:
+        channels = (instead or {}).get(name)
+        if channels is None:
+            group.prune()
+        elif channels:
+            group.prune(idxs=channels)
+    if isinstance(small, VisionTransformer):
+        small.hidden_dim = small.conv_proj.out_channels  # the model's own code holds this width
+    return small
+
+
+def peer_choice(model: nn.Module, example: Tensor, ratio: float, everywhere: bool) -> dict[str, list[int]]:
+    """The channels that each layer would lose by `peer_pruned`, by the name of the layer that makes them."""
+    _, groups = _peer_groups(model, example, ratio, everywhere, ())
+    return {name: list(group[0].idxs) for name, group in groups}
+
+
+def _peer_groups(
+    model: nn.Module, example: Tensor, ratio: float, everywhere: bool, heads: Sequence[str]
+) -> tuple[nn.Module, Iterator[tuple[str, Any]]]:
+    """A copy of the model, and what its pruner would remove from that, with the layer that makes the channels.
+
+    Dicts are fresh, since the pruner's mutable defaults keep earlier models.
     """
     small: Any = copy.deepcopy(model).eval()
-    transformer = isinstance(small, VisionTransformer)
     last = [m for m in small.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    tp.pruner.BasePruner(
+    pruner = tp.pruner.BasePruner(
         small,
         (example,),
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
-        pruning_ratio_dict={small.get_submodule(name): other for name, other in (others or {}).items()},
+        pruning_ratio_dict={},
         global_pruning=everywhere,
         ignored_layers=[small.get_submodule(name) for name in heads] or [last],
-        round_to=small.encoder.layers[0].num_heads if transformer else None,
+        round_to=small.encoder.layers[0].num_heads if isinstance(small, VisionTransformer) else None,
         in_channel_groups={},
         out_channel_groups={},
         num_heads={},
-    ).step()
-    if transformer:
-        small.hidden_dim = small.conv_proj.out_channels  # the model's own code holds this width
-    pruned: nn.Module = small
-    return pruned
+    )
+    names = {module: name for name, module in small.named_modules()}
+    return small, ((names[group[0].dep.target.module], group) for group in pruner.step(interactive=True))
 
 
 _PERMUTED = scorers.WeightPermutation

@@ -214,20 +214,29 @@ class _State:
         return widths
 
     def _last_cut(self, widths: Mapping[int, int], ranked: Sequence[int], limit: float) -> dict[int, int]:
-        """The cut that meets the target: of the first unit whose widths come near to it, else of the first one."""
-        found = dict[int, int]()
-        for i in ranked:
-            allowed = self.units[i].allowed
-            lowest = self._next_width(self.units[i], int(self.parts[i]))
-            tried = allowed[(allowed >= lowest) & (allowed < self.parts[i])]
-            prices = self.price(np.stack([self._with({**widths, i: int(w)}) for w in tried], axis=1))
-            within = np.flatnonzero(prices <= limit)
-            near = len(within) > 0 and prices[within[-1]] >= _NEAR * limit
-            if near or not found:
-                found = {i: int(tried[within[-1]])}
-            if near:
-                break
-        return found
+        """The cut that meets the target: of the first unit whose widths come near to it, else of the first two that
+        come near together, else of the first unit.
+        """
+        tried = list[dict[int, int]]()
+        for cut in self._meeting(widths, ranked, limit):
+            if float(self.price(self._with({**widths, **cut}))) >= _NEAR * limit:
+                return cut
+            tried.append(cut)
+        return tried[0]
+
+    def _meeting(self, widths: Mapping[int, int], ranked: Sequence[int], limit: float) -> Iterator[dict[int, int]]:
+        """Cuts that meet the target, with no more of their last unit than that asks for: of one unit, then of two."""
+        for other in [{}, *({i: w} for i in ranked for w in self._between(i)[::-1])]:
+            for i in ranked:
+                between = [] if i in other else self._between(i)
+                costs = [float(self.price(self._with({**widths, **other, i: w}))) for w in between]
+                if within := [w for w, cost in zip(between, costs, strict=True) if cost <= limit]:
+                    yield {**other, i: within[-1]}
+
+    def _between(self, i: int) -> list[int]:
+        """The widths of a unit from that of its attempt up to its present one, in parts."""
+        allowed, present = self.units[i].allowed, int(self.parts[i])
+        return [int(w) for w in allowed if self._next_width(self.units[i], present) <= w < present]
 
     def _next_width(self, unit: Unit, parts: int) -> int:
         """The width that an attempt goes down to, in parts; the present one if there is no smaller."""

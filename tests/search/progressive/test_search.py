@@ -53,6 +53,21 @@ def test_ends_just_below_the_target(target: float, of: Any) -> None:
     assert widths_of(found.model) == list(found.plan.kept_counts().values())
 
 
+def test_two_groups_meet_a_target_that_none_comes_near_to_alone() -> None:
+    found, _, groups = descend(lambda m: float(np.dot(widths_of(m), [1, 2, 3])), 5, 8, 8, keep=0.3, step=0.3, top=0.3)
+    target = 0.3 * fxprune.cost(groups).macs
+
+    def near(counts: dict[str, int]) -> bool:
+        plan = groups.plan({name: range(count) for name, count in counts.items()})
+        return 0.995 * target <= fxprune.cost(groups, plan).macs <= target * (1 + 1e-12)
+
+    before, last = found.history[-2:]
+    assert len(before.pruned) == 1 and len(last.pruned) == 2
+    assert near(last.counts)
+    smaller = [{**before.counts, name: n} for name, count in before.counts.items() for n in range(1, count)]
+    assert smaller and not any(near(counts) for counts in smaller)
+
+
 def test_one_search_meets_several_budgets() -> None:
     """Each budget is met as exactly as by a search of its own, and until it is met both do the same."""
     found, _, groups = descend(lambda m: float(widths_of(m)[0]), 60, 50, keep=0.2, on_the_way=(0.5, 0.33), step=0.1)
