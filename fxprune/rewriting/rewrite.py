@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,17 +53,49 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     """
     check_flag("inplace", inplace)
     tensors = check_fit(model, plan)
+    if not inplace:
+        return _copied(model, tensors, _cut_tensors(tensors, plan), plan)
+    replaced = {id(tensors[name]): new for name, new in _cut_tensors(tensors, plan).items()}
+    with whole_or_not([model]):
+        swap_all(model, lambda _, tensor: replaced.get(id(tensor), tensor))
+        own_holders(model, plan.attributes)
+        return mend(model, plan.attributes)
+
+
+class Rewritten(NamedTuple):
+    """A pruned model, and what is known of its tensors.
+
+    Attributes:
+        model: what `rewrite` makes.
+        cuts: the tensors that were cut for it, by name, with the version that each had then: writing raises it.
+    """
+
+    model: nn.Module
+    cuts: Mapping[str, tuple[Tensor, int]]
+
+
+@no_collections()
+def rewritten(model: nn.Module, plan: Plan) -> Rewritten:
+    """What `rewrite` does, for those who ask afterwards which tensors it has cut."""
+    tensors = check_fit(model, plan)
+    made = _cut_tensors(tensors, plan)
+    versions = {name: (tensor, tensor._version) for name, tensor in made.items()}
+    return Rewritten(_copied(model, tensors, made, plan), versions)
+
+
+def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """The tensors that the plan changes, by name, as it leaves them."""
     cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be trained
-        replaced = {id(tensors[name]): _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
-        if not inplace:
-            # A pre-filled memo makes deepcopy take the cut tensors for the originals' copies.
-            return mend(copied(model, _with_views(model, tensors, replaced)), plan.attributes)
-        with whole_or_not([model]):
-            swap_all(model, lambda _, tensor: replaced.get(id(tensor), tensor))
-            own_holders(model, plan.attributes)
-            return mend(model, plan.attributes)
+        return {name: _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}
+
+
+def _copied(model: M, tensors: Mapping[str, Tensor], made: Mapping[str, Tensor], plan: Plan) -> M:
+    """A copy with other tensors: deepcopy takes what is in its memo for the originals' copies."""
+    with torch.inference_mode(False), torch.no_grad():
+        replaced = {id(tensors[name]): new for name, new in made.items()}
+        return mend(copied(model, _with_views(model, tensors, replaced)), plan.attributes)
 
 
 def _with_views(model: nn.Module, tensors: Mapping[str, Tensor], replaced: Mapping[int, Tensor]) -> dict[int, Tensor]:

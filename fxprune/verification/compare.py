@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from math import inf, isfinite, isnan
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,14 @@ from fxprune.plan.plan import Ints
 Outputs = list[tuple[str, Tensor]]
 WHOLE = ""  # the name of the whole model, as in `named_modules`
 CLEAR = 1e-8  # more is not rounding: noise, numbers that only masked channels cannot hold, or a wrong plan
+
+
+def is_narrow(value: Any) -> bool:
+    """Whether it is a tensor of a type in which numbers that differ are often equal."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) and value.dtype not in _WIDE
+
+
+_WIDE = frozenset([torch.float32, torch.float64, torch.complex64, torch.complex128])
 
 
 def first_nan(results: Outputs) -> str | None:

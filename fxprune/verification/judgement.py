@@ -17,10 +17,11 @@ from fxprune.errors import FxpruneError, InputError, ProofError
 from fxprune.module.isolation import Inputs, call, cloned, isolated, set_training
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
-from fxprune.verification.compare import CLEAR, WHOLE, Outputs, are_equal, deviation, first_nan, is_finite
+from fxprune.rewriting.rewrite import Rewritten
+from fxprune.verification.compare import CLEAR, WHOLE, Outputs, are_equal, deviation, first_nan, is_finite, is_narrow
 from fxprune.verification.inputs import other_inputs, smaller_inputs, tensors_in
 from fxprune.verification.modes import comparable_calls
-from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted
+from fxprune.verification.numbers import Numbers, Precision, lifted
 from fxprune.verification.randomise import drawn_inputs, has_constants, is_leaf
 from fxprune.verification.reading import Twin
 
@@ -62,7 +63,7 @@ class Question:
     plan: Plan
     seed: int = 0
     randomise: bool = True
-    small: nn.Module | None = None
+    small: Rewritten | None = None
     called: frozenset[str] = frozenset()
     sized: bool = False
 

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from functools import cached_property
-from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 
 from fxprune.module.tensors import tensors_of
 from fxprune.plan.plan import Plan
-from fxprune.rewriting.rewrite import cut, scaled
+from fxprune.rewriting.rewrite import Rewritten, cut, scaled
 from fxprune.verification.compare import are_close, same_numbers
+from fxprune.verification.products import Product, Products, alike
 from fxprune.verification.randomise import drawn_like, is_redrawn
 
 
@@ -48,24 +48,25 @@ class Numbers:
         small: the pruned model, if it was made already.
         made: its parameters and buffers by name, each once; none if it was not made.
         precision: of the comparison.
+        products: what the masked model has made with weights that the pruned one has as well.
         random: whether constants and vectors of parameters are drawn anew, and statistics and biases are set from the
             signal.
     """
 
     def __init__(
-        self, model: nn.Module, plan: Plan, seed: int | None, precision: Precision, *, small: nn.Module | None = None
+        self, model: nn.Module, plan: Plan, seed: int | None, precision: Precision, *, small: Rewritten | None = None
     ) -> None:
-        """Seed None: the model's own numbers; small: what `rewrite` made of the model."""
-        self.small = small
-        self.made = {} if small is None else tensors_of(small)
+        """Seed None: the model's own numbers; small: what `rewritten` made of the model."""
+        self.small = None if small is None else small.model
+        self.made = {} if small is None else tensors_of(small.model)
+        self._as_cut = {} if small is None else small.cuts
         self.tensors, self.plan = tensors_of(model), plan
         self.random = seed is not None
         self.precision, self._seed = precision, seed or 0
         self._drawn: dict[str, bool] = {}
         self._vectors: dict[str, Tensor] = {}
         self._agree: dict[str, bool] = {}
-        self._products: dict[str, list[_Product]] = {}
-        self._has_ends = False  # whether a map was seen whose end functions may round in another way
+        self.products = Products(are_close if precision is Precision.SINGLE else alike)
         self._orders: dict[str, dict[int, Tensor]] = {}
         self._scaled = {scale.tensor for scale in plan.scales}
         self._given: dict[str, Tensor] = {}
@@ -86,7 +87,7 @@ class Numbers:
                 stay[kept] = True
                 known[key] = torch.from_numpy(np.flatnonzero(stay)), torch.from_numpy(np.flatnonzero(~stay))
             stays, goes = known[key]
-            return stays.to(tensor.device), goes.to(tensor.device)
+            return (stays, goes) if tensor.device.type == "cpu" else (stays.to(tensor.device), goes.to(tensor.device))
 
         return {
             name: {dim: part(kept, self.tensors[name], dim) for dim, kept in dims.items()}
@@ -127,15 +128,28 @@ class Numbers:
         """Draws for a tensor do not depend on the order in which tensors are read."""
         return torch.Generator().manual_seed(self._seed ^ zlib.crc32(name.encode()))
 
+    def unit(self, name: str) -> Tensor:
+        """Random numbers in [0, 1) for a vector, in float64; those of all vectors are drawn at once."""
+        return self._units[name]
+
+    @cached_property
+    def _units(self) -> dict[str, Tensor]:
+        lengths = {name: len(tensor) for name, tensor in self.tensors.items() if tensor.dim() == 1}
+        drawn = torch.rand(sum(lengths.values()), generator=self.generator(""), dtype=torch.float64, device="cpu")
+        return dict(zip(lengths, drawn.split(list(lengths.values())), strict=True))
+
     def whole(self, name: str) -> Tensor:
         """The full-size model's numbers."""
         return self._fresh(name, self._source(name))
 
     def masked(self, name: str) -> Tensor:
         """With zeros where the plan removes something."""
-        tensor = self.whole(name)
-        for dim, (_, gone) in self._parts.get(name, {}).items():
-            tensor = tensor.index_fill_(dim, gone, 0)
+        parts = self._parts.get(name, {})
+        own = not parts or self.precision is Precision.DOUBLE
+        tensor = self.whole(name) if own else self._source(name)
+        for dim, (_, gone) in parts.items():
+            tensor = tensor.index_fill_(dim, gone, 0) if own else tensor.index_fill(dim, gone, 0)
+            own = True
         return tensor
 
     def blocks(self, name: str) -> Iterator[Tensor]:
@@ -146,6 +160,10 @@ class Numbers:
         kept = {dim: stays for dim, (stays, _) in self._parts.get(name, {}).items()}
         source, made, alike = self._source(name), self._made(name), name not in self._scaled
         order = self._order(name, kept)
+        if made is not None and alike and not order and self._is_as_cut(name, source):
+            self._agree.setdefault(name, True)
+            yield made
+            return
         for part in _parts_of(source, kept):
             left = cut(source, kept if part is None else {**kept, 0: part.rows})
             if name not in self._agree and alike and made is not None:
@@ -155,6 +173,18 @@ class Numbers:
             yield self._fresh(name, left)
         self._agree.setdefault(name, alike)
 
+    def _is_as_cut(self, name: str, source: Tensor) -> bool:
+        """Whether the pruned model has the very tensor that was cut for it, and nothing has been written to that."""
+        tensor, version = self._as_cut.get(name, (None, 0))
+        made = self.made[name]
+        if tensor is not made or made._version != version or self.precision is Precision.DOUBLE or not made.numel():
+            return False
+        first = [0] * made.dim()
+        for dim, kept in self.cuts.get(name, {}).items():
+            first[dim] = int(kept[0])
+        # A copy's own code may write past the version.
+        return made[(0,) * made.dim()].item() == source[tuple(first)].item()
+
     def _order(self, name: str, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Where the indices that a dim of the pruned model has lie among what is left, unless they ascend."""
         if name not in self._orders:
@@ -162,14 +192,8 @@ class Numbers:
             self._orders[name] = {dim: kept[dim].new_tensor(k.argsort().argsort()) for dim, k in turned.items()}
         return self._orders[name]
 
-    def forget_products(self) -> None:
-        self._products.clear()
-        self._has_ends = False
-
     def note_product(self, name: str, x: Tensor, out: Tensor, how: Any, *, channel: int, groups: int) -> None:
-        """Remember what a layer made with `blocks(name)`, if that takes little memory beside the weight.
-
-        It may take more, as long as it is little, where the pruned model would round sums in another way.
+        """Remember what a layer made with `blocks(name)`, if the pruned model's weight holds the same.
 
         Args:
             name: of the weight.
@@ -182,31 +206,8 @@ class Numbers:
         order, depthwise = self._orders[name], groups == x.shape[channel] == out.shape[channel]
         if order and groups > 1 and not depthwise:
             return  # in what order the pruned model's layer reads is not known
-        if x.is_inference() or out.is_inference():
-            return  # whether they are written to afterwards is not known
-        self._has_ends = self._has_ends or out.numel() % _AT_ONCE != 0
-        rounded_anew = self._has_ends or bool(order)
-        limit = max(self.tensors[name].numel(), _LITTLE if rounded_anew else 0)
-        if 2 * (x.numel() + out.numel()) <= limit and self._agree[name]:
-            written, read = order.get(0), order.get(0 if depthwise else 1)
-            product = _Product(x, out, (x._version, out._version), how, channel, written, read)
-            self._products.setdefault(name, []).append(product)
-
-    def known_product(self, name: str, x: Tensor, how: Any) -> Tensor | None:
-        """What a layer of the pruned model makes, if it is the very product that the masked model has computed.
-
-        Its weight holds what `blocks(name)` do, and its input the same numbers but for rounding.
-        """
-        noted = self._products.get(name)
-        if not noted:
-            return None
-        known = noted.pop(0)
-        if (known.x._version, known.out._version) != known.versions or known.how != how or x.dtype != known.x.dtype:
-            return None
-        alike = are_close if self.precision is Precision.SINGLE else _alike
-        if not alike(x, selected(known.x, known.read, known.channel)):
-            return None
-        return known.out.clone() if known.written is None else selected(known.out, known.written, known.channel)
+        product = Product(x, out, how, channel, order.get(0), order.get(0 if depthwise else 1))
+        self.products.note(name, product, self.tensors[name].numel(), again=self._agree[name])
 
     def pruned(self, name: str) -> Tensor:
         """As `rewrite` cuts it, or has cut it."""
@@ -241,7 +242,8 @@ class Numbers:
         if name not in self._drawn:
             self._drawn[name] = self.random and is_redrawn(self.tensors[name])
         if self._drawn[name]:
-            tensor = drawn_like(tensor, self.generator(name)) + 0.5
+            drawn = self.unit(name).to(tensor) if tensor.dim() == 1 else drawn_like(tensor, self.generator(name))
+            tensor = drawn + 0.5
         if tensor.dim() == 1:
             self._vectors[name] = tensor
         return tensor
@@ -258,53 +260,11 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
     return torch.strided not in (a.layout, b.layout) or (a.layout is b.layout and a.data_ptr() == b.data_ptr())
 
 
-_LITTLE = 2**18  # numbers; all maps of a network on a small image are a few megabytes
-_AT_ONCE = 32  # numbers that a processor's widest instructions take; what is left is computed one by one
-
-
 def _holds(made: Tensor, left: Tensor, order: Mapping[int, Tensor]) -> bool:
     """Whether a tensor of the pruned model holds what is left of the masked one, in that order."""
     for dim, places in order.items():
         left = left.index_select(dim, places)
     return same_numbers(left, made)
-
-
-class _Product(NamedTuple):
-    """What a layer has made of its input.
-
-    Attributes:
-        x: the input.
-        out: the result.
-        versions: of both, which grow with what is written to them.
-        how: the layer's further arguments.
-        channel: the dim of both that holds the channels.
-        written: where the channels that the pruned model's layer writes lie in the result, if in another order.
-        read: where those that it reads lie in the input, if in another order.
-    """
-
-    x: Tensor
-    out: Tensor
-    versions: tuple[int, int]
-    how: Any
-    channel: int
-    written: Tensor | None
-    read: Tensor | None
-
-
-def selected(x: Tensor, kept: Tensor | None, dim: int) -> Tensor:
-    """Those of a dim's indices, or all."""
-    return x if kept is None else x.index_select(dim, kept)
-
-
-def _alike(x: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal, or differ by less than sums of other zeros may come out as."""
-    if x.shape != other.shape or not x.is_floating_point() or same_numbers(x, other):
-        return same_numbers(x, other)
-    gap = float((x - other).abs_().max())
-    return isfinite(gap) and gap <= _ROUNDING * torch.finfo(x.dtype).eps * float(other.abs().max())
-
-
-_ROUNDING = 64  # times the precision: far less than any channel that is taken for another makes
 
 
 class _Rows(NamedTuple):
@@ -333,11 +293,3 @@ def lifted(value: Tensor) -> Tensor:
     if value.is_complex():
         return value.to(torch.complex128)
     return value.double() if value.is_floating_point() else value
-
-
-def is_narrow(value: Any) -> bool:
-    """Whether it is a tensor of a type in which numbers that differ are often equal."""
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) and value.dtype not in _WIDE
-
-
-_WIDE = frozenset([torch.float32, torch.float64, torch.complex64, torch.complex128])

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import FxpruneError, ProofError
+from fxprune.errors import FxpruneError, InputError, ProofError
 from fxprune.module.tensors import walk
 from fxprune.plan.plan import Plan
-from fxprune.rewriting.rewrite import rewrite
+from fxprune.rewriting.rewrite import rewritten
 from fxprune.tracing.provenance import is_torchs
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verification.apart import check_apart
@@ -123,15 +123,21 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         InputError: the model holds NaN, or its code goes on reading it in a copy.
         ProofError: the pruned model still fails or differs.
     """
-    model, disproved, resized, read = groups.graph.model, list[str](), False, _read(groups.graph)
-    refuse_nan({name: t for name, t in groups.graph.tensors.items() if name in read})
+    model, disproved, resized, used = groups.graph.model, list[str](), False, _read(groups.graph)
+    read = {name: tensor for name, tensor in groups.graph.tensors.items() if name in used}
     for _ in range(_ROUNDS):
-        plan = choose(groups)
-        small = rewrite(model, plan)
+        try:
+            plan = choose(groups)
+        except InputError:
+            refuse_nan(read)  # which is why its scores are none
+            raise
+        made = rewritten(model, plan)
+        refuse_nan({name: made.cuts[name][0] if name in made.cuts else tensor for name, tensor in read.items()})
+        small = made.model
         check_apart(groups.graph, small)
         part = comparable(groups, plan)
         whole = part.kept_counts() == plan.kept_counts()
-        known = small if whole else None
+        known = made if whole else None
         question = Question(model, part, small=known, called=_called(groups.graph), sized=_reads_sizes(groups.graph))
         found = answer(question, example_inputs)
         if not found.differs:

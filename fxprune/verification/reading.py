@@ -7,7 +7,6 @@ from functools import cache
 from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,11 +27,13 @@ from fxprune.module.isolation import (
 )
 from fxprune.module.tensors import FACTS, swap_all, walk
 from fxprune.rewriting.copying import copied
-from fxprune.verification.compare import WHOLE, Outputs
+from fxprune.verification.compare import WHOLE, Outputs, is_narrow
 from fxprune.verification.convolution import conv2d
 from fxprune.verification.inputs import tensors_in
-from fxprune.verification.numbers import Numbers, Precision, is_narrow, lifted, selected
+from fxprune.verification.numbers import Numbers, Precision, lifted
+from fxprune.verification.products import selected
 from fxprune.verification.randomise import is_leaf, outlives_the_call
+from fxprune.verification.signals import live_bias, statistics
 
 _FASTER: dict[Any, Any] = {torch.conv2d: conv2d}
 
@@ -109,7 +110,7 @@ class Twin:
                     module.p = 0.0
             seed_random_states(seed)
             if self.which == "masked":
-                self.numbers.forget_products()
+                self.numbers.products.forget()
             with kind(self):
                 output = call(model, cloned(inputs))
             self.has_drawn = not self._lazy and has_drawn_since(seed)
@@ -154,9 +155,14 @@ class Reading(TorchFunctionMode):
         """The result of the call on numbers; what it writes to them is read by later calls."""
         if func in _LAYERS and len(args) >= _POSITIONAL and outlives_the_call(args[0]):
             return self._layer(func, self.number(args[0]), *args[1:], **kwargs)
+        if func is F.batch_norm and len(args) >= _POSITIONAL and outlives_the_call(args[0]):
+            return self._batch_norm(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             with self:  # its products are layers like others
                 return _attention(*args, **kwargs)
+        return self._called(func, args, kwargs)
+
+    def _called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if not any(id(a) in self.names or isinstance(a, list | tuple) for a in (*args, *kwargs.values())):
             return _FASTER.get(func, func)(*args, **kwargs)
         numbers = [self.number(a) for a in args]
@@ -167,6 +173,22 @@ class Reading(TorchFunctionMode):
                 self._written[self.names[id(argument)]] = number
         return result
 
+    def _batch_norm(
+        self,
+        x: Tensor,
+        mean: Any,
+        variance: Any = None,
+        weight: Any = None,
+        bias: Any = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Any:
+        given = (x, mean, variance, weight, bias)
+        if training:  # it writes to the statistics
+            return self._called(F.batch_norm, (*given, True, momentum, eps), {})
+        return F.batch_norm(*map(self.number, given), False, momentum, eps)
+
     def _layer(
         self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, **options: Any
     ) -> Tensor:
@@ -176,7 +198,7 @@ class Reading(TorchFunctionMode):
         name = self.names.get(id(weight))
         own = name in self._twin.held or name in self._written  # which the run may have changed
         if name is not None and self._twin.which == "pruned" and not own:
-            known = self.numbers.known_product(name, x, (how, options))
+            known = self.numbers.products.known(name, x, (how, options))
             if known is not None:
                 return known
         return _FASTER.get(func, func)(x, self.number(weight), None, *how, **options)  # type: ignore[no-any-return]
@@ -235,10 +257,6 @@ class MaskedReading(Reading):
     def _may_set(self, *names: str) -> bool:
         return self.numbers.random and not any(self.numbers.is_set(n) or n in self._read for n in names)
 
-    def called(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        norm = func is F.batch_norm and len(args) >= _POSITIONAL and outlives_the_call(args[0])
-        return self._batch_norm(func, *args, **kwargs) if norm else super().called(func, args, kwargs)
-
     def _product(self, func: Any, x: Tensor, weight: Tensor, *how: Any, **options: Any) -> Tensor:
         name, groups = self.names.get(id(weight)), options.get("groups", how[3] if len(how) > 3 else 1)
         known = None if name is None or func in _TRANSPOSED else self.numbers.read_by(name, groups)
@@ -249,7 +267,8 @@ class MaskedReading(Reading):
         x = selected(x, read, channel)
         if left != groups:
             how, options = how[:3], {**options, "groups": left}
-        parts = [func(x, block, None, *how, **options) for block in self.numbers.blocks(name)]
+        product = _FASTER.get(func, func)
+        parts = [product(x, block, None, *how, **options) for block in self.numbers.blocks(name)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, channel)
         self.numbers.note_product(name, x, out, (how, options), channel=channel, groups=left)
         rows = self.numbers.kept(name, 0)
@@ -264,62 +283,22 @@ class MaskedReading(Reading):
         name = self.names.get(id(bias))
         if bias is None or name is None or out.is_complex():
             return super()._biased(out, bias, channel)
-        if self._may_set(name):
-            factor = torch.rand(len(bias), generator=self.numbers.generator(f"{name}:mean"), device="cpu").to(out)
-            self.set(name, _live_bias(out, channel, factor + 0.3).nan_to_num(0, 0, 0))  # an empty batch has no mean
+        if self._may_set(name) and bias.dim() == 1:
+            factor = self.numbers.unit(name).to(out)
+            self.set(name, live_bias(out, channel, factor + 0.3).nan_to_num(0, 0, 0))  # an empty batch has no mean
         return super()._biased(out, bias, channel)
 
-    def _batch_norm(self, func: Any, x: Tensor, mean: Any, variance: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def _batch_norm(self, x: Tensor, mean: Any, variance: Any = None, *args: Any, **kwargs: Any) -> Any:
         """With the signal's own statistics, but for random factors; masked channels have some as well."""
         first, second = (self.names.get(id(t)) for t in (mean, variance))
         if first is None or second is None:
-            return super().called(func, (x, mean, variance, *args), kwargs)
+            return super()._batch_norm(x, mean, variance, *args, **kwargs)
         if self._may_set(first, second):
-            self._set_statistics(x, first, second)
+            moments = statistics(x, *map(self.numbers.unit, (first, second)))
+            for tensor, numbers in zip((first, second), moments, strict=True):
+                self.set(tensor, numbers)
         # Nothing needs a variance of zero, and dividing by one tells no channel from another.
-        return super().called(func, (x, mean, self.numbers.whole(second), *args), kwargs)
-
-    def _set_statistics(self, x: Tensor, mean: str, variance: str) -> None:
-        middle, power = (t.to("cpu", torch.float64).numpy() for t in _moments(x, 1))
-        few = x.numel() <= _FEW * len(power)
-        spread, live = np.maximum(power - middle**2, 0), max((power > 0).sum(), 1)
-        # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
-        precision = torch.finfo(x.dtype)
-        varies = (spread > max(precision.eps, _LEAST) * power) & (not few)
-        floor = np.where(varies, 1e-6 * power, max(power.sum() / live, precision.tiny))
-        first, second = (
-            torch.rand(len(middle), generator=self.numbers.generator(n), device="cpu").numpy() for n in (mean, variance)
-        )
-        spread = np.maximum(spread, floor) * (second + 0.5)
-        self.set(variance, torch.from_numpy(spread).to(x))
-        self.set(mean, torch.from_numpy((0 if few else middle) + np.sqrt(spread) * (first - 0.5)).to(x))
-
-
-_LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e5 times its rounding
-_FEW = 4  # positions of a channel: these are often close by chance, and their difference magnifies rounding
-
-
-def _moments(x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
-    """The mean and the mean square of each channel; by sums, which take less time than `torch.var_mean`."""
-    count = x.shape[channel]
-    rows = x.movedim(channel, 0).reshape(count, x.numel() // max(count, 1))  # a layer of no channels is legal
-    return rows.mean(1), rows.square().mean(1)
-
-
-def _live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
-    """What makes each channel's mean a multiple of its standard deviation, or of what is typical, if it hardly varies.
-
-    To take the mean from what hardly varies would magnify rounding, and layer by layer: tokens that attend to each
-    other alike are nearly equal.
-    """
-    mean, power = _moments(out, channel)
-    variance = (power - mean**2).clamp_min(0)
-    typical = power.sum() / (power > 0).sum()
-    typical = torch.where(typical > 0, typical, 1)  # nothing but zeros
-    return torch.where(variance > _VARIES * typical, variance, typical).sqrt() * factor - mean
-
-
-_VARIES = 0.05  # a part of the mean square: rounding of what varies more is magnified by less than 5
+        return super()._batch_norm(x, mean, self.numbers.whole(second), *args, **kwargs)
 
 
 # The function as it is where no mode watches; its calls are watched.

@@ -1,0 +1,59 @@
+"""Signals: statistics and biases that suit what a layer makes, so that every channel of it can be told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fxprune.verification.compare import is_narrow
+
+
+def statistics(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean and a variance for each channel of a batch of maps: its own, but for random factors.
+
+    Args:
+        x: the maps, with channels in their second dim.
+        first: random numbers in [0, 1), one for each channel: where the mean lies within a deviation.
+        second: the same for the variance.
+    """
+    middle, power = torch.stack(_moments(x, 1)).to("cpu", torch.float64).numpy()
+    few = x.numel() <= _FEW * len(power)
+    spread, live = np.maximum(power - middle * middle, 0), max(np.count_nonzero(power > 0), 1)
+    # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
+    precision = torch.finfo(x.dtype)
+    varies = (spread > max(precision.eps, _LEAST) * power) & (not few)
+    floor = np.where(varies, 1e-6 * power, max(power.sum() / live, precision.tiny))
+    spread = np.maximum(spread, floor) * (second.numpy() + 0.5)
+    mean = (0 if few else middle) + np.sqrt(spread) * (first.numpy() - 0.5)
+    return torch.from_numpy(mean).to(x), torch.from_numpy(spread).to(x)
+
+
+_LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e5 times its rounding
+_FEW = 4  # positions of a channel: these are often close by chance, and their difference magnifies rounding
+
+
+def live_bias(out: Tensor, channel: int, factor: Tensor) -> Tensor:
+    """What makes each channel's mean a multiple of its standard deviation, or of what is typical, if it hardly varies.
+
+    To take the mean from what hardly varies would magnify rounding, and layer by layer: tokens that attend to each
+    other alike are nearly equal.
+    """
+    mean, power = _moments(out, channel)
+    variance = (power - mean**2).clamp_min(0)
+    typical = power.sum() / (power > 0).sum()
+    typical = torch.where(typical > 0, typical, 1)  # nothing but zeros
+    return torch.where(variance > _VARIES * typical, variance, typical).sqrt() * factor - mean
+
+
+_VARIES = 0.05  # a part of the mean square: rounding of what varies more is magnified by less than 5
+
+
+def _moments(x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
+    """The mean and the mean square of each channel; by products, which take less time than reductions."""
+    count = x.shape[channel]
+    rows = x.movedim(channel, 0).reshape(count, x.numel() // max(count, 1))  # a layer of no channels is legal
+    if is_narrow(rows) or not rows.numel():
+        return rows.mean(1), rows.square().mean(1)
+    each = rows.new_full((rows.shape[1],), 1 / rows.shape[1])
+    return rows.mv(each), rows.square().mv(each)
