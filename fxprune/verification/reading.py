@@ -184,10 +184,11 @@ class Reading(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Any:
-        given = (x, mean, variance, weight, bias)
+        given = [x, mean, variance, weight, bias]
         if training:  # it writes to the statistics
-            return self._called(F.batch_norm, (*given, True, momentum, eps), {})
-        return F.batch_norm(*map(self.number, given), False, momentum, eps)
+            return self._called(F.batch_norm, [*given, True, momentum, eps], {})
+        given = [self.number(value) for value in given]
+        return F.batch_norm(*given[:5], training=False, momentum=momentum, eps=eps)
 
     def _layer(
         self, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, **options: Any
