@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from math import inf, isfinite, isnan
 from types import MappingProxyType
@@ -40,8 +41,9 @@ def refuse_nan(tensors: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: there is one.
     """
-    dense = [(n, t) for n, t in tensors.items() if t.is_floating_point() and t.layout is torch.strided]
-    if (name := first_nan([(n, t.detach()) for n, t in dense if t.dtype in _SUMMED and not t.is_meta])) is not None:
+    dense = [(n, t.detach()) for n, t in tensors.items() if t.is_floating_point() and t.layout is torch.strided]
+    dense = [(n, t) for n, t in dense if t.dtype in _SUMMED and not t.is_meta]
+    if (name := first_nan(dense) if _may_hold_nan([t for _, t in dense]) else None) is not None:
         seen = f"{int(tensors[name].isnan().sum())} of {tensors[name].numel()}"
         raise InputError("the model holds NaN", where=name, seen=seen, remedy="load sound weights, or train again")
 
@@ -50,6 +52,14 @@ def refuse_nan_in(model: nn.Module) -> None:
     """The same for all parameters and running statistics; other buffers may hold NaN that nothing reads."""
     tensors = tensors_of(model).items()
     refuse_nan({n: t for n, t in tensors if isinstance(t, nn.Parameter) or n.endswith(_STATISTICS)})
+
+
+def _may_hold_nan(tensors: Sequence[Tensor]) -> bool:
+    """Whether the sums of the tensors, all small ones of a kind together, tell of any."""
+    kinds = defaultdict[tuple[Any, ...], list[Tensor]](list)
+    for index, t in enumerate(tensors):
+        kinds[(t.dtype, t.device) if t.numel() <= _MANY else (index,)].append(t.flatten())
+    return not all(_sums_up(torch.cat(alike) if len(alike) > 1 else alike[0]) for alike in kinds.values())
 
 
 _STATISTICS = ("running_mean", "running_var")
@@ -110,22 +120,22 @@ def _pairs(masked: Outputs, pruned: Outputs, scaled: Container[str]) -> Iterator
 
 def are_equal(masked: Outputs, pruned: Outputs, scaled: Container[str], planned: Mapping[str, Sequence[Ints]]) -> bool:
     """Whether all that `deviation` compares is finite, and equal at indices of `planned` but for the last bits."""
-    pairs = [
-        (name, m, p)
-        for name, m, p in _pairs(masked, pruned, scaled)
-        if name == WHOLE or m.shape == p.shape or _cut_dim(m, p) is not None
-    ]
-    if not any(m.numel() for _, m, _ in pairs):  # of an empty batch, for one
-        return False
-    return all(_is_equal(m, p, planned.get(name, ()) if name != WHOLE else ()) for name, m, p in pairs)
+    seen = 0
+    for name, m, p in _pairs(masked, pruned, scaled):
+        dim = None if m.shape == p.shape else _cut_dim(m, p)
+        if name == WHOLE or m.shape == p.shape or dim is not None:
+            seen += m.numel()
+            if not _is_equal(m, p, dim, planned.get(name, ()) if name != WHOLE else ()):
+                return False
+    return seen > 0  # none are of an empty batch, for one
 
 
-def _is_equal(masked: Tensor, pruned: Tensor, planned: Sequence[Ints]) -> bool:
+def _is_equal(masked: Tensor, pruned: Tensor, dim: int | None, planned: Sequence[Ints]) -> bool:
+    """Dim: the only one that is cut, if any."""
     if masked.is_floating_point() and not isfinite(float(pruned.sum())):
         return False
     if masked.shape == pruned.shape:
         return are_close(masked, pruned)
-    dim = _cut_dim(masked, pruned)
     return dim is not None and any(
         len(kept) == pruned.shape[dim]
         and kept.max() < masked.shape[dim]
@@ -152,10 +162,13 @@ _LAST_BITS = 4  # times the precision
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:
     """As `torch.equal`, which looks at one number after another on a processor."""
-    plain = all(t.layout is torch.strided and t.device.type == "cpu" and t.dtype in _OF_NUMPY for t in (a, b))
-    return np.array_equal(a.numpy(force=True), b.numpy(force=True)) if plain else torch.equal(a, b)
+    few = a.numel() <= _MANY and a.dtype is b.dtype
+    if few or not all(t.layout is torch.strided and t.device.type == "cpu" and t.dtype in _OF_NUMPY for t in (a, b)):
+        return torch.equal(a, b)
+    return np.array_equal(a.numpy(force=True), b.numpy(force=True))
 
 
+_MANY = 4096  # numbers, for which NumPy's detour takes less time
 _OF_NUMPY = (torch.float32, torch.float64)
 
 

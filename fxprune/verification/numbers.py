@@ -68,6 +68,7 @@ class Numbers:
         self._agree: dict[str, bool] = {}
         self.products = Products(are_close if precision is Precision.SINGLE else alike)
         self._orders: dict[str, dict[int, Tensor]] = {}
+        self._turned: dict[int, bool] = {}
         self._scaled = {scale.tensor for scale in plan.scales}
         self._given: dict[str, Tensor] = {}
 
@@ -188,9 +189,15 @@ class Numbers:
     def _order(self, name: str, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Where the indices that a dim of the pruned model has lie among what is left, unless they ascend."""
         if name not in self._orders:
-            turned = {dim: k for dim, k in self._cuts_of(name).items() if (k[1:] < k[:-1]).any()}
+            turned = {dim: k for dim, k in self._cuts_of(name).items() if self._is_turned(k)}
             self._orders[name] = {dim: kept[dim].new_tensor(k.argsort().argsort()) for dim, k in turned.items()}
         return self._orders[name]
+
+    def _is_turned(self, kept: np.ndarray) -> bool:
+        """Equated dims have the very same arrays."""
+        if id(kept) not in self._turned:
+            self._turned[id(kept)] = bool((kept[1:] < kept[:-1]).any())
+        return self._turned[id(kept)]
 
     def note_product(self, name: str, x: Tensor, out: Tensor, how: Any, *, channel: int, groups: int) -> None:
         """Remember what a layer made with `blocks(name)`, if the pruned model's weight holds the same.
@@ -216,7 +223,11 @@ class Numbers:
             source = scaled(name, self._fresh(name, source), self.plan)  # a factor is rounded in a narrow type
         elif (made := self._made(name)) is not None:
             return self._fresh(name, made)
-        return self._fresh(name, cut(source, self._cuts_of(name)))
+        cuts = self._cuts_of(name)
+        if cuts and source.dim() == 1:
+            left = source.index_select(0, torch.as_tensor(cuts[0], device=source.device))
+            return lifted(left) if self.precision is Precision.DOUBLE else left
+        return self._fresh(name, cut(source, cuts))
 
     def _cuts_of(self, name: str) -> dict[int, np.ndarray]:
         return self.cuts.get(name, {})

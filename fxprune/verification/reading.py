@@ -73,8 +73,8 @@ class Twin:
 
     def _stand_in(self, name: str, tensor: Tensor) -> Tensor:
         if self._lazy and tensor.is_floating_point():
-            left = list(self.numbers.tensors[name].shape)
-            if self.which == "pruned":
+            left = list(tensor.shape)
+            if self.which == "pruned" and self.numbers.small is None:
                 for dim, kept in self.numbers.cuts.get(name, {}).items():
                     left[dim] = len(kept)
             double = self.numbers.precision is Precision.DOUBLE

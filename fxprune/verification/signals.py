@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,15 +19,21 @@ def statistics(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
         second: the same for the variance.
     """
     middle, power = torch.stack(_moments(x, 1)).to("cpu", torch.float64).numpy()
-    few = x.numel() <= _FEW * len(power)
-    spread, live = np.maximum(power - middle * middle, 0), max(np.count_nonzero(power > 0), 1)
+    few, precision = x.numel() <= _FEW * len(power), torch.finfo(x.dtype)
+    spread = power - middle * middle
     # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
-    precision = torch.finfo(x.dtype)
-    varies = (spread > max(precision.eps, _LEAST) * power) & (not few)
-    floor = np.where(varies, 1e-6 * power, max(power.sum() / live, precision.tiny))
+    floor = np.zeros_like(power) if few else 1e-6 * power
+    floor[few | (spread <= max(precision.eps, _LEAST) * power)] = _typical(power, precision.tiny)
     spread = np.maximum(spread, floor) * (second.numpy() + 0.5)
-    mean = (0 if few else middle) + np.sqrt(spread) * (first.numpy() - 0.5)
+    mean = np.sqrt(spread) * (first.numpy() - 0.5)
+    if not few:
+        mean += middle
     return torch.from_numpy(mean).to(x), torch.from_numpy(spread).to(x)
+
+
+def _typical(power: npt.NDArray[np.float64], least: float) -> float:
+    """The mean of what is not zero."""
+    return max(float(power.sum()) / max(np.count_nonzero(power > 0), 1), least)
 
 
 _LEAST = 1e-10  # a part of the mean square: what varies less may come out as 1e5 times its rounding
