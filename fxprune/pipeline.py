@@ -42,7 +42,8 @@ from fxprune.statistics.different import FEW, different_inputs
 from fxprune.statistics.shift import large_shift
 from fxprune.tracing.trace import trace
 from fxprune.verification.compare import refuse_nan_in
-from fxprune.verification.proof import Proof, of_both, proven, unreached
+from fxprune.verification.proof import Proof, of_both, proven
+from fxprune.verification.reach import unreached
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -102,10 +102,11 @@ class Report:
         lines = [] if self.proof is None else self.proof.warnings()
         if self.unreached:
             names = ", ".join(self.unreached[:8]) + (", ..." if len(self.unreached) > 8 else "")
-            what = (
-                f"{len(self.unreached)} modules or parameters are not reached by the example inputs, and stay: {names}"
-            )
-            lines.append(f"{what}; inputs that reach them fail where they read what was cut")
+            one = len(self.unreached) == 1
+            what = "1 module or parameter is" if one else f"{len(self.unreached)} modules or parameters are"
+            what += f" not reached by the example inputs, and stay{'s' * one}: {names}"
+            other = "it fail where it reads" if one else "them fail where they read"
+            lines.append(f"{what}; inputs that reach {other} what was cut")
         if self.untaken:
             places = "; ".join(self.untaken[:3]) + ("; ..." if len(self.untaken) > 3 else "")
             what = "1 branch on sizes was" if len(self.untaken) == 1 else f"{len(self.untaken)} branches on sizes were"

@@ -5,6 +5,7 @@ apart         the pruned model computes with tensors of its own
 verify        the comparison that a user asks for
 blame         which groups of a plan make a difference
 judgement     at first cheaply, then closely if anything is unclear
+reach         what the recorded forward has called and read
 reading       a run in which each call reads the numbers that it is to read
 numbers       what the tensors of the full-size, the masked and the pruned model hold
 products      what the masked model's layers made, for the pruned model's with the same weights

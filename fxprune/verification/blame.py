@@ -15,6 +15,7 @@ from fxprune.errors import ProofError
 from fxprune.module.garbage import no_collections
 from fxprune.plan.plan import Plan, check_plan
 from fxprune.verification.judgement import Measured, Question
+from fxprune.verification.reach import called, reads_sizes, unreached
 from fxprune.verification.verify import measured
 
 T = TypeVar("T")
@@ -49,7 +50,14 @@ def find_faulty_groups(model: nn.Module, groups: Groups, plan: Plan, example_inp
     """
     check_plan(plan)
     check_groups(groups, model)
-    return faulty_groups(Question(model, plan), groups, example_inputs)
+    return faulty_groups(question_of(groups, plan), groups, example_inputs)
+
+
+def question_of(groups: Groups, plan: Plan) -> Question:
+    """Whether a plan for groups is right, with what their trace tells of the model."""
+    graph = groups.graph
+    astray = not graph.on_meta and bool(unreached(graph))
+    return Question(graph.model, plan, called=called(graph), sized=reads_sizes(graph), astray=astray)
 
 
 def faulty_groups(question: Question, groups: Groups, example_inputs: Any) -> list[str]:

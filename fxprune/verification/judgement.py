@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf, nan
 from typing import NamedTuple
@@ -53,6 +53,8 @@ class Question:
         plan: what stays.
         seed: of all random numbers.
         called: the parametrised modules that a run calls, if known; then smaller inputs may do.
+        astray: whether data decide which layers run, and some did not: other data may reach those, and are compared as
+            well.
         sized: whether the model's code reads sizes of its activations: then what equals for one size of the inputs may
             differ for another, and inputs of other sizes than the example's are compared as well.
         small: the pruned model, if it was made already; it is run and comes out of that as it was.
@@ -65,6 +67,7 @@ class Question:
     randomise: bool = True
     small: Rewritten | None = None
     called: frozenset[str] = frozenset()
+    astray: bool = False
     sized: bool = False
 
 
@@ -91,12 +94,14 @@ _IN_DOUBLE = 1e-6  # what models may make of the rounding of float64
 
 
 def judged(question: Question, inputs: Inputs) -> Measured:
-    """The comparison on the example inputs, and on others where the model's code may go by their sizes.
+    """The comparison on the example inputs, and on others where the model's code may go by their sizes or numbers.
 
     Raises:
         FxpruneError: see `fxprune.verify`.
     """
     found = _judged_on_example(question, inputs)
+    if not found.differs and question.astray:
+        found = next((other for other in _judged_astray(question, inputs) if other.differs), found)
     if found.differs or not question.sized:
         return found
     precision = Precision.SINGLE if _suits_single(question, inputs) else Precision.DOUBLE
@@ -106,6 +111,18 @@ def judged(question: Question, inputs: Inputs) -> Measured:
             if closely.differs:
                 return closely._replace(resized=True)
     return found
+
+
+def _judged_astray(question: Question, inputs: Inputs) -> Iterator[Measured]:
+    """On numbers that may lead elsewhere: the example's, and the same with the other sign, in models drawn anew."""
+    turned = tree_map(lambda t: -t if isinstance(t, Tensor) and t.is_floating_point() else t, inputs)
+    precision = Precision.SINGLE if _suits_single(question, inputs) else Precision.DOUBLE
+    for k, given in enumerate([turned, inputs] * 2, 1):
+        anew = replace(question, seed=question.seed + k)
+        with suppress(Exception):
+            if _is_equal(_pair(anew, given, precision, lazy=True), anew.seed):
+                continue
+        yield _judged_on_other(anew, given)
 
 
 def _judged_on_other(question: Question, inputs: Inputs) -> Measured:

@@ -11,16 +11,14 @@ from torch import nn
 
 from fxprune.analysis.groups import Groups
 from fxprune.errors import FxpruneError, InputError, ProofError
-from fxprune.module.tensors import walk
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import rewritten
-from fxprune.tracing.provenance import is_torchs
 from fxprune.tracing.trace import Graph, trace
 from fxprune.verification.apart import check_apart
-from fxprune.verification.blame import answer, comparable, faulty_groups
+from fxprune.verification.blame import answer, comparable, faulty_groups, question_of
 from fxprune.verification.compare import refuse_nan
-from fxprune.verification.judgement import Measured, Question
-from fxprune.verification.randomise import is_leaf
+from fxprune.verification.judgement import Measured
+from fxprune.verification.reach import read_by, unreached
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         InputError: the model holds NaN, or its code goes on reading it in a copy.
         ProofError: the pruned model still fails or differs.
     """
-    model, disproved, resized, used = groups.graph.model, list[str](), False, _read(groups.graph)
+    model, disproved, resized, used = groups.graph.model, list[str](), False, read_by(groups.graph)
     read = {name: tensor for name, tensor in groups.graph.tensors.items() if name in used}
     for _ in range(_ROUNDS):
         try:
@@ -138,7 +136,7 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         part = comparable(groups, plan)
         whole = part.kept_counts() == plan.kept_counts()
         known = made if whole else None
-        question = Question(model, part, small=known, called=_called(groups.graph), sized=_reads_sizes(groups.graph))
+        question = replace(question_of(groups, part), small=known)
         found = answer(question, example_inputs)
         if not found.differs:
             if not whole:
@@ -148,33 +146,24 @@ def proven(groups: Groups, choose: Callable[[Groups], Plan], example_inputs: Any
         faulty = faulty_groups(question, groups, example_inputs)
         if not 0 < len(faulty) < len(groups):
             break
-        groups = groups.holding(
-            dict.fromkeys(faulty, f"the pruned model differs from the masked one ({found.deviation:.1e})")
-        )
+        groups = groups.holding(dict.fromkeys(faulty, f"the pruned model differs from the masked one ({_told(found)})"))
         disproved, resized = [*disproved, *faulty], resized or found.resized
     raise _unproven(model, found, disproved)
 
 
 def _unproven(model: nn.Module, found: Measured, disproved: list[str]) -> ProofError:
-    where = " on inputs of another size or batch than the example's" if found.resized else ""
     without = f", also without {', '.join(disproved[:8])}" if disproved else ""
     return ProofError(
         "the pruned model differs from the masked one, and no choice of groups mends that",
         where=type(model).__name__,
-        seen=f"a relative deviation of {found.deviation:.1e}{where}{without}",
+        seen=f"a relative deviation of {_told(found)}{without}",
         remedy=(f"{_LARGER}; else " if found.resized else "") + "report the model; verify=False returns it unproven",
     )
 
 
-def _reads_sizes(graph: Graph) -> bool:
-    """Whether the model's code, not PyTorch's, reads sizes of activations."""
-    return graph.run is not None and any(not is_torchs(code) for _, code in graph.run.reads)
-
-
-def _called(graph: Graph) -> frozenset[str]:
-    """The parametrised modules that issued calls."""
-    issued = {n.meta["module"] for n in graph.fx.nodes if n.op == "call_function" and not n.meta["extra"]}
-    return frozenset(path for path, module in walk(graph.model) if path in issued and is_leaf(module))
+def _told(found: Measured) -> str:
+    where = " on inputs of another size or batch than the example's" if found.resized else ""
+    return f"{found.deviation:.1e}{where}"
 
 
 def _check_outputs(graph: Graph, small: nn.Module) -> None:
@@ -216,23 +205,3 @@ def _proof(groups: Groups, plan: Plan, part: Plan, found: Measured, disproved: l
     mixed = {name: ops[name] for name in plan.groups if name in cut - compared}
     missed = unreached(groups.graph) if disproved else ()
     return Proof(found.deviation if compared else None, len(cut), mixed, tuple(disproved), missed)
-
-
-def _read(graph: Graph) -> frozenset[str]:
-    """The tensors that the recorded forward used."""
-    return frozenset(n.meta.get("elsewhere", str(n.target)) for n in graph.fx.nodes if n.op == "get_attr")
-
-
-def unreached(graph: Graph) -> tuple[str, ...]:
-    """The names of modules whose own parameters the recorded forward did not use, though they have some; and of single
-    parameters that it did not use, of modules that it reached (`mask_token`), and of the model itself.
-    """
-    used = _read(graph)
-    names = {id(t): name for name, t in graph.tensors.items()}
-
-    def idle(path: str, module: nn.Module) -> list[str]:
-        own = [names[id(p)] for p in module._parameters.values() if p is not None]
-        unread = [name for name in own if name not in used]
-        return [path] if path and own and unread == own else unread
-
-    return tuple(dict.fromkeys(name for path, module in walk(graph.model) for name in idle(path, module)))

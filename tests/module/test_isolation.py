@@ -51,7 +51,7 @@ def searched(model: nn.Module, x: Any) -> Any:
 
 def pruned(model: nn.Module, x: Any) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "1 modules or parameters are not reached by the example inputs")
+        warnings.filterwarnings("ignore", "1 module or parameter is not reached by the example inputs")
         fxprune.prune(model, x, 0.5)
 
 

@@ -136,7 +136,7 @@ class Shifting(nn.Module):
         return self.head(self.act(self.conv(x), self.by))  # type: ignore[no-any-return]
 
 
-@pytest.mark.filterwarnings("ignore:1 modules or parameters are not reached")  # `by`
+@pytest.mark.filterwarnings("ignore:1 module or parameter is not reached")  # `by`
 @pytest.mark.parametrize(
     ("act", "size"), [(shifted, 16), (flattened, 16), (gated, 8), (branching, None), (numbered, None)]
 )

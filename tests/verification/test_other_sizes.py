@@ -109,6 +109,11 @@ def test_groups_that_other_sizes_disprove_stay(
     assert all(len(g.kept) < g.size for g in result.plan.groups.values())
     assert result.report.proof is not None
     assert result.report.proof.resized
+    disproved = result.report.proof.disproved
+    assert any("another size or batch" in fixed.reason for fixed in result.report.groups.fixed)
+    groups = fxprune.find_groups(fxprune.trace(model, torch.randn(example)))
+    halves = fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(model, groups))
+    assert set(disproved) <= set(fxprune.find_faulty_groups(model, groups, halves, torch.randn(example)))
     for shape in (example, other):
         assert deviation(model, result.plan, (torch.randn(shape),)) < 1e-9
 

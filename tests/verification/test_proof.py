@@ -113,7 +113,7 @@ def test_modules_that_the_example_does_not_reach() -> None:
         return m.c(m.a(x).relu()) if x.shape[-1] < 100 else m.c(m.big(x).relu())
 
     model = Net(run, {"a": nn.Conv2d(3, 8, 3), "big": nn.Conv2d(3, 8, 5), "c": nn.Conv2d(8, 4, 3)})
-    named = "1 modules or parameters are not reached by the example inputs, and stay: big"
+    named = "1 module or parameter is not reached by the example inputs, and stays: big"
     with pytest.warns(UserWarning, match="leave out layers"), pytest.warns(UserWarning, match=named):
         report = fxprune.prune(model, X, 0.5).report
     assert report.unreached == ("big",)
@@ -349,7 +349,7 @@ def test_a_training_run_of_the_pruned_model_alone_is_no_fault() -> None:
 def test_a_parameter_of_the_model_that_nothing_reads_is_told_of_by_its_name() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     net.register_parameter("unused", nn.Parameter(torch.zeros(3)))
-    with pytest.warns(UserWarning, match="1 modules or parameters are not reached .*: unused; inputs that reach"):
+    with pytest.warns(UserWarning, match="1 module or parameter is not reached .*: unused; inputs that reach"):
         result = fxprune.prune(net, torch.randn(2, 3, 8, 8), 0.5)
     assert result.report.unreached == ("unused",)
 
