@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, mode, stdev
 from typing import Any
 
 from rich.console import Console
@@ -130,9 +130,10 @@ def spread(rows: Rows) -> Iterator[str]:
         where = f"{p.contender} on {p.network} at {100 * p.left:.0f} %"
         yield f"farthest from the MACs that were to stay: {100 * distance:.1f} points ({where})"
     counts = {key: len(results) for key, results in cells_of(rows).items()}
-    fewer = [f"{n}, {c} at {left:g}: {k}" for (n, left, c), k in counts.items() if k < max(counts.values())]
-    if fewer:
-        yield f"of fewer than {max(counts.values())} seeds: {'; '.join(fewer)}"
+    usual = mode(counts.values())
+    for word, sign in (("fewer", -1), ("more", 1)):
+        if others := [f"{n}, {c} at {left:g}: {k}" for (n, left, c), k in counts.items() if sign * (k - usual) > 0]:
+            yield f"of {word} than {usual} seeds: {'; '.join(others)}"
     tuned = dict[tuple[str, float], set[tuple[str, str]]]()
     for p, r in rows.items():
         tuned.setdefault((p.network, p.left), set()).add((r.device, r.precision))
