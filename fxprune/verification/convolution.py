@@ -49,7 +49,7 @@ def _is_pointwise(x: Tensor, weight: Tensor, padding: Any) -> bool:
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, down: int, right: int) -> Tensor:
-    x = x[..., ::down, ::right]
+    x = x if down == right == 1 else x[..., ::down, ::right]
     batch, width, *size = x.shape
     out = weight.reshape(len(weight), width) @ x.transpose(0, 1).reshape(width, -1)
     out = out if bias is None else out + bias[:, None]

@@ -42,9 +42,7 @@ class Product(NamedTuple):
 
 
 class Products:
-    """What each layer has made, in the order of its calls, if that takes little memory beside its weight.
-
-    It may take more, as long as it is little, where the pruned model would round sums in another way.
+    """What each layer has made, in the order of its calls, if that takes little memory, or little beside its weight.
 
     Args:
         alike: whether two inputs hold the same numbers.
@@ -56,7 +54,6 @@ class Products:
 
     def forget(self) -> None:
         self._noted = dict[str, list[tuple[Product, tuple[int, int]]]]()
-        self._has_ends = False  # whether a map was seen whose end functions may round in another way
 
     def note(self, name: str, product: Product, weight: int, *, again: bool) -> None:
         """Remember a product.
@@ -70,10 +67,7 @@ class Products:
         x, out = product.x, product.out
         if x.is_inference() or out.is_inference():
             return  # whether they are written to afterwards is not known
-        self._has_ends = self._has_ends or out.numel() % _AT_ONCE != 0
-        reordered = product.read is not None or product.written is not None
-        limit = max(weight, _LITTLE if self._has_ends or reordered else 0)
-        if again and 2 * (x.numel() + out.numel()) <= limit:
+        if again and 2 * (x.numel() + out.numel()) <= max(weight, _LITTLE):
             self._noted.setdefault(name, []).append((product, product.versions))
 
     def known(self, name: str, x: Tensor, how: Any) -> Tensor | None:
@@ -93,7 +87,6 @@ class Products:
 
 
 _LITTLE = 2**18  # numbers; all maps of a network on a small image are a few megabytes
-_AT_ONCE = 32  # numbers that a processor's widest instructions take; what is left is computed one by one
 
 
 def selected(x: Tensor, kept: Tensor | None, dim: int) -> Tensor:

@@ -91,11 +91,12 @@ class Twin:
         found: Outputs = []
 
         batches = {t.shape[0] for t in tensors_in(inputs) if t.dim()}
+        batch = batches.pop() if len(batches) == 1 else None
 
         def keep(name: str) -> Any:
             def note(_module: nn.Module, _args: Any, out: Any) -> None:
                 with torch._C.DisableTorchFunction():  # looking at a result is no call of the model's
-                    found.extend((name, _one_of(t, batches)) for t in output_tensors(out) if outlives_the_call(t))
+                    found.extend((name, _one_of(t, batch)) for t in output_tensors(out) if outlives_the_call(t))
 
             return note
 
@@ -117,9 +118,9 @@ class Twin:
         return [*found, *((WHOLE, t) for t in output_tensors(output))]
 
 
-def _one_of(maps: Tensor, batches: set[int]) -> Tensor:
+def _one_of(maps: Tensor, batch: int | None) -> Tensor:
     """The first of a batch of maps, which shows as much as all of them; other results as they are."""
-    return maps[:1].clone() if maps.dim() > 3 and {maps.shape[0]} == batches else maps
+    return maps[:1].clone() if maps.dim() > 3 and maps.shape[0] == batch else maps
 
 
 @cache
