@@ -221,7 +221,7 @@ class Numbers:
         source = self._source(name)
         if name in self._scaled:
             source = scaled(name, self._fresh(name, source), self.plan)  # a factor is rounded in a narrow type
-        elif (made := self._made(name)) is not None:
+        elif source.dim() != 1 and (made := self._made(name)) is not None:
             return self._fresh(name, made)
         cuts = self._cuts_of(name)
         if cuts and source.dim() == 1:
@@ -234,7 +234,8 @@ class Numbers:
 
     def _made(self, name: str) -> Tensor | None:
         """The tensor of the pruned model that was made already, unless other numbers than the model's own are used."""
-        own = name in self.made and _same_memory(self._source(name), self.tensors[name])
+        self._source(name)
+        own = name in self.made and name not in self._given and not self._drawn[name]
         return self.made[name].detach() if own else None
 
     def is_set(self, name: str) -> bool:
