@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from fxprune.analysis.groups import Groups
-from fxprune.errors import InputError, check_kind, check_model
+from fxprune.errors import InputError, PlanError, check_kind, check_model
 from fxprune.module.tensors import tensors_of
 from fxprune.module.wrappers import check_unwrapped
+from fxprune.plan.plan import Plan, check_plan
 
 _REMEDY = "give fxprune.find_groups(fxprune.trace(model, example_inputs))"
 
@@ -19,6 +22,23 @@ def check_are_groups(groups: object) -> None:
         InputError: they are none.
     """
     check_kind("what is given as groups", groups, Groups, "give what fxprune.find_groups(graph) returns")
+
+
+def check_plan_of(groups: Groups, plan: Any) -> Plan:
+    """Refuse what is no plan, and a plan for groups of other names or sizes. Groups that it does not name stay whole.
+
+    Raises:
+        PlanError: it is one.
+    """
+    check_plan(plan)
+    sizes = {g.name: g.size for g in groups}
+    for name, planned in plan.groups.items():
+        if sizes.get(name) != planned.size:
+            seen = f"{name} has {sizes[name]} channels, not {planned.size}" if name in sizes else f"no group {name}"
+            raise PlanError(
+                "the plan is for other groups", seen=seen, remedy="give a plan of a planner for these groups"
+            )
+    return plan  # type: ignore[no-any-return]
 
 
 def check_groups(groups: Groups, model: nn.Module) -> dict[str, Tensor]:

@@ -124,6 +124,11 @@ parameters=, latency=), or pruning_ratio=
             planner = Widths(self._of_ratios()(first, alike).kept_counts(), self.constraints())
         return Towards(planner, number / steps, {g.name: g.size for g in first}, self.constraints())
 
+    def completed(self, known: Mapping[str, float], groups: Groups) -> dict[str, float]:
+        """The costs of the original: those that are known, and what budgets lack, measured on its groups."""
+        lacks = self.budgets().keys() - known.keys()
+        return {**(self.original(Measures(groups, self.engine)) if lacks else {}), **known}
+
     def original(self, measures: Measures) -> dict[str, float]:
         """The costs of the original by name, of which budgets are parts.
 

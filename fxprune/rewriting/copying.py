@@ -32,7 +32,29 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
         InputError: it holds what cannot be copied.
     """
     with torch.inference_mode(False):  # tensors made in inference mode could not be trained
-        return _copied(model, memo or {})
+        made = _copied(model, memo or {})
+    _carry_over(model, made)
+    return made
+
+
+def _carry_over(model: nn.Module, made: nn.Module) -> None:
+    """What code has noted on parameters, such as that none of them decays: PyTorch's copies lack it."""
+    noted = [(path, key, p) for path, m in walk(model) for key, p in m._parameters.items() if p is not None and vars(p)]
+    copies = dict(walk(made)) if noted else {}
+    for path, key, parameter in noted:
+        new = copies[path]._parameters.get(key) if path in copies else None
+        if new is not None and new is not parameter:
+            plain = {name: value for name, value in vars(parameter).items() if _is_plain(value)}
+            vars(new).update({name: copy.deepcopy(value) for name, value in plain.items() if name not in vars(new)})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it holds numbers and names alone, and so refers to nothing else."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _copied(model: M, memo: dict[int, Any]) -> M:

@@ -164,12 +164,11 @@ def value_of(objective: Objective, outputs: Any, batch: Batch) -> Tensor:
     if not value.requires_grad:
         raise InputError("the loss depends on no parameter", where=batch.place, remedy="look for detach or no_grad")
     if not value.isfinite():
-        raise InputError(
-            "the loss is not finite",
-            where=batch.place,
-            seen=str(float(value.detach())),
-            remedy="look for NaN in data and weights",
-        )
+        finite = all(bool(t.isfinite().all()) for t in output_tensors(outputs) if t.is_floating_point())
+        remedy = "look for NaN in data and weights"
+        if finite:
+            remedy = "look at the targets: of a batch in which none counts (all -100) the mean is no number"
+        raise InputError("the loss is not finite", where=batch.place, seen=str(float(value.detach())), remedy=remedy)
     return value.reshape(())
 
 

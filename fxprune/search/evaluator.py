@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from fxprune.costs.macs import Cost, CostModel
-from fxprune.errors import InputError
+from fxprune.errors import InputError, PlanError
 from fxprune.plan.plan import Plan
 from fxprune.rewriting.copying import copied
 from fxprune.rewriting.rewrite import rewrite
@@ -161,7 +161,7 @@ class Evaluator(Generic[M]):
         if self._folder is not None and (path := self._folder.checkpoint(candidate.key)).exists():
             try:
                 return restore(self.task.model, path)
-            except InputError as error:
+            except (InputError, PlanError) as error:
                 warnings.warn(f"{error}; the candidate is made once more, with the same seed", stacklevel=2)
         ((_, model),) = self._attempted([candidate])
         return model

@@ -166,7 +166,8 @@ def tuned(tune: Tune, model: nn.Module) -> None:
     """Tune a model in place.
 
     Raises:
-        InputError: another model came back, or one with other parameters, which no file of the plan would fit.
+        InputError: another model came back, or one with other parameters or buffers, which no file of the plan would
+            fit.
     """
     before = _shapes(model)
     back = tune(model)  # type: ignore[func-returns-value]  # of those who return it all the same
@@ -175,7 +176,10 @@ def tuned(tune: Tune, model: nn.Module) -> None:
         raise InputError("tune gave back another model", seen=type(back).__name__, remedy=remedy)
     if (after := _shapes(model)) != before and not isinstance(tune, Cutting):
         name = min(name for name, _ in before.items() ^ after.items())
-        seen, remedy = f"{before.get(name)} before, {after.get(name)} after", "train the parameters that are there"
+        seen, remedy = (
+            f"{before.get(name)} before, {after.get(name)} after",
+            "train the parameters that are there, and register no buffers",
+        )
         raise InputError("tune has changed the model's structure", where=name, seen=seen, remedy=remedy)
 
 
@@ -185,8 +189,9 @@ def _kinds(model: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Of the parameters, those with numbers."""
-    return {name: tuple(p.shape) for name, p in model.named_parameters() if not p.is_meta}
+    """Of parameters and buffers, those with numbers."""
+    own = (*model.named_parameters(), *model.named_buffers())
+    return {name: tuple(t.shape) for name, t in own if not t.is_meta}
 
 
 def measured(value: Any) -> tuple[float, Floats | None]:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.analysis.fit import check_are_groups, check_groups
+from fxprune.analysis.fit import check_are_groups, check_groups, check_plan_of
 from fxprune.analysis.grouping.components import Group
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError, check_integer, check_kind, check_number
-from fxprune.plan.plan import Plan, Slot
+from fxprune.plan.plan import Ints, Plan, Slot
 
 
 def squares(parameters: dict[str, Tensor], group: Group) -> Tensor:
@@ -130,6 +130,12 @@ class BatchNormL1:
         return self.strength * torch.stack([own[name].abs().sum() for name in self._names]).sum()
 
 
+def removed(group: Group, plan: Plan) -> Ints:
+    """The channels of a group that a plan removes; none where it does not name it."""
+    planned = plan.groups.get(group.name)
+    return np.setdiff1d(np.arange(group.size), np.arange(group.size) if planned is None else planned.kept)
+
+
 @dataclass(eq=False)
 class GrowingDecay:
     """A decay of the channels that a plan removes, which grows until they are zero: strength · t/2 · Σ w² at call t.
@@ -146,6 +152,7 @@ class GrowingDecay:
 
     Raises:
         InputError: a negative strength or limit, no group, or a plan that removes nothing.
+        PlanError: the plan is for other groups.
 
     >>> import torch, fxprune
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -169,13 +176,14 @@ class GrowingDecay:
         check_kind("the plan", self.plan, Plan, "give the plan by which the model will be pruned")
         if not self.plan.cuts():
             raise InputError("the plan removes nothing", remedy="give the plan by which the model will be pruned")
+        check_plan_of(self.groups, self.plan)
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The term, of shape (), for the weights as they are; gradients flow to them. Each call makes the next grow."""
         self.calls += 1
         own, terms = _parameters(self.groups, model), list[Tensor]()
         for g in self.groups:
-            gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
+            gone = removed(g, self.plan)
             if len(gone):
                 terms.append(squares(own, g)[torch.from_numpy(gone)].sum())
         return min(self.limit, self.strength * self.calls) / 2 * torch.stack(terms).sum()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune import planners, scorers
-from fxprune.analysis.fit import check_are_groups, check_groups
+from fxprune.analysis.fit import check_are_groups, check_groups, check_plan_of
 from fxprune.analysis.groups import Groups
 from fxprune.errors import InputError
 from fxprune.module.parametrizations import directions
@@ -20,6 +20,7 @@ from fxprune.planners.budget import Planner
 from fxprune.planners.goals import check_callable
 from fxprune.scorers.base import Scorer
 from fxprune.scorers.norms import L2Norm
+from fxprune.sparsity.penalties import removed
 
 
 @dataclass(eq=False)
@@ -73,11 +74,11 @@ class SoftPruning:
             What stays.
         """
         own = check_groups(self.groups, model)
-        self.plan = self.planner(self.groups, self.scorer(model, self.groups, data))
+        self.plan = check_plan_of(self.groups, self.planner(self.groups, self.scorer(model, self.groups, data)))
         of_lengths = directions(model)
         with torch.no_grad():
             for g in self.groups:
-                gone = np.setdiff1d(np.arange(g.size), self.plan.groups[g.name].kept)
+                gone = removed(g, self.plan)
                 makers = [s for s in g.slots if s.role != "consumer"]
                 made = {(s.tensor, s.dim) for s in makers}
                 for s in makers:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxprune.errors import InputError
+from fxprune.module.batches import dtype_of
 from fxprune.module.tensors import tensors_of
 
 
@@ -32,6 +35,23 @@ def copies_of(averages: Iterable[nn.Module], model: nn.Module) -> list[nn.Module
                 remedy = "give a copy of the model, or a wrapper that holds one as .module"
                 raise InputError("what is given as an average is of another model", seen=seen, remedy=remedy)
     return found
+
+
+def in_type_of(average: nn.Module, data: Iterable[Any]) -> Iterable[Any]:
+    """Data for the model, with floating-point inputs in the type of an average that has another."""
+    kind = dtype_of(average)
+
+    def cast(leaf: Any) -> Any:
+        return leaf.to(kind) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    class InType:
+        """Each batch is cast when it is read."""
+
+        def __iter__(self) -> Iterator[Any]:
+            return (tree_map(cast, batch) for batch in data)
+
+    leaves = (t for t in tree_leaves(next(iter(data), ())) if isinstance(t, Tensor) and t.is_floating_point())
+    return data if all(t.dtype is kind for t in leaves) else InType()
 
 
 def take_values(model: nn.Module, small: nn.Module) -> None:

@@ -32,7 +32,7 @@ from fxprune.reconstruction import repair
 from fxprune.result import Report, Result
 from fxprune.rewriting.feature_info import mend_feature_info
 from fxprune.rewriting.rewrite import rewrite
-from fxprune.training.averages import copies_of, take_values
+from fxprune.training.averages import copies_of, in_type_of, take_values
 from fxprune.training.optimizers import all_in, follow, warn_of_hooks
 from fxprune.training.ranks import decided, in_all, spread
 from fxprune.verification.proof import of_both
@@ -163,8 +163,8 @@ class Gradual(Generic[M]):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside the model and the optimizer: the plan, and how far the steps are."""
-        plan = "" if self.plan is None else self.plan.to_json()
-        return {"plan": plan, "done": self._done, "of": len(self.epochs), "whole": dict(self._whole)}
+        text = "" if self.plan is None else self.plan.to_json()
+        return {"plan": text, "done": self._done, "of": len(self.epochs), "whole": dict(self._whole)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Cut the full-size model, its optimizers and averages as a checkpoint says; then load their own states.
@@ -181,13 +181,12 @@ class Gradual(Generic[M]):
         self._check_state(state)
         with self._whole_or_not():
             if state["plan"]:
-                plan = Plan.from_json(state["plan"], "the state of fxprune.Gradual")
                 self._groups = self._job().groups(self.model)
-                self._before = cost(self._groups)
-                self._apply(plan, None)
+                self._before, self._whole = cost(self._groups), self._goals.completed(state["whole"], self._groups)
+                self._apply(plan := Plan.from_json(state["plan"], "the state of fxprune.Gradual"), None)
                 report = replace(self._plain_report(self._groups, self._before), after=cost(self._groups, plan))
                 self._tell(plan, report)
-            self._done, self._whole = state["done"], dict(state["whole"])
+            self._done = state["done"]
 
     def _check_state(self, state: Any) -> None:
         if not _is_state(state):
@@ -274,7 +273,8 @@ class Gradual(Generic[M]):
     def _average(self, average: nn.Module, plan: Plan) -> nn.Module:
         small, data = rewrite(average, plan), self._options.get("data")
         data = named_data(data, self._inputs, None) if isinstance(data, str) else data
-        return repair(average, small, plan, data) if data is not None and self._options.get("repair", True) else small
+        fits = data is not None and self._options.get("repair", True)
+        return repair(average, small, plan, in_type_of(average, data)) if fits else small
 
     def _plain_report(self, groups: Groups, before: Cost) -> Report:
         repaired = None if self._options.get("data") is None else bool(self._options.get("repair", True))

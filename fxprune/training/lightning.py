@@ -8,10 +8,12 @@ trainer.fit(module, loader)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from fxprune.errors import InputError
 from fxprune.optional import require
@@ -19,9 +21,10 @@ from fxprune.training.gradual import Gradual
 from fxprune.training.postponed import Postponed
 
 try:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, callbacks
 except ImportError:  # made without it, the callback says which extra is missing
     Callback = object  # type: ignore[assignment, misc]
+    callbacks = None  # type: ignore[assignment]
 
 
 class PruningCallback(Postponed, Callback):
@@ -30,7 +33,7 @@ class PruningCallback(Postponed, Callback):
     Under a DDP strategy, rank 0 decides, and the smaller model is wrapped again. A checkpoint holds the plan:
     `trainer.fit(fresh_module, ckpt_path=...)` cuts the full-size module before its weights are read, and so do
     `validate`, `test` and `predict`. Averages of the weights that other callbacks hold (`EMAWeightAveraging`,
-    `StochasticWeightAveraging`) are cut as the module is.
+    `StochasticWeightAveraging`, any `AveragedModel`) are cut as the module is; `ema=` takes others.
 
     Args:
         example_inputs: of the model that is pruned, as for `fxprune.trace`.
@@ -95,9 +98,8 @@ class PruningCallback(Postponed, Callback):
     def _follow(self, trainer: Any, pl_module: Any) -> None:
         """Let averages of the weights that other callbacks hold be cut as well."""
         assert self.pruner is not None
-        held = (value for callback in trainer.callbacks for value in vars(callback).values())
-        modules = (v if isinstance(v, type(pl_module)) else getattr(v, "module", None) for v in held)
-        found = [self._part(m) for m in modules if isinstance(m, type(pl_module)) and m is not pl_module]
+        found = [self._part(m) for callback in trainer.callbacks for m in _averages_in(callback, pl_module)]
+        found = [m for m in found if _shapes(m) == _shapes(self.pruner.model)]
         given = [a for a in self.pruner.averages if not any(a is f for f in self._followed)]
         self.pruner.averages, self._followed = [*given, *found], found
 
@@ -107,6 +109,23 @@ class PruningCallback(Postponed, Callback):
             names = ", ".join(name for name, _ in module.named_children())
             raise InputError("no such model in the LightningModule", seen=self._model, remedy=f"one of {names}")
         return part
+
+
+def _averages_in(callback: Any, module: Any) -> Iterator[Any]:
+    """Averages of the module's weights. Other modules of its class may be anything, such as a teacher."""
+    averaging = tuple(filter(None, (getattr(callbacks, name, None) for name in _AVERAGING)))
+    for value in vars(callback).values():
+        inner = value.module if isinstance(value, AveragedModel) else value
+        known = isinstance(value, AveragedModel) or isinstance(callback, averaging)
+        if known and isinstance(inner, type(module)) and inner is not module:
+            yield inner
+
+
+_AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")  # whose modules are averages; newer versions have both
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
 
 
 def _cut_as_saved(pruner: Gradual[nn.Module], state: dict[str, Any] | None) -> None:

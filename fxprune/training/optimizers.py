@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+from torch.utils._pytree import tree_leaves
 
 from fxprune.errors import InputError
 from fxprune.plan.plan import Plan
@@ -65,7 +66,7 @@ def follow(optimizers: Iterable[Optimizer], renewed: Mapping[Tensor, tuple[str, 
         for group in one.param_groups:
             group["params"][:] = [renewed[p][1] if p in renewed else p for p in group["params"]]
     for one in every:
-        _refuse_kept_elsewhere(one, renewed)
+        _refuse_kept_elsewhere(one, renewed, plan)
     # A wrapper shows the state of the optimizer that is inside.
     return [held for one in {id(one.state): one for one in every}.values() for held in _follow(one, renewed, plan)]
 
@@ -89,16 +90,20 @@ def _follow(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], 
             continue
         optimizer.state[new] = {k: cut(v, cuts.get(name, {})) if _lies_like(v, old) else v for k, v in state.items()}
         before[new] = cut(old, cuts.get(name, {}))
-    if anew:
-        kind = type(optimizer).__name__
-        what = f"{kind} begins anew for {len(anew)} parameters, such as {anew[0]}: its state cannot be cut"
-        warnings.warn(what, stacklevel=3)
+    _warn_of_forgotten(optimizer, anew)
     return [
         Held(state[key], before[p], p)
         for p, state in _states(optimizer)
         for key in state
         if p in before and _is_of_weights(optimizer, key) and _lies_like(state[key], p)
     ]
+
+
+def _warn_of_forgotten(optimizer: Optimizer, names: list[str]) -> None:
+    if names:
+        kind = type(optimizer).__name__
+        what = f"{kind} begins anew for {len(names)} parameters, such as {names[0]}: its state cannot be cut"
+        warnings.warn(what, stacklevel=4)
 
 
 def _states(optimizer: Optimizer) -> list[tuple[Tensor, Mapping[str, Any]]]:
@@ -121,7 +126,7 @@ def _lying_like_parameters(optimizer: Optimizer) -> set[str]:
 
 
 _ALWAYS = ("x0", "p0", "lookahead_slow_buff", "slow_buffer", "slow_params")
-_OF_WEIGHTS = {"z": "ScheduleFree", **dict.fromkeys(_ALWAYS, "")}
+_OF_WEIGHTS = {"z": "ScheduleFree", "ax": "ASGD", **dict.fromkeys(_ALWAYS, "")}
 """State that holds weights, and what the name of the optimizer's class must have in it: elsewhere z is of gradients."""
 
 
@@ -129,20 +134,29 @@ def _is_of_weights(optimizer: Optimizer, key: str) -> bool:
     return key in _OF_WEIGHTS and _OF_WEIGHTS[key] in type(optimizer).__name__
 
 
-def _refuse_kept_elsewhere(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]]) -> None:
-    """Refuse an optimizer that would go on with old parameters; what it has noted by them is forgotten.
+def _refuse_kept_elsewhere(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[str, Tensor]], plan: Plan) -> None:
+    """Refuse an optimizer that would go on with old parameters. Of what it has noted by them, tensors that lie like the
+    parameter are cut along; the rest, which may be of its old shape, is forgotten, tensors with a warning.
 
     Raises:
         InputError: it keeps some in caches of its own.
     """
-    old = {id(p): name for p, (name, _) in renewed.items()}
+    old, cuts, anew = {id(p): name for p, (name, _) in renewed.items()}, plan.cuts(), list[str]()
+
+    def renote(noted: dict[Any, Any], p: Tensor) -> None:
+        name, new = renewed[p]
+        value = noted.pop(p)
+        if _lies_like(value, p):
+            noted[new] = cut(value, cuts.get(name, {}))
+        elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            anew.append(name)
 
     def found(value: Any, depth: int = 4) -> str | None:
         if isinstance(value, Tensor) or not depth:
             return old.get(id(value))
         if isinstance(value, dict):
             for key in [key for key in value if id(key) in old]:
-                del value[key]
+                renote(value, key)
         inside = list(value.values()) if isinstance(value, Mapping) else value
         if not isinstance(inside, list | tuple | set | frozenset):
             return None
@@ -156,6 +170,7 @@ def _refuse_kept_elsewhere(optimizer: Optimizer, renewed: Mapping[Tensor, tuple[
                 seen=name,
                 remedy="give no optimizer=, and make a new one of model.parameters() after each cut",
             )
+    _warn_of_forgotten(optimizer, anew)
 
 
 def _forget(optimizer: LBFGS, *, held: bool) -> None:

@@ -21,6 +21,15 @@ def test_attributes_of_parameters_stay(inplace: Any) -> None:
     assert small[0].weight.no_weight_decay is True
 
 
+@pytest.mark.parametrize("data", [None, [torch.rand(32, 4)]])
+def test_they_stay_where_nothing_is_cut_too(data: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    for p in model.parameters():
+        p.no_weight_decay, p.options = True, {"lr": 0.1}
+    small = fxprune.prune(model, torch.zeros(1, 4), pruning_ratio=0.5, data=data).model
+    assert all(p.no_weight_decay and p.options == {"lr": 0.1} for p in small.parameters())
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_tensors_that_are_noted_on_parameters_are_cut_along_or_left_out(inplace: Any) -> None:
     """AdaHessian notes the square of a second derivative, and fails where it is larger than the parameter."""

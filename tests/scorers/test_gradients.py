@@ -200,7 +200,12 @@ DATA = [(torch.randn(2, 3), torch.tensor([0, 1]))]
         (
             Taylor(),
             [*DATA, (torch.full((2, 3), torch.nan), torch.tensor([0, 1]))],
-            ("not finite", "batch 2", "seen: nan"),
+            ("not finite", "batch 2", "seen: nan", "NaN in data and weights"),
+        ),
+        (
+            Taylor(),
+            [*DATA, (torch.randn(2, 3), torch.full((2,), -100))],
+            ("not finite", "batch 2", "seen: nan", "look at the targets"),
         ),
         (Taylor(lambda o, t: o), DATA, ("not a scalar tensor", "seen: shape (2, 2)", "return the mean")),
         (Taylor(lambda o, t: 1.0), DATA, ("not a scalar tensor", "seen: float")),  # type: ignore[arg-type, return-value]

@@ -80,6 +80,21 @@ def test_an_evaluate_that_changes_the_candidate_is_refused(change: str) -> None:
         fxprune.prune(net(), X, evaluate=evaluate, max_drop=0.1)
 
 
+def test_a_tuning_that_registers_a_buffer_is_refused(tmp_path: Path) -> None:
+    """No fresh model fits a file with it."""
+    model = net()
+    groups = fxprune.find_groups(fxprune.trace(model, X))
+    search, said = fxprune.search.Bisection(0.5, progress=False), r"has changed the model's structure in 0\.steps"
+    with pytest.raises(fxprune.InputError, match=f"tune {said}.*register no buffers"):
+        search(model, groups, lambda _: 1.0, tune=_registers, folder=tmp_path)
+    with pytest.raises(fxprune.InputError, match=f"tune {said}"):
+        fxprune.prune(model, X, 0.5, tune=_registers)
+
+
+def _registers(model: Any) -> None:
+    model[0].register_buffer("steps", torch.ones(1))
+
+
 def test_nan_that_a_tuning_leaves_in_statistics_is_refused() -> None:
     def tune(model: Any) -> None:
         model[1].running_var.fill_(float("nan"))

@@ -177,6 +177,24 @@ def test_a_model_that_the_groups_are_not_of_is_refused(kind: Any, given: str) ->
         term(other)
 
 
+def test_a_plan_for_other_groups_is_refused() -> None:
+    def of(width: int, **options: Any) -> tuple[nn.Module, fxprune.Groups, fxprune.Plan]:
+        net = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 4))
+        groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 8)), **options)
+        return net, groups, fxprune.planners.Uniform(0.5)(groups, fxprune.scorers.L2Norm()(net, groups))
+
+    net, groups, _ = of(16)
+    wider, fewer = of(32)[2], of(16, ignored=["0"])[2]
+    with pytest.raises(fxprune.PlanError, match="for other groups; seen: 0 has 16 channels, not 32"):
+        fxprune.sparsity.GrowingDecay(groups, wider)
+    with pytest.raises(fxprune.PlanError, match="is not a plan; seen: NoneType"):
+        fxprune.sparsity.SoftPruning(groups, lambda *_: None)(net)
+    before = net[0].weight.clone()
+    assert float(fxprune.sparsity.GrowingDecay(groups, fewer)(net).detach()) > 0
+    fxprune.sparsity.SoftPruning(groups, lambda *_: fewer)(net)
+    assert torch.equal(net[0].weight, before)
+
+
 def test_a_planner_that_is_a_number_is_refused() -> None:
     net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2))
     groups = fxprune.find_groups(fxprune.trace(net, torch.zeros(1, 3)))

@@ -113,6 +113,28 @@ def test_averages_of_lightnings_own_callbacks_are_cut_as_well() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("width", [16, 20])
+def test_a_teacher_that_another_callback_holds_is_left_alone(width: int) -> None:
+    module_of, trainer_of, callback_of = lightning_parts()
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Distillation(lightning.Callback):  # type: ignore[misc, name-defined]
+        def __init__(self, teacher: nn.Module) -> None:
+            self.teacher = teacher
+
+    teacher = module_of().eval()
+    teacher.net[0], teacher.net[1] = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width)
+    teacher.net[3] = nn.Conv2d(width, 24, 3)
+    before = teacher(X).detach()
+    callback = callback_of(X[:1], [1], macs=0.5)
+    trainer = trainer_of(2, callback)
+    trainer.callbacks.append(Distillation(teacher))
+    trainer.fit(module_of(), DataLoader(TensorDataset(X, Y), 16))
+    assert callback.pruner.cuts == 1
+    assert torch.equal(teacher(X), before)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_second_fit_cuts_nothing_more() -> None:
     module_of, trainer_of, callback_of = lightning_parts()
     module, callback = module_of(), callback_of(X[:1], epochs=[0], macs=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,3 +27,22 @@ def test_cuts_that_were_made_are_not_due_again() -> None:
     assert not rest.step(1)
     assert rest.step(2)
     assert rest.cuts == 2
+
+
+@pytest.mark.parametrize("first", [{"pruning_ratio": 0.5}, {"macs": 0.3}])
+@pytest.mark.parametrize("goal", ["macs", "parameters"])
+def test_another_goal_is_a_part_of_the_original_all_the_same(first: dict[str, float], goal: str) -> None:
+    """A state knows the original's costs for its own goal alone."""
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    x = torch.randn(8, 16)
+    before = fxprune.Gradual(net(), x, [0, 1], **first)
+    before.step(0)
+    after = fxprune.Gradual(net(), x, [0, 1], **{goal: 0.3})
+    after.load_state_dict(before.state_dict())
+    after.step(1)
+    report = after.result.report
+    assert 0.28 < getattr(report.after, goal) / getattr(report.before, goal) <= 0.3

@@ -128,6 +128,45 @@ class Quantised(Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
+class OwnMomentum(torch.optim.Optimizer):
+    """Its momentum lies in a dict of its own."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.momentum: dict[Any, Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for p in self.param_groups[0]["params"]:
+            p -= 0.1 * self.momentum.setdefault(p, torch.zeros_like(p)).mul_(0.9).add_(p.grad)
+
+
+def test_momentum_in_a_dict_of_the_optimizers_own_is_cut_along() -> None:
+    model = net()
+    optimizer = OwnMomentum(model.parameters(), 0.1)
+    train(model, optimizer)
+    old = {name: optimizer.momentum[p] for name, p in model.named_parameters()}
+    pruner = fxprune.Gradual(model, X[:1], [0], optimizer=optimizer, macs=0.5)
+    pruner.step(0)
+    assert pruner.plan is not None
+    wanted = fxprune.cut_state(old, pruner.plan)
+    found = {name: optimizer.momentum[p] for name, p in model.named_parameters()}
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert len(optimizer.momentum) == len(found)
+    optimizer.momentum = {p: [torch.zeros(3)] for p in model.parameters()}  # type: ignore[misc]
+    with pytest.warns(UserWarning, match="OwnMomentum begins anew"):
+        fxprune.Gradual(model, X[:1], [0], optimizer=optimizer, macs=0.5).step(0)
+
+
+def test_asgds_average_follows_a_repair() -> None:
+    model = net()
+    optimizer = torch.optim.ASGD(model.parameters(), 1e-4, t0=1)
+    train(model, optimizer)
+    fxprune.Gradual(model, X[:1], [0], optimizer=optimizer, macs=0.5, data=[X]).step(0)
+    far = [(optimizer.state[p]["ax"] - p).abs().max() for p in model.parameters()]
+    assert max(far) < 1e-2
+
+
 def test_state_of_a_class_of_its_own_begins_anew() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
