@@ -115,19 +115,27 @@ def _bisection(lab: Lab, _part: float) -> Found:
     return Found(fxprune.rewrite(lab.model, found.plan), found.model)
 
 
-def _progressive(method: LayerByLayer | None, sampled: Sequence[str] = ()) -> Contender:
+_STEP = 0.1  # of a group's channels in an attempt of PCP
+
+
+def _progressive(method: LayerByLayer | None, sampled: Sequence[str] = (), step: float = _STEP) -> Contender:
     def make(lab: Lab, part: float) -> Found:
         model = fxprune.add_samplers(lab.model, sampled) if sampled else lab.model
         own = method and replace(method, seed=lab.seed)
-        return Found(_searched(lab, model, (part,), own, None).model, refitted=True)
+        return Found(_searched(lab, model, (part,), own, None, step).model, refitted=True)
 
     return Contender(make)
 
 
 def _searched(
-    lab: Lab, model: nn.Module, parts: Sequence[float], method: LayerByLayer | None, folder: Path | None
+    lab: Lab,
+    model: nn.Module,
+    parts: Sequence[float],
+    method: LayerByLayer | None,
+    folder: Path | None,
+    step: float = _STEP,
 ) -> Any:
-    search = Progressive(parts[0], tuple(parts[1:]), step=0.1, top=0.25, method=method, progress=False, seed=lab.seed)
+    search = Progressive(parts[0], tuple(parts[1:]), step=step, top=0.25, method=method, progress=False, seed=lab.seed)
     groups = fxprune.find_groups(fxprune.trace(model, lab.example))
     judged = lab.val[: lab.protocol.judged // 2]
     quality = Accuracy(list(zip(judged.images.split(500), judged.labels.split(500), strict=True)))
@@ -334,6 +342,7 @@ CONTENDERS: dict[str, Contender] = {
     "prune(data=)": Contender(_in_one_call),
     "PCP": _progressive(None),
     "PCP, published": _progressive(LayerByLayer()),
+    "PCP, published, steps of 0.05": _progressive(LayerByLayer(), step=0.05),
     "PCP, samplers": _progressive(LayerByLayer(), ("*.conv1",)),
     "PCP, of one search": Contender(_of_one_search),
     "bee colony": _bees(repair=False),

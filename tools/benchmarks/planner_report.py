@@ -32,6 +32,7 @@ CLAIMS = (
     ("PCP as published beats one-shot", "PCP, published", "one-shot LASSO"),
     ("PCP as published beats PCP with layers together", "PCP, published", "PCP"),
     ("channel samplers help PCP", "PCP, samplers", "PCP, published"),
+    ("steps of 0.05 help PCP as published", "PCP, published, steps of 0.05", "PCP, published"),
     ("a checkpoint of one search is as good as a search of its own", "PCP, of one search", "PCP, published"),
     ("PCP beats one-shot without least squares", "PCP", "uniform L1"),
     ("the bee colony beats uniform", "bee colony", "uniform L1"),
