@@ -81,6 +81,15 @@ def one_shot(family: Family, scorer: Callable[[int], scorers.Scorer], refit: boo
     return Contender(make)
 
 
+def _at_rate(rate: float) -> Contender:
+    """As in the thesis: one rate for all groups, whatever that leaves of the MACs."""
+
+    def make(lab: Lab, _part: float) -> Found:
+        return _made(lab, Uniform(rate)(lab.groups, scored(lab, scorers.WeightPermutation())), refit=False)
+
+    return Contender(make, own=True)
+
+
 def _made(lab: Lab, plan: fxprune.Plan, refit: bool) -> Found:
     small = fxprune.rewrite(lab.model, plan)
     if refit:
@@ -350,6 +359,7 @@ CONTENDERS: dict[str, Contender] = {
     "bee colony of 210, refitted": _bees(repair=True, sources=10, cycles=10),
     "bee colony, curves": Contender(_bees_on_curves),
     **{f"bee colony, at most {100 * most:.0f} %": _bees_up_to(most) for most in (0.3, 0.5, 0.7, 0.9)},
+    **{f"permutation, rate {rate / 10:g}": _at_rate(rate / 10) for rate in range(1, 10)},
     "TP local": _peer(everywhere=False),
     "TP global": _peer(everywhere=True),
     "bisection": Contender(_bisection, own=True),
