@@ -58,7 +58,8 @@ def _may_hold_nan(tensors: Sequence[Tensor]) -> bool:
     """Whether the sums of the tensors, all small ones of a kind together, tell of any."""
     kinds = defaultdict[tuple[Any, ...], list[Tensor]](list)
     for index, t in enumerate(tensors):
-        kinds[(t.dtype, t.device) if t.numel() <= _MANY else (index,)].append(t.flatten())
+        few = t.numel() <= _MANY
+        kinds[(t.dtype, t.device) if few else (index,)].append(t.flatten() if few else t)
     return not all(_sums_up(torch.cat(alike) if len(alike) > 1 else alike[0]) for alike in kinds.values())
 
 

@@ -221,7 +221,7 @@ class Numbers:
         source = self._source(name)
         if name in self._scaled:
             source = scaled(name, self._fresh(name, source), self.plan)  # a factor is rounded in a narrow type
-        elif source.dim() != 1 and (made := self._made(name)) is not None:
+        elif (made := self._made(name)) is not None:
             return self._fresh(name, made)
         cuts = self._cuts_of(name)
         if cuts and source.dim() == 1:
