@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from fxprune.errors import InputError
 from fxprune.module.batches import dtype_of
@@ -28,18 +28,28 @@ def copies_of(averages: Iterable[nn.Module], model: nn.Module) -> list[nn.Module
         if one is model:
             remedy = "give a copy, such as torch.optim.swa_utils.AveragedModel(model)"
             raise InputError("the average of the weights is the model itself", seen=type(one).__name__, remedy=remedy)
-        shapes = {name: t.shape for name, t in tensors_of(one).items()}
-        for name, tensor in tensors_of(model).items():
-            if shapes.get(name) != tensor.shape:
-                seen = f"{name} is {tuple(shapes[name])}, not {tuple(tensor.shape)}" if name in shapes else f"no {name}"
-                remedy = "give a copy of the model, or a wrapper that holds one as .module"
-                raise InputError("what is given as an average is of another model", seen=seen, remedy=remedy)
+        if seen := difference(one, model):
+            remedy = "give a copy of the model, or a wrapper that holds one as .module"
+            raise InputError("what is given as an average is of another model", seen=seen, remedy=remedy)
     return found
 
 
-def in_type_of(average: nn.Module, data: Iterable[Any]) -> Iterable[Any]:
+def difference(one: nn.Module, model: nn.Module) -> str:
+    """The first tensor of the model that another lacks, or has in another shape; empty if there is none."""
+    shapes = {name: t.shape for name, t in tensors_of(one).items()}
+    for name, tensor in tensors_of(model).items():
+        if name not in shapes:
+            return f"no {name}"
+        if shapes[name] != tensor.shape:
+            return f"{name} is {tuple(shapes[name])}, not {tuple(tensor.shape)}"
+    return ""
+
+
+def in_type_of(average: nn.Module, data: Iterable[Any], model: nn.Module) -> Iterable[Any]:
     """Data for the model, with floating-point inputs in the type of an average that has another."""
     kind = dtype_of(average)
+    if kind is dtype_of(model):
+        return data
 
     def cast(leaf: Any) -> Any:
         return leaf.to(kind) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
@@ -50,8 +60,7 @@ def in_type_of(average: nn.Module, data: Iterable[Any]) -> Iterable[Any]:
         def __iter__(self) -> Iterator[Any]:
             return (tree_map(cast, batch) for batch in data)
 
-    leaves = (t for t in tree_leaves(next(iter(data), ())) if isinstance(t, Tensor) and t.is_floating_point())
-    return data if all(t.dtype is kind for t in leaves) else InType()
+    return InType()
 
 
 def take_values(model: nn.Module, small: nn.Module) -> None:

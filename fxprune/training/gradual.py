@@ -274,7 +274,7 @@ class Gradual(Generic[M]):
         small, data = rewrite(average, plan), self._options.get("data")
         data = named_data(data, self._inputs, None) if isinstance(data, str) else data
         fits = data is not None and self._options.get("repair", True)
-        return repair(average, small, plan, in_type_of(average, data)) if fits else small
+        return repair(average, small, plan, in_type_of(average, data, self.model)) if fits else small
 
     def _plain_report(self, groups: Groups, before: Cost) -> Report:
         repaired = None if self._options.get("data") is None else bool(self._options.get("repair", True))

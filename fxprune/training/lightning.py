@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fxprune.errors import InputError
 from fxprune.optional import require
+from fxprune.training.averages import difference
 from fxprune.training.gradual import Gradual
 from fxprune.training.postponed import Postponed
 
@@ -99,7 +99,7 @@ class PruningCallback(Postponed, Callback):
         """Let averages of the weights that other callbacks hold be cut as well."""
         assert self.pruner is not None
         found = [self._part(m) for callback in trainer.callbacks for m in _averages_in(callback, pl_module)]
-        found = [m for m in found if _shapes(m) == _shapes(self.pruner.model)]
+        found = [m for m in found if not difference(m, self.pruner.model)]
         given = [a for a in self.pruner.averages if not any(a is f for f in self._followed)]
         self.pruner.averages, self._followed = [*given, *found], found
 
@@ -122,10 +122,6 @@ def _averages_in(callback: Any, module: Any) -> Iterator[Any]:
 
 
 _AVERAGING = ("StochasticWeightAveraging", "WeightAveraging")  # whose modules are averages; newer versions have both
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
 
 
 def _cut_as_saved(pruner: Gradual[nn.Module], state: dict[str, Any] | None) -> None:

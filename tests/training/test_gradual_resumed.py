@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -46,3 +47,12 @@ def test_another_goal_is_a_part_of_the_original_all_the_same(first: dict[str, fl
     after.step(1)
     report = after.result.report
     assert 0.28 < getattr(report.after, goal) / getattr(report.before, goal) <= 0.3
+
+
+def test_an_average_in_another_type_is_repaired_on_the_models_data() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).bfloat16()
+    average, x = copy.deepcopy(model).float(), torch.randn(64, 8).bfloat16()
+    fxprune.Gradual(model, x[:1], [0], ema=average, macs=0.5, data=[x]).step(0)
+    assert average[0].weight.shape == model[0].weight.shape
+    assert average[0].weight.dtype is torch.float32
+    assert average(x.float()).isfinite().all()
