@@ -50,7 +50,9 @@ if hasattr(os, "register_at_fork"):  # a child has no thread that would let go o
 
 
 @contextmanager
-def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> Iterator[M]:
+def isolated(
+    model: M, *, keep_buffers: bool = False, swapped: bool = False, replaced: Mapping[int, Tensor] | None = None
+) -> Iterator[M]:
     """A model that can be run and changed inside the block, whatever happens there, instead of the caller's.
 
     Gradients are off inside, inference mode as well, and the random states are put back afterwards.
@@ -61,6 +63,7 @@ def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> 
         keep_buffers: the model runs for real and may write to its tensors: buffers are copied, and the parameters are
             watched. Without it only tensors that are neither are watched.
         swapped: all `tensors_of` the copy are exchanged before it runs, so that none of them need be watched.
+        replaced: what is put in the place of all `tensors_of` the model, by their `id`, if they are exchanged at once.
 
     Yields:
         A structural copy of the model.
@@ -76,8 +79,8 @@ def isolated(model: M, *, keep_buffers: bool = False, swapped: bool = False) -> 
         plain_flex_attention(),
         autocast_on_meta(),
     ):
-        held = held_of(model)
-        structure = StructuralCopy(shared=held.values())
+        held = {} if replaced else held_of(model)
+        structure = StructuralCopy(held.values(), replaced)
         work = structure.of(model)
         own = [value for value in structure.originals if isinstance(value, FunctionType | partial)]
         parts = ClassState(structure.kinds, own).steps

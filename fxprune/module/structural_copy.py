@@ -51,11 +51,13 @@ class StructuralCopy:
         kinds: classes of the modules and objects that were copied.
     """
 
-    def __init__(self, shared: Iterable[Tensor] = ()) -> None:
+    def __init__(self, shared: Iterable[Tensor] = (), replaced: Mapping[int, Tensor] | None = None) -> None:
+        """Replaced: what stands for tensors in the copy, by `id`."""
         self.shared: dict[int, Tensor] = {}
         self.own: frozenset[int] = frozenset()
         self.kinds: dict[type, list[Any]] = {}  # with their slots
-        self._copies: dict[int, Any] = {}
+        self._copies: dict[int, Any] = dict(replaced or {})
+        self._has_others = bool(replaced)
         self.originals: list[Any] = []  # kept alive, so that no `id` is used twice
         self._unfilled: deque[tuple[nn.Module, nn.Module]] = deque()
         for tensor in shared:  # of attributes
@@ -119,12 +121,16 @@ class StructuralCopy:
         self._with_slots(module, made)
 
     def _registry(self, registry: Mapping[str, Tensor | None]) -> None:
-        """The copy's registry of its own holds the same parameters or buffers."""
+        """The copy's registry of its own holds the same parameters or buffers, or what stands for them."""
         if registry and id(registry) not in self._copies:
-            for tensor in registry.values():
-                if tensor is not None:
+            made = self._know(registry, copy.copy(registry))
+            for key, tensor in registry.items():
+                if tensor is None:
+                    continue
+                if self._has_others and (other := self._copies.get(id(tensor), tensor)) is not tensor:
+                    made[key] = other
+                else:
                     self._shared_tensor(tensor)
-            self._know(registry, copy.copy(registry))
 
     def _shared_tensor(self, tensor: Tensor) -> Any:
         self.shared[id(tensor)] = tensor

@@ -54,8 +54,8 @@ def rewrite(model: M, plan: Plan, *, inplace: bool = False) -> M:
     check_flag("inplace", inplace)
     tensors = check_fit(model, plan)
     if not inplace:
-        return _copied(model, tensors, _cut_tensors(tensors, plan), plan)
-    replaced = {id(tensors[name]): new for name, new in _cut_tensors(tensors, plan).items()}
+        return _copied(model, tensors, _cut_tensors(tensors, plan, plan.cuts()), plan)
+    replaced = {id(tensors[name]): new for name, new in _cut_tensors(tensors, plan, plan.cuts()).items()}
     with whole_or_not([model]):
         swap_all(model, lambda _, tensor: replaced.get(id(tensor), tensor))
         own_holders(model, plan.attributes)
@@ -68,24 +68,26 @@ class Rewritten(NamedTuple):
     Attributes:
         model: what `rewrite` makes.
         cuts: the tensors that were cut for it, by name, with the version that each had then: writing raises it.
+        kept: what stayed of each, `Plan.cuts`.
     """
 
     model: nn.Module
     cuts: Mapping[str, tuple[Tensor, int]]
+    kept: dict[str, dict[int, Ints]]
 
 
 @no_collections()
 def rewritten(model: nn.Module, plan: Plan) -> Rewritten:
     """What `rewrite` does, for those who ask afterwards which tensors it has cut."""
     tensors = check_fit(model, plan)
-    made = _cut_tensors(tensors, plan)
+    kept = plan.cuts()
+    made = _cut_tensors(tensors, plan, kept)
     versions = {name: (tensor, tensor._version) for name, tensor in made.items()}
-    return Rewritten(_copied(model, tensors, made, plan), versions)
+    return Rewritten(_copied(model, tensors, made, plan), versions, kept)
 
 
-def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+def _cut_tensors(tensors: Mapping[str, Tensor], plan: Plan, cuts: Mapping[str, dict[int, Ints]]) -> dict[str, Tensor]:
     """The tensors that the plan changes, by name, as it leaves them."""
-    cuts = plan.cuts()
     changed = dict.fromkeys([*cuts, *(s.tensor for s in plan.scales)])
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be trained
         return {name: _cut_like(name, tensors[name], cuts.get(name, {}), plan) for name in changed}

@@ -8,6 +8,7 @@ judgement     at first cheaply, then closely if anything is unclear
 reach         what the recorded forward has called and read
 reading       a run in which each call reads the numbers that it is to read
 numbers       what the tensors of the full-size, the masked and the pruned model hold
+vectors       scales, shifts, biases and statistics, all made at once
 products      what the masked model's layers made, for the pruned model's with the same weights
 signals       statistics and biases that suit what a layer makes
 randomise     numbers and inputs that tell any two channels apart

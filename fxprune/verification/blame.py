@@ -88,7 +88,9 @@ def answer(question: Question, example_inputs: Any) -> Measured:
 
 def comparable(groups: Groups, plan: Plan) -> Plan:
     """The plan without the groups in which pruned and masked may differ, and without what is tied to those."""
-    return _part(groups, plan, frozenset().union(*_units(groups, plan)))
+    names = frozenset[str]().union(*_units(groups, plan))
+    whole = all(name in names or len(g.kept) == g.size for name, g in plan.groups.items())
+    return plan if whole else _part(groups, plan, names)
 
 
 def _units(groups: Groups, plan: Plan) -> list[frozenset[str]]:

@@ -20,7 +20,9 @@ from fxprune.plan.plan import Plan
 from fxprune.rewriting.rewrite import Rewritten, cut, scaled
 from fxprune.verification.compare import are_close, same_numbers
 from fxprune.verification.products import Product, Products, alike
-from fxprune.verification.randomise import drawn_like, is_redrawn
+from fxprune.verification.randomise import drawn_like, is_constant
+from fxprune.verification.vectors import cut as cut_vectors
+from fxprune.verification.vectors import drawn, is_vector, masked
 
 
 class Precision(Enum):
@@ -59,41 +61,32 @@ class Numbers:
         """Seed None: the model's own numbers; small: what `rewritten` made of the model."""
         self.small = None if small is None else small.model
         self.made = {} if small is None else tensors_of(small.model)
+        self.cuts = plan.cuts() if small is None else small.kept
         self._as_cut = {} if small is None else small.cuts
         self.tensors, self.plan = tensors_of(model), plan
         self.random = seed is not None
         self.precision, self._seed = precision, seed or 0
         self._drawn: dict[str, bool] = {}
-        self._vectors: dict[str, Tensor] = {}
         self._agree: dict[str, bool] = {}
         self.products = Products(are_close if precision is Precision.SINGLE else alike)
+        self._known: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
         self._orders: dict[str, dict[int, Tensor]] = {}
         self._turned: dict[int, bool] = {}
         self._scaled = {scale.tensor for scale in plan.scales}
         self._given: dict[str, Tensor] = {}
 
-    @cached_property
-    def cuts(self) -> dict[str, dict[int, np.ndarray]]:
-        return self.plan.cuts()
+    def _parts(self, name: str) -> dict[int, tuple[Tensor, Tensor]]:
+        """The indices that stay of each dim that is cut of a tensor, ascending, and those that go."""
+        return {dim: self._part(kept, self.tensors[name], dim) for dim, kept in self._cuts_of(name).items()}
 
-    @cached_property
-    def _parts(self) -> dict[str, dict[int, tuple[Tensor, Tensor]]]:
-        """The indices that stay of each tensor's dims, ascending, and those that go."""
-        known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # equated dims have the very same arrays
-
-        def part(kept: np.ndarray, tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-            key, length = (id(kept), tensor.shape[dim]), tensor.shape[dim]
-            if key not in known:
-                stay = np.zeros(length, dtype=bool)
-                stay[kept] = True
-                known[key] = torch.from_numpy(np.flatnonzero(stay)), torch.from_numpy(np.flatnonzero(~stay))
-            stays, goes = known[key]
-            return (stays, goes) if tensor.device.type == "cpu" else (stays.to(tensor.device), goes.to(tensor.device))
-
-        return {
-            name: {dim: part(kept, self.tensors[name], dim) for dim, kept in dims.items()}
-            for name, dims in self.cuts.items()
-        }
+    def _part(self, kept: np.ndarray, tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        key = id(kept), tensor.shape[dim], tensor.device  # equated dims have the very same arrays
+        if key not in self._known:
+            stay = np.zeros(tensor.shape[dim], dtype=bool)
+            stay[kept] = True
+            both = torch.from_numpy(np.flatnonzero(stay)), torch.from_numpy(np.flatnonzero(~stay))
+            self._known[key] = both[0].to(tensor.device), both[1].to(tensor.device)
+        return self._known[key]
 
     @cached_property
     def planned(self) -> dict[str, list[np.ndarray]]:
@@ -106,8 +99,8 @@ class Numbers:
 
     def kept(self, name: str, dim: int) -> Tensor | None:
         """The indices that stay, ascending; None for all."""
-        part = self._parts.get(name, {}).get(dim)
-        return None if part is None else part[0]
+        kept = self._cuts_of(name).get(dim)
+        return None if kept is None else self._part(kept, self.tensors[name], dim)[0]
 
     def read_by(self, name: str, groups: int) -> tuple[Tensor | None, int] | None:
         """The input channels that the rest of a weight reads, and in how many groups; None if these are of two sizes.
@@ -139,13 +132,28 @@ class Numbers:
         drawn = torch.rand(sum(lengths.values()), generator=self.generator(""), dtype=torch.float64, device="cpu")
         return dict(zip(lengths, drawn.split(list(lengths.values())), strict=True))
 
+    @cached_property
+    def _vectors(self) -> dict[str, Tensor]:
+        """The full-size model's vectors of parameters, drawn anew."""
+        found = {name: t for name, t in self.tensors.items() if is_vector(t)} if self.random else {}
+        return drawn(found, self._units)
+
+    def vectors(self, which: str) -> dict[str, Tensor]:
+        """New tensors for one run of the "masked" or the "pruned" model: all vectors that are drawn, or set by now."""
+        known = {**self._vectors, **self._given}.items()
+        suits = {name for name, t in known if t.dim() == 1 and t.shape == self.tensors[name].shape} - self._scaled
+        sources = {name: t for name, t in known if name in suits}
+        kept = {name: dims[0] for name, dims in self.cuts.items() if name in suits}
+        made = (masked if which == "masked" else cut_vectors)(sources, kept)
+        return {name: lifted(t) for name, t in made.items()} if self.precision is Precision.DOUBLE else made
+
     def whole(self, name: str) -> Tensor:
         """The full-size model's numbers."""
         return self._fresh(name, self._source(name))
 
     def masked(self, name: str) -> Tensor:
         """With zeros where the plan removes something."""
-        parts = self._parts.get(name, {})
+        parts = self._parts(name)
         own = not parts or self.precision is Precision.DOUBLE
         tensor = self.whole(name) if own else self._source(name)
         for dim, (_, gone) in parts.items():
@@ -158,7 +166,7 @@ class Numbers:
 
         So much memory is not taken and given back for each layer.
         """
-        kept = {dim: stays for dim, (stays, _) in self._parts.get(name, {}).items()}
+        kept = {dim: stays for dim, (stays, _) in self._parts(name).items()}
         source, made, alike = self._source(name), self._made(name), name not in self._scaled
         order = self._order(name, kept)
         if made is not None and alike and not order and self._is_as_cut(name, source):
@@ -181,7 +189,7 @@ class Numbers:
         if tensor is not made or made._version != version or self.precision is Precision.DOUBLE or not made.numel():
             return False
         first = [0] * made.dim()
-        for dim, kept in self.cuts.get(name, {}).items():
+        for dim, kept in self._cuts_of(name).items():
             first[dim] = int(kept[0])
         # A copy's own code may write past the version.
         return made[(0,) * made.dim()].item() == source[tuple(first)].item()
@@ -235,8 +243,8 @@ class Numbers:
     def _made(self, name: str) -> Tensor | None:
         """The tensor of the pruned model that was made already, unless other numbers than the model's own are used."""
         self._source(name)
-        own = name in self.made and name not in self._given and not self._drawn[name]
-        return self.made[name].detach() if own else None
+        other = name in self._given or name in self._vectors or self._drawn[name]
+        return self.made[name].detach() if name in self.made and not other else None
 
     def is_set(self, name: str) -> bool:
         return name in self._given
@@ -252,13 +260,8 @@ class Numbers:
             return self._vectors[name]
         tensor = self.tensors[name].detach()
         if name not in self._drawn:
-            self._drawn[name] = self.random and is_redrawn(self.tensors[name])
-        if self._drawn[name]:
-            drawn = self.unit(name).to(tensor) if tensor.dim() == 1 else drawn_like(tensor, self.generator(name))
-            tensor = drawn + 0.5
-        if tensor.dim() == 1:
-            self._vectors[name] = tensor
-        return tensor
+            self._drawn[name] = self.random and is_constant(tensor)
+        return drawn_like(tensor, self.generator(name)) + 0.5 if self._drawn[name] else tensor
 
     def _fresh(self, name: str, tensor: Tensor) -> Tensor:
         """In the precision of the comparison, and nobody else's: a call may write to what it reads."""

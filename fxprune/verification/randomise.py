@@ -25,15 +25,6 @@ def is_constant(value: Any) -> bool:
     return bool(first == second) and bool((value == first).all())
 
 
-def is_redrawn(tensor: Tensor) -> bool:
-    """Whether a tensor of the model is drawn anew: constants, and vectors of parameters (scales, shifts, biases).
-
-    Those may hold a number twice, or be so negative that what follows them is dead.
-    """
-    vector = isinstance(tensor, nn.Parameter) and tensor.dim() == 1 and tensor.is_floating_point() and len(tensor) > 1
-    return vector or is_constant(tensor)
-
-
 def has_constants(inputs: Inputs) -> bool:
     """Whether `drawn_inputs` would change anything."""
     return any(map(is_constant, tree_leaves(inputs)))

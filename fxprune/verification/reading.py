@@ -25,7 +25,7 @@ from fxprune.module.isolation import (
     seed_random_states,
     set_training,
 )
-from fxprune.module.tensors import FACTS, swap_all, walk
+from fxprune.module.tensors import FACTS, walk
 from fxprune.rewriting.copying import copied
 from fxprune.verification.compare import WHOLE, Outputs, is_narrow
 from fxprune.verification.convolution import conv2d
@@ -48,6 +48,7 @@ class Twin:
         model: whose code runs.
         names: what each tensor or stand-in is called, by its id.
         held: tensors that hold their numbers themselves.
+        lazy: whether numbers are made for each call.
         has_drawn: whether the last run drew random numbers; not known of lazy ones.
     """
 
@@ -56,7 +57,7 @@ class Twin:
         self.numbers, self.which = numbers, which
         self.read: Callable[[str], Tensor] = getattr(numbers, which)
         self.held: dict[str, Tensor] = {}
-        self._lazy, self.has_drawn = lazy, False
+        self.lazy, self.has_drawn = lazy, False
         if lazy and (which != "pruned" or numbers.small is not None):
             small = numbers.small if which == "pruned" else None
             self.model = model if small is None else small
@@ -72,13 +73,12 @@ class Twin:
         self.names = own | {id(self._stand_ins[key]): name for key, name in own.items() if key in self._stand_ins}
 
     def _stand_in(self, name: str, tensor: Tensor) -> Tensor:
-        if self._lazy and tensor.is_floating_point():
-            left = list(tensor.shape)
+        if self.lazy and tensor.is_floating_point():
+            double = self.numbers.precision is Precision.DOUBLE
+            new = _nan(torch.float64 if double else tensor.dtype, tensor.device).expand_as(tensor)
             if self.which == "pruned" and self.numbers.small is None:
                 for dim, kept in self.numbers.cuts.get(name, {}).items():
-                    left[dim] = len(kept)
-            double = self.numbers.precision is Precision.DOUBLE
-            new = _nan(torch.float64 if double else tensor.dtype, tensor.device).expand(left)
+                    new = new.narrow(dim, 0, len(kept))
         else:
             new = self.held[name] = self.read(name)
         return nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
@@ -96,13 +96,13 @@ class Twin:
         def keep(name: str) -> Any:
             def note(_module: nn.Module, _args: Any, out: Any) -> None:
                 with torch._C.DisableTorchFunction():  # looking at a result is no call of the model's
-                    found.extend((name, _one_of(t, batch)) for t in output_tensors(out) if outlives_the_call(t))
+                    made = [out] if isinstance(out, Tensor) else output_tensors(out)
+                    found.extend((name, _one_of(t, batch)) for t in made if outlives_the_call(t))
 
             return note
 
         kind = MaskedReading if self.which == "masked" else Reading
-        with isolated(self.model) as model, sdpa_kernel(SDPBackend.MATH):
-            swap_all(model, lambda _, t: self._stand_ins.get(id(t), t))
+        with isolated(self.model, replaced=self._stand_ins) as model, sdpa_kernel(SDPBackend.MATH):
             set_training(model, training)
             for name, module in walk(model):
                 if is_leaf(module):
@@ -114,7 +114,7 @@ class Twin:
                 self.numbers.products.forget()
             with kind(self):
                 output = call(model, cloned(inputs))
-            self.has_drawn = not self._lazy and has_drawn_since(seed)
+            self.has_drawn = not self.lazy and has_drawn_since(seed)
         return [*found, *((WHOLE, t) for t in output_tensors(output))]
 
 
@@ -141,6 +141,7 @@ class Reading(TorchFunctionMode):
         self.names, self.numbers = twin.names, twin.numbers
         self._twin, self._precision = twin, twin.numbers.precision
         self._written: dict[str, Tensor] = {}
+        self._vectors = twin.numbers.vectors(twin.which) if twin.lazy else {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in FACTS:
@@ -220,14 +221,18 @@ class Reading(TorchFunctionMode):
     def _number_of(self, name: str, stand_in: Tensor) -> Tensor:
         if name in self._twin.held:
             return stand_in  # it holds its numbers itself
-        if name in self._written:
-            return self._written[name]
+        known = self._written.get(name)
+        if known is None:
+            known = self._vectors.get(name)
+        if known is not None:
+            return known
         with torch._C.DisableTorchFunction():  # modes below this one have no say in the numbers, and cost time
             return self._twin.read(name)
 
     def set(self, name: str, tensor: Tensor) -> None:
         """Other numbers for the full-size model."""
         self.numbers.set(name, tensor)
+        self._vectors.pop(name, None)
         if name in self._twin.held:
             self._twin.held[name].copy_(self._twin.read(name))
 

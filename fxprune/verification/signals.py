@@ -19,12 +19,14 @@ def statistics(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
         second: the same for the variance.
     """
     middle, power = torch.stack(_moments(x, 1)).to("cpu", torch.float64).numpy()
-    few, precision = x.numel() <= _FEW * len(power), torch.finfo(x.dtype)
-    spread = power - middle * middle
+    few, spread, least = x.numel() <= _FEW * len(power), power - middle * middle, 1e-6 * power
     # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
-    floor = np.zeros_like(power) if few else 1e-6 * power
-    floor[few | (spread <= max(precision.eps, _LEAST) * power)] = _typical(power, precision.tiny)
-    spread = np.maximum(spread, floor) * (second.numpy() + 0.5)
+    if few or (spread < least).any():
+        precision = torch.finfo(x.dtype)
+        floor = np.zeros_like(power) if few else least
+        floor[few | (spread <= max(precision.eps, _LEAST) * power)] = _typical(power, precision.tiny)
+        spread = np.maximum(spread, floor)
+    spread *= second.numpy() + 0.5
     mean = np.sqrt(spread) * (first.numpy() - 0.5)
     if not few:
         mean += middle
@@ -58,9 +60,14 @@ _VARIES = 0.05  # a part of the mean square: rounding of what varies more is mag
 
 def _moments(x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
     """The mean and the mean square of each channel; by products, which take less time than reductions."""
-    count = x.shape[channel]
-    rows = x.movedim(channel, 0).reshape(count, x.numel() // max(count, 1))  # a layer of no channels is legal
-    if is_narrow(rows) or not rows.numel():
+    channel, count = channel % x.dim(), x.shape[channel]
+    if is_narrow(x) or not x.numel():
+        rows = x.movedim(channel, 0).reshape(count, x.numel() // max(count, 1))  # a layer of no channels is legal
         return rows.mean(1), rows.square().mean(1)
-    each = rows.new_full((rows.shape[1],), 1 / rows.shape[1])
-    return rows.mv(each), rows.square().mv(each)
+    before, after = x.shape[:channel].numel(), x.shape[channel + 1 :].numel()
+    parts = x.reshape(before * count, after) if after > 1 else x.reshape(before, count).t()
+    each = x.new_full((parts.shape[1],), count / x.numel())
+    first, second = parts.mv(each), parts.square().mv(each)
+    if len(first) == count:
+        return first, second
+    return first.view(before, count).sum(0), second.view(before, count).sum(0)

@@ -1,5 +1,7 @@
 """Grouped convolutions in float64: the same as PyTorch's, all groups at once."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,38 @@ def test_it_is_what_pytorch_computes(groups: int, options: tuple[int, int, int])
     for b in (None, bias):
         wanted = torch.conv2d(x, weight, b, *options, groups)
         torch.testing.assert_close(conv2d(x, weight, b, *options, groups), wanted, rtol=1e-12, atol=1e-12)
+
+
+FEW = [
+    ((2, 6, 1, 2), 3, 1, 1),
+    ((2, 6, 2, 4), 3, 2, 1),
+    ((1, 6, 5, 5), (3, 2), (2, 3), (0, 1)),
+    ((2, 6, 2, 2), 1, 1, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"), [*FEW, ((2, 6, 4, 4), 1, 2, 0), ((1, 6, 9, 9), 3, 1, 0)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_positions_are_what_pytorch_computes(
+    size: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dtype: torch.dtype
+) -> None:
+    layer = nn.Conv2d(6, 10, kernel, stride, padding).to(dtype)
+    x, how = torch.rand(size, dtype=dtype), (stride, padding)
+    with torch.no_grad():
+        for bias in (None, layer.bias):
+            found, wanted = conv2d(x, layer.weight, bias, *how), torch.conv2d(x, layer.weight, bias, *how)
+            torch.testing.assert_close(found, wanted)
+            assert found.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_layers_of_no_channels_are_pytorchs(kernel: int) -> None:
+    x, weight = torch.rand(2, 0, 2, 2), torch.rand(4, 0, kernel, kernel)
+    assert conv2d(x, weight, padding=kernel // 2).shape == (2, 4, 2, 2)
+    none = torch.rand(0, 3, kernel, kernel)
+    assert conv2d(torch.rand(2, 3, 2, 2), none, padding=kernel // 2).shape == (2, 0, 2, 2)
 
 
 OFTEN = [(12, 6, torch.float64, True), (1, 6, torch.float64, False), (12, 6, torch.float32, False)]
