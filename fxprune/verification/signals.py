@@ -19,12 +19,13 @@ def statistics(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
         second: the same for the variance.
     """
     middle, power = torch.stack(_moments(x, 1)).to("cpu", torch.float64).numpy()
-    few, spread, least = x.numel() <= _FEW * len(power), power - middle * middle, 1e-6 * power
+    few, spread, precision = x.numel() <= _FEW * len(power), power - middle * middle, torch.finfo(x.dtype)
     # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
-    if few or (spread < least).any():
-        precision = torch.finfo(x.dtype)
-        floor = np.zeros_like(power) if few else least
-        floor[few | (spread <= max(precision.eps, _LEAST) * power)] = _typical(power, precision.tiny)
+    if few:
+        spread = np.maximum(spread, _typical(power, precision.tiny))
+    elif (spread < 1e-6 * power).any():
+        floor = 1e-6 * power
+        floor[spread <= max(precision.eps, _LEAST) * power] = _typical(power, precision.tiny)
         spread = np.maximum(spread, floor)
     spread *= second.numpy() + 0.5
     mean = np.sqrt(spread) * (first.numpy() - 0.5)
