@@ -23,8 +23,7 @@ def statistics(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor
     # What hardly varies (one position does not at all) is not divided by that: layer by layer, rounding would grow.
     if few:
         spread = np.maximum(spread, _typical(power, precision.tiny))
-    elif (spread < 1e-6 * power).any():
-        floor = 1e-6 * power
+    elif (spread <= (floor := 1e-6 * power)).any():
         floor[spread <= max(precision.eps, _LEAST) * power] = _typical(power, precision.tiny)
         spread = np.maximum(spread, floor)
     spread *= second.numpy() + 0.5
