@@ -136,10 +136,11 @@ def overlapping(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def in_attributes(model: nn.Module) -> dict[str, Tensor]:
     """The tensors in plain attributes by qualified name, but for parameters and buffers."""
     modules = list(walk(model))
-    registered = {id(t) for *_, t in _places(modules)}
+    holders = [(path, m) for path, m in modules if Tensor in map(type, vars(m).values())]
+    registered = {id(t) for *_, t in _places(modules)} if holders else ()
     return {
         f"{path}.{key}".lstrip("."): t
-        for path, m in modules
+        for path, m in holders
         for key, t in vars(m).items()
         if type(t) is Tensor and id(t) not in registered
     }
@@ -155,6 +156,8 @@ def _spans(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, int, str]]
 
 def reach(tensor: Tensor) -> int:
     """How many numbers of the memory lie between a tensor's first and its last, both included."""
+    if tensor.is_contiguous():
+        return tensor.numel()
     return 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 

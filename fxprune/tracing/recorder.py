@@ -96,7 +96,7 @@ class Recorder(DispatchMode):
         self._outputs += [(name, self._node(t)) for name, t in found]
 
     def has_seen(self, tensors: Mapping[str, Tensor]) -> bool:
-        return all(name in self._seen for name, t in tensors.items() if training_runs.may_be_cut(t))
+        return all(name in self._seen or not training_runs.may_be_cut(t) for name, t in tensors.items())
 
     def attempt_extra(self, run: Callable[[], None], tensors: Mapping[str, Tensor]) -> None:
         """Record `run` behind what there is; forget it if it fails, or does no more than what there is.

@@ -16,6 +16,7 @@ from torch import fx
 
 from fxprune.analysis.labels.dims import Fix
 from fxprune.analysis.labels.labels import Labelling
+from fxprune.analysis.ops.layout import unturned
 from fxprune.analysis.ops.table import spec_of
 from fxprune.analysis.ops.zeros import MaskedCall
 
@@ -36,7 +37,8 @@ def told_apart(labelling: Labelling, channels: npt.NDArray[np.bool_]) -> Iterato
 
 def _by_parameters(factors: Iterable[fx.Node], labelling: Labelling) -> bool:
     """Whether a factor is a parameter that is masked, as the weight of nearly every layer: that is known at once."""
-    return any(f.op == "get_attr" and _has_channels(f, labelling) for f in factors)
+    sources = (unturned(f)[0] for f in factors)
+    return any(source.op == "get_attr" and _has_channels(source, labelling) for source in sources)
 
 
 def sums_of_weights(labelling: Labelling) -> Iterator[Fix]:
