@@ -21,8 +21,8 @@ def is_constant(value: Any) -> bool:
         return False
     if value.layout is not torch.strided:  # a sparse matrix is what it is for its zeros
         return False
-    first, second = value.flatten()[:2]
-    return bool(first == second) and bool((value == first).all())
+    first, second = value.flatten()[:2].tolist()
+    return first == second and bool((value == first).all())
 
 
 def has_constants(inputs: Inputs) -> bool:
