@@ -79,6 +79,8 @@ class Twin:
             if self.which == "pruned" and self.numbers.small is None:
                 for dim, kept in self.numbers.cuts.get(name, {}).items():
                     new = new.narrow(dim, 0, len(kept))
+        elif tensor.dim() == 0 and not (tensor.is_floating_point() or tensor.is_complex()):  # a count of batches
+            new = self.held[name] = tensor.detach().clone()
         else:
             new = self.held[name] = self.read(name)
         return nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
